@@ -1,0 +1,399 @@
+//! One task per attempt: it asks, waits, renews, watches the deadline, and releases.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{Notify, oneshot};
+
+use crate::attempt::{self, Attempt, Step};
+use crate::guard::Guard;
+use crate::hold::Hold;
+use crate::machine::{self, Machine};
+use crate::reaper::{Call, CleanUp, Count, Reaper, limited};
+use crate::runtime::Runtime;
+use crate::timing::{Timing, call_limit};
+use crate::{
+    Applied, Clock, Error, Grant, Instant, Lease, LockName, LockProvider, LossReason, Request,
+    Result, StoreSays,
+};
+
+/// What every driver of one `Locks` shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) provider: Arc<dyn LockProvider>,
+    pub(crate) clock: Clock,
+    pub(crate) closing: Closing,
+    pub(crate) active: Arc<Count>,
+    pub(crate) reaper: Reaper,
+}
+
+/// The level-triggered signal that the locks are being closed.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    set: AtomicBool,
+    changed: Notify,
+}
+
+impl Closing {
+    /// Sets it; whether it was unset.
+    pub(crate) fn set(&self) -> bool {
+        let first = !self.set.swap(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        first
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.set.load(Ordering::SeqCst)
+    }
+
+    async fn closed(&self) {
+        let changed = self.changed.notified();
+        if !self.is_set() {
+            changed.await;
+        }
+    }
+}
+
+/// How long a caller waits for a name that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// One attempt.
+    Try,
+    /// Until it is granted.
+    Wait,
+    /// Until it is granted or this has passed.
+    Within(Duration),
+}
+
+/// A caller's wish, checked.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) name: LockName,
+    pub(crate) label: Arc<str>,
+    pub(crate) timing: Timing,
+    pub(crate) patience: Patience,
+}
+
+pub(crate) type Answer = Result<Option<Guard>>;
+
+/// The life of one attempt and of the lease it may lead to.
+pub(crate) async fn drive(
+    shared: Arc<Shared>,
+    runtime: Runtime,
+    order: Order,
+    mut caller: oneshot::Sender<Answer>,
+) {
+    let _active = shared.active.enter();
+    let (request, grant, machine) = match attempt(&shared, &runtime, &order, &mut caller).await {
+        Ok(granted) => granted,
+        Err(answer) => {
+            // A caller that has left needs no answer.
+            drop(caller.send(answer));
+            return;
+        }
+    };
+    let Grant { token, term, lease } = grant;
+    tracing::debug!(
+        target: "lockkit", event = "granted", name = %order.name, token = token.as_u64(),
+        ttl = ?term.ttl, request = %request.id(),
+    );
+    let hold = Arc::new(Hold::new(
+        order.name,
+        token,
+        lease.native(),
+        machine,
+        shared.clock.clone(),
+        runtime.clone(),
+    ));
+    // The guard itself travels: if the caller leaves at any point, dropping it releases.
+    drop(caller.send(Ok(Some(Guard::new(Arc::clone(&hold))))));
+    let call_limit = call_limit(term.ttl.unwrap_or(order.timing.ttl));
+    keep(&shared, &runtime, &hold, lease, call_limit).await;
+}
+
+/// Asks until there is a grant to hold, or an answer.
+async fn attempt(
+    shared: &Shared,
+    runtime: &Runtime,
+    order: &Order,
+    caller: &mut oneshot::Sender<Answer>,
+) -> Result<(Request, Grant, Machine), Answer> {
+    let clock = &shared.clock;
+    let started = clock.now();
+    let limit = match order.patience {
+        Patience::Try => Some(call_limit(order.timing.ttl)),
+        Patience::Within(limit) => Some(limit),
+        Patience::Wait => None,
+    };
+    let limit = limit.map(|limit| started.saturating_add(limit));
+    let mut patience = Some(started.saturating_add(order.timing.ttl));
+    let mut request = new_request(shared, order).map_err(Err)?;
+    let mut attempt = Attempt::new(order.patience != Patience::Try, request.id());
+    let mut stage = Stage::Admission;
+    let mut warning = None;
+    loop {
+        let event = tokio::select! {
+            biased;
+            event = stage.next(shared) => event,
+            () = caller.closed() => Happened::Event(attempt::Event::Left),
+            () = shared.closing.closed() => Happened::Event(attempt::Event::Closing),
+            () = reached(clock, limit) => Happened::Event(attempt::Event::TimeUp),
+            () = reached(clock, patience) => {
+                patience = None;
+                warning = Some(Box::pin(warn_of_long_wait(shared, request.clone(), started)));
+                continue;
+            }
+            () = finished(&mut warning) => {
+                warning = None;
+                continue;
+            }
+        };
+        let event = match event {
+            Happened::Event(event) => event,
+            Happened::Ended(Ok(None)) => attempt::Event::Held,
+            Happened::Ended(Err(error)) => {
+                if matches!(error, Error::Unavailable { .. }) {
+                    request.report(StoreSays::Unreachable);
+                }
+                tracing::debug!(
+                    target: "lockkit", event = "attempt_failed", name = %order.name,
+                    request = %request.id(), error = %error,
+                );
+                attempt::Event::Failed(error)
+            }
+            Happened::Ended(Ok(Some(grant))) => {
+                let spread = request.id().to_bytes()[0];
+                match Machine::granted(order.timing, grant.term, clock.now(), spread) {
+                    Some(machine) => return Ok((request, grant, machine)),
+                    None => {
+                        let lease = grant.lease;
+                        let clean_up = CleanUp::Release { lease, ttl: order.timing.ttl };
+                        shared.reaper.take(clean_up, runtime);
+                        attempt::Event::GrantedLate
+                    }
+                }
+            }
+        };
+        match attempt.on(event) {
+            Step::Call { fresh } => {
+                if fresh {
+                    request = new_request(shared, order).map_err(Err)?;
+                }
+                stage = Stage::Calling(call(shared, &request, order.patience));
+            }
+            Step::Pause(pause) => stage = Stage::Pausing(clock.now().saturating_add(pause)),
+            Step::End { answer, withdraw } => {
+                let applied = if withdraw { Applied::Maybe } else { Applied::No };
+                if withdraw {
+                    let call = stage.into_call();
+                    shared
+                        .reaper
+                        .take(CleanUp::Withdraw { request: request.clone(), call }, runtime);
+                }
+                return Err(answer_of(answer, &request, applied));
+            }
+        }
+    }
+}
+
+/// Where an attempt stands.
+enum Stage {
+    Admission,
+    Calling(Call),
+    Pausing(Instant),
+}
+
+enum Happened {
+    Event(attempt::Event),
+    Ended(Result<Option<Grant>>),
+}
+
+impl Stage {
+    async fn next(&mut self, shared: &Shared) -> Happened {
+        match self {
+            Self::Admission => {
+                shared.reaper.room().await;
+                Happened::Event(attempt::Event::Admitted)
+            }
+            Self::Calling(call) => Happened::Ended(call.await),
+            Self::Pausing(until) => {
+                shared.clock.sleep_until(*until).await;
+                Happened::Event(attempt::Event::Rested)
+            }
+        }
+    }
+
+    fn into_call(self) -> Option<Call> {
+        match self {
+            Self::Calling(call) => Some(call),
+            Self::Admission | Self::Pausing(_) => None,
+        }
+    }
+}
+
+fn new_request(shared: &Shared, order: &Order) -> Result<Request> {
+    let request = Request::new(order.name.clone(), order.timing.ttl, shared.clock.clone())?;
+    Ok(request.with_label(Arc::clone(&order.label)))
+}
+
+/// A call that owns what it needs, so that it can outlive its caller.
+fn call(shared: &Shared, request: &Request, patience: Patience) -> Call {
+    let (provider, request) = (Arc::clone(&shared.provider), request.clone());
+    Box::pin(async move {
+        match patience {
+            Patience::Try => provider.try_acquire(&request).await,
+            Patience::Wait | Patience::Within(_) => provider.acquire(&request).await.map(Some),
+        }
+    })
+}
+
+fn answer_of(answer: attempt::Answer, request: &Request, applied: Applied) -> Answer {
+    match (answer, request.last_word()) {
+        (attempt::Answer::Held, _) => Ok(None),
+        (attempt::Answer::Failed(error), _) => Err(error),
+        (attempt::Answer::TimeUp, Some(StoreSays::Held(holder))) => Err(Error::TimedOut { holder }),
+        (attempt::Answer::TimeUp, _) => {
+            Err(Error::unavailable(applied, "no answer from the store within the time limit"))
+        }
+    }
+}
+
+async fn reached(clock: &Clock, at: Option<Instant>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn finished(task: &mut Option<impl Future<Output = ()> + Unpin>) {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// One warning for a wait longer than the ttl: with the holder and its age, as far as known.
+async fn warn_of_long_wait(shared: &Shared, request: Request, started: Instant) {
+    let limit = call_limit(request.ttl());
+    let seen = match shared.provider.operator() {
+        Some(operator) => {
+            limited(&shared.clock, limit, operator.inspect(request.name())).await.ok()
+        }
+        None => None,
+    };
+    let holder = seen.and_then(|seen| seen.holders.into_iter().next());
+    tracing::warn!(
+        target: "lockkit", event = "long_wait", name = %request.name(), request = %request.id(),
+        waited = ?shared.clock.now().saturating_since(started),
+        holder = holder.as_ref().map(|holder| holder.label.as_str()),
+        holder_token = holder.as_ref().and_then(|holder| holder.token).map(crate::FencingToken::as_u64),
+        holder_age = ?holder.as_ref().and_then(|holder| holder.age),
+        "still waiting for a lock after a whole ttl",
+    );
+}
+
+/// Tells the hold that its driver has ended, also when the runtime drops the driver.
+struct Alive<'a>(&'a Hold);
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.driver_stopped();
+    }
+}
+
+/// Keeps the lease until its guard lets go or it is lost, then ends it in the store.
+async fn keep(
+    shared: &Shared,
+    runtime: &Runtime,
+    hold: &Hold,
+    lease: Box<dyn Lease>,
+    call_limit: Duration,
+) {
+    // Declared after the lease, so dropped before it: where dropping the lease frees the name, the
+    // guard is told first.
+    let alive = Alive(hold);
+    until_over(shared, hold, &*lease).await;
+    let outcome = limited(&shared.clock, call_limit, lease.release()).await;
+    hold.released(&outcome);
+    drop(alive);
+    match outcome {
+        Ok(()) => {}
+        Err(Error::Unavailable { .. }) => {
+            let left = hold.gone_from_store_at().map(|at| at.saturating_since(shared.clock.now()));
+            let ttl = left.unwrap_or(call_limit).max(call_limit);
+            shared.reaper.take(CleanUp::Release { lease, ttl }, runtime);
+        }
+        Err(error) => tracing::debug!(
+            target: "lockkit", event = "release_refused", name = %hold.name,
+            token = hold.token.as_u64(), error = %error,
+        ),
+    }
+}
+
+/// Renews and watches until the machine says that the lease is over.
+async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
+    let mut renewals = FuturesUnordered::new();
+    let mut signal = lease.lost();
+    let mut happened = (machine::Event::Tick, None);
+    loop {
+        let (event, failure) = happened;
+        let actions = hold.on(event, failure.as_ref());
+        if actions.tell {
+            trace_state(hold);
+        }
+        if actions.release {
+            return;
+        }
+        if actions.renew {
+            renewals.push(lease.renew());
+        }
+        happened = tokio::select! {
+            biased;
+            event = hold.order() => (event, None),
+            reason = &mut signal => (machine::Event::Ended(reason), None),
+            Some(outcome) = renewals.next(), if !renewals.is_empty() => renewed(hold, outcome),
+            () = shared.closing.closed() => (machine::Event::Ended(LossReason::Closed), None),
+            () = hold.due() => (machine::Event::Tick, None),
+        };
+    }
+}
+
+fn renewed(hold: &Hold, outcome: Result<crate::Term>) -> (machine::Event, Option<Error>) {
+    match outcome {
+        Ok(term) => {
+            tracing::trace!(
+                target: "lockkit", event = "renewed", name = %hold.name, token = hold.token.as_u64(),
+            );
+            (machine::Event::Renewed(term), None)
+        }
+        Err(Error::Lost { reason }) => (machine::Event::Ended(reason), None),
+        Err(error) => {
+            tracing::debug!(
+                target: "lockkit", event = "renewal_failed", name = %hold.name,
+                token = hold.token.as_u64(), error = %error,
+            );
+            (machine::Event::RenewalFailed, Some(error))
+        }
+    }
+}
+
+fn trace_state(hold: &Hold) {
+    let (name, token) = (&hold.name, hold.token.as_u64());
+    match hold.state() {
+        machine::State::Held => {
+            tracing::info!(target: "lockkit", event = "recovered", name = %name, token);
+        }
+        machine::State::AtRisk => {
+            tracing::warn!(target: "lockkit", event = "at_risk", name = %name, token);
+        }
+        machine::State::Lost(LossReason::Released) => {}
+        machine::State::Lost(reason) => {
+            tracing::warn!(
+                target: "lockkit", event = "lost", name = %name, token, reason = %reason,
+            );
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The resource's side: refusing the writes of a stale holder.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::FencingToken;
+
+/// A value that only the newest holder may touch.
+///
+/// Upholds C14, the promise that no lock service can give alone: whatever pauses, partitions and
+/// clocks do, a stale holder's write is refused once a newer holder has been seen. Every access
+/// names its token and *raises* the fence, reads too: a new holder that read before it raised the
+/// fence could base its write on a value that a stale write then changes.
+///
+/// It protects a value in this process. For a database, keep the newest token in the row and write
+/// with `... WHERE fence <= $token`, in one transaction with the write itself.
+///
+/// ```
+/// use lockkit_core::{Fenced, FencingToken};
+///
+/// let ledger = Fenced::new(Vec::new());
+/// let (stale, newest) = (FencingToken::new(33)?, FencingToken::new(34)?);
+/// ledger.access(stale, |entries| entries.push("by 33"))?;
+/// ledger.access(newest, |entries| entries.push("by 34"))?;
+/// let refused = ledger.access(stale, |entries| entries.push("late, by 33"));
+/// assert_eq!(refused.map_err(|stale| stale.newest), Err(newest));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Fenced<T>(Mutex<Inner<T>>);
+
+#[derive(Debug, Default)]
+struct Inner<T> {
+    newest: Option<FencingToken>,
+    value: T,
+}
+
+/// A token was older than the newest that the resource has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("token {offered} is stale: token {newest} has been seen")]
+pub struct Stale {
+    /// The token that was refused.
+    pub offered: FencingToken,
+    /// The newest token that the resource has seen.
+    pub newest: FencingToken,
+}
+
+impl<T> Fenced<T> {
+    /// A value that has seen no token yet.
+    pub const fn new(value: T) -> Self {
+        Self(Mutex::new(Inner { newest: None, value }))
+    }
+
+    /// Raises the fence to `token` and runs `work` on the value.
+    ///
+    /// # Errors
+    /// [`Stale`]: a newer token has been seen; `work` did not run.
+    pub fn access<R>(
+        &self,
+        token: FencingToken,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, Stale> {
+        let mut inner = self.inner();
+        match inner.newest {
+            Some(newest) if token < newest => return Err(Stale { offered: token, newest }),
+            _ => inner.newest = Some(token),
+        }
+        Ok(work(&mut inner.value))
+    }
+
+    /// Raises the fence to `token` without touching the value, so that no older holder can either.
+    ///
+    /// # Errors
+    /// [`Stale`]: a newer token has been seen.
+    pub fn raise(&self, token: FencingToken) -> Result<(), Stale> {
+        self.access(token, |_| ())
+    }
+
+    /// The newest token seen.
+    pub fn newest(&self) -> Option<FencingToken> {
+        self.inner().newest
+    }
+
+    /// The value, without any check.
+    pub fn into_inner(self) -> T {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).value
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fence alone, for a resource that keeps its value elsewhere: see [`Fenced`].
+pub type Fence = Fenced<()>;

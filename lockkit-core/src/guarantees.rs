@@ -1,0 +1,168 @@
+//! What a provider promises, declared so that it can be tested.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::Kind;
+
+/// What a provider promises; the conformance suite fails every claim that does not hold.
+///
+/// Upholds C13. Build it with [`Guarantees::new`], which claims as little as possible, and set the
+/// fields that hold.
+///
+/// ```
+/// use lockkit_core::{Exclusion, Expiry, Fairness, Guarantees};
+///
+/// let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::HolderDeath);
+/// guarantees.fairness = Fairness::Fifo;
+/// assert!(!guarantees.token_survives.failover);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Guarantees {
+    /// What exclusion rests on.
+    pub exclusion: Exclusion,
+    /// What ends the lease of a holder that no longer answers.
+    pub expiry: Expiry,
+    /// In which order waiters are granted.
+    pub fairness: Fairness,
+    /// How a waiter learns that the name is free.
+    pub wake_up: WakeUp,
+    /// The kinds of lock that can be taken.
+    pub kinds: &'static [Kind],
+    /// The events that the order of tokens survives.
+    pub token_survives: TokenScope,
+    /// What can make two holders believe at once that they hold, in words for the operator.
+    pub belief_breaks_on: &'static [&'static str],
+}
+
+impl Guarantees {
+    /// The least claims for this exclusion and expiry: eventual fairness, wake-up by polling every
+    /// second, exclusive locks, tokens that survive release, expiry and the holder's crash.
+    pub const fn new(exclusion: Exclusion, expiry: Expiry) -> Self {
+        Self {
+            exclusion,
+            expiry,
+            fairness: Fairness::Eventual,
+            wake_up: WakeUp::Poll(Duration::from_secs(1)),
+            kinds: &[Kind::Exclusive],
+            token_survives: TokenScope {
+                release: true,
+                expiry: true,
+                holder_crash: true,
+                server_restart: false,
+                failover: false,
+                data_loss: false,
+            },
+            belief_breaks_on: &[],
+        }
+    }
+}
+
+/// What exclusion rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Exclusion {
+    /// A replicated log: no single failure breaks it.
+    Consensus,
+    /// A majority of independent servers, and clocks that run at a bounded rate.
+    QuorumAndClocks,
+    /// One server, or one primary: its failover may break it.
+    OneServer,
+    /// One machine's kernel.
+    OneHost,
+    /// The memory of one process.
+    OneProcess,
+}
+
+/// What ends the lease of a holder that no longer answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Expiry {
+    /// A ttl for each lease, counted by the store.
+    Ttl(TtlRange),
+    /// A ttl for each session, shared by the leases on it.
+    Session(TtlRange),
+    /// The death of the holder's process, noticed by the kernel; a ttl has no effect.
+    HolderDeath,
+}
+
+impl Expiry {
+    /// The ttls that the store can grant; `None` where a ttl has no effect.
+    pub const fn range(&self) -> Option<TtlRange> {
+        match self {
+            Self::Ttl(range) | Self::Session(range) => Some(*range),
+            Self::HolderDeath => None,
+        }
+    }
+}
+
+/// The ttls that a store can grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TtlRange {
+    /// The least; a smaller wish is rounded up to it.
+    pub min: Duration,
+    /// The greatest; a greater wish is lowered to it, or refused under manual renewal.
+    pub max: Duration,
+    /// The steps between; a wish is rounded up to the next one.
+    pub granularity: Duration,
+}
+
+impl TtlRange {
+    /// Every ttl that lockkit accepts, to the millisecond.
+    pub const ANY: Self = Self {
+        min: crate::timing::MIN_TTL,
+        max: crate::timing::MAX_TTL,
+        granularity: Duration::from_millis(1),
+    };
+}
+
+/// In which order waiters are granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fairness {
+    /// In the order in which the store queued them, among lockkit's clients.
+    Fifo,
+    /// Each is granted at some time; the order is not promised.
+    Eventual,
+}
+
+/// How a waiter learns that the name is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WakeUp {
+    /// The store, or the kernel, tells it.
+    Push,
+    /// It asks again after this long at the most.
+    Poll(Duration),
+}
+
+/// The events after which the next token of a name is still greater than every earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // one claim for each event: they are independent
+pub struct TokenScope {
+    /// A release.
+    pub release: bool,
+    /// The end of a lease by its ttl.
+    pub expiry: bool,
+    /// The crash of the holder's process.
+    pub holder_crash: bool,
+    /// A restart of the server, or of the machine where there is no server.
+    pub server_restart: bool,
+    /// A failover to another server.
+    pub failover: bool,
+    /// The loss of what the store kept for the name.
+    pub data_loss: bool,
+}
+
+impl fmt::Display for Exclusion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Consensus => "consensus",
+            Self::QuorumAndClocks => "a quorum and clocks",
+            Self::OneServer => "one server",
+            Self::OneHost => "one host",
+            Self::OneProcess => "one process",
+        })
+    }
+}

@@ -1,0 +1,250 @@
+//! What a user holds.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::hold::Hold;
+use crate::{Error, FencingToken, LockName, LossReason, Result};
+
+/// A held lock: renewed in the background, released when dropped.
+///
+/// Dropping it releases in the background, in a runtime or outside one, and never panics; call
+/// [`release`](Self::release) to wait for it and to learn whether the lock was held to the end.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+/// let locks = lockkit_core::Locks::memory();
+/// let guard = locks.lock("billing/nightly").acquire().await?;
+/// println!("write with token {}", guard.token());
+/// guard.release().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "dropping the guard releases the lock at once"]
+#[clippy::has_significant_drop]
+pub struct Guard(GuardWatch);
+
+/// A view of a held lock for subtasks: sees what the guard sees, and never releases.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+/// let locks = lockkit_core::Locks::memory();
+/// let guard = locks.lock("billing/nightly").acquire().await?;
+/// let watch = guard.watch();
+/// tokio::spawn(async move {
+///     watch.lost().await;
+///     println!("stop");
+/// });
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct GuardWatch(Arc<Hold>);
+
+impl Guard {
+    pub(crate) const fn new(hold: Arc<Hold>) -> Self {
+        Self(GuardWatch(hold))
+    }
+
+    /// What is locked.
+    pub fn name(&self) -> &LockName {
+        self.0.name()
+    }
+
+    /// The fencing token of this grant, to send along with every write.
+    ///
+    /// Infallible on purpose (C4): whether a token is stale is judged by the resource, which alone
+    /// can know. A check here would be over before the write arrives.
+    pub fn token(&self) -> FencingToken {
+        self.0.token()
+    }
+
+    /// The token, if the lock is still held for `at_least`: a check right before a step of work.
+    ///
+    /// # Errors
+    /// `Lost`: it is not held. `Unavailable`: less is left until a renewal is acknowledged.
+    /// `Invalid`: the ttl is too short for ever having that much.
+    pub fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
+        self.0.ensure(at_least)
+    }
+
+    /// Whether the lock is held, judged by the clock at this very moment (C12).
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+
+    /// How long the lock is held if no renewal gets through; `None`: until it is released.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.0.remaining()
+    }
+
+    /// The ttl as the store granted it; `None` where the store has no expiry.
+    pub fn ttl(&self) -> Option<Duration> {
+        self.0.ttl()
+    }
+
+    /// Completes when the lock is lost, at the deadline at the latest (C7).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it may be dropped and asked for again.
+    pub fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
+        self.0.lost()
+    }
+
+    /// Completes when no renewal was acknowledged for two thirds of the ttl, or the lock is lost.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub fn at_risk(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.at_risk()
+    }
+
+    /// A view for subtasks.
+    pub fn watch(&self) -> GuardWatch {
+        self.0.clone()
+    }
+
+    /// The store's own data of this grant, for callers that fence inside the store.
+    pub fn native<T: 'static>(&self) -> Option<&T> {
+        self.0.0.native.as_deref()?.downcast_ref()
+    }
+
+    /// Renews the lock now; needed only with
+    /// [`renew_manually`](crate::Lock::renew_manually).
+    ///
+    /// # Errors
+    /// `Lost`: it is not held any more. `Unavailable`: this attempt was not acknowledged; try again
+    /// while [`remaining`](Self::remaining) lasts.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: the renewal goes on.
+    pub async fn renew(&self) -> Result<()> {
+        self.0.0.renew().await
+    }
+
+    /// Releases the lock and waits for the store's word; from its first poll on it is not held.
+    ///
+    /// # Errors
+    /// `Lost`: it had been lost before, so the work may have overlapped another holder's.
+    /// `Unavailable`: the store did not answer in time. The driver goes on cleaning up either way.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, the release goes on in the background.
+    pub async fn release(self) -> Result<()> {
+        self.0.0.release().await
+    }
+
+    /// Runs `work` while the lock is held, stops it when the lock is lost, and releases.
+    ///
+    /// `work` is polled in the caller's own task. A release that fails is logged, not returned.
+    ///
+    /// # Errors
+    /// What `work` returned, or `Lost`: the lock was lost before `work` ended. It is never `Ok` for
+    /// work that ended after the deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops `work` and releases the lock in the background.
+    pub async fn run<T, E, F>(self, work: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&Self) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let result = tokio::select! {
+            biased;
+            reason = self.lost() => return Err(Error::lost(reason).into()),
+            result = work(&self) => result,
+        };
+        let result = match (result, self.ensure(Duration::ZERO)) {
+            // The last poll of the work may itself have outlasted the deadline.
+            (Ok(_), Err(lost)) => return Err(lost.into()),
+            (result, _) => result,
+        };
+        let (name, token) = (self.name().clone(), self.token());
+        if let Err(error) = self.release().await {
+            tracing::warn!(
+                target: "lockkit", event = "release_failed", name = %name, token = token.as_u64(),
+                error = %error, "the work ended in time, but its lock was not released cleanly",
+            );
+        }
+        result
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.0.let_go();
+    }
+}
+
+impl GuardWatch {
+    /// As [`Guard::name`].
+    pub fn name(&self) -> &LockName {
+        &self.0.name
+    }
+
+    /// As [`Guard::token`].
+    pub fn token(&self) -> FencingToken {
+        self.0.token
+    }
+
+    /// As [`Guard::ensure`].
+    ///
+    /// # Errors
+    /// As [`Guard::ensure`].
+    pub fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
+        self.0.ensure(at_least)
+    }
+
+    /// As [`Guard::is_held`]; false once the guard was released.
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+
+    /// As [`Guard::remaining`].
+    pub fn remaining(&self) -> Option<Duration> {
+        self.0.remaining()
+    }
+
+    /// As [`Guard::ttl`].
+    pub fn ttl(&self) -> Option<Duration> {
+        self.0.ttl()
+    }
+
+    /// As [`Guard::lost`]; `Released` once the guard was released.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
+        self.0.lost()
+    }
+
+    /// As [`Guard::at_risk`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub fn at_risk(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.at_risk()
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt_as("Guard", f)
+    }
+}
+
+impl fmt::Debug for GuardWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_as("GuardWatch", f)
+    }
+}
+
+impl GuardWatch {
+    fn fmt_as(&self, what: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(what)
+            .field("name", &self.0.name)
+            .field("token", &self.0.token)
+            .field("state", &self.0.state())
+            .finish_non_exhaustive()
+    }
+}

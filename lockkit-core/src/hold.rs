@@ -1,0 +1,252 @@
+//! What a guard, its watches and its driver share while a lease is held.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::machine::{Actions, Event, Machine, State};
+use crate::runtime::{Entered, Runtime};
+use crate::{Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Result};
+
+/// One held lease, seen from both sides. The machine decides; everybody reads it with the time.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) name: LockName,
+    pub(crate) token: FencingToken,
+    pub(crate) native: Option<Arc<dyn Any + Send + Sync>>,
+    clock: Clock,
+    runtime: Runtime,
+    inner: Mutex<Inner>,
+    /// Wakes the watchers: the state has changed, or when it will.
+    changed: Notify,
+    /// Wakes the driver: the guard wants something.
+    wanted: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    machine: Machine,
+    renewals_wanted: Vec<oneshot::Sender<Result<()>>>,
+    renew_now: bool,
+    release_wanted: Option<oneshot::Sender<Result<()>>>,
+}
+
+impl Hold {
+    pub(crate) fn new(
+        name: LockName,
+        token: FencingToken,
+        native: Option<Arc<dyn Any + Send + Sync>>,
+        machine: Machine,
+        clock: Clock,
+        runtime: Runtime,
+    ) -> Self {
+        let inner =
+            Inner { machine, renewals_wanted: Vec::new(), renew_now: false, release_wanted: None };
+        Self {
+            name,
+            token,
+            native,
+            clock,
+            runtime,
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+            wanted: Notify::new(),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // What users see.
+
+    pub(crate) fn state(&self) -> State {
+        self.inner().machine.state(self.clock.now())
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        !matches!(self.state(), State::Lost(_))
+    }
+
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        let inner = self.inner();
+        let now = self.clock.now();
+        match inner.machine.state(now) {
+            State::Lost(_) => Some(Duration::ZERO),
+            State::Held | State::AtRisk => inner.machine.end().map(|end| end.saturating_since(now)),
+        }
+    }
+
+    pub(crate) fn ttl(&self) -> Option<Duration> {
+        self.inner().machine.ttl()
+    }
+
+    pub(crate) fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
+        if let State::Lost(reason) = self.state() {
+            return Err(Error::lost(reason));
+        }
+        match (self.remaining(), self.ttl()) {
+            (Some(left), Some(ttl)) if left < at_least && at_least >= ttl => Err(Error::invalid(
+                format!("ensuring {at_least:?} on a lease with a ttl of {ttl:?}"),
+                "take the lock with a longer ttl, or ensure a shorter step of work",
+            )),
+            (Some(left), _) if left < at_least => Err(Error::unavailable(
+                Applied::No,
+                format!("only {left:?} of the lease are left, and {at_least:?} are needed"),
+            )),
+            _ => Ok(self.token),
+        }
+    }
+
+    pub(crate) fn lost(self: &Arc<Self>) -> impl Future<Output = LossReason> + Send + use<> {
+        self.until(|state| match state {
+            State::Lost(reason) => Some(reason),
+            State::Held | State::AtRisk => None,
+        })
+    }
+
+    pub(crate) fn at_risk(self: &Arc<Self>) -> impl Future<Output = ()> + Send + use<> {
+        self.until(|state| (state != State::Held).then_some(()))
+    }
+
+    /// Completes with what `pick` finds in the state, woken by the driver and by its own timer: a
+    /// driver that hangs does not hide a deadline that has passed (C7).
+    fn until<R: Send + 'static>(
+        self: &Arc<Self>,
+        pick: impl Fn(State) -> Option<R> + Send + 'static,
+    ) -> Entered<Pin<Box<dyn Future<Output = R> + Send>>> {
+        let hold = Arc::clone(self);
+        self.runtime.enter(Box::pin(async move {
+            loop {
+                let changed = hold.changed.notified();
+                let now = hold.clock.now();
+                let (state, next) = {
+                    let inner = hold.inner();
+                    (inner.machine.state(now), inner.machine.next_change(now))
+                };
+                if let Some(found) = pick(state) {
+                    return found;
+                }
+                match next {
+                    Some(at) => tokio::select! {
+                        biased;
+                        () = changed => {}
+                        () = hold.clock.sleep_until(at) => {}
+                    },
+                    None => changed.await,
+                }
+            }
+        }))
+    }
+
+    // What the guard orders.
+
+    /// Ends belief at once; the driver ends the lease in the store.
+    pub(crate) fn let_go(&self) {
+        let actions = self.inner().machine.on(self.clock.now(), Event::Release);
+        self.announce(actions);
+        self.wanted.notify_one();
+    }
+
+    pub(crate) async fn release(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut inner = self.inner();
+            if let State::Lost(reason) = inner.machine.state(self.clock.now()) {
+                return Err(Error::lost(reason));
+            }
+            inner.release_wanted = Some(reply);
+        }
+        self.let_go();
+        answer.await.unwrap_or(Err(Error::lost(LossReason::DriverStopped)))
+    }
+
+    pub(crate) async fn renew(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let mut inner = self.inner();
+            if let State::Lost(reason) = inner.machine.state(self.clock.now()) {
+                return Err(Error::lost(reason));
+            }
+            if inner.machine.ttl().is_none() {
+                return Ok(());
+            }
+            inner.renew_now = true;
+            inner.renewals_wanted.push(reply);
+        }
+        self.wanted.notify_one();
+        answer.await.unwrap_or(Err(Error::lost(LossReason::DriverStopped)))
+    }
+
+    // What the driver does.
+
+    /// Takes an event in, answers whoever waited for it, and tells the driver what to do.
+    pub(crate) fn on(&self, event: Event, failure: Option<&Error>) -> Actions {
+        let actions = {
+            let mut inner = self.inner();
+            let now = self.clock.now();
+            let actions = inner.machine.on(now, event);
+            let answer = match (inner.machine.state(now), event) {
+                (State::Lost(reason), _) => Some(Err(Error::lost(reason))),
+                (_, Event::Renewed(_)) => Some(Ok(())),
+                (_, Event::RenewalFailed) => failure.map(|error| Err(error.clone())),
+                _ => None,
+            };
+            if let Some(answer) = answer {
+                for reply in inner.renewals_wanted.drain(..) {
+                    // A caller that has left needs no answer.
+                    let _ = reply.send(answer.clone());
+                }
+            }
+            actions
+        };
+        self.announce(actions);
+        actions
+    }
+
+    /// Completes when the guard wants something.
+    pub(crate) async fn order(&self) -> Event {
+        self.wanted.notified().await;
+        if std::mem::take(&mut self.inner().renew_now) { Event::RenewNow } else { Event::Tick }
+    }
+
+    /// Completes when the machine wants a `Tick`.
+    pub(crate) async fn due(&self) {
+        let next = self.inner().machine.wake_at(self.clock.now());
+        match next {
+            Some(at) => self.clock.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn gone_from_store_at(&self) -> Option<Instant> {
+        self.inner().machine.gone_from_store_at()
+    }
+
+    /// Answers the guard's `release`.
+    pub(crate) fn released(&self, outcome: &Result<()>) {
+        if let Some(reply) = self.inner().release_wanted.take() {
+            let _ = reply.send(outcome.clone());
+        }
+    }
+
+    /// The driver has ended, whatever ended it: nobody waits for it any more.
+    pub(crate) fn driver_stopped(&self) {
+        self.on(Event::Ended(LossReason::DriverStopped), None);
+        let orphans = {
+            let mut inner = self.inner();
+            (inner.release_wanted.take(), std::mem::take(&mut inner.renewals_wanted))
+        };
+        drop(orphans);
+    }
+
+    fn announce(&self, actions: Actions) {
+        if actions.tell {
+            self.changed.notify_waiters();
+        }
+    }
+}

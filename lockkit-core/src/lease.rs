@@ -1,0 +1,125 @@
+//! What a grant gives, and how it ends.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{FencingToken, Instant, Result};
+
+/// A store's answer that the caller holds the name now.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The fencing token, fixed with the grant.
+    pub token: FencingToken,
+    /// From when, and for how long, the store granted.
+    pub term: Term,
+    /// What keeps, ends and watches the grant.
+    pub lease: Box<dyn Lease>,
+}
+
+impl Grant {
+    /// A grant of these parts.
+    pub fn new(token: FencingToken, term: Term, lease: impl Lease) -> Self {
+        Self { token, term, lease: Box::new(lease) }
+    }
+}
+
+/// When the acknowledged request was sent, and the ttl that the store granted to it.
+///
+/// Upholds C5: a term counts from before the request left, never from its answer
+/// (Gray and Cheriton, "Leases", SOSP 1989).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Read from the request's clock before the acknowledged request was sent.
+    pub sent: Instant,
+    /// The ttl as granted; `None` where the store has no expiry.
+    pub ttl: Option<Duration>,
+}
+
+/// One grant's life in the store.
+///
+/// Implementors decide no deadline and no margin: the driver does. Every method only ever touches
+/// this grant (C6). Where the store has no expiry, dropping the lease releases it (C11).
+#[async_trait]
+pub trait Lease: fmt::Debug + Send + Sync + 'static {
+    /// Extends the grant by its ttl, counted from before this call's request was sent.
+    ///
+    /// May overlap with itself, and may be coalesced over many leases. Upholds C5 and C6: it never
+    /// brings an ended grant back.
+    ///
+    /// # Errors
+    /// `Lost`: the store says that the grant has ended. `Unavailable`: no answer, or an ambiguous
+    /// one; the driver tries again until the deadline.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, the extension has happened or not.
+    async fn renew(&self) -> Result<Term>;
+
+    /// Completes when the store itself says that the grant has ended.
+    ///
+    /// Upholds C7: sticky and level-triggered, so it may be polled at any time and dropped between;
+    /// pending for ever where the store sends no such signal.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    async fn lost(&self) -> LossReason;
+
+    /// Ends the grant in the store.
+    ///
+    /// Upholds C6: idempotent, and a late or repeated delivery never touches a later grant.
+    ///
+    /// # Errors
+    /// `Lost`: the grant had ended before. `Unavailable`: no answer; it may be repeated.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, the release has happened or not; the driver repeats it.
+    async fn release(&self) -> Result<()>;
+
+    /// The store's own data of this grant, for callers that fence inside the store; for example
+    /// etcd's key and revision.
+    ///
+    /// Plain data, shared rather than borrowed: a guard must not keep the lease itself alive, or a
+    /// store without expiry would stay locked after its driver has ended. Decorators forward it.
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>>;
+}
+
+/// Why a lease ended before its guard was done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// No renewal was acknowledged before the deadline.
+    Expired,
+    /// The store no longer has the entry: it expired there, or somebody removed it.
+    Removed,
+    /// An operator revoked it.
+    Revoked,
+    /// The session or connection that it lived on has ended.
+    SessionEnded,
+    /// It reached the `max_hold` that its caller set.
+    MaxHold,
+    /// Its [`Locks`](crate::Locks) were closed.
+    Closed,
+    /// The runtime that renewed it has ended.
+    DriverStopped,
+    /// Its guard was released or dropped; only a [`GuardWatch`](crate::GuardWatch) sees this.
+    Released,
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "no renewal was acknowledged before the deadline",
+            Self::Removed => "the store no longer has it",
+            Self::Revoked => "an operator revoked it",
+            Self::SessionEnded => "the session it lived on has ended",
+            Self::MaxHold => "it reached its max_hold",
+            Self::Closed => "its locks were closed",
+            Self::DriverStopped => "the runtime that renewed it has ended",
+            Self::Released => "its guard was released",
+        })
+    }
+}

@@ -1,0 +1,52 @@
+//! The contract, the driver, the memory store and the conformance suite of
+//! [lockkit](https://docs.rs/lockkit).
+//!
+//! Programs use the facade `lockkit`; authors of a backend need nothing but this crate. They
+//! implement [`LockProvider`] and [`Lease`] against the clauses of the [`contract`], and run the
+//! suite of the feature `conformance` on it.
+//!
+//! A method of this crate is *cancel-safe* when dropping its future leaves no lock held and no
+//! waiter blocked for longer than one ttl, and nothing lost that the caller had.
+
+mod attempt;
+mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod driver;
+mod error;
+mod fence;
+mod guarantees;
+mod guard;
+mod hold;
+mod lease;
+mod locks;
+mod machine;
+mod memory;
+mod name;
+mod provider;
+mod reaper;
+mod request;
+mod runtime;
+mod timing;
+mod token;
+
+#[doc = include_str!("../CONTRACT.md")]
+pub mod contract {}
+
+pub use async_trait::async_trait;
+
+pub use clock::{Clock, Instant};
+pub use error::{Applied, Cause, Error};
+pub use fence::{Fence, Fenced, Stale};
+pub use guarantees::{Exclusion, Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
+pub use guard::{Guard, GuardWatch};
+pub use lease::{Grant, Lease, LossReason, Term};
+pub use locks::{Builder, Lock, Locks};
+pub use memory::{HeldElsewhere, Memory};
+pub use name::LockName;
+pub use provider::{Holder, Inspection, LockProvider, Operator};
+pub use request::{Kind, Request, RequestId, StoreSays};
+pub use token::FencingToken;
+
+/// What most of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

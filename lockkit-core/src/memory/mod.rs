@@ -1,0 +1,446 @@
+//! The memory provider: the reference for backends, and what users test their own code with.
+
+mod store;
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use crate::{
+    Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees,
+    Inspection, Instant, Lease, LockName, LockProvider, LossReason, Operator, Request, RequestId,
+    Result, StoreSays, Term, TtlRange, WakeUp,
+};
+use store::{Asker, Granted, Message, Notice, Reply, Store};
+
+/// A store in the memory of this process: fair, push-woken, with a ttl on the request's clock.
+///
+/// Clones share one store. Its hooks make a lock fail the way real stores do, so that code that
+/// uses locks can be tested against it: [`expire`](Self::expire) a name,
+/// [`hold`](Self::hold) one as somebody else, an [`outage`](Self::outage).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+/// use lockkit_core::{Locks, Memory};
+///
+/// let store = Memory::new();
+/// let locks = Locks::new(store.clone());
+/// let guard = locks.lock("billing/nightly").acquire().await?;
+///
+/// store.expire("billing/nightly");
+/// guard.lost().await;
+/// assert!(!guard.is_held());
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Memory(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    token_base: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Store,
+    /// Where the notices for waiting requests and held leases go.
+    slots: HashMap<RequestId, Arc<Slot>>,
+    /// The clock of the newest request: hooks have none of their own.
+    clock: Clock,
+    outage: Option<Instant>,
+}
+
+/// What one request is told, once.
+#[derive(Debug, Default)]
+struct Slot {
+    news: Mutex<News>,
+    changed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum News {
+    #[default]
+    None,
+    Granted(Granted),
+    Ended(LossReason),
+}
+
+impl Memory {
+    /// A new, empty store.
+    pub fn new() -> Self {
+        Self::with_token_base(0)
+    }
+
+    /// A new, empty store whose tokens start above `token_base`.
+    ///
+    /// Tokens of two stores do not compare; a base above the last token of the old store keeps
+    /// their order across a move.
+    pub fn with_token_base(token_base: u64) -> Self {
+        let state = State {
+            store: Store::new(token_base),
+            slots: HashMap::new(),
+            clock: Clock::system(),
+            outage: None,
+        };
+        Self(Arc::new(Inner { state: Mutex::new(state), token_base }))
+    }
+
+    /// The store of this name, shared by everybody in this process, for its whole life.
+    ///
+    /// # Errors
+    /// `Invalid`: it exists with another `token_base`.
+    pub fn shared(name: &str, token_base: u64) -> Result<Self> {
+        static SHARED: Mutex<Option<HashMap<String, Memory>>> = Mutex::new(None);
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = shared
+            .get_or_insert_default()
+            .entry(name.to_owned())
+            .or_insert_with(|| Self::with_token_base(token_base));
+        if store.0.token_base != token_base {
+            return Err(Error::invalid(
+                format!("token_base {token_base} for the memory store {name:?}"),
+                format!("it was opened with {}: use that, or another name", store.0.token_base),
+            ));
+        }
+        Ok(store.clone())
+    }
+
+    /// Ends whatever grant `name` has, as if its ttl had passed; its token, if there was a grant.
+    pub fn expire(&self, name: &str) -> Option<FencingToken> {
+        let name = LockName::new(name).ok()?;
+        match self.0.hook(&name, Message::Expire) {
+            Reply::Ended(token) => Some(token),
+            _ => None,
+        }
+    }
+
+    /// Takes a free name as somebody else called `label`, until the answer is dropped.
+    ///
+    /// # Errors
+    /// `TimedOut`: it is held. `Invalid`: it is not a name.
+    pub fn hold(&self, name: &str, label: &str) -> Result<HeldElsewhere> {
+        let name = LockName::new(name)?;
+        let id = RequestId::random()?;
+        match self.0.hook(&name, Message::TryAcquire(Asker { id, label: label.into(), ttl: None }))
+        {
+            Reply::Granted(granted) => {
+                let clock = self.0.state().clock.clone();
+                let entry = Presence { store: Arc::clone(&self.0), name, id, clock };
+                Ok(HeldElsewhere { token: granted.token, _entry: entry })
+            }
+            Reply::Held(holder) => Err(Error::TimedOut { holder: Some(holder) }),
+            _ => Err(exhausted()),
+        }
+    }
+
+    /// Answers every call with `Unavailable` for `lasting` from now; what is held stays held.
+    pub fn outage(&self, lasting: Duration) {
+        let mut state = self.0.state();
+        state.outage = Some(state.clock.now().saturating_add(lasting));
+        for slot in state.slots.values() {
+            slot.changed.notify_waiters();
+        }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A name that [`Memory::hold`] took; dropping it gives the name back.
+#[derive(Debug)]
+#[must_use = "dropping it gives the name back at once"]
+pub struct HeldElsewhere {
+    token: FencingToken,
+    _entry: Presence,
+}
+
+impl HeldElsewhere {
+    /// The token of this grant.
+    pub const fn token(&self) -> FencingToken {
+        self.token
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One step of the store, its notices delivered; refused during an outage.
+    fn ask(&self, request: &Request, message: Message) -> Result<Reply> {
+        let mut state = self.state();
+        state.clock.clone_from(request.clock());
+        let now = request.clock().now();
+        state.check_outage(now)?;
+        Ok(state.step(now, request.name(), message))
+    }
+
+    /// One step of the store by an operator or a dropped handle, on the clock last seen.
+    fn hook(&self, name: &LockName, message: Message) -> Reply {
+        let mut state = self.state();
+        let now = state.clock.now();
+        state.step(now, name, message)
+    }
+}
+
+impl State {
+    fn step(&mut self, now: Instant, name: &LockName, message: Message) -> Reply {
+        let (reply, notices) = self.store.step(now, name, message);
+        for notice in notices {
+            let (id, news) = match notice {
+                Notice::Granted(id, granted) => (id, News::Granted(granted)),
+                Notice::Ended(id, reason) => (id, News::Ended(reason)),
+            };
+            if let Some(slot) = self.slots.get(&id) {
+                *slot.news() = news;
+                slot.changed.notify_waiters();
+            }
+        }
+        reply
+    }
+
+    fn slot(&mut self, id: RequestId) -> Arc<Slot> {
+        Arc::clone(self.slots.entry(id).or_default())
+    }
+
+    /// The end of the outage that lasts at `now`.
+    fn outage_at(&self, now: Instant) -> Option<Instant> {
+        self.outage.filter(|end| now < *end)
+    }
+
+    fn check_outage(&self, now: Instant) -> Result<()> {
+        match self.outage_at(now) {
+            Some(_) => Err(Error::unavailable(Applied::No, "the memory store has an outage")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Slot {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl LockProvider for Memory {
+    fn guarantees(&self) -> Guarantees {
+        let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.belief_breaks_on =
+            &["a pause between a check and its use that outlasts the margin"];
+        guarantees
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        match self.0.ask(request, Message::TryAcquire(asker(request)))? {
+            Reply::Granted(granted) => Ok(Some(self.presence(request).into_grant(granted))),
+            _ => Ok(None),
+        }
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        // Made before the request: dropped at any await, it withdraws.
+        let presence = self.presence(request);
+        let slot = self.0.state().slot(request.id());
+        match self.0.ask(request, Message::Acquire(asker(request)))? {
+            Reply::Granted(granted) => return Ok(presence.into_grant(granted)),
+            Reply::Held(holder) => request.report(StoreSays::Held(Some(holder))),
+            _ => return Err(exhausted()),
+        }
+        loop {
+            // Enabled before the look: a notice between the two is not lost.
+            let changed = slot.changed.notified();
+            let news = match self.0.state().outage_at(request.clock().now()) {
+                Some(_) => News::None,
+                None => *slot.news(),
+            };
+            match news {
+                News::Granted(granted) => return Ok(presence.into_grant(granted)),
+                News::Ended(_) => {
+                    return Err(Error::unavailable(Applied::No, "the request was withdrawn"));
+                }
+                News::None => {}
+            }
+            let next = {
+                let state = self.0.state();
+                let outage = state.outage_at(request.clock().now());
+                if outage.is_some() {
+                    request.report(StoreSays::Unreachable);
+                }
+                outage.or(state.store.expires(request.name()))
+            };
+            match next {
+                Some(end) => tokio::select! {
+                    () = changed => {}
+                    () = request.clock().sleep_until(end) => {
+                        self.0.ask(request, Message::Tick).ok();
+                    }
+                },
+                None => changed.await,
+            }
+        }
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.0.ask(request, Message::End(request.id(), LossReason::Removed))?;
+        let slot = self.0.state().slots.get(&request.id()).cloned();
+        if let Some(slot) = slot {
+            *slot.news() = News::Ended(LossReason::Removed);
+            slot.changed.notify_waiters();
+        }
+        Ok(())
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Operator for Memory {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        let state = self.0.state();
+        let now = state.clock.now();
+        state.check_outage(now)?;
+        Ok(state.store.inspect(now, name))
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        let state = self.0.state();
+        let now = state.clock.now();
+        state.check_outage(now)?;
+        Ok(state.store.list(now, prefix, after, limit))
+    }
+
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        let mut state = self.0.state();
+        let now = state.clock.now();
+        state.check_outage(now)?;
+        Ok(matches!(state.step(now, name, Message::Revoke(token)), Reply::Ended(_)))
+    }
+}
+
+impl Memory {
+    fn presence(&self, request: &Request) -> Presence {
+        Presence {
+            store: Arc::clone(&self.0),
+            name: request.name().clone(),
+            id: request.id(),
+            clock: request.clock().clone(),
+        }
+    }
+}
+
+/// One request's trace in the store; dropping it removes the trace, since nothing else would.
+#[derive(Debug)]
+struct Presence {
+    store: Arc<Inner>,
+    name: LockName,
+    id: RequestId,
+    clock: Clock,
+}
+
+impl Presence {
+    fn into_grant(self, granted: Granted) -> Grant {
+        let slot = self.store.state().slot(self.id);
+        let term = Term { sent: granted.at, ttl: granted.ttl };
+        Grant::new(granted.token, term, MemoryLease { entry: self, slot, ttl: granted.ttl })
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        state.step(self.clock.now(), &self.name, Message::End(self.id, LossReason::Released));
+        state.slots.remove(&self.id);
+    }
+}
+
+#[derive(Debug)]
+struct MemoryLease {
+    entry: Presence,
+    slot: Arc<Slot>,
+    ttl: Option<Duration>,
+}
+
+impl MemoryLease {
+    fn ended(&self) -> Option<LossReason> {
+        match *self.slot.news() {
+            News::Ended(reason) => Some(reason),
+            News::None | News::Granted(_) => None,
+        }
+    }
+
+    fn ask(&self, message: Message) -> Result<(Reply, Instant)> {
+        let mut state = self.entry.store.state();
+        let now = self.entry.clock.now();
+        state.check_outage(now)?;
+        Ok((state.step(now, &self.entry.name, message), now))
+    }
+}
+
+#[async_trait]
+impl Lease for MemoryLease {
+    async fn renew(&self) -> Result<Term> {
+        match self.ask(Message::Renew(self.entry.id))? {
+            (Reply::Renewed, sent) => Ok(Term { sent, ttl: self.ttl }),
+            _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
+        }
+    }
+
+    async fn lost(&self) -> LossReason {
+        loop {
+            let changed = self.slot.changed.notified();
+            if let Some(reason) = self.ended() {
+                return reason;
+            }
+            changed.await;
+        }
+    }
+
+    async fn release(&self) -> Result<()> {
+        match self.ended() {
+            Some(LossReason::Released) => return Ok(()),
+            Some(reason) => return Err(Error::lost(reason)),
+            None => {}
+        }
+        match self.ask(Message::End(self.entry.id, LossReason::Released))?.0 {
+            Reply::Ended(_) => Ok(()),
+            _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
+        }
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+}
+
+fn asker(request: &Request) -> Asker {
+    Asker { id: request.id(), label: Arc::clone(request.label()), ttl: Some(request.ttl()) }
+}
+
+fn exhausted() -> Error {
+    Error::rejected(
+        "one more grant: the tokens of this name are used up",
+        "lower token_base, or use another name",
+    )
+}

@@ -1,0 +1,223 @@
+//! The memory store: a pure step function, the reference for what a store does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{FencingToken, Holder, Inspection, Instant, LockName, LossReason, RequestId};
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker {
+    pub(crate) id: RequestId,
+    pub(crate) label: Arc<str>,
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// What a client asks of one name.
+#[derive(Clone, Debug)]
+pub(crate) enum Message {
+    /// The name if it is free, and nothing else.
+    TryAcquire(Asker),
+    /// The name, or a place in its queue.
+    Acquire(Asker),
+    /// One more ttl, for the holder only.
+    Renew(RequestId),
+    /// The end of this request's grant or place, for this reason.
+    End(RequestId, LossReason),
+    /// The end of the grant with this token.
+    Revoke(FencingToken),
+    /// The end of whatever grant there is.
+    Expire,
+    /// Nothing: time has passed.
+    Tick,
+}
+
+/// The store's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Granted(Granted),
+    Held(Holder),
+    Renewed,
+    Ended(FencingToken),
+    NotThere,
+}
+
+/// A grant as the store made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Granted {
+    pub(crate) token: FencingToken,
+    pub(crate) at: Instant,
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// What somebody else than the asker must be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Notice {
+    Granted(RequestId, Granted),
+    Ended(RequestId, LossReason),
+}
+
+/// All names. Tokens are kept for ever, so a name once used never goes back.
+#[derive(Debug)]
+pub(crate) struct Store {
+    names: BTreeMap<LockName, Entry>,
+    token_base: u64,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    last: u64,
+    holder: Option<Held>,
+    queue: VecDeque<Asker>,
+}
+
+#[derive(Debug)]
+struct Held {
+    asker: Asker,
+    since: Instant,
+    granted: Granted,
+    expires: Option<Instant>,
+}
+
+impl Store {
+    pub(crate) const fn new(token_base: u64) -> Self {
+        Self { names: BTreeMap::new(), token_base }
+    }
+
+    /// Takes `message` about `name` in at `now`; answers the asker, and names who else is told.
+    pub(crate) fn step(
+        &mut self,
+        now: Instant,
+        name: &LockName,
+        message: Message,
+    ) -> (Reply, Vec<Notice>) {
+        let base = self.token_base;
+        // Looked up first: a name once used needs no second copy of itself.
+        let entry = match self.names.get_mut(name) {
+            Some(entry) => entry,
+            None => self.names.entry(name.clone()).or_default(),
+        };
+        let mut notices = Vec::new();
+        entry.expire(now, base, &mut notices);
+        let reply = match message {
+            Message::TryAcquire(asker) => entry.take(now, base, asker),
+            Message::Acquire(asker) => {
+                let reply = entry.take(now, base, asker.clone());
+                let queued = entry.queue.iter().any(|waiting| waiting.id == asker.id);
+                if !queued && matches!(reply, Reply::Held(_)) {
+                    entry.queue.push_back(asker);
+                }
+                reply
+            }
+            Message::Renew(id) => match &mut entry.holder {
+                Some(held) if held.asker.id == id => {
+                    held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
+                    Reply::Renewed
+                }
+                _ => Reply::NotThere,
+            },
+            Message::End(id, reason) => {
+                entry.queue.retain(|waiting| waiting.id != id);
+                entry.end(now, base, |held| held.asker.id == id, reason, &mut notices)
+            }
+            Message::Revoke(token) => {
+                let reason = LossReason::Revoked;
+                entry.end(now, base, |held| held.granted.token == token, reason, &mut notices)
+            }
+            Message::Expire => entry.end(now, base, |_| true, LossReason::Removed, &mut notices),
+            Message::Tick => Reply::NotThere,
+        };
+        (reply, notices)
+    }
+
+    /// When `name` is next freed by its holder's ttl.
+    pub(crate) fn expires(&self, name: &LockName) -> Option<Instant> {
+        self.names.get(name)?.holder.as_ref()?.expires
+    }
+
+    pub(crate) fn inspect(&self, now: Instant, name: &LockName) -> Inspection {
+        let entry = self.names.get(name);
+        let holder = entry.and_then(|entry| entry.seen(now));
+        let waiters = entry.map_or(0, |entry| entry.queue.len());
+        Inspection::new(name.clone(), holder.into_iter().collect(), Some(waiters))
+    }
+
+    pub(crate) fn list(
+        &self,
+        now: Instant,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Vec<Inspection> {
+        self.names
+            .keys()
+            .filter(|name| {
+                name.as_str().starts_with(prefix) && after.is_none_or(|past| *name > past)
+            })
+            .map(|name| self.inspect(now, name))
+            .filter(|seen| !seen.holders.is_empty() || seen.waiters != Some(0))
+            .take(limit)
+            .collect()
+    }
+}
+
+impl Entry {
+    /// Grants a free name to `asker`, unless others stand before it; a replay gets its own grant.
+    fn take(&mut self, now: Instant, base: u64, asker: Asker) -> Reply {
+        match &mut self.holder {
+            Some(held) if held.asker.id == asker.id => {
+                held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
+                held.granted.at = now;
+                Reply::Granted(held.granted)
+            }
+            Some(_) => self.seen(now).map_or(Reply::NotThere, Reply::Held),
+            None => self.grant(now, base, asker).map_or(Reply::NotThere, Reply::Granted),
+        }
+    }
+
+    /// `None` only after the last token there is, which no store reaches.
+    fn grant(&mut self, now: Instant, base: u64, asker: Asker) -> Option<Granted> {
+        let token = FencingToken::with_base(base, self.last.saturating_add(1)).ok()?;
+        self.last += 1;
+        let granted = Granted { token, at: now, ttl: asker.ttl };
+        let expires = asker.ttl.map(|ttl| now.saturating_add(ttl));
+        self.holder = Some(Held { asker, since: now, granted, expires });
+        Some(granted)
+    }
+
+    fn expire(&mut self, now: Instant, base: u64, notices: &mut Vec<Notice>) {
+        let over = |held: &Held| held.expires.is_some_and(|end| now >= end);
+        self.end(now, base, over, LossReason::Removed, notices);
+    }
+
+    /// Ends the grant if it is the one meant, and hands the name to the head of the queue.
+    fn end(
+        &mut self,
+        now: Instant,
+        base: u64,
+        meant: impl Fn(&Held) -> bool,
+        reason: LossReason,
+        notices: &mut Vec<Notice>,
+    ) -> Reply {
+        let Some(held) = self.holder.take_if(|held| meant(held)) else { return Reply::NotThere };
+        notices.push(Notice::Ended(held.asker.id, reason));
+        if let Some(head) = self.queue.pop_front() {
+            let id = head.id;
+            notices.extend(self.grant(now, base, head).map(|granted| Notice::Granted(id, granted)));
+        }
+        Reply::Ended(held.granted.token)
+    }
+
+    fn seen(&self, now: Instant) -> Option<Holder> {
+        let held = self.holder.as_ref()?;
+        if held.expires.is_some_and(|end| now >= end) {
+            return None;
+        }
+        let mut holder = Holder::new(&*held.asker.label)
+            .with_token(held.granted.token)
+            .with_age(now.saturating_since(held.since));
+        holder.expires_in = held.expires.map(|end| end.saturating_since(now));
+        Some(holder)
+    }
+}

@@ -1,0 +1,211 @@
+//! What a backend implements.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{FencingToken, Grant, Guarantees, LockName, Request, Result};
+
+/// A backend's client: it asks its store, and decides nothing.
+///
+/// This trait is the contract between a backend and the driver in [`Locks`](crate::Locks), which
+/// does the waiting, renewing, deadlines, cancellation and clean-up once for every backend. The
+/// clauses (C1 to C14) stand in [`contract`](crate::contract); the suite in `conformance` checks
+/// them. A backend that upholds them needs no code of its own for the hard parts.
+///
+/// Implemented for [`Arc`] too, so a test can keep a handle on the provider it hands to `Locks`.
+#[async_trait]
+pub trait LockProvider: fmt::Debug + Send + Sync + 'static {
+    /// What this provider promises (C13).
+    fn guarantees(&self) -> Guarantees;
+
+    /// Makes one attempt to take the name.
+    ///
+    /// `None` means that another holds it (or stands before us in a fair queue): definite, and no
+    /// trace of the request stays (C9). Upholds C1 and C2.
+    ///
+    /// # Errors
+    /// `Unavailable`: no answer; with `applied: Maybe` the grant may exist, and the driver
+    /// withdraws. `Rejected`, `Invalid`: trying again is useless.
+    ///
+    /// # Cancel safety
+    /// May leave the request in the store until [`withdraw`](Self::withdraw); the driver always
+    /// calls it, and polls this future on while it does.
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>>;
+
+    /// Takes the name, waiting in the store's own queue as long as it lasts.
+    ///
+    /// It keeps the request's place alive there, and tells the driver through
+    /// [`Request::report`] that it waits behind a holder. Upholds C1, C2, C8 and C10.
+    ///
+    /// # Errors
+    /// As [`try_acquire`](Self::try_acquire); the driver replays the same request after
+    /// `Unavailable`.
+    ///
+    /// # Cancel safety
+    /// As [`try_acquire`](Self::try_acquire).
+    async fn acquire(&self, request: &Request) -> Result<Grant>;
+
+    /// Removes every trace of this request's id, granted or waiting, and ends its pending attempt.
+    ///
+    /// Upholds C9: idempotent, and harmless to everybody else.
+    ///
+    /// # Errors
+    /// `Unavailable`: no answer; the driver repeats it.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, it has happened or not.
+    async fn withdraw(&self, request: &Request) -> Result<()>;
+
+    /// What an operator can see and do; `None` where the store cannot tell.
+    fn operator(&self) -> Option<&dyn Operator>;
+
+    /// Ends connections and sessions; called once, after every grant was released.
+    ///
+    /// # Errors
+    /// `Unavailable`: the store did not answer; local resources are freed all the same.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    async fn close(&self) -> Result<()>;
+}
+
+#[async_trait]
+impl<P: LockProvider + ?Sized> LockProvider for Arc<P> {
+    fn guarantees(&self) -> Guarantees {
+        (**self).guarantees()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        (**self).try_acquire(request).await
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        (**self).acquire(request).await
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        (**self).withdraw(request).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        (**self).operator()
+    }
+
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
+    }
+}
+
+/// What an operator can see and do in a store.
+#[async_trait]
+pub trait Operator: Send + Sync {
+    /// Who holds the name and how many wait, as the store knows it.
+    ///
+    /// # Errors
+    /// `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only reads.
+    async fn inspect(&self, name: &LockName) -> Result<Inspection>;
+
+    /// Up to `limit` names that are held or waited for, that start with `prefix`, in order of their
+    /// bytes, from after `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only reads.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>>;
+
+    /// Ends exactly the grant with this token; `false` where there is no such grant (C6).
+    ///
+    /// # Errors
+    /// `Rejected`: the store cannot end another's grant. `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, it has happened or not.
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool>;
+}
+
+/// What a store knows of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The name.
+    pub name: LockName,
+    /// Who holds it now.
+    pub holders: Vec<Holder>,
+    /// How many wait, where the store can tell.
+    pub waiters: Option<usize>,
+}
+
+impl Inspection {
+    /// What is known of `name`.
+    pub const fn new(name: LockName, holders: Vec<Holder>, waiters: Option<usize>) -> Self {
+        Self { name, holders, waiters }
+    }
+}
+
+/// A holder as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Who it says it is; empty for a client that leaves no label.
+    pub label: String,
+    /// Its token; `None` for a client of another kind.
+    pub token: Option<FencingToken>,
+    /// How long it has held, where the store can tell.
+    pub age: Option<Duration>,
+    /// In how long its lease ends unless it is renewed; `None` where there is no expiry.
+    pub expires_in: Option<Duration>,
+}
+
+impl Holder {
+    /// A holder with this label and nothing else known.
+    pub fn new(label: impl Into<String>) -> Self {
+        Self { label: label.into(), token: None, age: None, expires_in: None }
+    }
+
+    /// The same holder with its token.
+    #[must_use]
+    pub fn with_token(mut self, token: FencingToken) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// The same holder with the time it has held.
+    #[must_use]
+    pub fn with_age(mut self, age: Duration) -> Self {
+        self.age = Some(age);
+        self
+    }
+
+    /// The same holder with the time its lease has left.
+    #[must_use]
+    pub fn with_expires_in(mut self, left: Duration) -> Self {
+        self.expires_in = Some(left);
+        self
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.label.is_empty() { "an unknown client" } else { &self.label })?;
+        if let Some(token) = self.token {
+            write!(f, " with token {token}")?;
+        }
+        if let Some(age) = self.age {
+            write!(f, " for {age:.1?}")?;
+        }
+        Ok(())
+    }
+}

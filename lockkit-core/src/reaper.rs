@@ -1,0 +1,281 @@
+//! Clean-ups that outlive their callers: one task for all of a provider's.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{Notify, mpsc};
+
+use crate::runtime::Runtime;
+use crate::{Applied, Clock, Error, Grant, Instant, Lease, LockProvider, Request, Result};
+
+/// With this many clean-ups pending, new attempts wait for room before they ask the store.
+pub(crate) const ROOM: usize = 1024;
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A provider's call, free of its caller: `None` where another holds the name.
+pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Option<Grant>>> + Send>>;
+
+/// What is left to do when nobody waits for it any more.
+pub(crate) enum CleanUp {
+    /// Have the store forget a request, whose call may be under way.
+    Withdraw { request: Request, call: Option<Call> },
+    /// End a grant whose first release was not acknowledged.
+    Release { lease: Box<dyn Lease>, ttl: Duration },
+}
+
+/// Counts what is under way, and tells when it changes.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    number: AtomicUsize,
+    fell: Notify,
+}
+
+/// One unit of a [`Count`], until dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<Count>);
+
+impl Count {
+    pub(crate) fn enter(self: &Arc<Self>) -> Counted {
+        self.number.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(self))
+    }
+
+    /// Completes once fewer than `number` are counted.
+    pub(crate) async fn below(&self, number: usize) {
+        loop {
+            let fell = self.fell.notified();
+            if self.number.load(Ordering::SeqCst) < number {
+                return;
+            }
+            fell.await;
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.number.fetch_sub(1, Ordering::SeqCst);
+        self.0.fell.notify_waiters();
+    }
+}
+
+/// Takes clean-ups, and works on all of them in one task.
+#[derive(Debug)]
+pub(crate) struct Reaper {
+    provider: Arc<dyn LockProvider>,
+    clock: Clock,
+    pending: Arc<Count>,
+    abandoned: Arc<Notify>,
+    queue: Mutex<Option<mpsc::UnboundedSender<(CleanUp, Counted)>>>,
+}
+
+impl Reaper {
+    pub(crate) fn new(provider: Arc<dyn LockProvider>, clock: Clock) -> Self {
+        Self {
+            provider,
+            clock,
+            pending: Arc::default(),
+            abandoned: Arc::default(),
+            queue: Mutex::new(None),
+        }
+    }
+
+    /// Completes when the clean-ups leave room for a new attempt.
+    pub(crate) async fn room(&self) {
+        self.pending.below(ROOM).await;
+    }
+
+    /// Completes when every clean-up is done.
+    pub(crate) async fn drained(&self) {
+        self.pending.below(1).await;
+    }
+
+    /// Gives up on everything that is pending.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.notify_waiters();
+    }
+
+    /// Takes `clean_up` over; its task starts in `runtime` if there is none yet.
+    pub(crate) fn take(&self, clean_up: CleanUp, runtime: &Runtime) {
+        let mut item = (clean_up, self.pending.enter());
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = &*queue {
+            match open.send(item) {
+                Ok(()) => return,
+                // The runtime of the last task has ended.
+                Err(back) => item = back.0,
+            }
+        }
+        let (sender, receiver) = mpsc::unbounded_channel();
+        // Sent before the task starts, so never refused; a dead runtime drops it, and with it the
+        // call, which is what that runtime's end does to every other call.
+        let _ = sender.send(item);
+        *queue = Some(sender);
+        let (provider, clock) = (Arc::clone(&self.provider), self.clock.clone());
+        runtime.spawn(work(provider, clock, receiver, Arc::clone(&self.abandoned)));
+    }
+}
+
+async fn work(
+    provider: Arc<dyn LockProvider>,
+    clock: Clock,
+    mut queue: mpsc::UnboundedReceiver<(CleanUp, Counted)>,
+    abandoned: Arc<Notify>,
+) {
+    let mut pending = FuturesUnordered::new();
+    let mut open = true;
+    while open || !pending.is_empty() {
+        tokio::select! {
+            item = queue.recv(), if open => match item {
+                Some((clean_up, counted)) => {
+                    let (provider, clock) = (Arc::clone(&provider), clock.clone());
+                    pending.push(async move {
+                        let _counted = counted;
+                        clean_up.run(&*provider, &clock).await;
+                    });
+                }
+                None => open = false,
+            },
+            _ = pending.next(), if !pending.is_empty() => {}
+            () = abandoned.notified() => pending.clear(),
+        }
+    }
+}
+
+impl CleanUp {
+    async fn run(self, provider: &dyn LockProvider, clock: &Clock) {
+        let (what, outcome) = match self {
+            Self::Withdraw { request, call } => {
+                let outcome = withdraw(provider, clock, &request, call).await;
+                (format!("withdraw request {} for {}", request.id(), request.name()), outcome)
+            }
+            Self::Release { lease, ttl } => {
+                let limits = Limits::new(clock, ttl);
+                (format!("release {lease:?}"), release(&*lease, clock, &limits).await)
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(
+                target: "lockkit", event = "clean_up_failed", what, error = %error,
+                "gave up cleaning up; the store's own expiry ends what is left",
+            );
+        }
+    }
+}
+
+/// How long a clean-up goes on, and each of its calls.
+struct Limits {
+    call: Duration,
+    until: Instant,
+}
+
+impl Limits {
+    /// After one more ttl, the store has forgotten by itself.
+    fn new(clock: &Clock, ttl: Duration) -> Self {
+        let call = crate::timing::call_limit(ttl);
+        Self { call, until: clock.now().saturating_add(ttl.max(call)) }
+    }
+}
+
+/// Withdraws while it polls the call on: aborted first, the call's request could arrive after its
+/// withdrawal. Goes on until the store has acknowledged a withdrawal and the call has ended.
+async fn withdraw(
+    provider: &dyn LockProvider,
+    clock: &Clock,
+    request: &Request,
+    mut call: Option<Call>,
+) -> Result<()> {
+    let limits = Limits::new(clock, request.ttl());
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let withdrawal = limited(clock, limits.call, provider.withdraw(request));
+        let (outcome, ended) = beside(&mut call, withdrawal).await;
+        let mut again = settle(ended, clock, &limits).await?;
+        if call.is_some() && outcome.is_ok() {
+            let ((), ended) = beside(&mut call, clock.sleep(pause)).await;
+            // The call outlived a withdrawal: its request may have arrived after it.
+            again |= call.is_some() | settle(ended, clock, &limits).await?;
+        } else if outcome.is_err() {
+            let ((), ended) = beside(&mut call, clock.sleep(pause)).await;
+            settle(ended, clock, &limits).await?;
+            again = true;
+        }
+        if !again {
+            return Ok(());
+        }
+        if clock.now() >= limits.until {
+            return outcome.and(Err(no_answer(limits.call)));
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Polls `work` to its end, and the call beside it; the call's end, if it came.
+async fn beside<T>(
+    call: &mut Option<Call>,
+    work: impl Future<Output = T>,
+) -> (T, Option<Result<Option<Grant>>>) {
+    let mut work = std::pin::pin!(work);
+    let mut ended = None;
+    loop {
+        tokio::select! {
+            biased;
+            end = async { call.as_mut().expect("guarded by the condition").await }, if call.is_some() => {
+                *call = None;
+                ended = Some(end);
+            }
+            done = &mut work => return (done, ended),
+        }
+    }
+}
+
+/// Deals with the end of an abandoned call; whether one more withdrawal is needed.
+async fn settle(
+    ended: Option<Result<Option<Grant>>>,
+    clock: &Clock,
+    limits: &Limits,
+) -> Result<bool> {
+    match ended {
+        Some(Ok(Some(grant))) => release(&*grant.lease, clock, limits).await.map(|()| false),
+        Some(Err(error)) => Ok(error.is_ambiguous()),
+        Some(Ok(None)) | None => Ok(false),
+    }
+}
+
+/// Releases until the store answers, or the lease has ended by itself.
+async fn release(lease: &dyn Lease, clock: &Clock, limits: &Limits) -> Result<()> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match limited(clock, limits.call, lease.release()).await {
+            Err(error @ Error::Unavailable { .. }) if clock.now() >= limits.until => {
+                return Err(error);
+            }
+            Err(Error::Unavailable { .. }) => clock.sleep(pause).await,
+            // Lost, or refused: nothing of ours is left to release.
+            _ => return Ok(()),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Every await on a store has a limit of ours: no client crate gives a safe default (C12).
+pub(crate) async fn limited<T>(
+    clock: &Clock,
+    limit: Duration,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        outcome = call => outcome,
+        () = clock.sleep(limit) => Err(no_answer(limit)),
+    }
+}
+
+fn no_answer(limit: Duration) -> Error {
+    Error::unavailable(Applied::Maybe, format!("no answer within {limit:?}"))
+}

@@ -1,0 +1,176 @@
+//! One wish for a lock, and what the store last said of it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::{Clock, Error, Holder, LockName};
+
+/// The identity of one request: 128 random bits from the operating system.
+///
+/// Upholds C2: drawn anew for every request and after a `fork`, so a store can tell two requests of
+/// one process apart, and a replay from a new wish. Displays as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(u128);
+
+impl RequestId {
+    /// A new identity.
+    ///
+    /// # Errors
+    /// `Unavailable`: the operating system gave no random bytes.
+    pub fn random() -> Result<Self, Error> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes)
+            .map_err(|error| Error::unavailable(crate::Applied::No, error.to_string()))?;
+        Ok(Self::from_bytes(bytes))
+    }
+
+    /// The identity with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(u128::from_be_bytes(bytes))
+    }
+
+    /// The bytes of the identity.
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.to_be_bytes()
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The kind of lock that is wished for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Held by one at a time.
+    Exclusive,
+}
+
+/// One wish for a lock, as a provider gets it.
+///
+/// The same request may reach a provider more than once: a replay of one [`RequestId`] yields the
+/// same grant (C2).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Request {
+    name: LockName,
+    id: RequestId,
+    ttl: Duration,
+    label: Arc<str>,
+    clock: Clock,
+    kind: Kind,
+    last_word: Arc<Mutex<Option<StoreSays>>>,
+}
+
+/// What a store last said of a waiting request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreSays {
+    /// The name is held, by this holder where the store names one.
+    Held(Option<Holder>),
+    /// Nothing: it is out of reach.
+    Unreachable,
+}
+
+impl Request {
+    /// A request for an exclusive lock with a fresh [`RequestId`] and the default label.
+    ///
+    /// # Errors
+    /// `Unavailable`: the operating system gave no random bytes.
+    pub fn new(name: LockName, ttl: Duration, clock: Clock) -> Result<Self, Error> {
+        Ok(Self {
+            name,
+            id: RequestId::random()?,
+            ttl,
+            label: default_label(),
+            clock,
+            kind: Kind::Exclusive,
+            last_word: Arc::default(),
+        })
+    }
+
+    /// The same request under another holder's label.
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// What is to be locked.
+    pub const fn name(&self) -> &LockName {
+        &self.name
+    }
+
+    /// Who asks: unique to this request.
+    pub const fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// The ttl to grant: already within what the provider declares.
+    pub const fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Who asks, for people: by default `host/pid/program`.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// The clock that every instant of this request is read from.
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The kind of lock.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Tells the driver what the store said while the request waits.
+    ///
+    /// A provider calls it when it learns that the name is held, and when it loses the store; the
+    /// driver needs it to tell "timed out behind a holder" from "unavailable" (C8).
+    pub fn report(&self, word: StoreSays) {
+        *self.last_word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+    }
+
+    /// What [`report`](Self::report) was last told.
+    pub fn last_word(&self) -> Option<StoreSays> {
+        self.last_word.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// `host/pid/program` of this process.
+pub(crate) fn default_label() -> Arc<str> {
+    static LABEL: OnceLock<(u32, Arc<str>)> = OnceLock::new();
+    let pid = std::process::id();
+    let (known, label) = LABEL.get_or_init(|| (pid, label_of(pid)));
+    // A forked child inherits the parent's text; its own pid tells.
+    if *known == pid { Arc::clone(label) } else { label_of(pid) }
+}
+
+fn label_of(pid: u32) -> Arc<str> {
+    let program = std::env::current_exe().ok();
+    let program = program.as_deref().and_then(|path| path.file_name()).unwrap_or_default();
+    format!("{}/{pid}/{}", host(), program.to_string_lossy()).into()
+}
+
+#[cfg(unix)]
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_else(|_| "localhost".to_owned())
+}

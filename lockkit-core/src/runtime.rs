@@ -1,0 +1,54 @@
+//! The one seam through which lockkit spawns.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+
+use crate::{Error, Result};
+
+/// The tokio runtime that a driver lives in.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime(Handle);
+
+impl Runtime {
+    /// The runtime that was given, or else the one that the caller runs in.
+    pub(crate) fn of_caller(given: Option<&Self>) -> Result<Self> {
+        if let Some(given) = given {
+            return Ok(given.clone());
+        }
+        Handle::try_current().map(Self).map_err(|_| Error::NoRuntime)
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task);
+    }
+
+    /// Polls `future` in this runtime's context where its caller is in none, so that timers work
+    /// under any executor.
+    pub(crate) fn enter<F: Future + Unpin>(&self, future: F) -> Entered<F> {
+        Entered { runtime: self.0.clone(), future }
+    }
+}
+
+impl From<Handle> for Runtime {
+    fn from(handle: Handle) -> Self {
+        Self(handle)
+    }
+}
+
+pub(crate) struct Entered<F> {
+    runtime: Handle,
+    future: F,
+}
+
+impl<F: Future + Unpin> Future for Entered<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { runtime, future } = &mut *self;
+        let _entered = Handle::try_current().is_err().then(|| runtime.enter());
+        Pin::new(future).poll(cx)
+    }
+}

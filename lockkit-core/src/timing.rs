@@ -1,0 +1,237 @@
+//! The rules of time: which ttls, margins and renewals go together.
+
+use std::time::Duration;
+
+use crate::{Error, Guarantees, Instant, Result, Term, TtlRange};
+
+/// The shortest ttl that any store accepts.
+pub(crate) const MIN_TTL: Duration = Duration::from_millis(50);
+/// The longest ttl that any store accepts.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+/// The ttl when nobody names one: long enough for a slow store, short enough for a crash.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
+/// No single call waits longer than this for a store.
+const CALL_LIMIT: Duration = Duration::from_secs(2);
+
+/// How the driver keeps a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// From a third of the granted ttl on.
+    #[default]
+    Automatic,
+    /// This long after the last acknowledged request was sent.
+    Every(Duration),
+    /// Only when the caller says so.
+    Manual,
+}
+
+/// What a caller wishes; checked by [`Wish::check`] at the first use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) margin: Option<Duration>,
+    pub(crate) renewal: Renewal,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+/// A checked wish, fitted to what the store can grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timing {
+    /// What is asked of the store.
+    pub(crate) ttl: Duration,
+    pub(crate) margin: Option<Duration>,
+    pub(crate) renewal: Renewal,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+impl Wish {
+    /// Fits the wish to the store.
+    ///
+    /// Under manual renewal a ttl above the store's maximum is refused rather than lowered: the
+    /// caller's own schedule would come too late.
+    pub(crate) fn check(self, default_ttl: Duration, guarantees: &Guarantees) -> Result<Timing> {
+        let wished = self.ttl.unwrap_or(default_ttl);
+        check_ttl(wished)?;
+        let ttl = match guarantees.expiry.range() {
+            Some(range) => fit(wished, range, self.renewal)?,
+            None => wished,
+        };
+        let margin = self.margin.unwrap_or_else(|| default_margin(ttl));
+        if margin >= ttl {
+            return Err(Error::invalid(
+                format!("a margin of {margin:?} with a ttl of {ttl:?}"),
+                "the margin must be smaller than the ttl: lower it or raise the ttl",
+            ));
+        }
+        match self.renewal {
+            Renewal::Every(every) if every.is_zero() || every.saturating_add(margin) >= ttl => {
+                return Err(Error::invalid(
+                    format!(
+                        "renewal every {every:?} with a ttl of {ttl:?}, a margin of {margin:?}"
+                    ),
+                    "the interval must be above zero, and interval and margin together below the \
+                     ttl: a third of the ttl is a good interval",
+                ));
+            }
+            _ => {}
+        }
+        if self.max_hold.is_some_and(|cap| cap.is_zero()) {
+            return Err(Error::invalid(
+                "a max_hold of zero",
+                "give a max_hold above zero, or none",
+            ));
+        }
+        Ok(Timing { ttl, margin: self.margin, renewal: self.renewal, max_hold: self.max_hold })
+    }
+}
+
+impl Timing {
+    /// The last instant at which a grant of this term is still believed in; `None`: no end.
+    ///
+    /// The deadline of design and contract: sent + granted ttl - margin (C5).
+    pub(crate) fn deadline(&self, term: Term) -> Option<Instant> {
+        let ttl = term.ttl?;
+        // A store that granted less than was asked may leave the caller's margin no room.
+        let margin =
+            self.margin.filter(|margin| *margin < ttl).unwrap_or_else(|| default_margin(ttl));
+        Some(term.sent.saturating_add(ttl.saturating_sub(margin)))
+    }
+
+    /// How long after an acknowledged request was sent the next renewal is due.
+    pub(crate) fn renew_after(&self, granted: Duration) -> Option<Duration> {
+        match self.renewal {
+            Renewal::Automatic => Some(granted / 3),
+            Renewal::Every(every) => Some(every.min(granted / 2)),
+            Renewal::Manual => None,
+        }
+    }
+}
+
+/// The longest that one call about a lease of this ttl may wait for the store.
+pub(crate) fn call_limit(ttl: Duration) -> Duration {
+    (ttl / 3).min(CALL_LIMIT)
+}
+
+/// Refuses a ttl that no store takes.
+pub(crate) fn check_ttl(ttl: Duration) -> Result<()> {
+    if (MIN_TTL..=MAX_TTL).contains(&ttl) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        format!("a ttl of {ttl:?}"),
+        format!("give a ttl from {MIN_TTL:?} to 24 h; {DEFAULT_TTL:?} suits most work"),
+    ))
+}
+
+/// 1 % for the rates of two clocks and 2 ms for their granularity, or a tenth up to 2 s for the
+/// caller's own delay between a check and its use, whichever is more.
+fn default_margin(ttl: Duration) -> Duration {
+    (ttl / 100 + Duration::from_millis(2)).max((ttl / 10).min(Duration::from_secs(2)))
+}
+
+/// The ttl that the store can grant for the one wished: rounded up, never down, but for its limit.
+fn fit(wished: Duration, range: TtlRange, renewal: Renewal) -> Result<Duration> {
+    let step = range.granularity.as_nanos().max(1);
+    let steps = wished.max(range.min).as_nanos().div_ceil(step);
+    let nanos = u64::try_from(steps.saturating_mul(step)).unwrap_or(u64::MAX);
+    let rounded = Duration::from_nanos(nanos);
+    if rounded <= range.max {
+        return Ok(rounded);
+    }
+    if renewal == Renewal::Manual && wished > range.max {
+        return Err(Error::invalid(
+            format!("a ttl of {wished:?} where the store grants at most {:?}", range.max),
+            "lower the ttl, or let lockkit renew automatically",
+        ));
+    }
+    Ok(range.max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Exclusion, Expiry};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn store(min: Duration, max: Duration, granularity: Duration) -> Guarantees {
+        let range = TtlRange { min, max, granularity };
+        Guarantees::new(Exclusion::OneServer, Expiry::Ttl(range))
+    }
+
+    fn ttl(wished: Duration) -> Wish {
+        Wish { ttl: Some(wished), ..Wish::default() }
+    }
+
+    #[test]
+    fn a_ttl_is_rounded_up_to_what_the_store_grants() {
+        let whole_seconds = store(2 * SECOND, 60 * SECOND, SECOND);
+        for (wished, granted) in [(50, 2000), (2000, 2000), (2001, 3000), (60_000, 60_000)] {
+            let timing = ttl(Duration::from_millis(wished)).check(DEFAULT_TTL, &whole_seconds);
+            assert_eq!(timing.map(|timing| timing.ttl).ok(), Some(Duration::from_millis(granted)));
+        }
+    }
+
+    #[test]
+    fn a_ttl_above_the_stores_maximum_is_lowered_or_under_manual_renewal_refused() {
+        let store = store(SECOND, 60 * SECOND, SECOND);
+        let wish = ttl(120 * SECOND);
+        assert_eq!(
+            wish.check(DEFAULT_TTL, &store).map(|timing| timing.ttl).ok(),
+            Some(60 * SECOND)
+        );
+        let manual = Wish { renewal: Renewal::Manual, ..wish };
+        let refusal = manual.check(DEFAULT_TTL, &store).map_err(|error| error.to_string());
+        assert!(matches!(refusal, Err(text) if text.contains("120s") && text.contains("60s")));
+    }
+
+    #[test]
+    fn a_ttl_that_no_store_takes_is_refused() {
+        let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
+        let too_much = MAX_TTL + Duration::from_nanos(1);
+        for wished in [Duration::ZERO, Duration::from_millis(49), too_much, Duration::MAX] {
+            assert!(matches!(ttl(wished).check(DEFAULT_TTL, &store), Err(Error::Invalid { .. })));
+        }
+    }
+
+    #[test]
+    fn unsafe_combinations_are_refused_with_both_values_named() {
+        let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
+        let margin = Wish { margin: Some(SECOND), ..ttl(SECOND) };
+        let never = Wish { renewal: Renewal::Every(Duration::ZERO), ..ttl(SECOND) };
+        let slow = Wish { renewal: Renewal::Every(3 * SECOND), ..ttl(2 * SECOND) };
+        let late = Wish { renewal: Renewal::Every(Duration::from_millis(950)), ..ttl(SECOND) };
+        for (wish, values) in [
+            (margin, ["1s", "margin"]),
+            (never, ["0ns", "1s"]),
+            (slow, ["3s", "2s"]),
+            (late, ["950ms", "1s"]),
+        ] {
+            let refusal = wish.check(DEFAULT_TTL, &store).map_err(|error| error.to_string());
+            let Err(text) = refusal else { panic!("{wish:?} was accepted") };
+            assert!(values.iter().all(|value| text.contains(value)), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_margin_covers_clock_rates_and_the_callers_own_delay() {
+        assert_eq!(default_margin(MIN_TTL), Duration::from_millis(5));
+        assert_eq!(default_margin(10 * SECOND), SECOND);
+        assert_eq!(default_margin(60 * SECOND), 2 * SECOND);
+        assert_eq!(default_margin(1000 * SECOND), Duration::from_millis(10_002));
+    }
+
+    #[test]
+    fn a_deadline_follows_the_granted_ttl_even_when_it_is_smaller_than_the_margin() {
+        let asked = Wish { margin: Some(5 * SECOND), ..ttl(10 * SECOND) };
+        let timing =
+            asked.check(DEFAULT_TTL, &store(MIN_TTL, MAX_TTL, MIN_TTL)).expect("a safe wish");
+        let sent = Instant::from_origin(SECOND);
+        let after = |ttl| {
+            timing.deadline(Term { sent, ttl: Some(ttl) }).map(|at| at.saturating_since(sent))
+        };
+        assert_eq!(after(10 * SECOND), Some(5 * SECOND));
+        assert_eq!(after(SECOND), Some(Duration::from_millis(900)));
+        assert_eq!(timing.deadline(Term { sent, ttl: None }), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! The number that tells a resource which holder is the newest.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::str::FromStr;
+
+use crate::Error;
+
+/// A number that is strictly greater for every later grant of one name.
+///
+/// Upholds C4: fixed at the grant, the same across renewals, never reissued. It is a plain value
+/// from 1 to [`i64::MAX`], so it fits a `BIGINT` column and travels in any message. Tokens of two
+/// stores do not compare, and neither do tokens of two names.
+///
+/// ```
+/// use lockkit_core::FencingToken;
+///
+/// let token = FencingToken::new(34)?;
+/// assert!(token > FencingToken::new(33)?);
+/// assert_eq!(token.to_string().parse::<FencingToken>()?, token);
+/// assert!(FencingToken::new(0).is_err());
+/// # Ok::<(), lockkit_core::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(NonZeroU64);
+
+impl FencingToken {
+    /// The least token there is.
+    pub const MIN: Self = Self(NonZeroU64::MIN);
+
+    /// The greatest token there is: [`i64::MAX`].
+    pub const MAX: Self = Self(NonZeroU64::MIN.saturating_add(i64::MAX.unsigned_abs() - 1));
+
+    /// The token with this value.
+    ///
+    /// # Errors
+    /// `Invalid`: the value is 0 or greater than [`i64::MAX`].
+    pub fn new(value: u64) -> Result<Self, Error> {
+        NonZeroU64::new(value).map(Self).filter(|token| *token <= Self::MAX).ok_or_else(|| {
+            Error::invalid(
+                format!("fencing token {value}"),
+                format!("a token lies between 1 and {}", i64::MAX),
+            )
+        })
+    }
+
+    /// The token of a store whose native number is `native`, moved up by the `token_base` that was
+    /// configured for it.
+    ///
+    /// # Errors
+    /// `Invalid`: the sum is 0 or greater than [`i64::MAX`].
+    pub fn with_base(base: u64, native: u64) -> Result<Self, Error> {
+        Self::new(base.saturating_add(native))
+    }
+
+    /// The value, for a signed 64-bit column.
+    pub const fn as_i64(self) -> i64 {
+        self.0.get().cast_signed()
+    }
+
+    /// The value.
+    pub const fn as_u64(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for FencingToken {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let value = text.parse().map_err(|_| {
+            Error::invalid(format!("fencing token {text:?}"), "write it as a plain decimal number")
+        })?;
+        Self::new(value)
+    }
+}
+
+impl TryFrom<i64> for FencingToken {
+    type Error = Error;
+
+    fn try_from(value: i64) -> Result<Self, Error> {
+        Self::new(u64::try_from(value).unwrap_or(0))
+    }
+}
+
+impl From<FencingToken> for i64 {
+    fn from(token: FencingToken) -> Self {
+        token.as_i64()
+    }
+}
+
+impl From<FencingToken> for u64 {
+    fn from(token: FencingToken) -> Self {
+        token.as_u64()
+    }
+}
