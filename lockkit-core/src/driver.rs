@@ -12,7 +12,7 @@ use crate::attempt::{self, Attempt, Step};
 use crate::guard::Guard;
 use crate::hold::Hold;
 use crate::machine::{self, Machine};
-use crate::reaper::{Call, CleanUp, Count, Reaper, limited};
+use crate::reaper::{Call, CleanUp, Count, Counted, Reaper, limited};
 use crate::runtime::Runtime;
 use crate::timing::{Timing, call_limit};
 use crate::{
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) closing: Closing,
     pub(crate) active: Arc<Count>,
     pub(crate) reaper: Reaper,
+    /// Whether a difference between a wished and a granted ttl was logged.
+    pub(crate) ttl_adjusted: AtomicBool,
 }
 
 /// The level-triggered signal that the locks are being closed.
@@ -74,6 +76,8 @@ pub(crate) struct Order {
     pub(crate) name: LockName,
     pub(crate) label: Arc<str>,
     pub(crate) timing: Timing,
+    /// The ttl that the caller wished, before it was fitted to the store.
+    pub(crate) wished: Duration,
     pub(crate) patience: Patience,
 }
 
@@ -85,8 +89,8 @@ pub(crate) async fn drive(
     runtime: Runtime,
     order: Order,
     mut caller: oneshot::Sender<Answer>,
+    _active: Counted,
 ) {
-    let _active = shared.active.enter();
     let (request, grant, machine) = match attempt(&shared, &runtime, &order, &mut caller).await {
         Ok(granted) => granted,
         Err(answer) => {
@@ -100,6 +104,14 @@ pub(crate) async fn drive(
         target: "lockkit", event = "granted", name = %order.name, token = token.as_u64(),
         ttl = ?term.ttl, request = %request.id(),
     );
+    if let Some(granted) = term.ttl.filter(|granted| *granted != order.wished) {
+        if !shared.ttl_adjusted.swap(true, Ordering::Relaxed) {
+            tracing::info!(
+                target: "lockkit", event = "ttl_adjusted", name = %order.name,
+                wished = ?order.wished, ?granted, "the store grants another ttl than was wished",
+            );
+        }
+    }
     let hold = Arc::new(Hold::new(
         order.name,
         token,
@@ -129,7 +141,7 @@ async fn attempt(
         Patience::Wait => None,
     };
     let limit = limit.map(|limit| started.saturating_add(limit));
-    let mut patience = Some(started.saturating_add(order.timing.ttl));
+    let mut warn_at = Some(started.saturating_add(order.timing.ttl));
     let mut request = new_request(shared, order).map_err(Err)?;
     let mut attempt = Attempt::new(order.patience != Patience::Try, request.id());
     let mut stage = Stage::Admission;
@@ -141,8 +153,8 @@ async fn attempt(
             () = caller.closed() => Happened::Event(attempt::Event::Left),
             () = shared.closing.closed() => Happened::Event(attempt::Event::Closing),
             () = reached(clock, limit) => Happened::Event(attempt::Event::TimeUp),
-            () = reached(clock, patience) => {
-                patience = None;
+            () = reached(clock, warn_at) => {
+                warn_at = None;
                 warning = Some(Box::pin(warn_of_long_wait(shared, request.clone(), started)));
                 continue;
             }
@@ -193,7 +205,7 @@ async fn attempt(
                         .reaper
                         .take(CleanUp::Withdraw { request: request.clone(), call }, runtime);
                 }
-                return Err(answer_of(answer, &request, applied));
+                return Err(answer_of(answer, order.patience, &request, applied));
             }
         }
     }
@@ -250,14 +262,19 @@ fn call(shared: &Shared, request: &Request, patience: Patience) -> Call {
     })
 }
 
-fn answer_of(answer: attempt::Answer, request: &Request, applied: Applied) -> Answer {
-    match (answer, request.last_word()) {
-        (attempt::Answer::Held, _) => Ok(None),
-        (attempt::Answer::Failed(error), _) => Err(error),
-        (attempt::Answer::TimeUp, Some(StoreSays::Held(holder))) => Err(Error::TimedOut { holder }),
-        (attempt::Answer::TimeUp, _) => {
-            Err(Error::unavailable(applied, "no answer from the store within the time limit"))
-        }
+fn answer_of(
+    answer: attempt::Answer,
+    patience: Patience,
+    request: &Request,
+    applied: Applied,
+) -> Answer {
+    match answer {
+        attempt::Answer::Held => Ok(None),
+        attempt::Answer::Failed(error) => Err(error),
+        attempt::Answer::TimeUp => match (patience, request.last_word()) {
+            (Patience::Within(_), Some(StoreSays::Held(holder))) => Err(Error::TimedOut { holder }),
+            _ => Err(Error::unavailable(applied, "no answer from the store within the time limit")),
+        },
     }
 }
 
@@ -320,7 +337,9 @@ async fn keep(
     hold.released(&outcome);
     drop(alive);
     match outcome {
-        Ok(()) => {}
+        Ok(()) => tracing::debug!(
+            target: "lockkit", event = "released", name = %hold.name, token = hold.token.as_u64(),
+        ),
         Err(Error::Unavailable { .. }) => {
             let left = hold.gone_from_store_at().map(|at| at.saturating_since(shared.clock.now()));
             let ttl = left.unwrap_or(call_limit).max(call_limit);

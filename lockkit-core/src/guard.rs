@@ -11,7 +11,8 @@ use crate::{Error, FencingToken, LockName, LossReason, Result};
 /// A held lock: renewed in the background, released when dropped.
 ///
 /// Dropping it releases in the background, in a runtime or outside one, and never panics; call
-/// [`release`](Self::release) to wait for it and to learn whether the lock was held to the end.
+/// [`release`](Self::release) to wait for it and to learn whether the lock was held to the end. A
+/// guard leaked with [`std::mem::forget`] is renewed until its `max_hold` or until its locks close.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {

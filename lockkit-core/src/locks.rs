@@ -12,10 +12,10 @@ use crate::driver::{Answer, Closing, Order, Patience, Shared, drive};
 use crate::reaper::{Count, Reaper, limited};
 use crate::request::default_label;
 use crate::runtime::Runtime;
-use crate::timing::{DEFAULT_TTL, Renewal, Timing, Wish, call_limit};
+use crate::timing::{DEFAULT_TTL, Renewal, Wish, call_limit};
 use crate::{
-    Applied, Clock, Error, FencingToken, Guarantees, Guard, Inspection, LockName, LockProvider,
-    Memory, Operator, Result,
+    Applied, Clock, Error, FencingToken, Guarantees, Guard, Inspection, Kind, LockName,
+    LockProvider, Memory, Operator, Result,
 };
 
 /// A store's locks: the one handle a program keeps, cheap to clone.
@@ -92,6 +92,7 @@ impl Builder {
             clock: self.clock,
             closing: Closing::default(),
             active: Arc::<Count>::default(),
+            ttl_adjusted: AtomicBool::new(false),
         };
         Locks(Arc::new(Inner {
             shared: Arc::new(shared),
@@ -381,22 +382,30 @@ impl Lock {
         let lock = self.clone();
         async move {
             let inner = &*lock.locks.0;
-            let order =
-                Order { timing: lock.timing()?, name: lock.name?, label: lock.label, patience };
+            if !inner.guarantees.kinds.contains(&Kind::Exclusive) {
+                return Err(Error::rejected(
+                    "an exclusive lock",
+                    "this store does not offer that kind: see Locks::guarantees()",
+                ));
+            }
+            let order = Order {
+                timing: lock.wish.check(inner.ttl, &inner.guarantees)?,
+                wished: lock.wish.ttl.unwrap_or(inner.ttl),
+                name: lock.name?,
+                label: lock.label,
+                patience,
+            };
             if inner.shared.closing.is_set() {
                 return Err(Error::Closed);
             }
             let runtime = Runtime::of_caller(inner.runtime.as_ref())?;
             inner.watch_for_suspend(&runtime);
             let (caller, answer) = oneshot::channel();
-            runtime.spawn(drive(Arc::clone(&inner.shared), runtime.clone(), order, caller));
+            let (shared, active) = (Arc::clone(&inner.shared), inner.shared.active.enter());
+            runtime.spawn(drive(shared, runtime.clone(), order, caller, active));
             // Without an answer the runtime has ended, and the driver with it.
             answer.await.unwrap_or(Err(Error::NoRuntime))
         }
-    }
-
-    fn timing(&self) -> Result<Timing> {
-        self.wish.check(self.locks.0.ttl, &self.locks.0.guarantees)
     }
 }
 

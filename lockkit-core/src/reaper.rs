@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
 
 use crate::runtime::Runtime;
 use crate::{Applied, Clock, Error, Grant, Instant, Lease, LockProvider, Request, Result};
@@ -21,6 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Option<Grant>>> + Send>>;
 
 /// What is left to do when nobody waits for it any more.
+#[must_use]
 pub(crate) enum CleanUp {
     /// Have the store forget a request, whose call may be under way.
     Withdraw { request: Request, call: Option<Call> },
@@ -70,19 +72,19 @@ pub(crate) struct Reaper {
     provider: Arc<dyn LockProvider>,
     clock: Clock,
     pending: Arc<Count>,
-    abandoned: Arc<Notify>,
-    queue: Mutex<Option<mpsc::UnboundedSender<(CleanUp, Counted)>>>,
+    worker: Mutex<Option<Worker>>,
+}
+
+/// The task that cleans up, and the way to it.
+#[derive(Debug)]
+struct Worker {
+    queue: mpsc::UnboundedSender<(CleanUp, Counted)>,
+    task: AbortHandle,
 }
 
 impl Reaper {
     pub(crate) fn new(provider: Arc<dyn LockProvider>, clock: Clock) -> Self {
-        Self {
-            provider,
-            clock,
-            pending: Arc::default(),
-            abandoned: Arc::default(),
-            queue: Mutex::new(None),
-        }
+        Self { provider, clock, pending: Arc::default(), worker: Mutex::new(None) }
     }
 
     /// Completes when the clean-ups leave room for a new attempt.
@@ -97,27 +99,33 @@ impl Reaper {
 
     /// Gives up on everything that is pending.
     pub(crate) fn abandon(&self) {
-        self.abandoned.notify_waiters();
+        if let Some(worker) = self.worker().take() {
+            worker.task.abort();
+        }
     }
 
     /// Takes `clean_up` over; its task starts in `runtime` if there is none yet.
     pub(crate) fn take(&self, clean_up: CleanUp, runtime: &Runtime) {
         let mut item = (clean_up, self.pending.enter());
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(open) = &*queue {
-            match open.send(item) {
+        let mut worker = self.worker();
+        if let Some(worker) = &*worker {
+            match worker.queue.send(item) {
                 Ok(()) => return,
                 // The runtime of the last task has ended.
                 Err(back) => item = back.0,
             }
         }
-        let (sender, receiver) = mpsc::unbounded_channel();
-        // Sent before the task starts, so never refused; a dead runtime drops it, and with it the
-        // call, which is what that runtime's end does to every other call.
-        let _ = sender.send(item);
-        *queue = Some(sender);
+        let (queue, receiver) = mpsc::unbounded_channel();
+        // Sent before the task starts, so never refused. A dead runtime drops it, and with it the
+        // call: that runtime's end does the same to every other call.
+        let _ = queue.send(item);
         let (provider, clock) = (Arc::clone(&self.provider), self.clock.clone());
-        runtime.spawn(work(provider, clock, receiver, Arc::clone(&self.abandoned)));
+        let task = runtime.spawn(work(provider, clock, receiver));
+        *worker = Some(Worker { queue, task });
+    }
+
+    fn worker(&self) -> MutexGuard<'_, Option<Worker>> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -125,7 +133,6 @@ async fn work(
     provider: Arc<dyn LockProvider>,
     clock: Clock,
     mut queue: mpsc::UnboundedReceiver<(CleanUp, Counted)>,
-    abandoned: Arc<Notify>,
 ) {
     let mut pending = FuturesUnordered::new();
     let mut open = true;
@@ -142,7 +149,6 @@ async fn work(
                 None => open = false,
             },
             _ = pending.next(), if !pending.is_empty() => {}
-            () = abandoned.notified() => pending.clear(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use crate::{Error, Result};
 
@@ -21,8 +22,8 @@ impl Runtime {
         Handle::try_current().map(Self).map_err(|_| Error::NoRuntime)
     }
 
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(task);
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.0.spawn(task).abort_handle()
     }
 
     /// Polls `future` in this runtime's context where its caller is in none, so that timers work

@@ -54,8 +54,9 @@ impl FencingToken {
     }
 
     /// The value, for a signed 64-bit column.
-    pub const fn as_i64(self) -> i64 {
-        self.0.get().cast_signed()
+    pub fn as_i64(self) -> i64 {
+        // Never more than i64::MAX: `new` is the only way in.
+        i64::try_from(self.0.get()).unwrap_or(i64::MAX)
     }
 
     /// The value.
