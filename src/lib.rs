@@ -1,1 +1,28 @@
-//! x
+// These come before the README's own link targets and win over them: on docs.rs there are no files.
+//! [contract]: crate::contract
+//! [CONTRIBUTING]: https://github.com/lockkit/lockkit/blob/main/CONTRIBUTING.md
+//! [operations]: https://github.com/lockkit/lockkit/blob/main/docs/operations.md
+//! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
+//!
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod connect;
+
+pub use connect::{connect, connect_with};
+
+#[doc(inline)]
+pub use lockkit_core::{
+    Applied, Builder, Cause, Clock, Error, Exclusion, Expiry, Fairness, Fence, Fenced,
+    FencingToken, Guarantees, Guard, GuardWatch, HeldElsewhere, Holder, Inspection, Instant, Kind,
+    Lock, LockName, LockProvider, Locks, LossReason, Memory, Result, Stale, TokenScope, TtlRange,
+    WakeUp, contract,
+};
+
+#[cfg(feature = "conformance")]
+#[doc(inline)]
+pub use lockkit_core::conformance;
+
+#[cfg(feature = "file")]
+#[doc(inline)]
+pub use lockkit_file as file;

@@ -1,0 +1,198 @@
+//! What `connect` takes and what it refuses, each refusal with its remedy.
+
+use std::time::Duration;
+
+use lockkit::{Error, Locks, LossReason, connect, connect_with};
+
+async fn refusal(url: &str) -> String {
+    match connect(url).await {
+        Err(error @ Error::Invalid { .. }) => error.to_string(),
+        other => panic!("{url} is not refused as invalid: {other:?}"),
+    }
+}
+
+async fn ttl_of(locks: &Locks) -> Option<Duration> {
+    locks.lock("a").acquire().await.expect("the name is free").ttl()
+}
+
+#[tokio::test]
+async fn every_bad_url_is_refused_with_its_remedy() {
+    for (url, words) in [
+        ("", ["without a scheme", "memory:, file:"]),
+        ("locks", ["without a scheme", "memory:, file:"]),
+        (":memory", ["without a scheme", "memory:, file:"]),
+        ("/tmp/locks", ["without a scheme", "memory:, file:"]),
+        ("1file:/tmp/locks", ["without a scheme", "memory:, file:"]),
+        ("consul://localhost", ["consul:", "memory:, file:"]),
+        ("redis://127.0.0.1:6379/", ["redis:", "does not have"]),
+        ("rediss://127.0.0.1:6379/", ["rediss:", "planned"]),
+        ("etcd://127.0.0.1:2379", ["etcd:", "planned"]),
+        ("zk://127.0.0.1:2181", ["zk:", "planned"]),
+        ("postgres://127.0.0.1/locks", ["postgres:", "planned"]),
+        ("memory://", ["a slash", "memory:NAME"]),
+        ("memory:/shared", ["a slash", "memory:NAME"]),
+        ("memory:a#b", ["a #", "%23"]),
+        ("memory:100%", ["percent-encoded", "%25"]),
+        ("memory:%2", ["percent-encoded", "%25"]),
+        ("memory:%+1", ["percent-encoded", "%25"]),
+        ("memory:%ff", ["percent-encoded", "%25"]),
+        ("memory:?tll=1s", ["tll is unknown", "ttl, token_base"]),
+        ("memory:?TTL=1s", ["TTL is unknown", "ttl, token_base"]),
+        ("memory:?ttl=1s&ttl=1s", ["ttl is given twice", "once"]),
+        ("memory:?ttl", ["ttl=", "50ms to 24h"]),
+        ("memory:?ttl=15", ["ttl=15", "50ms to 24h"]),
+        ("memory:?ttl=-15s", ["ttl=-15s", "50ms to 24h"]),
+        ("memory:?ttl=0s", ["ttl=0s", "50ms to 24h"]),
+        ("memory:?ttl=49ms", ["ttl=49ms", "50ms to 24h"]),
+        ("memory:?ttl=24h1ms", ["ttl=24h1ms", "50ms to 24h"]),
+        ("memory:?ttl=99999999999999999999h", ["ttl=9", "50ms to 24h"]),
+        ("memory:?token_base=", ["token_base=", "whole number"]),
+        ("memory:?token_base=-1", ["token_base=-1", "whole number"]),
+        ("memory:?token_base=1.5", ["token_base=1.5", "whole number"]),
+        ("memory:?token_base=9223372036854775807", ["token_base=9", "9223372036854775807"]),
+    ] {
+        let text = refusal(url).await;
+        assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn no_refusal_repeats_a_password() {
+    for url in [
+        "redis://user:hunter2@127.0.0.1:6379/",
+        "postgres://user:hunter2@127.0.0.1/locks?ttl=15s",
+        "file://user:hunter2@127.0.0.1/locks",
+        "memory://user:hunter2@127.0.0.1/#",
+        "http://user:hunter2@127.0.0.1/%",
+        "//user:hunter2@127.0.0.1/",
+    ] {
+        let text = refusal(url).await;
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_ttl_is_read_in_every_way_that_the_docs_name() {
+    for (text, millis) in [
+        ("50ms", 50),
+        ("500ms", 500),
+        ("15s", 15_000),
+        ("2m", 120_000),
+        ("1m30s", 90_000),
+        ("1m+30s", 90_000),
+        ("1h", 3_600_000),
+        ("24h", 86_400_000),
+    ] {
+        let locks = connect(&format!("memory:?ttl={text}")).await.expect(text);
+        assert_eq!(ttl_of(&locks).await, Some(Duration::from_millis(millis)), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_deployments_ttl_wins_over_the_programs() {
+    let program = || Locks::builder().ttl(Duration::from_secs(30));
+    for (url, seconds) in [("memory:", 30), ("memory:?ttl=60s", 60)] {
+        let locks = connect_with(url, program()).await.expect(url);
+        assert_eq!(ttl_of(&locks).await, Some(Duration::from_secs(seconds)), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn memory_is_private_without_a_name_and_shared_with_one() {
+    for (first, second, meet) in [
+        ("memory:", "memory:", false),
+        ("memory:a", "memory:b", false),
+        ("memory:a", "memory:a", true),
+        ("MEMORY:a/b%3F?ttl=1s", "memory:a%2fb%3f", true),
+    ] {
+        let one = connect(first).await.expect(first);
+        let other = connect(second).await.expect(second);
+        let _held = one.lock("a").acquire().await.expect("the name is free");
+        let answer = other.lock("a").try_acquire().await.expect("memory answers");
+        assert_eq!(answer.is_none(), meet, "{first} and {second}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_base_moves_the_tokens_up() {
+    let locks = connect("memory:?token_base=1000").await.expect("a good URL");
+    let guard = locks.lock("a").acquire().await.expect("the name is free");
+    assert!(guard.token().as_u64() > 1000);
+}
+
+#[tokio::test]
+async fn a_shared_store_has_one_token_base() {
+    let _first = connect("memory:based?token_base=7").await.expect("a good URL");
+    let text = refusal("memory:based?token_base=8").await;
+    assert!(text.contains("opened with 7"), "{text}");
+}
+
+#[tokio::test]
+async fn closed_locks_leave_a_shared_store_to_the_others() {
+    let first = connect("memory:closing").await.expect("a good URL");
+    let second = connect("memory:closing").await.expect("a good URL");
+    let guard = first.lock("a").acquire().await.expect("the name is free");
+    first.close(Duration::from_secs(5)).await.expect("memory answers");
+    assert_eq!(guard.lost().await, LossReason::Closed);
+    let _guard = second.lock("a").acquire().await.expect("the name was released");
+}
+
+#[cfg(feature = "file")]
+mod file {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_directory_is_named_in_every_way_that_the_docs_name() {
+        let made = tempfile::tempdir().expect("a temporary directory");
+        let path = made.path().to_str().expect("a path in UTF-8");
+        let encoded = path.replace('/', "%2F");
+        let one = connect(&format!("file:{path}/some%20locks")).await.expect("a good URL");
+        assert_eq!(one.guarantees().expiry, lockkit::Expiry::HolderDeath);
+        let _held = one.lock("a").acquire().await.expect("the name is free");
+        for url in [
+            format!("file://{path}/some%20locks"),
+            format!("file:{path}/some locks?ttl=1s"),
+            format!("FILE:{encoded}/some%20locks/"),
+        ] {
+            let other = connect(&url).await.expect(&url);
+            let answer = other.lock("a").try_acquire().await.expect("the file store answers");
+            assert!(answer.is_none(), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_relative_path_starts_at_the_working_directory() {
+        let here = std::env::current_dir().expect("a working directory");
+        let made = tempfile::tempdir_in(&here).expect("a temporary directory");
+        let name = made.path().file_name().and_then(|name| name.to_str()).expect("a name");
+        let relative = connect(&format!("file:{name}/locks")).await.expect("a good URL");
+        let _held = relative.lock("a").acquire().await.expect("the name is free");
+        let absolute = format!("file:{}/locks", made.path().display());
+        let absolute = connect(&absolute).await.expect("a good URL");
+        let answer = absolute.lock("a").try_acquire().await.expect("the file store answers");
+        assert!(answer.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_bad_file_url_is_refused_with_its_remedy() {
+        for (url, words) in [
+            ("file:", ["no directory", "file:/path"]),
+            ("file:?ttl=1s", ["no directory", "file:/path"]),
+            ("file:/tmp/%00", ["no directory", "file:/path"]),
+            ("file://server/locks", ["a host", "file:///path"]),
+            ("file://", ["a host", "file:///path"]),
+            ("file:/tmp/locks?wait=1s", ["wait is unknown", "ttl, token_base"]),
+            ("file:/tmp/locks?ttl=1ms", ["ttl=1ms", "50ms to 24h"]),
+        ] {
+            let text = refusal(url).await;
+            assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
+        }
+    }
+}
+
+#[cfg(not(feature = "file"))]
+#[tokio::test]
+async fn a_store_that_is_not_built_in_names_its_feature() {
+    let text = refusal("file:/tmp/locks").await;
+    assert!(text.contains("the feature \"file\""), "{text}");
+}
