@@ -163,6 +163,8 @@ async fn attempt(
                 continue;
             }
         };
+        // A call that has ended is not handed on: it must not be polled again.
+        let ended = matches!(event, Happened::Ended(_));
         let event = match event {
             Happened::Event(event) => event,
             Happened::Ended(Ok(None)) => attempt::Event::Held,
@@ -200,7 +202,7 @@ async fn attempt(
             Step::End { answer, withdraw } => {
                 let applied = if withdraw { Applied::Maybe } else { Applied::No };
                 if withdraw {
-                    let call = stage.into_call();
+                    let call = stage.into_call().filter(|_| !ended);
                     shared
                         .reaper
                         .take(CleanUp::Withdraw { request: request.clone(), call }, runtime);

@@ -17,6 +17,8 @@ use crate::{Applied, Clock, Error, Grant, Instant, Lease, LockProvider, Request,
 pub(crate) const ROOM: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// A call that outlives its acknowledged withdrawal by this much is dropped.
+const STUCK: Duration = Duration::from_secs(10);
 
 /// A provider's call, free of its caller: `None` where another holds the name.
 pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Option<Grant>>> + Send>>;
@@ -189,7 +191,7 @@ impl Limits {
 }
 
 /// Withdraws while it polls the call on: aborted first, the call's request could arrive after its
-/// withdrawal. Goes on until the store has acknowledged a withdrawal and the call has ended.
+/// withdrawal. Goes on until the store has acknowledged a withdrawal after the call's end.
 async fn withdraw(
     provider: &dyn LockProvider,
     clock: &Clock,
@@ -197,25 +199,27 @@ async fn withdraw(
     mut call: Option<Call>,
 ) -> Result<()> {
     let limits = Limits::new(clock, request.ttl());
+    let mut stuck_at = None;
     let mut pause = FIRST_PAUSE;
     loop {
         let withdrawal = limited(clock, limits.call, provider.withdraw(request));
         let (outcome, ended) = beside(&mut call, withdrawal).await;
-        let mut again = settle(ended, clock, &limits).await?;
-        if call.is_some() && outcome.is_ok() {
-            let ((), ended) = beside(&mut call, clock.sleep(pause)).await;
-            // The call outlived a withdrawal: its request may have arrived after it.
-            again |= call.is_some() | settle(ended, clock, &limits).await?;
-        } else if outcome.is_err() {
-            let ((), ended) = beside(&mut call, clock.sleep(pause)).await;
-            settle(ended, clock, &limits).await?;
-            again = true;
-        }
-        if !again {
+        let ambiguous = settle(ended, clock, &limits).await?;
+        if outcome.is_ok() && call.is_none() && !ambiguous {
             return Ok(());
         }
         if clock.now() >= limits.until {
             return outcome.and(Err(no_answer(limits.call)));
+        }
+        let ((), ended) = beside(&mut call, clock.sleep(pause)).await;
+        let definite = ended.is_some() && !settle(ended, clock, &limits).await?;
+        if outcome.is_ok() && definite && !ambiguous {
+            return Ok(());
+        }
+        // The store has forgotten the request, and still its call does not end: a bug in the
+        // provider, which must not cost the room of a clean-up for a whole ttl.
+        if outcome.is_ok() && clock.now() >= *stuck_at.get_or_insert(clock.now().saturating_add(STUCK)) {
+            call = None;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
