@@ -1,0 +1,202 @@
+//! A case: what it is called, what it is tied to, what it needs, and its body.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::cases::GROUPS;
+use super::context::Context;
+use super::{Fixture, Hook, Outcome, Time};
+use crate::{Error, Expiry, Fairness, Guarantees, LockProvider, WakeUp};
+
+/// One case of the suite.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Case {
+    /// Its stable id, for example `AT-01`.
+    pub id: &'static str,
+    /// The challenge it belongs to.
+    pub challenge: Challenge,
+    /// The clause of the [`contract`](crate::contract) that it checks, for example `C1`.
+    pub clause: &'static str,
+    /// What holds, as a sentence.
+    pub sentence: &'static str,
+    pub(super) needs: &'static [Need],
+    pub(super) limit: Duration,
+    pub(super) body: Body,
+}
+
+pub(super) type Body = fn(Context) -> Pin<Box<dyn Future<Output = Verdict> + Send>>;
+pub(super) type Verdict<T = ()> = Result<T, Stop>;
+
+/// The six challenges of distributed locking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Challenge {
+    /// An operation happens whole or not at all, whoever drops it and whenever.
+    Atomicity,
+    /// Who waits is granted in the end, and who dies frees the name.
+    Liveness,
+    /// At most one holds, and knows when it no longer does.
+    Safety,
+    /// Nobody overtakes, and nobody starves.
+    Fairness,
+    /// Hand-offs are prompt, and nothing grows.
+    Performance,
+    /// Two sides that each believe they hold do no harm.
+    SplitBrain,
+}
+
+/// All cases, in the order in which they run.
+pub fn cases() -> &'static [Case] {
+    static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| GROUPS.concat());
+    &CASES
+}
+
+/// What a case rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Leases end by a ttl.
+    Ttl,
+    /// Leases end with their holder only.
+    NoTtl,
+    Fifo,
+    Push,
+    /// The order of tokens survives the loss of the name's data.
+    DataLoss,
+    Operator,
+    Hook(Hook),
+    /// Threads, processes or a blocked runtime.
+    RealTime,
+}
+
+impl Case {
+    pub(super) const fn new(
+        id: &'static str,
+        challenge: Challenge,
+        clause: &'static str,
+        sentence: &'static str,
+        body: Body,
+    ) -> Self {
+        let limit = Duration::from_secs(30);
+        Self { id, challenge, clause, sentence, needs: &[], limit, body }
+    }
+
+    pub(super) const fn needs(mut self, needs: &'static [Need]) -> Self {
+        self.needs = needs;
+        self
+    }
+
+    /// Allows the case more than the usual time, for a store with the shortest ttls.
+    pub(super) const fn within(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Why this case does not run here; `None`: it does.
+    pub(super) fn barred(
+        &self,
+        fixture: &dyn Fixture,
+        provider: &dyn LockProvider,
+    ) -> Option<Outcome> {
+        let guarantees = provider.guarantees();
+        self.needs.iter().find_map(|need| need.barred(fixture, provider, &guarantees))
+    }
+}
+
+impl Need {
+    fn barred(
+        self,
+        fixture: &dyn Fixture,
+        provider: &dyn LockProvider,
+        guarantees: &Guarantees,
+    ) -> Option<Outcome> {
+        let claim = |holds: bool, text: &str| (!holds).then(|| Outcome::NotClaimed(text.into()));
+        match self {
+            Self::Ttl => claim(guarantees.expiry.range().is_some(), "C11: leases end by a ttl"),
+            Self::NoTtl => {
+                claim(guarantees.expiry == Expiry::HolderDeath, "C11: leases do not end by a ttl")
+            }
+            Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
+            Self::Push => claim(guarantees.wake_up == WakeUp::Push, "C8: wake-up is Push"),
+            Self::DataLoss => {
+                claim(guarantees.token_survives.data_loss, "C4: tokens survive a data loss")
+            }
+            Self::Operator => claim(provider.operator().is_some(), "C16: there is an operator"),
+            Self::Hook(hook) => (!fixture.hooks().contains(&hook))
+                .then(|| Outcome::NotReached(format!("the fixture lacks {hook}"))),
+            Self::RealTime => (fixture.time() != Time::Real)
+                .then(|| Outcome::NotReached("it needs real time, and time is virtual".into())),
+        }
+    }
+}
+
+/// Why a case's body ended early.
+#[derive(Debug)]
+pub(super) struct Stop(pub(super) Outcome);
+
+impl Stop {
+    pub(super) fn failed(why: impl Into<String>) -> Self {
+        Self(Outcome::Failed(why.into()))
+    }
+}
+
+impl From<Error> for Stop {
+    #[track_caller]
+    fn from(error: Error) -> Self {
+        Self::failed(format!("unexpected error at {}: {error}", Location::caller()))
+    }
+}
+
+impl From<tokio::task::JoinError> for Stop {
+    #[track_caller]
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::failed(format!("a task of the case ended at {}: {error}", Location::caller()))
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    #[track_caller]
+    fn from(error: std::io::Error) -> Self {
+        Self::failed(format!("a process of the case failed at {}: {error}", Location::caller()))
+    }
+}
+
+/// Fails the case unless the condition holds.
+macro_rules! require {
+    ($condition:expr, $($why:tt)+) => {
+        if !$condition {
+            return Err($crate::conformance::case::Stop::failed(format!($($why)+)));
+        }
+    };
+}
+pub(super) use require;
+
+impl Challenge {
+    /// Its name as test names show it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Atomicity => "atomicity",
+            Self::Liveness => "liveness",
+            Self::Safety => "safety",
+            Self::Fairness => "fairness",
+            Self::Performance => "performance",
+            Self::SplitBrain => "split-brain",
+        }
+    }
+}
+
+impl fmt::Display for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}: {}", self.id, self.challenge, self.clause, self.sentence)
+    }
+}

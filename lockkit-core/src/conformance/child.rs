@@ -1,0 +1,183 @@
+//! Cases with several processes: the test binary starts itself again, and tells what to do by
+//! lines.
+
+use std::env;
+use std::error::Error;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::case::{Stop, Verdict};
+use super::context::Context;
+use super::{Fixture, Hook, Outcome, Time, runner};
+use crate::{Clock, Guard, Locks, Result};
+
+const STORE: &str = "LOCKKIT_CONFORMANCE_STORE";
+/// How many of a process's tasks try at once.
+pub(super) const CLIENTS: usize = 8;
+/// The most that a process may take to answer: far more than any lock call here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Set once [`serve`] has looked: only then can this binary start itself again.
+static SERVED: AtomicBool = AtomicBool::new(false);
+
+/// Does a child's work if this process is one; `None`: it is not.
+pub(super) fn serve(fixture: &Arc<dyn Fixture>) -> Option<ExitCode> {
+    SERVED.store(true, Ordering::SeqCst);
+    let address = env::var(STORE).ok()?;
+    let worked = runner::runtime(Time::Real)
+        .map_err(|error| error.to_string())
+        .and_then(|runtime| runtime.block_on(work(fixture, &address)).map_err(|e| e.to_string()));
+    Some(match worked {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("a child process of the suite failed: {why}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+async fn work(
+    fixture: &Arc<dyn Fixture>,
+    address: &str,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let provider = fixture.join(address).await?;
+    let locks = Locks::builder().clock(Clock::system()).build(provider);
+    let mut guards = Vec::new();
+    say("ready")?;
+    for line in BufReader::new(std::io::stdin()).lines() {
+        let line = line?;
+        let (order, rest) = line.split_once(' ').unwrap_or((&line, ""));
+        match order {
+            "acquire" => {
+                let (millis, name) = rest.split_once(' ').ok_or("acquire <millis> <name>")?;
+                let ttl = Duration::from_millis(millis.parse()?);
+                let guard = locks.lock(name).ttl(ttl).acquire().await?;
+                say(&format!("granted {}", guard.token()))?;
+                guards.push(guard);
+            }
+            "race" => {
+                let (won, failed) = race(&locks, rest).await?;
+                say(&format!("won {} failed {failed}", won.len()))?;
+                guards.extend(won);
+            }
+            "release" => {
+                for guard in guards.drain(..) {
+                    guard.release().await?;
+                }
+                say("released")?;
+            }
+            // Neither releases nor drops anything: that is what this case is about.
+            "exit" => std::process::exit(0),
+            _ => return Err(format!("an unknown order {order:?}").into()),
+        }
+    }
+    std::process::exit(0)
+}
+
+/// All tasks of this process try once, together; the guards, and how many got an error.
+async fn race(
+    locks: &Locks,
+    name: &str,
+) -> Result<(Vec<Guard>, usize), Box<dyn Error + Send + Sync>> {
+    let mut tries = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        tries.spawn(locks.lock(name).try_acquire());
+    }
+    let (mut won, mut failed) = (Vec::new(), 0);
+    while let Some(tried) = tries.join_next().await {
+        match tried? {
+            Ok(guard) => won.extend(guard),
+            Err(_) => failed += 1,
+        }
+    }
+    Ok((won, failed))
+}
+
+fn say(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// A process that the suite started; killed when dropped.
+pub(super) struct Process {
+    child: Child,
+    orders: ChildStdin,
+    answers: mpsc::UnboundedReceiver<String>,
+}
+
+impl Process {
+    /// Starts one that has joined the store of `cx`.
+    pub(super) async fn start(cx: &Context) -> Verdict<Self> {
+        let address = cx.fixture.address().ok_or_else(|| {
+            let why = format!("{} is listed, and address() is None", Hook::Processes);
+            Stop::failed(why)
+        })?;
+        if !SERVED.load(Ordering::SeqCst) {
+            let why = "only a binary that begins with conformance::main starts processes";
+            return Err(Stop(Outcome::NotReached(why.into())));
+        }
+        let mut child = Command::new(env::current_exe()?)
+            .env(STORE, address)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (Some(orders), Some(out)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Stop::failed("a process without its pipes"));
+        };
+        let (heard, answers) = mpsc::unbounded_channel();
+        thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if heard.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut process = Self { child, orders, answers };
+        process.expect("ready").await?;
+        Ok(process)
+    }
+
+    /// Gives it an order, without waiting for the answer.
+    pub(super) fn tell(&mut self, order: &str) -> Verdict {
+        writeln!(self.orders, "{order}")?;
+        Ok(self.orders.flush()?)
+    }
+
+    /// Its next answer, which must start with `start`; what follows.
+    pub(super) async fn expect(&mut self, start: &str) -> Verdict<String> {
+        let heard = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
+        let line = heard.ok().flatten().unwrap_or_else(|| "no answer".to_owned());
+        match line.strip_prefix(start) {
+            Some(rest) => Ok(rest.trim().to_owned()),
+            None => Err(Stop::failed(format!("a process said {line:?} instead of {start:?}"))),
+        }
+    }
+
+    /// Kills it, with no chance to clean up.
+    pub(super) fn kill(&mut self) -> Verdict {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Has it exit without releasing anything.
+    pub(super) fn exit(&mut self) -> Verdict {
+        self.tell("exit")?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,159 @@
+//! What the body of a case has at hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::case::{Stop, Verdict};
+use super::{Case, Fixture, Time};
+use crate::{
+    Clock, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Request,
+    RequestId, WakeUp,
+};
+
+/// The ttl of most cases: long enough that a busy machine still renews in time.
+const TTL: Duration = Duration::from_secs(1);
+/// The ttl of cases that let many leases expire.
+const SHORT_TTL: Duration = Duration::from_millis(100);
+
+/// One run of one case.
+pub(super) struct Context {
+    pub(super) fixture: Arc<dyn Fixture>,
+    /// A client of the store, to look into it or to be one of the contenders.
+    pub(super) provider: Arc<dyn LockProvider>,
+    pub(super) guarantees: Guarantees,
+    pub(super) clock: Clock,
+    case: &'static Case,
+    /// Starts every name of this run, so that runs on one store do not meet.
+    prefix: String,
+}
+
+impl Context {
+    pub(super) fn new(
+        case: &'static Case,
+        fixture: Arc<dyn Fixture>,
+        provider: Arc<dyn LockProvider>,
+    ) -> Self {
+        let clock = match fixture.time() {
+            Time::Real => Clock::system(),
+            Time::Virtual => Clock::tokio(),
+        };
+        let run = RequestId::random().map(|id| id.to_string()).unwrap_or_default();
+        let prefix = format!("conformance-{}-{run}", case.id);
+        Self { fixture, guarantees: provider.guarantees(), provider, clock, case, prefix }
+    }
+
+    /// How long the case may take: its own limit, longer where ttls are.
+    pub(super) fn limit(&self) -> Duration {
+        self.case.limit + 20 * self.ttl().saturating_sub(TTL)
+    }
+
+    pub(super) fn is_virtual(&self) -> bool {
+        self.fixture.time() == Time::Virtual
+    }
+
+    /// The name of this run that ends with `tail`.
+    pub(super) fn name(&self, tail: &str) -> String {
+        format!("{}-{tail}", self.prefix)
+    }
+
+    /// The same as a [`LockName`].
+    pub(super) fn lock_name(&self, tail: &str) -> Verdict<LockName> {
+        Ok(LockName::new(self.name(tail))?)
+    }
+
+    /// One more client of the store.
+    pub(super) async fn connect(&self) -> Verdict<Arc<dyn LockProvider>> {
+        self.fixture.connect().await.map_err(|error| {
+            Stop::failed(format!("the fixture connects no further client: {error}"))
+        })
+    }
+
+    /// The locks of one more client.
+    pub(super) async fn locks(&self) -> Verdict<Locks> {
+        Ok(self.locks_of(self.connect().await?))
+    }
+
+    /// The locks of this client.
+    pub(super) fn locks_of(&self, provider: impl LockProvider) -> Locks {
+        Locks::builder().clock(self.clock.clone()).ttl(self.ttl()).build(provider)
+    }
+
+    /// The lock with this tail, at one more client.
+    pub(super) async fn lock(&self, tail: &str) -> Verdict<Lock> {
+        Ok(self.locks().await?.lock(self.name(tail)))
+    }
+
+    /// A fresh request for the name with this tail.
+    pub(super) fn request(&self, tail: &str) -> Verdict<Request> {
+        self.request_for(self.lock_name(tail)?)
+    }
+
+    /// A fresh request for this name.
+    pub(super) fn request_for(&self, name: LockName) -> Verdict<Request> {
+        Ok(Request::new(name, self.ttl(), self.clock.clone())?)
+    }
+
+    /// One attempt of `provider` that must be granted.
+    pub(super) async fn granted(
+        &self,
+        provider: &dyn LockProvider,
+        request: &Request,
+    ) -> Verdict<Grant> {
+        let grant = provider.try_acquire(request).await?;
+        grant.ok_or_else(|| Stop::failed(format!("{:?} is free, and was refused", request.name())))
+    }
+
+    /// Takes and releases the name with this tail at a fresh client, within the time in which a
+    /// waiter learns that a name is free; its token.
+    pub(super) async fn is_free(&self, tail: &str) -> Verdict<FencingToken> {
+        let bound = self.wake_up();
+        let guard = self.lock(tail).await?.acquire_within(bound).await.map_err(|error| {
+            Stop::failed(format!("the name is not free for others within {bound:?}: {error}"))
+        })?;
+        let token = guard.token();
+        guard.release().await?;
+        Ok(token)
+    }
+
+    /// The ttl of most cases, as the store grants it.
+    pub(super) fn ttl(&self) -> Duration {
+        self.fit(TTL)
+    }
+
+    /// The least ttl for many expiries, as the store grants it.
+    pub(super) fn short_ttl(&self) -> Duration {
+        self.fit(SHORT_TTL)
+    }
+
+    fn fit(&self, wished: Duration) -> Duration {
+        let Some(range) = self.guarantees.expiry.range() else { return wished };
+        let step = range.granularity.max(Duration::from_millis(1));
+        let steps = wished.max(range.min).as_nanos().div_ceil(step.as_nanos());
+        step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX)).min(range.max)
+    }
+
+    /// What a busy machine may add to any bound.
+    pub(super) fn slack(&self) -> Duration {
+        Duration::from_millis(if self.is_virtual() { 50 } else { 500 })
+    }
+
+    /// By when a waiter knows that the name is free, as declared (C8).
+    pub(super) fn wake_up(&self) -> Duration {
+        let declared = match self.guarantees.wake_up {
+            WakeUp::Push => Duration::ZERO,
+            WakeUp::Poll(every) => every,
+        };
+        declared + 2 * self.slack()
+    }
+
+    /// By when after its ttl a holder that is not heard of has lost the name (C11).
+    pub(super) fn expiry_slack(&self) -> Duration {
+        let range = self.guarantees.expiry.range();
+        let granularity = range.map_or(Duration::ZERO, |range| range.granularity);
+        2 * granularity + self.ttl() / 2 + self.wake_up()
+    }
+
+    pub(super) async fn sleep(&self, by: Duration) {
+        self.clock.sleep(by).await;
+    }
+}

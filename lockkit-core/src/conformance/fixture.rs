@@ -1,0 +1,118 @@
+//! What the author of a backend gives to the suite.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{Error, LockName, LockProvider, Result};
+
+/// A store under test: connects clients and, where it can, offers faults.
+///
+/// Only [`connect`](Self::connect) is required. Each of the other methods belongs to a [`Hook`];
+/// list in [`hooks`](Self::hooks) those that work here. A hook that is listed and fails, fails its
+/// case. More hooks may come, each with a default that says "cannot".
+///
+/// The suite makes a fixture in each of its processes, so one that starts a server does so at the
+/// first `connect`, not when it is made.
+#[async_trait]
+pub trait Fixture: Send + Sync + 'static {
+    /// A fresh client of the store, the same store at every call.
+    ///
+    /// # Errors
+    /// Whatever keeps it from connecting; it fails the case.
+    ///
+    /// # Cancel safety
+    /// The suite never drops it midway.
+    async fn connect(&self) -> Result<Arc<dyn LockProvider>>;
+
+    /// The time that the store lives by.
+    fn time(&self) -> Time {
+        Time::Real
+    }
+
+    /// The hooks that work here.
+    fn hooks(&self) -> &[Hook] {
+        &[]
+    }
+
+    /// A store of its own for one case, where that costs nothing; `None`: all cases share one
+    /// store, under names of their own.
+    ///
+    /// A store in virtual time needs it, since each case has a clock of its own.
+    fn fresh(&self) -> Option<Arc<dyn Fixture>> {
+        None
+    }
+
+    /// Removes the holder's entry of `name` behind its back, as an operator with the store's own
+    /// tools would ([`Hook::Remove`]).
+    ///
+    /// # Errors
+    /// Whatever keeps it from doing so.
+    async fn remove(&self, name: &LockName) -> Result<()> {
+        Err(cannot(Hook::Remove, name))
+    }
+
+    /// Deletes all that the store keeps of `name`, its counter of tokens too ([`Hook::Forget`]).
+    ///
+    /// # Errors
+    /// Whatever keeps it from doing so.
+    async fn forget(&self, name: &LockName) -> Result<()> {
+        Err(cannot(Hook::Forget, name))
+    }
+
+    /// How another process reaches the store, in words that [`join`](Self::join) understands;
+    /// asked after the first `connect` ([`Hook::Processes`]).
+    fn address(&self) -> Option<String> {
+        None
+    }
+
+    /// A client of the store at `address`, in a process that the suite started
+    /// ([`Hook::Processes`]).
+    ///
+    /// # Errors
+    /// Whatever keeps it from connecting; it fails the case.
+    async fn join(&self, address: &str) -> Result<Arc<dyn LockProvider>> {
+        Err(cannot(Hook::Processes, address))
+    }
+}
+
+/// What a fixture may be able to do to its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Hook {
+    /// [`Fixture::remove`].
+    Remove,
+    /// [`Fixture::forget`].
+    Forget,
+    /// [`Fixture::address`] and [`Fixture::join`].
+    Processes,
+}
+
+/// The time that a fixture's store lives by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Time {
+    /// The machine's: each case runs in a multi-thread runtime, on [`Clock::system`](crate::Clock).
+    Real,
+    /// The request's clock alone: each case runs in a paused current-thread runtime, whose time
+    /// jumps to the next timer as soon as nothing else is left to do.
+    Virtual,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Remove => "Fixture::remove",
+            Self::Forget => "Fixture::forget",
+            Self::Processes => "Fixture::address and Fixture::join",
+        })
+    }
+}
+
+fn cannot(hook: Hook, what: impl fmt::Display) -> Error {
+    Error::rejected(
+        format!("{hook} for {what}"),
+        "write it in this fixture, or do not list it in hooks()",
+    )
+}

@@ -1,0 +1,47 @@
+//! The conformance suite, for the author of a backend.
+//!
+//! The suite checks a [`LockProvider`](crate::LockProvider) against the clauses of the
+//! [`contract`](crate::contract), through nothing but the public traits and API. A backend runs it
+//! from one file, declared in its `Cargo.toml` as a test with `harness = false`:
+//!
+//! ```
+//! use std::process::ExitCode;
+//! use std::sync::Arc;
+//!
+//! use lockkit_core::conformance::Fixture;
+//! use lockkit_core::{LockProvider, Memory, Result, async_trait};
+//!
+//! #[derive(Debug)]
+//! struct MyFixture(Memory);
+//!
+//! #[async_trait]
+//! impl Fixture for MyFixture {
+//!     async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
+//!         Ok(Arc::new(self.0.clone()))
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     # if true { return ExitCode::SUCCESS }
+//!     lockkit_core::conformance::main(MyFixture(Memory::new()))
+//! }
+//! ```
+//!
+//! Each [`Case`] is one test with a stable id, tied to a clause and to one of the six
+//! [challenges](Challenge). `cargo test --test conformance -- AT-01` runs one of them.
+//!
+//! A case that rests on a guarantee that is not declared is *not claimed*; one that needs a
+//! [`Hook`] that the fixture lacks is *not reached*. Both are shown as ignored, with the reason
+//! in the summary: neither counts as passed. A declared guarantee that does not hold fails.
+
+mod case;
+mod cases;
+mod child;
+mod context;
+mod fixture;
+mod runner;
+mod tap;
+
+pub use case::{Case, Challenge, cases};
+pub use fixture::{Fixture, Hook, Time};
+pub use runner::{Outcome, check, main};

@@ -1,0 +1,173 @@
+//! A provider between a driver and the client under test: it counts, delays and cuts off.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    Applied, Clock, Error, Grant, Guarantees, Lease, LockProvider, LossReason, Operator, Request,
+    Result, Term,
+};
+
+/// Wraps a provider; clones share what they see and do.
+#[derive(Clone, Debug)]
+pub(super) struct Tap(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    provider: Arc<dyn LockProvider>,
+    clock: Clock,
+    renewals: AtomicU32,
+    withdrawals: AtomicU32,
+    cut: AtomicBool,
+    delay: Mutex<Duration>,
+    /// Leases whose client was cut off: dropping them would end what an unreachable holder keeps.
+    orphans: Mutex<Vec<Box<dyn Lease>>>,
+}
+
+impl Tap {
+    pub(super) fn on(provider: Arc<dyn LockProvider>, clock: &Clock) -> Self {
+        Self(Arc::new(Inner {
+            provider,
+            clock: clock.clone(),
+            renewals: AtomicU32::new(0),
+            withdrawals: AtomicU32::new(0),
+            cut: AtomicBool::new(false),
+            delay: Mutex::default(),
+            orphans: Mutex::default(),
+        }))
+    }
+
+    /// How many renewals were sent.
+    pub(super) fn renewals(&self) -> u32 {
+        self.0.renewals.load(Ordering::SeqCst)
+    }
+
+    /// How many withdrawals were sent.
+    pub(super) fn withdrawals(&self) -> u32 {
+        self.0.withdrawals.load(Ordering::SeqCst)
+    }
+
+    /// From now on nothing reaches the store, and nothing comes back: the client's process hangs,
+    /// or its link is down.
+    pub(super) fn cut(&self) {
+        self.0.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on every reply comes this much later than the store gave it.
+    pub(super) fn delay_replies(&self, by: Duration) {
+        *self.0.delay.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+}
+
+impl Inner {
+    fn check(&self) -> Result<()> {
+        if self.cut.load(Ordering::SeqCst) {
+            return Err(Error::unavailable(Applied::No, "the suite cut this client off"));
+        }
+        Ok(())
+    }
+
+    async fn reply(&self) {
+        let delay = *self.delay.lock().unwrap_or_else(PoisonError::into_inner);
+        if !delay.is_zero() {
+            self.clock.sleep(delay).await;
+        }
+    }
+}
+
+#[async_trait]
+impl LockProvider for Tap {
+    fn guarantees(&self) -> Guarantees {
+        self.0.provider.guarantees()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        self.0.check()?;
+        let granted = self.0.provider.try_acquire(request).await;
+        let granted = granted.map(|grant| grant.map(|grant| self.tapped(grant)));
+        self.0.reply().await;
+        granted
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        self.0.check()?;
+        let granted = self.0.provider.acquire(request).await.map(|grant| self.tapped(grant));
+        self.0.reply().await;
+        granted
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.0.withdrawals.fetch_add(1, Ordering::SeqCst);
+        self.0.check()?;
+        self.0.provider.withdraw(request).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        self.0.provider.operator()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.provider.close().await
+    }
+}
+
+impl Tap {
+    fn tapped(&self, grant: Grant) -> Grant {
+        let Grant { token, term, lease } = grant;
+        Grant::new(token, term, TappedLease { tap: Arc::clone(&self.0), lease: Some(lease) })
+    }
+}
+
+#[derive(Debug)]
+struct TappedLease {
+    tap: Arc<Inner>,
+    /// Taken only by `Drop`.
+    lease: Option<Box<dyn Lease>>,
+}
+
+impl TappedLease {
+    fn lease(&self) -> &dyn Lease {
+        self.lease.as_deref().expect("there until dropped")
+    }
+}
+
+#[async_trait]
+impl Lease for TappedLease {
+    async fn renew(&self) -> Result<Term> {
+        self.tap.renewals.fetch_add(1, Ordering::SeqCst);
+        self.tap.check()?;
+        let renewed = self.lease().renew().await;
+        self.tap.reply().await;
+        renewed
+    }
+
+    async fn lost(&self) -> LossReason {
+        let reason = self.lease().lost().await;
+        if self.tap.check().is_err() {
+            std::future::pending::<()>().await;
+        }
+        reason
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.tap.check()?;
+        self.lease().release().await
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.lease().native()
+    }
+}
+
+impl Drop for TappedLease {
+    fn drop(&mut self) {
+        if self.tap.check().is_err() {
+            let mut orphans = self.tap.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+            orphans.extend(self.lease.take());
+        }
+    }
+}
