@@ -218,7 +218,9 @@ async fn withdraw(
         }
         // The store has forgotten the request, and still its call does not end: a bug in the
         // provider, which must not cost the room of a clean-up for a whole ttl.
-        if outcome.is_ok() && clock.now() >= *stuck_at.get_or_insert(clock.now().saturating_add(STUCK)) {
+        if outcome.is_ok()
+            && clock.now() >= *stuck_at.get_or_insert(clock.now().saturating_add(STUCK))
+        {
             call = None;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

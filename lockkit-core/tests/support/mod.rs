@@ -1,6 +1,6 @@
 //! A store at the far end of a link: what the driver's tests run against.
 
-#![allow(dead_code)] // each test file uses a part of it
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses a part of it
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};

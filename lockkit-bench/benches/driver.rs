@@ -1,0 +1,86 @@
+//! What the driver costs: acquire and release on memory, beside the provider alone and the floor.
+
+#![allow(missing_docs, clippy::unwrap_used)] // criterion's macros write undocumented functions
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use lockkit_core::{Clock, LockProvider, Locks, Memory, Request};
+use tokio::runtime::{Builder, Runtime};
+
+fn one_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn two_threads() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+async fn cycle(locks: &Locks) {
+    let guard = locks.lock("bench").acquire().await.unwrap();
+    black_box(guard.token());
+    guard.release().await.unwrap();
+}
+
+fn uncontended(c: &mut Criterion) {
+    let mut group = c.benchmark_group("acquire and release");
+
+    let mutex = Arc::new(tokio::sync::Mutex::new(()));
+    group.bench_function("floor: tokio's mutex, from a task of its own", |bench| {
+        bench.to_async(one_thread()).iter(|| {
+            let mutex = Arc::clone(&mutex);
+            tokio::spawn(async move { drop(black_box(mutex.lock().await)) })
+        });
+    });
+
+    let (store, clock) = (Memory::new(), Clock::system());
+    group.bench_function("memory, the provider alone", |bench| {
+        bench.to_async(one_thread()).iter(async || {
+            let name = "bench".parse().unwrap();
+            let request = Request::new(name, Duration::from_secs(15), clock.clone()).unwrap();
+            let grant = store.try_acquire(&request).await.unwrap().unwrap();
+            grant.lease.release().await.unwrap();
+        });
+    });
+
+    let locks = Locks::memory();
+    group.bench_function("memory, through the driver, one thread", |bench| {
+        bench.to_async(one_thread()).iter(|| cycle(&locks));
+    });
+    let locks = Locks::memory();
+    group.bench_function("memory, through the driver, two threads", |bench| {
+        bench.to_async(two_threads()).iter(|| cycle(&locks));
+    });
+    let locks = Locks::memory();
+    group.bench_function("is_held", |bench| {
+        let guard = one_thread().block_on(locks.lock("bench").acquire()).unwrap();
+        bench.iter(|| black_box(guard.is_held()));
+    });
+    group.finish();
+}
+
+/// Not a time but a number: printed once, the same on every machine.
+fn allocations(_: &mut Criterion) {
+    const CYCLES: u64 = 1000;
+    let (runtime, locks) = (one_thread(), Locks::memory());
+    runtime.block_on(cycle(&locks));
+    let counted = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            for _ in 0..CYCLES {
+                cycle(&locks).await;
+            }
+        });
+    });
+    let tasks = runtime.metrics().num_alive_tasks();
+    println!(
+        "allocations for one acquire and release: {} of {} bytes in all; kept: {} bytes; tasks left: {tasks}",
+        counted.count_total / CYCLES,
+        counted.bytes_total / CYCLES,
+        counted.bytes_current,
+    );
+}
+
+criterion_group!(benches, allocations, uncontended);
+criterion_main!(benches);

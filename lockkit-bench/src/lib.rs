@@ -1,0 +1,1 @@
+//! Benches only: floors, the driver, and, as they come, the stores and their peers.

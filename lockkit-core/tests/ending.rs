@@ -1,0 +1,218 @@
+//! How things end: close, runtimes that stop, guards dropped anywhere, and who is told.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lockkit_core::{Clock, Error, Guard, Locks, LossReason, Memory};
+use support::{Fault, Op, Remote};
+use tokio::runtime::{Builder, Runtime};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Waits for the name in a runtime of its own.
+fn is_free_soon(locks: &Locks, name: &str) -> bool {
+    runtime().block_on(locks.lock(name).acquire_within(SECOND)).is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_ends_waiters_releases_what_is_held_and_refuses_the_rest() {
+    let remote = Remote::new();
+    let locks = remote.locks();
+    let held = locks.lock("a").acquire().await.unwrap();
+    let waiter = tokio::spawn(locks.lock("a").acquire());
+    drop(locks.lock("b").acquire().await.unwrap());
+    tokio::time::sleep(SECOND).await;
+    locks.close(5 * SECOND).await.unwrap();
+    assert!(matches!(waiter.await.unwrap(), Err(Error::Closed)));
+    assert_eq!(held.lost().await, LossReason::Closed);
+    assert!(!held.is_held());
+    assert!(remote.is_clean("a").await && remote.is_clean("b").await);
+    assert!(matches!(locks.lock("c").acquire().await, Err(Error::Closed)));
+    assert!(matches!(locks.lock("c").try_acquire().await, Err(Error::Closed)));
+    assert!(matches!(locks.close(SECOND).await, Err(Error::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_waits_for_releases_in_the_background_and_not_longer_than_told() {
+    let remote = Remote::with_fixed_delay(SECOND / 4);
+    let locks = remote.locks();
+    for n in 0..10 {
+        drop(locks.lock(format!("{n}")).acquire().await.unwrap());
+    }
+    locks.close(5 * SECOND).await.unwrap();
+    for n in 0..10 {
+        assert!(remote.is_clean(&n.to_string()).await);
+    }
+
+    let dead = Remote::new();
+    let locks = dead.locks();
+    let guard = locks.lock("a").acquire().await.unwrap();
+    dead.fail_next(Op::Release, Fault::Hang);
+    let start = tokio::time::Instant::now();
+    drop(guard);
+    let error = locks.close(SECOND).await.expect_err("the release is not acknowledged");
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(start.elapsed() <= SECOND * 3 / 2, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_runtime_that_stops_frees_what_it_held_and_waited_for() {
+    let store = Memory::new();
+    let locks = Locks::new(store.clone());
+    let first = runtime();
+    let guard = first.block_on(locks.lock("a").acquire()).unwrap();
+    let foreign = store.hold("b", "another").unwrap();
+    let waiter = first.spawn(locks.lock("b").acquire());
+    first.block_on(async { tokio::time::sleep(SECOND / 20).await });
+    let started = Instant::now();
+    drop(first);
+    assert!(started.elapsed() < SECOND, "the shutdown hung for {:?}", started.elapsed());
+    // The guard lives on, but nobody renews its lease any more.
+    assert!(!guard.is_held());
+    let rest = runtime();
+    assert_eq!(rest.block_on(guard.lost()), LossReason::DriverStopped);
+    assert!(is_free_soon(&locks, "a"));
+    drop((foreign, waiter, guard));
+    assert!(is_free_soon(&locks, "b"), "the waiter stayed in the queue");
+}
+
+#[test]
+fn a_guard_may_be_dropped_outside_any_runtime_in_another_one_and_in_a_panic() {
+    let locks = Locks::memory();
+    let home = runtime();
+    let acquire = || home.block_on(locks.lock("a").acquire_within(SECOND)).expect("free again");
+
+    let guard = acquire();
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+
+    let guard = acquire();
+    runtime().block_on(async move { drop(guard) });
+
+    let guard = acquire();
+    let panicked = std::thread::spawn(move || {
+        let _held: Guard = guard;
+        panic!("a worker's bug");
+    });
+    panicked.join().expect_err("it panicked");
+    drop(acquire());
+}
+
+#[test]
+fn a_release_may_be_awaited_in_another_runtime() {
+    let locks = Locks::memory();
+    let home = runtime();
+    let guard = home.block_on(locks.lock("a").acquire()).unwrap();
+    runtime().block_on(guard.release()).unwrap();
+    assert!(is_free_soon(&locks, "a"));
+}
+
+#[test]
+fn without_a_runtime_a_call_says_so_and_with_a_given_one_it_works() {
+    let locks = Locks::memory();
+    let outside = |future| futures_executor::block_on(future);
+    let error = futures_executor::block_on(locks.lock("a").acquire()).expect_err("no runtime");
+    assert!(matches!(error, Error::NoRuntime), "{error}");
+
+    let home = runtime();
+    let locks = Locks::builder().runtime(home.handle().clone()).build(Memory::new());
+    let guard = futures_executor::block_on(locks.lock("a").acquire()).unwrap();
+    let seen = futures_executor::block_on(locks.lock("a").inspect()).unwrap();
+    assert_eq!(seen.holders[0].token, Some(guard.token()));
+    let short = locks.lock("b").ttl(SECOND / 10).renew_manually();
+    let lost = futures_executor::block_on(short.acquire()).unwrap();
+    assert_eq!(outside(lost.lost()), LossReason::Expired);
+    let again = futures_executor::block_on(locks.lock("a").acquire_within(SECOND / 20));
+    assert!(matches!(again, Err(Error::TimedOut { .. })));
+    futures_executor::block_on(guard.release()).unwrap();
+    futures_executor::block_on(locks.close(SECOND)).unwrap();
+}
+
+#[test]
+fn a_given_runtime_that_has_ended_is_an_error_and_not_a_hang() {
+    let home = runtime();
+    let locks = Locks::builder().runtime(home.handle().clone()).build(Memory::new());
+    drop(home);
+    let error = runtime().block_on(locks.lock("a").acquire()).expect_err("it has ended");
+    assert!(matches!(error, Error::NoRuntime), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_out_behind_a_holder_names_it_and_an_outage_is_not_a_time_out() {
+    let store = Memory::new();
+    let locks = Locks::builder().clock(Clock::tokio()).label("me").build(store.clone());
+    let _guard = locks.lock("a").acquire().await.unwrap();
+    let error = locks.lock("a").acquire_within(SECOND).await.expect_err("held");
+    let Error::TimedOut { holder: Some(holder) } = error else { panic!("{error}") };
+    assert_eq!(holder.label, "me");
+
+    store.outage(10 * SECOND);
+    for name in ["a", "free"] {
+        let error = locks.lock(name).acquire_within(SECOND).await.expect_err("an outage");
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        let error = locks.lock(name).try_acquire().await.expect_err("an outage");
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    }
+    let start = tokio::time::Instant::now();
+    drop(locks.lock("free").acquire().await.unwrap());
+    assert!(start.elapsed() >= 5 * SECOND, "acquire waits the outage through");
+}
+
+#[test]
+fn a_wait_longer_than_the_ttl_is_warned_of_once_with_the_holder() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime =
+            Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let store = Memory::new();
+            let locks = Locks::builder().clock(Clock::tokio()).build(store.clone());
+            let holder = Locks::builder().clock(Clock::tokio()).label("tortoise").build(store);
+            let guard = holder.lock("a").ttl(SECOND).acquire().await.unwrap();
+            let waiter = tokio::spawn(locks.lock("a").ttl(SECOND).acquire());
+            tokio::time::sleep(10 * SECOND).await;
+            assert!(guard.is_held());
+            guard.release().await.unwrap();
+            let _next = waiter.await.unwrap().unwrap();
+        });
+    });
+    let text = log.text();
+    let warnings: Vec<_> = text.lines().filter(|line| line.contains("long_wait")).collect();
+    assert_eq!(warnings.len(), 1, "{text}");
+    for part in ["name=a", "holder=\"tortoise\"", "holder_token=1", "holder_age=Some(1"] {
+        assert!(warnings[0].contains(part), "{part} is not in {}", warnings[0]);
+    }
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
