@@ -5,7 +5,7 @@
 //! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
 //!
 #![doc = include_str!("../README.md")]
-#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod connect;
 

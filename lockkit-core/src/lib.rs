@@ -8,6 +8,8 @@
 //! A method of this crate is *cancel-safe* when dropping its future leaves no lock held and no
 //! waiter blocked for longer than one ttl, and nothing lost that the caller had.
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod attempt;
 mod clock;
 #[cfg(feature = "conformance")]

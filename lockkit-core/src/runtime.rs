@@ -1,5 +1,7 @@
 //! The one seam through which lockkit spawns.
 
+#![allow(clippy::disallowed_methods)] // here, and only here, tasks are spawned
+
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};

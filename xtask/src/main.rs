@@ -1,2 +1,54 @@
-//! x
-fn main() {}
+//! `cargo xtask ...`: what people and CI run, the same on every machine.
+
+mod ci;
+mod licences;
+mod metadata;
+mod msrv;
+mod readme;
+mod setup;
+mod steps;
+mod test;
+
+use std::process::ExitCode;
+
+use steps::Steps;
+
+const HELP: &str = "\
+cargo xtask setup   install what the tests need and this machine lacks
+cargo xtask test    setup, then every test, doc-test, example and combination of features
+cargo xtask bench   the benchmarks
+cargo xtask msrv    whether each crate builds with the Rust version that it declares
+cargo xtask ci      format, clippy, docs, msrv, licences, then the commands of the README
+";
+
+type Result<T> = std::result::Result<T, String>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["setup"] => setup::run(),
+        ["test"] => test::run(),
+        ["bench", ..] => bench(&args[1..]),
+        ["msrv"] => msrv::run(),
+        ["ci"] => ci::run(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => Err(format!("cargo xtask {}: no such command\n{HELP}", args.join(" "))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(filter: &[String]) -> Result<()> {
+    let mut steps = Steps::default();
+    let filter = filter.join(" ");
+    steps.cargo(format!("bench --workspace --all-features --benches -- {filter}").trim_end());
+    steps.finish()
+}
