@@ -1,0 +1,113 @@
+//! The suite is itself tested: each provider that is broken on purpose is caught by its named case,
+//! in 20 runs of 20, and a provider that is right is caught by none.
+//!
+//! `cargo test --test broken -- --ignored` prints every case that catches each of them.
+
+mod broken {
+    pub(crate) mod call_flaws;
+    pub(crate) mod client;
+    pub(crate) mod flaw;
+    pub(crate) mod lease_flaws;
+    pub(crate) mod operator_flaws;
+    pub(crate) mod rule_flaws;
+    pub(crate) mod rules;
+    pub(crate) mod store;
+    pub(crate) mod twist;
+}
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use broken::call_flaws::call_flaws;
+use broken::flaw::{Flaw, SmallFixture};
+use broken::lease_flaws::lease_flaws;
+use broken::operator_flaws::operator_flaws;
+use broken::rule_flaws::RULE_FLAWS;
+use libtest_mimic::{Arguments, Failed, Trial};
+use lockkit_core::conformance::{Case, Fixture, Outcome, Time, cases, check};
+use lockkit_core::{LockProvider, Memory, Result, async_trait};
+
+/// A case that misses a flaw in one run of these is no safeguard.
+const RUNS: usize = 20;
+
+fn main() -> ExitCode {
+    let mut flaws = RULE_FLAWS.to_vec();
+    flaws.extend(call_flaws());
+    flaws.extend(lease_flaws());
+    flaws.extend(operator_flaws());
+    let mut trials = Vec::new();
+    for case in cases() {
+        let name = format!("{} finds nothing in the", case.id);
+        trials.push(Trial::test(format!("{name} memory store"), || {
+            finds_nothing(case, Arc::new(MemoryFixture(Memory::new())))
+        }));
+        trials.push(Trial::test(format!("{name} small store"), || {
+            finds_nothing(case, Arc::new(SmallFixture::new(&Flaw::NONE)))
+        }));
+    }
+    for flaw in flaws {
+        let name = format!("{}: {}", flaw.name, flaw.mistake);
+        let table = format!("which cases catch {}", flaw.name);
+        let flaw_too = flaw.clone();
+        let exists = flaw.caught_by.iter().all(|id| cases().iter().any(|case| case.id == *id));
+        trials.push(Trial::test(name, move || caught(&flaw)).with_ignored_flag(!exists));
+        trials.push(Trial::test(table, move || tell(&flaw_too)).with_ignored_flag(true));
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Fails unless each named case catches `flaw` in every run.
+fn caught(flaw: &Flaw) -> Result<(), Failed> {
+    if flaw.caught_by.is_empty() {
+        return Err("no case is named for it".into());
+    }
+    for id in flaw.caught_by {
+        // A case that does not run, or fails without the flaw, catches nothing.
+        let control = check(id, Arc::new(SmallFixture::new(&Flaw::NONE)));
+        if control != Outcome::Passed {
+            return Err(format!("{id} does not pass without the flaw: {control:?}").into());
+        }
+        for run in 1..=RUNS {
+            match check(id, Arc::new(SmallFixture::new(flaw))) {
+                Outcome::Failed(_) => {}
+                outcome => return Err(format!("survived {id} in run {run}: {outcome:?}").into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn finds_nothing(case: &Case, fixture: Arc<dyn Fixture>) -> Result<(), Failed> {
+    match check(case.id, fixture) {
+        Outcome::Failed(why) => Err(why.into()),
+        _ => Ok(()),
+    }
+}
+
+fn tell(flaw: &Flaw) -> Result<(), Failed> {
+    for case in cases() {
+        if let Outcome::Failed(why) = check(case.id, Arc::new(SmallFixture::new(flaw))) {
+            println!("{} is caught by {}: {why}", flaw.name, case.id);
+        }
+    }
+    Ok(())
+}
+
+/// The reference, in virtual time.
+#[derive(Debug)]
+struct MemoryFixture(Memory);
+
+#[async_trait]
+impl Fixture for MemoryFixture {
+    async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
+        Ok(Arc::new(self.0.clone()))
+    }
+
+    fn time(&self) -> Time {
+        Time::Virtual
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn Fixture>> {
+        Some(Arc::new(Self(Memory::new())))
+    }
+}

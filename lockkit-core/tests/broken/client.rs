@@ -1,0 +1,167 @@
+//! The client of the small store: a whole provider, written against the public API alone.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lockkit_core::{
+    Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
+    Instant, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays, Term,
+    TtlRange, WakeUp, async_trait,
+};
+use tokio::sync::watch;
+
+use super::store::{Answer, Ask, Granted, Store, Waiting};
+
+/// One client of a store; several may share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    store: Arc<Store>,
+    number: u64,
+}
+
+impl Client {
+    pub(crate) fn connect(store: &Arc<Store>) -> Self {
+        static CLIENTS: AtomicU64 = AtomicU64::new(1);
+        Self { store: Arc::clone(store), number: CLIENTS.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    fn grant(&self, request: &Request, sent: Instant, granted: Granted) -> Grant {
+        let lease = SmallLease {
+            store: Arc::clone(&self.store),
+            request: request.clone(),
+            token: granted.token,
+            ended: granted.ended,
+        };
+        Grant::new(granted.token, Term { sent, ttl: Some(request.ttl()) }, lease)
+    }
+}
+
+#[async_trait]
+impl LockProvider for Client {
+    fn guarantees(&self) -> Guarantees {
+        let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        let sent = request.clock().now();
+        match self.store.ask(self.number, request, Ask::Now) {
+            Answer::Granted(granted) => Ok(Some(self.grant(request, sent, granted))),
+            Answer::Held(_) | Answer::Gone => Ok(None),
+        }
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let mut ask = Ask::Queue;
+        loop {
+            let sent = request.clock().now();
+            match self.store.ask(self.number, request, ask) {
+                Answer::Granted(granted) => return Ok(self.grant(request, sent, granted)),
+                Answer::Held(waiting) => {
+                    request.report(StoreSays::Held(waiting.holder.clone()));
+                    worth_asking(request, sent, waiting).await;
+                }
+                Answer::Gone => {
+                    return Err(Error::unavailable(Applied::No, "the place in the queue is gone"));
+                }
+            }
+            ask = Ask::Again;
+        }
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.store.withdraw(request);
+        Ok(())
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits for the wake-up, the end of whoever stands before, or the time to keep the place alive.
+async fn worth_asking(request: &Request, asked: Instant, waiting: Waiting) {
+    let keep_alive = asked.saturating_add(request.ttl() / 3);
+    let again = waiting.free_at.map_or(keep_alive, |free_at| free_at.min(keep_alive));
+    let timer = request.clock().sleep_until(again);
+    match waiting.wake {
+        // A closed channel means that the place is gone, which is worth asking about too.
+        Some(mut wake) => tokio::select! {
+            _ = wake.changed() => {}
+            () = timer => {}
+        },
+        None => timer.await,
+    }
+}
+
+#[async_trait]
+impl Operator for Client {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        Ok(self.store.inspect(name))
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        Ok(self.store.list(prefix, after, limit))
+    }
+
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        Ok(self.store.revoke(name, token))
+    }
+}
+
+#[derive(Debug)]
+struct SmallLease {
+    store: Arc<Store>,
+    request: Request,
+    token: FencingToken,
+    ended: watch::Receiver<Option<LossReason>>,
+}
+
+impl SmallLease {
+    fn loss(&self) -> Error {
+        Error::lost(self.ended.borrow().unwrap_or(LossReason::Removed))
+    }
+}
+
+#[async_trait]
+impl Lease for SmallLease {
+    async fn renew(&self) -> Result<Term> {
+        let sent = self.request.clock().now();
+        if self.store.renew(&self.request, self.token) {
+            return Ok(Term { sent, ttl: Some(self.request.ttl()) });
+        }
+        Err(self.loss())
+    }
+
+    async fn lost(&self) -> LossReason {
+        let mut ended = self.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await.map(|reason| *reason);
+        reason.ok().flatten().unwrap_or(LossReason::Removed)
+    }
+
+    async fn release(&self) -> Result<()> {
+        if self.store.release(&self.request, self.token) {
+            return Ok(());
+        }
+        match self.loss() {
+            Error::Lost { reason: LossReason::Released } => Ok(()),
+            loss => Err(loss),
+        }
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+}

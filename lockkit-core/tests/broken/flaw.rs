@@ -1,0 +1,119 @@
+//! One mistake of the field, and the store that makes it.
+
+use std::sync::Arc;
+
+use lockkit_core::conformance::{Fixture, Hook, Time};
+use lockkit_core::{LockName, LockProvider, Result, async_trait};
+
+use super::client::Client;
+use super::rules::Rules;
+use super::store::Store;
+use super::twist::{Twist, Twisted};
+
+/// A mistake, and the cases that must catch it; the first one is named after it.
+#[derive(Clone, Debug)]
+pub(crate) struct Flaw {
+    pub(crate) name: &'static str,
+    pub(crate) mistake: &'static str,
+    pub(crate) caught_by: &'static [&'static str],
+    rules: Rules,
+    twist: Option<Arc<dyn Twist>>,
+    /// Whether each client has a store of its own.
+    apart: bool,
+}
+
+impl Flaw {
+    /// No mistake at all.
+    pub(crate) const NONE: Self = Self {
+        name: "none",
+        mistake: "the small store as it should be",
+        caught_by: &[],
+        rules: Rules::CORRECT,
+        twist: None,
+        apart: false,
+    };
+
+    /// A mistake in the rules of the store.
+    pub(crate) const fn rule(
+        name: &'static str,
+        mistake: &'static str,
+        caught_by: &'static [&'static str],
+        rules: Rules,
+    ) -> Self {
+        Self { name, mistake, caught_by, rules, ..Self::NONE }
+    }
+
+    /// A mistake in the client of a correct store.
+    pub(crate) fn twist(
+        name: &'static str,
+        mistake: &'static str,
+        caught_by: &'static [&'static str],
+        twist: impl Twist,
+    ) -> Self {
+        Self { name, mistake, caught_by, twist: Some(Arc::new(twist)), ..Self::NONE }
+    }
+
+    /// The same mistake in a store with these rules.
+    pub(crate) const fn with_rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// A store that no two clients share.
+    pub(crate) const fn apart(
+        name: &'static str,
+        mistake: &'static str,
+        caught_by: &'static [&'static str],
+    ) -> Self {
+        Self { name, mistake, caught_by, apart: true, ..Self::NONE }
+    }
+}
+
+/// A small store with its flaw, for the suite to find.
+#[derive(Debug)]
+pub(crate) struct SmallFixture {
+    flaw: Flaw,
+    store: Arc<Store>,
+}
+
+impl SmallFixture {
+    pub(crate) fn new(flaw: &Flaw) -> Self {
+        Self { flaw: flaw.clone(), store: Arc::new(Store::new(flaw.rules)) }
+    }
+}
+
+#[async_trait]
+impl Fixture for SmallFixture {
+    async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
+        let client = match self.flaw.apart {
+            true => Client::connect(&Arc::new(Store::new(self.flaw.rules))),
+            false => Client::connect(&self.store),
+        };
+        Ok(match &self.flaw.twist {
+            Some(twist) => Arc::new(Twisted::new(client, twist)),
+            None => Arc::new(client),
+        })
+    }
+
+    fn time(&self) -> Time {
+        Time::Virtual
+    }
+
+    fn hooks(&self) -> &[Hook] {
+        &[Hook::Remove, Hook::Forget]
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn Fixture>> {
+        Some(Arc::new(Self::new(&self.flaw)))
+    }
+
+    async fn remove(&self, name: &LockName) -> Result<()> {
+        self.store.remove(name);
+        Ok(())
+    }
+
+    async fn forget(&self, name: &LockName) -> Result<()> {
+        self.store.forget(name);
+        Ok(())
+    }
+}

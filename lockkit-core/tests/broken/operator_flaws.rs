@@ -1,0 +1,199 @@
+//! Mistakes in what an operator sees and does.
+
+use std::future::pending;
+
+use lockkit_core::{FencingToken, Inspection, LockName, Operator, Result, async_trait};
+
+use super::client::Client;
+use super::flaw::Flaw;
+use super::twist::Twist;
+
+pub(crate) fn operator_flaws() -> Vec<Flaw> {
+    vec![
+        Flaw::twist(
+            "inspection-wrong-token",
+            "an inspection shows another token than the holder's",
+            &["OP-01"],
+            Shows(|seen| {
+                for holder in &mut seen.holders {
+                    let token = holder.token.map_or(1, FencingToken::as_u64);
+                    holder.token = FencingToken::new(token + 1).ok();
+                }
+            }),
+        ),
+        Flaw::twist(
+            "inspection-no-holder",
+            "an inspection does not show who holds",
+            &["OP-01"],
+            Shows(|seen| seen.holders.clear()),
+        ),
+        Flaw::twist(
+            "inspection-no-label",
+            "an inspection shows nobody's label",
+            &["OP-01"],
+            Shows(|seen| {
+                for holder in &mut seen.holders {
+                    holder.label.clear();
+                }
+            }),
+        ),
+        Flaw::twist(
+            "inspection-no-waiters",
+            "an inspection says that nobody waits",
+            &["OP-01"],
+            Shows(|seen| seen.waiters = Some(0)),
+        ),
+        Flaw::twist(
+            "inspection-never-answers",
+            "an inspection gets no answer",
+            &["OP-01"],
+            InspectionNeverAnswers,
+        ),
+        Flaw::twist(
+            "list-ignores-prefix",
+            "a list shows every name, whatever it starts with",
+            &["OP-02"],
+            ListIgnoresPrefix,
+        ),
+        Flaw::twist(
+            "list-repeats-itself",
+            "a list starts over at every page",
+            &["OP-02"],
+            ListRepeatsItself,
+        ),
+        Flaw::twist(
+            "list-has-no-limit",
+            "a list is longer than its limit",
+            &["OP-02"],
+            ListHasNoLimit,
+        ),
+        Flaw::twist(
+            "list-in-no-order",
+            "a list is not in the order of the names' bytes",
+            &["OP-02"],
+            ListInNoOrder,
+        ),
+        Flaw::twist(
+            "revocation-lies",
+            "a revocation does nothing and says that it did",
+            &["OP-03"],
+            RevocationLies,
+        ),
+        Flaw::twist(
+            "revocation-always-true",
+            "a revocation of a token that nobody has says that it ended a grant",
+            &["OP-03"],
+            RevocationAlwaysTrue,
+        ),
+    ]
+}
+
+/// Shows what there is, changed like this.
+#[derive(Debug)]
+struct Shows(fn(&mut Inspection));
+
+#[async_trait]
+impl Twist for Shows {
+    async fn inspect(&self, client: &Client, name: &LockName) -> Result<Inspection> {
+        let mut seen = client.inspect(name).await?;
+        self.0(&mut seen);
+        Ok(seen)
+    }
+}
+
+#[derive(Debug)]
+struct InspectionNeverAnswers;
+
+#[async_trait]
+impl Twist for InspectionNeverAnswers {
+    async fn inspect(&self, _: &Client, _: &LockName) -> Result<Inspection> {
+        pending().await
+    }
+}
+
+#[derive(Debug)]
+struct ListIgnoresPrefix;
+
+#[async_trait]
+impl Twist for ListIgnoresPrefix {
+    async fn list(
+        &self,
+        client: &Client,
+        _: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        client.list("", after, limit).await
+    }
+}
+
+#[derive(Debug)]
+struct ListRepeatsItself;
+
+#[async_trait]
+impl Twist for ListRepeatsItself {
+    async fn list(
+        &self,
+        client: &Client,
+        prefix: &str,
+        _: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        client.list(prefix, None, limit).await
+    }
+}
+
+#[derive(Debug)]
+struct ListHasNoLimit;
+
+#[async_trait]
+impl Twist for ListHasNoLimit {
+    async fn list(
+        &self,
+        client: &Client,
+        prefix: &str,
+        after: Option<&LockName>,
+        _: usize,
+    ) -> Result<Vec<Inspection>> {
+        client.list(prefix, after, usize::MAX).await
+    }
+}
+
+#[derive(Debug)]
+struct ListInNoOrder;
+
+#[async_trait]
+impl Twist for ListInNoOrder {
+    async fn list(
+        &self,
+        client: &Client,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        let mut seen = client.list(prefix, after, limit).await?;
+        seen.reverse();
+        Ok(seen)
+    }
+}
+
+#[derive(Debug)]
+struct RevocationLies;
+
+#[async_trait]
+impl Twist for RevocationLies {
+    async fn revoke(&self, client: &Client, name: &LockName, token: FencingToken) -> Result<bool> {
+        let seen = client.inspect(name).await?;
+        Ok(seen.holders.iter().any(|holder| holder.token == Some(token)))
+    }
+}
+
+#[derive(Debug)]
+struct RevocationAlwaysTrue;
+
+#[async_trait]
+impl Twist for RevocationAlwaysTrue {
+    async fn revoke(&self, client: &Client, name: &LockName, token: FencingToken) -> Result<bool> {
+        client.revoke(name, token).await.map(|_| true)
+    }
+}
