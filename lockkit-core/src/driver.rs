@@ -149,8 +149,8 @@ async fn attempt(
     loop {
         let event = tokio::select! {
             biased;
-            event = stage.next(shared) => event,
             () = caller.closed() => Happened::Event(attempt::Event::Left),
+            event = stage.next(shared) => event,
             () = shared.closing.closed() => Happened::Event(attempt::Event::Closing),
             () = reached(clock, limit) => Happened::Event(attempt::Event::TimeUp),
             () = reached(clock, warn_at) => {

@@ -127,7 +127,8 @@ impl Guard {
     ///
     /// # Errors
     /// `Lost`: it had been lost before, so the work may have overlapped another holder's.
-    /// `Unavailable`: the store did not answer in time. The driver goes on cleaning up either way.
+    /// `Unavailable`: the store did not answer in time. `NoRuntime`: the runtime that kept the lock
+    /// ended meanwhile. The driver goes on cleaning up as long as it lives.
     ///
     /// # Cancel safety
     /// Cancel-safe: dropped midway, the release goes on in the background.

@@ -162,7 +162,7 @@ impl Hold {
             inner.release_wanted = Some(reply);
         }
         self.let_go();
-        answer.await.unwrap_or(Err(Error::lost(LossReason::DriverStopped)))
+        answer.await.unwrap_or(Err(Error::NoRuntime))
     }
 
     pub(crate) async fn renew(&self) -> Result<()> {
@@ -179,7 +179,7 @@ impl Hold {
             inner.renewals_wanted.push(reply);
         }
         self.wanted.notify_one();
-        answer.await.unwrap_or(Err(Error::lost(LossReason::DriverStopped)))
+        answer.await.unwrap_or(Err(Error::NoRuntime))
     }
 
     // What the driver does.

@@ -221,6 +221,9 @@ impl Inner {
                 let before = shared.upgrade().map(|shared| shared.clock.now());
                 tokio::time::sleep(EVERY).await;
                 let Some((shared, before)) = shared.upgrade().zip(before) else { return };
+                if shared.closing.is_set() {
+                    return;
+                }
                 if shared.clock.now().saturating_since(before) > EVERY + EVERY / 2 {
                     shared.clock.wake_sleepers();
                 }
