@@ -1,23 +1,22 @@
-//! One task per attempt: it asks, waits, renews, watches the deadline, and releases.
+//! One task per attempt: it asks and waits, and then keeps the lease it was granted.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, oneshot};
 
 use crate::attempt::{self, Attempt, Step};
 use crate::guard::Guard;
 use crate::hold::Hold;
-use crate::machine::{self, Machine};
+use crate::keep::keep;
+use crate::machine::Machine;
 use crate::reaper::{Call, CleanUp, Count, Counted, Reaper, limited};
 use crate::runtime::Runtime;
 use crate::timing::{Timing, call_limit};
 use crate::{
-    Applied, Clock, Error, Grant, Instant, Lease, LockName, LockProvider, LossReason, Request,
-    Result, StoreSays,
+    Applied, Clock, Error, Grant, Instant, LockName, LockProvider, Request, Result, StoreSays,
 };
 
 /// What every driver of one `Locks` shares.
@@ -51,7 +50,7 @@ impl Closing {
         self.set.load(Ordering::SeqCst)
     }
 
-    async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         let changed = self.changed.notified();
         if !self.is_set() {
             changed.await;
@@ -312,109 +311,4 @@ async fn warn_of_long_wait(shared: &Shared, request: Request, started: Instant) 
         holder_age = ?holder.as_ref().and_then(|holder| holder.age),
         "still waiting for a lock after a whole ttl",
     );
-}
-
-/// Tells the hold that its driver has ended, also when the runtime drops the driver.
-struct Alive<'a>(&'a Hold);
-
-impl Drop for Alive<'_> {
-    fn drop(&mut self) {
-        self.0.driver_stopped();
-    }
-}
-
-/// Keeps the lease until its guard lets go or it is lost, then ends it in the store.
-async fn keep(
-    shared: &Shared,
-    runtime: &Runtime,
-    hold: &Hold,
-    lease: Box<dyn Lease>,
-    call_limit: Duration,
-) {
-    // Declared after the lease, so dropped before it: where dropping the lease frees the name, the
-    // guard is told first.
-    let alive = Alive(hold);
-    until_over(shared, hold, &*lease).await;
-    let outcome = limited(&shared.clock, call_limit, lease.release()).await;
-    hold.released(&outcome);
-    drop(alive);
-    match outcome {
-        Ok(()) => tracing::debug!(
-            target: "lockkit", event = "released", name = %hold.name, token = hold.token.as_u64(),
-        ),
-        Err(Error::Unavailable { .. }) => {
-            let left = hold.gone_from_store_at().map(|at| at.saturating_since(shared.clock.now()));
-            let ttl = left.unwrap_or(call_limit).max(call_limit);
-            shared.reaper.take(CleanUp::Release { lease, ttl }, runtime);
-        }
-        Err(error) => tracing::debug!(
-            target: "lockkit", event = "release_refused", name = %hold.name,
-            token = hold.token.as_u64(), error = %error,
-        ),
-    }
-}
-
-/// Renews and watches until the machine says that the lease is over.
-async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
-    let mut renewals = FuturesUnordered::new();
-    let mut signal = lease.lost();
-    let mut happened = (machine::Event::Tick, None);
-    loop {
-        let (event, failure) = happened;
-        let actions = hold.on(event, failure.as_ref());
-        if actions.tell {
-            trace_state(hold);
-        }
-        if actions.release {
-            return;
-        }
-        if actions.renew {
-            renewals.push(lease.renew());
-        }
-        happened = tokio::select! {
-            biased;
-            event = hold.order() => (event, None),
-            reason = &mut signal => (machine::Event::Ended(reason), None),
-            Some(outcome) = renewals.next(), if !renewals.is_empty() => renewed(hold, outcome),
-            () = shared.closing.closed() => (machine::Event::Ended(LossReason::Closed), None),
-            () = hold.due() => (machine::Event::Tick, None),
-        };
-    }
-}
-
-fn renewed(hold: &Hold, outcome: Result<crate::Term>) -> (machine::Event, Option<Error>) {
-    match outcome {
-        Ok(term) => {
-            tracing::trace!(
-                target: "lockkit", event = "renewed", name = %hold.name, token = hold.token.as_u64(),
-            );
-            (machine::Event::Renewed(term), None)
-        }
-        Err(Error::Lost { reason }) => (machine::Event::Ended(reason), None),
-        Err(error) => {
-            tracing::debug!(
-                target: "lockkit", event = "renewal_failed", name = %hold.name,
-                token = hold.token.as_u64(), error = %error,
-            );
-            (machine::Event::RenewalFailed, Some(error))
-        }
-    }
-}
-
-fn trace_state(hold: &Hold) {
-    let (name, token) = (&hold.name, hold.token.as_u64());
-    match hold.state() {
-        machine::State::Held => {
-            tracing::info!(target: "lockkit", event = "recovered", name = %name, token);
-        }
-        machine::State::AtRisk => {
-            tracing::warn!(target: "lockkit", event = "at_risk", name = %name, token);
-        }
-        machine::State::Lost(LossReason::Released) => {}
-        machine::State::Lost(reason) => {
-            tracing::warn!(
-                target: "lockkit", event = "lost", name = %name, token, reason = %reason,
-            );
-        }
-    }
 }

@@ -1,19 +1,16 @@
 //! The memory provider: the reference for backends, and what users test their own code with.
 
+mod provider;
 mod store;
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::{
-    Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees,
-    Inspection, Instant, Lease, LockName, LockProvider, LossReason, Operator, Request, RequestId,
-    Result, StoreSays, Term, TtlRange, WakeUp,
+    Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Request, RequestId, Result,
 };
 use store::{Asker, Granted, Message, Notice, Reply, Store};
 
@@ -230,126 +227,6 @@ impl Slot {
     }
 }
 
-#[async_trait]
-impl LockProvider for Memory {
-    fn guarantees(&self) -> Guarantees {
-        let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
-        guarantees.fairness = Fairness::Fifo;
-        guarantees.wake_up = WakeUp::Push;
-        guarantees.belief_breaks_on =
-            &["a pause between a check and its use that outlasts the margin"];
-        guarantees
-    }
-
-    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        match self.0.ask(request, Message::TryAcquire(asker(request)))? {
-            Reply::Granted(granted) => Ok(Some(self.presence(request).into_grant(granted))),
-            _ => Ok(None),
-        }
-    }
-
-    async fn acquire(&self, request: &Request) -> Result<Grant> {
-        // Made before the request: dropped at any await, it withdraws.
-        let presence = self.presence(request);
-        let slot = self.0.state().slot(request.id());
-        match self.0.ask(request, Message::Acquire(asker(request)))? {
-            Reply::Granted(granted) => return Ok(presence.into_grant(granted)),
-            Reply::Held(holder) => request.report(StoreSays::Held(Some(holder))),
-            _ => return Err(exhausted()),
-        }
-        loop {
-            // Enabled before the look: a notice between the two is not lost.
-            let changed = slot.changed.notified();
-            let news = match self.0.state().outage_at(request.clock().now()) {
-                Some(_) => News::None,
-                None => *slot.news(),
-            };
-            match news {
-                News::Granted(granted) => return Ok(presence.into_grant(granted)),
-                News::Ended(_) => {
-                    return Err(Error::unavailable(Applied::No, "the request was withdrawn"));
-                }
-                News::None => {}
-            }
-            let next = {
-                let state = self.0.state();
-                let outage = state.outage_at(request.clock().now());
-                if outage.is_some() {
-                    request.report(StoreSays::Unreachable);
-                }
-                outage.or(state.store.expires(request.name()))
-            };
-            match next {
-                Some(end) => tokio::select! {
-                    () = changed => {}
-                    () = request.clock().sleep_until(end) => {
-                        self.0.ask(request, Message::Tick).ok();
-                    }
-                },
-                None => changed.await,
-            }
-        }
-    }
-
-    async fn withdraw(&self, request: &Request) -> Result<()> {
-        self.0.ask(request, Message::End(request.id(), LossReason::Removed))?;
-        let slot = self.0.state().slots.get(&request.id()).cloned();
-        if let Some(slot) = slot {
-            *slot.news() = News::Ended(LossReason::Removed);
-            slot.changed.notify_waiters();
-        }
-        Ok(())
-    }
-
-    fn operator(&self) -> Option<&dyn Operator> {
-        Some(self)
-    }
-
-    async fn close(&self) -> Result<()> {
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Operator for Memory {
-    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
-        let state = self.0.state();
-        let now = state.clock.now();
-        state.check_outage(now)?;
-        Ok(state.store.inspect(now, name))
-    }
-
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&LockName>,
-        limit: usize,
-    ) -> Result<Vec<Inspection>> {
-        let state = self.0.state();
-        let now = state.clock.now();
-        state.check_outage(now)?;
-        Ok(state.store.list(now, prefix, after, limit))
-    }
-
-    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
-        let mut state = self.0.state();
-        let now = state.clock.now();
-        state.check_outage(now)?;
-        Ok(matches!(state.step(now, name, Message::Revoke(token)), Reply::Ended(_)))
-    }
-}
-
-impl Memory {
-    fn presence(&self, request: &Request) -> Presence {
-        Presence {
-            store: Arc::clone(&self.0),
-            name: request.name().clone(),
-            id: request.id(),
-            clock: request.clock().clone(),
-        }
-    }
-}
-
 /// One request's trace in the store; dropping it removes the trace, since nothing else would.
 #[derive(Debug)]
 struct Presence {
@@ -359,83 +236,12 @@ struct Presence {
     clock: Clock,
 }
 
-impl Presence {
-    fn into_grant(self, granted: Granted) -> Grant {
-        let slot = self.store.state().slot(self.id);
-        let term = Term { sent: granted.at, ttl: granted.ttl };
-        Grant::new(granted.token, term, MemoryLease { entry: self, slot, ttl: granted.ttl })
-    }
-}
-
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.store.state();
         state.step(self.clock.now(), &self.name, Message::End(self.id, LossReason::Released));
         state.slots.remove(&self.id);
     }
-}
-
-#[derive(Debug)]
-struct MemoryLease {
-    entry: Presence,
-    slot: Arc<Slot>,
-    ttl: Option<Duration>,
-}
-
-impl MemoryLease {
-    fn ended(&self) -> Option<LossReason> {
-        match *self.slot.news() {
-            News::Ended(reason) => Some(reason),
-            News::None | News::Granted(_) => None,
-        }
-    }
-
-    fn ask(&self, message: Message) -> Result<(Reply, Instant)> {
-        let mut state = self.entry.store.state();
-        let now = self.entry.clock.now();
-        state.check_outage(now)?;
-        Ok((state.step(now, &self.entry.name, message), now))
-    }
-}
-
-#[async_trait]
-impl Lease for MemoryLease {
-    async fn renew(&self) -> Result<Term> {
-        match self.ask(Message::Renew(self.entry.id))? {
-            (Reply::Renewed, sent) => Ok(Term { sent, ttl: self.ttl }),
-            _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
-        }
-    }
-
-    async fn lost(&self) -> LossReason {
-        loop {
-            let changed = self.slot.changed.notified();
-            if let Some(reason) = self.ended() {
-                return reason;
-            }
-            changed.await;
-        }
-    }
-
-    async fn release(&self) -> Result<()> {
-        match self.ended() {
-            Some(LossReason::Released) => return Ok(()),
-            Some(reason) => return Err(Error::lost(reason)),
-            None => {}
-        }
-        match self.ask(Message::End(self.entry.id, LossReason::Released))?.0 {
-            Reply::Ended(_) => Ok(()),
-            _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
-        }
-    }
-
-    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        None
-    }
-}
-
-fn asker(request: &Request) -> Asker {
-    Asker { id: request.id(), label: Arc::clone(request.label()), ttl: Some(request.ttl()) }
 }
 
 fn exhausted() -> Error {

@@ -1,0 +1,117 @@
+//! The second half of a driver's task: keeps a lease until it is over, then ends it.
+
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use crate::driver::Shared;
+use crate::hold::Hold;
+use crate::machine::{Event, State};
+use crate::reaper::{CleanUp, limited};
+use crate::runtime::Runtime;
+use crate::{Error, Lease, LossReason, Result, Term};
+
+/// Tells the hold that its driver has ended, also when the runtime drops the driver.
+struct Alive<'a>(&'a Hold);
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.driver_stopped();
+    }
+}
+
+/// Keeps the lease until its guard lets go or it is lost, then ends it in the store.
+pub(crate) async fn keep(
+    shared: &Shared,
+    runtime: &Runtime,
+    hold: &Hold,
+    lease: Box<dyn Lease>,
+    call_limit: Duration,
+) {
+    // Declared after the lease, so dropped before it: where dropping the lease frees the name, the
+    // guard is told first.
+    let alive = Alive(hold);
+    until_over(shared, hold, &*lease).await;
+    let outcome = limited(&shared.clock, call_limit, lease.release()).await;
+    hold.released(&outcome);
+    drop(alive);
+    match outcome {
+        Ok(()) => tracing::debug!(
+            target: "lockkit", event = "released", name = %hold.name, token = hold.token.as_u64(),
+        ),
+        Err(Error::Unavailable { .. }) => {
+            let left = hold.gone_from_store_at().map(|at| at.saturating_since(shared.clock.now()));
+            let ttl = left.unwrap_or(call_limit).max(call_limit);
+            shared.reaper.take(CleanUp::Release { lease, ttl }, runtime);
+        }
+        Err(error) => tracing::debug!(
+            target: "lockkit", event = "release_refused", name = %hold.name,
+            token = hold.token.as_u64(), error = %error,
+        ),
+    }
+}
+
+/// Renews and watches until the machine says that the lease is over.
+async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
+    let mut renewals = FuturesUnordered::new();
+    let mut signal = lease.lost();
+    let mut happened = (Event::Tick, None);
+    loop {
+        let (event, failure) = happened;
+        let actions = hold.on(event, failure.as_ref());
+        if actions.tell {
+            trace_state(hold);
+        }
+        if actions.release {
+            return;
+        }
+        if actions.renew {
+            renewals.push(lease.renew());
+        }
+        happened = tokio::select! {
+            biased;
+            event = hold.order() => (event, None),
+            reason = &mut signal => (Event::Ended(reason), None),
+            Some(outcome) = renewals.next(), if !renewals.is_empty() => renewed(hold, outcome),
+            () = shared.closing.closed() => (Event::Ended(LossReason::Closed), None),
+            () = hold.due() => (Event::Tick, None),
+        };
+    }
+}
+
+fn renewed(hold: &Hold, outcome: Result<Term>) -> (Event, Option<Error>) {
+    match outcome {
+        Ok(term) => {
+            tracing::trace!(
+                target: "lockkit", event = "renewed", name = %hold.name, token = hold.token.as_u64(),
+            );
+            (Event::Renewed(term), None)
+        }
+        Err(Error::Lost { reason }) => (Event::Ended(reason), None),
+        Err(error) => {
+            tracing::debug!(
+                target: "lockkit", event = "renewal_failed", name = %hold.name,
+                token = hold.token.as_u64(), error = %error,
+            );
+            (Event::RenewalFailed, Some(error))
+        }
+    }
+}
+
+fn trace_state(hold: &Hold) {
+    let (name, token) = (&hold.name, hold.token.as_u64());
+    match hold.state() {
+        State::Held => {
+            tracing::info!(target: "lockkit", event = "recovered", name = %name, token);
+        }
+        State::AtRisk => {
+            tracing::warn!(target: "lockkit", event = "at_risk", name = %name, token);
+        }
+        State::Lost(LossReason::Released) => {}
+        State::Lost(reason) => {
+            tracing::warn!(
+                target: "lockkit", event = "lost", name = %name, token, reason = %reason,
+            );
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! One name's lock, and the ways to take it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::driver::{Answer, Order, Patience, drive};
+use crate::runtime::Runtime;
+use crate::timing::{Renewal, Wish};
+use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Locks, Result};
+
+/// One name's lock, with its settings; takes guards, and may be kept and cloned.
+///
+/// The futures of its methods own what they need: they work in `select!`, in `join!` and in a task
+/// of their own.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is locked before acquire()"]
+pub struct Lock {
+    locks: Locks,
+    name: Result<LockName>,
+    wish: Wish,
+    label: Arc<str>,
+}
+
+impl Lock {
+    pub(crate) fn new(locks: Locks, name: Result<LockName>, label: Arc<str>) -> Self {
+        Self { locks, name, wish: Wish::default(), label }
+    }
+
+    /// How long the store keeps the lock for a holder that it does not hear of (C5).
+    ///
+    /// A wish: the store rounds it up to what it can grant, and [`Guard::ttl`] tells what it
+    /// granted. From 50 ms to 24 h. It has no effect on a store without expiry.
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.wish.ttl = Some(ttl);
+        self
+    }
+
+    /// How long before the store's expiry the guard already reports the lock as lost.
+    ///
+    /// It covers the difference in rate of two clocks, and the caller's own delay between a check
+    /// and its use. By default 1 % of the ttl + 2 ms, or a tenth of the ttl up to 2 s, whichever is
+    /// more.
+    pub const fn margin(mut self, margin: Duration) -> Self {
+        self.wish.margin = Some(margin);
+        self
+    }
+
+    /// How long after an acknowledged renewal was sent the next one is, instead of a third of the
+    /// ttl.
+    pub const fn renew_every(mut self, every: Duration) -> Self {
+        self.wish.renewal = Renewal::Every(every);
+        self
+    }
+
+    /// Leaves the renewing to [`Guard::renew`].
+    pub const fn renew_manually(mut self) -> Self {
+        self.wish.renewal = Renewal::Manual;
+        self
+    }
+
+    /// How long a guard holds at the most, renewals or not: caps a worker that is stuck while its
+    /// renewals go on. No limit unless set here.
+    pub const fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.wish.max_hold = Some(max_hold);
+        self
+    }
+
+    /// Who holds, for people.
+    pub fn label(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Takes the lock, waiting as long as it takes, through outages of the store too.
+    ///
+    /// Upholds C1, C8 and C10. A wait longer than the ttl logs one warning.
+    ///
+    /// # Errors
+    /// `Rejected`, `Invalid`: waiting is useless. `Closed`, `NoRuntime`: there is nobody to wait.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped at any point it leaves no lock held and no waiter behind (C9), and it
+    /// loses its place in the queue.
+    pub fn acquire(&self) -> impl Future<Output = Result<Guard>> + Send + use<> {
+        granted(self.start(Patience::Wait))
+    }
+
+    /// Takes the lock if it is free: one attempt of at most a third of the ttl, or 2 s.
+    ///
+    /// # Errors
+    /// `Unavailable`: the store did not answer. Otherwise as [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe, as [`acquire`](Self::acquire).
+    pub fn try_acquire(&self) -> impl Future<Output = Result<Option<Guard>>> + Send + use<> {
+        self.start(Patience::Try)
+    }
+
+    /// Takes the lock, waiting for at most `limit`.
+    ///
+    /// # Errors
+    /// `TimedOut`: the store last said that another holds it. `Unavailable`: the store last said
+    /// nothing. Otherwise as [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe, as [`acquire`](Self::acquire).
+    pub fn acquire_within(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Guard>> + Send + use<> {
+        granted(self.start(Patience::Within(limit)))
+    }
+
+    /// Takes the lock as [`acquire`](Self::acquire) does, and runs `work` as [`Guard::run`] does:
+    /// in the caller's own task, stopped when the lock is lost.
+    ///
+    /// # Errors
+    /// What `work` returned, `Lost`, or as [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    /// Dropping it drops `work` and releases the lock in the background.
+    pub fn run<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + use<T, E, F>
+    where
+        F: AsyncFnOnce(&Guard) -> Result<T, E>,
+        E: From<Error>,
+    {
+        let acquire = self.acquire();
+        async move { acquire.await?.run(work).await }
+    }
+
+    /// Who holds the lock and how many wait, as the store knows it.
+    ///
+    /// # Errors
+    /// `Rejected`: this store cannot tell. `Unavailable`: it did not answer. `Invalid`: the name.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only reads.
+    pub async fn inspect(&self) -> Result<Inspection> {
+        let (name, inner) = (self.name.clone()?, self.locks.inner());
+        inner.limited(inner.operator()?.inspect(&name)).await
+    }
+
+    /// Ends exactly the grant with this token; `false`: there is no such grant.
+    ///
+    /// # Errors
+    /// `Rejected`: this store cannot end another's grant. `Unavailable`: it did not answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, it has happened or not.
+    pub async fn revoke(&self, token: FencingToken) -> Result<bool> {
+        let (name, inner) = (self.name.clone()?, self.locks.inner());
+        inner.limited(inner.operator()?.revoke(&name, token)).await
+    }
+
+    fn start(&self, patience: Patience) -> impl Future<Output = Answer> + Send + use<> {
+        let lock = self.clone();
+        async move {
+            let inner = lock.locks.inner();
+            if !inner.guarantees.kinds.contains(&Kind::Exclusive) {
+                return Err(Error::rejected(
+                    "an exclusive lock",
+                    "this store does not offer that kind: see Locks::guarantees()",
+                ));
+            }
+            let order = Order {
+                timing: lock.wish.check(inner.ttl, &inner.guarantees)?,
+                wished: lock.wish.ttl.unwrap_or(inner.ttl),
+                name: lock.name?,
+                label: lock.label,
+                patience,
+            };
+            if inner.shared.closing.is_set() {
+                return Err(Error::Closed);
+            }
+            let runtime = Runtime::of_caller(inner.runtime.as_ref())?;
+            inner.watch_for_suspend(&runtime);
+            let (caller, answer) = oneshot::channel();
+            let (shared, active) = (Arc::clone(&inner.shared), inner.shared.active.enter());
+            runtime.spawn(drive(shared, runtime.clone(), order, caller, active));
+            // Without an answer the runtime has ended, and the driver with it.
+            answer.await.unwrap_or(Err(Error::NoRuntime))
+        }
+    }
+}
+
+/// For callers that wait: a store never answers "held" to them.
+async fn granted(answer: impl Future<Output = Answer>) -> Result<Guard> {
+    answer
+        .await?
+        .ok_or_else(|| Error::unavailable(Applied::No, "the store gave up a request that waits"))
+}
