@@ -16,7 +16,7 @@ use steps::Steps;
 const HELP: &str = "\
 cargo xtask setup   install what the tests need and this machine lacks
 cargo xtask test    setup, then every test, doc-test, example and combination of features
-cargo xtask bench   the benchmarks
+cargo xtask bench   the benchmarks, or those whose name contains the words that follow
 cargo xtask msrv    whether each crate builds with the Rust version that it declares
 cargo xtask ci      format, clippy, docs, msrv, licences, then the commands of the README
 ";
@@ -48,7 +48,6 @@ fn main() -> ExitCode {
 
 fn bench(filter: &[String]) -> Result<()> {
     let mut steps = Steps::default();
-    let filter = filter.join(" ");
-    steps.cargo(format!("bench --workspace --all-features --benches -- {filter}").trim_end());
+    steps.cargo(format!("bench --locked -p lockkit-bench -- {}", filter.join(" ")).trim());
     steps.finish()
 }

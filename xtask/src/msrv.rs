@@ -30,7 +30,10 @@ pub(crate) fn run() -> Result<()> {
                 ),
                 &[],
             ),
-            None => eprintln!("    not built with {declared}: rustup has no such toolchain here"),
+            None => eprintln!(
+                "    not built with {declared}, so its language is not checked: rustup has no such \
+                 toolchain here"
+            ),
         }
     }
     steps.finish()
