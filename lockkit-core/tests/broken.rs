@@ -4,25 +4,31 @@
 //! `cargo test --test broken -- --ignored` prints every case that catches each of them.
 
 mod broken {
-    pub(crate) mod call_flaws;
+    pub(crate) mod attempt_flaws;
+    pub(crate) mod claim_flaws;
     pub(crate) mod client;
+    pub(crate) mod end_flaws;
     pub(crate) mod flaw;
-    pub(crate) mod lease_flaws;
     pub(crate) mod operator_flaws;
     pub(crate) mod rule_flaws;
     pub(crate) mod rules;
     pub(crate) mod store;
+    pub(crate) mod term_flaws;
     pub(crate) mod twist;
+    pub(crate) mod wait_flaws;
 }
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use broken::call_flaws::call_flaws;
+use broken::attempt_flaws::attempt_flaws;
+use broken::claim_flaws::claim_flaws;
+use broken::end_flaws::end_flaws;
 use broken::flaw::{Flaw, SmallFixture};
-use broken::lease_flaws::lease_flaws;
 use broken::operator_flaws::operator_flaws;
 use broken::rule_flaws::RULE_FLAWS;
+use broken::term_flaws::term_flaws;
+use broken::wait_flaws::wait_flaws;
 use libtest_mimic::{Arguments, Failed, Trial};
 use lockkit_core::conformance::{Case, Fixture, Outcome, Time, cases, check};
 use lockkit_core::{LockProvider, Memory, Result, async_trait};
@@ -32,9 +38,12 @@ const RUNS: usize = 20;
 
 fn main() -> ExitCode {
     let mut flaws = RULE_FLAWS.to_vec();
-    flaws.extend(call_flaws());
-    flaws.extend(lease_flaws());
+    flaws.extend(attempt_flaws());
+    flaws.extend(wait_flaws());
+    flaws.extend(term_flaws());
+    flaws.extend(end_flaws());
     flaws.extend(operator_flaws());
+    flaws.extend(claim_flaws());
     let mut trials = Vec::new();
     for case in cases() {
         let name = format!("{} finds nothing in the", case.id);

@@ -1,6 +1,8 @@
 //! Mistakes in what an operator sees and does.
 
+use std::collections::HashMap;
 use std::future::pending;
+use std::sync::{Mutex, PoisonError};
 
 use lockkit_core::{FencingToken, Inspection, LockName, Operator, Result, async_trait};
 
@@ -44,6 +46,12 @@ pub(crate) fn operator_flaws() -> Vec<Flaw> {
             Shows(|seen| seen.waiters = Some(0)),
         ),
         Flaw::twist(
+            "inspection-outdated",
+            "an inspection shows what the first one showed",
+            &["OP-01"],
+            InspectionOutdated::default(),
+        ),
+        Flaw::twist(
             "inspection-never-answers",
             "an inspection gets no answer",
             &["OP-01"],
@@ -74,6 +82,12 @@ pub(crate) fn operator_flaws() -> Vec<Flaw> {
             ListInNoOrder,
         ),
         Flaw::twist(
+            "list-shows-free-names",
+            "a list shows names that nobody holds or waits for",
+            &["OP-02"],
+            ListShowsFreeNames,
+        ),
+        Flaw::twist(
             "revocation-lies",
             "a revocation does nothing and says that it did",
             &["OP-03"],
@@ -98,6 +112,19 @@ impl Twist for Shows {
         let mut seen = client.inspect(name).await?;
         self.0(&mut seen);
         Ok(seen)
+    }
+}
+
+/// What was shown first.
+#[derive(Debug, Default)]
+struct InspectionOutdated(Mutex<HashMap<LockName, Inspection>>);
+
+#[async_trait]
+impl Twist for InspectionOutdated {
+    async fn inspect(&self, client: &Client, name: &LockName) -> Result<Inspection> {
+        let seen = client.inspect(name).await?;
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(shown.entry(name.clone()).or_insert(seen).clone())
     }
 }
 
@@ -173,6 +200,27 @@ impl Twist for ListInNoOrder {
     ) -> Result<Vec<Inspection>> {
         let mut seen = client.list(prefix, after, limit).await?;
         seen.reverse();
+        Ok(seen)
+    }
+}
+
+#[derive(Debug)]
+struct ListShowsFreeNames;
+
+#[async_trait]
+impl Twist for ListShowsFreeNames {
+    async fn list(
+        &self,
+        client: &Client,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        let mut seen = client.list(prefix, after, limit).await?;
+        let free = LockName::new(format!("{prefix}~"))?;
+        if seen.len() < limit && after.is_none_or(|after| free > *after) {
+            seen.push(Inspection::new(free, Vec::new(), Some(0)));
+        }
         Ok(seen)
     }
 }

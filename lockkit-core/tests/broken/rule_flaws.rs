@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lockkit_core::LossReason;
+use lockkit_core::{FencingToken, LossReason};
 
 use super::flaw::Flaw;
 use super::rules::Rules;
@@ -11,7 +11,11 @@ use super::store::{Ask, Place};
 const CORRECT: Rules = Rules::CORRECT;
 
 /// No store of the suite's cases lives as long.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn in_16_bits(ttl: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(ttl.as_millis() % (1 << 16)).unwrap_or_default())
+}
 
 pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
@@ -129,24 +133,55 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         &["SF-15"],
         Rules { forgets: |reason| reason == LossReason::Removed, ..CORRECT },
     ),
+    Flaw::rule(
+        "token-grows-on-renewal",
+        "each renewal changes the token: the holder's own writes become stale",
+        &["SF-14"],
+        Rules {
+            renewed_token: |token| FencingToken::new(token.as_u64() + 1).unwrap_or(token),
+            ..CORRECT
+        },
+    ),
     // Expiry.
     Flaw::rule(
         "no-ttl",
         "an entry without ttl: a holder that crashed holds for ever",
         &["LV-01"],
-        Rules { lasts: |_| FOR_EVER, ..CORRECT },
+        Rules { granted_for: |_| FOR_EVER, renewed_for: |_| FOR_EVER, ..CORRECT },
     ),
     Flaw::rule(
         "expires-early",
         "the store keeps a grant for less than the ttl that it reports",
         &["SF-10"],
-        Rules { lasts: |ttl| ttl / 2, ..CORRECT },
+        Rules { granted_for: |ttl| ttl / 2, ..CORRECT },
     ),
     Flaw::rule(
         "expires-late",
         "the store keeps a grant for three ttls",
         &["LV-01"],
-        Rules { lasts: |ttl| ttl * 3, ..CORRECT },
+        Rules { granted_for: |ttl| ttl * 3, renewed_for: |ttl| ttl * 3, ..CORRECT },
+    ),
+    Flaw::rule(
+        "expires-in-whole-seconds",
+        "a ttl is rounded down to whole seconds: EXPIRE instead of PEXPIRE",
+        &["SF-10"],
+        Rules {
+            granted_for: |ttl| Duration::from_secs(ttl.as_secs()),
+            renewed_for: |ttl| Duration::from_secs(ttl.as_secs()),
+            ..CORRECT
+        },
+    ),
+    Flaw::rule(
+        "ttl-overflows",
+        "a ttl is kept in 16 bits of milliseconds, and a long one wraps",
+        &["SF-27"],
+        Rules { granted_for: in_16_bits, renewed_for: in_16_bits, ..CORRECT },
+    ),
+    Flaw::rule(
+        "renewal-shortens",
+        "a renewal adds less than the ttl that it reports",
+        &["SF-10"],
+        Rules { renewed_for: |ttl| ttl / 2, ..CORRECT },
     ),
     // The own grant only.
     Flaw::rule(

@@ -15,8 +15,12 @@ pub(crate) struct Rules {
     pub(crate) next_token: fn(u64) -> u64,
     /// Whether the end of a grant for this reason wipes out the name's last token.
     pub(crate) forgets: fn(LossReason) -> bool,
-    /// How long the store keeps a grant of this ttl that it does not hear of.
-    pub(crate) lasts: fn(Duration) -> Duration,
+    /// How long the store keeps a fresh grant of this ttl that it does not hear of.
+    pub(crate) granted_for: fn(Duration) -> Duration,
+    /// How long it does after a renewal.
+    pub(crate) renewed_for: fn(Duration) -> Duration,
+    /// The token after a renewal.
+    pub(crate) renewed_token: fn(FencingToken) -> FencingToken,
     /// How long the store keeps a place in the queue that it does not hear of.
     pub(crate) place_lasts: fn(Duration) -> Duration,
     /// Whether the name can be granted.
@@ -51,7 +55,9 @@ impl Rules {
         stored_as: str::to_owned,
         next_token: |last| last + 1,
         forgets: |_| false,
-        lasts: |ttl| ttl,
+        granted_for: |ttl| ttl,
+        renewed_for: |ttl| ttl,
+        renewed_token: |token| token,
         place_lasts: |ttl| ttl,
         free: |entry| entry.held.is_none(),
         turn: |queue, place, _| queue.is_empty() || place == Some(0),

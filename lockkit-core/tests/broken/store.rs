@@ -41,7 +41,7 @@ pub(crate) struct Held {
     pub(crate) client: u64,
     pub(crate) token: FencingToken,
     pub(crate) expires: Instant,
-    lasts: Duration,
+    ttl: Duration,
     label: String,
     since: Instant,
     ended: watch::Sender<Option<LossReason>>,
@@ -103,7 +103,7 @@ impl Store {
             if let Some(held) =
                 entry.held.as_mut().filter(|held| (rules.replays)(held, client, request.id()))
             {
-                held.renew(now);
+                held.renew(rules, now);
                 return Answer::Granted(held.granted());
             }
             let place = entry.queue.iter().position(|place| place.id == request.id());
@@ -127,7 +127,7 @@ impl Store {
         let rules = &self.rules;
         self.step(request.name(), request.clock(), |entry, now| match &mut entry.held {
             Some(held) if (rules.renews)(held, request.id(), token) => {
-                held.renew(now);
+                held.renew(rules, now);
                 true
             }
             Some(_) => false,
@@ -236,13 +236,12 @@ impl Entry {
     fn grant(&mut self, rules: &Rules, now: Instant, client: u64, request: &Request) -> Granted {
         self.last_token = (rules.next_token)(self.last_token);
         let token = FencingToken::new(self.last_token).expect("a store this small never runs out");
-        let lasts = (rules.lasts)(request.ttl());
         let held = self.held.insert(Held {
             id: request.id(),
             client,
             token,
-            expires: now.saturating_add(lasts),
-            lasts,
+            expires: now.saturating_add((rules.granted_for)(request.ttl())),
+            ttl: request.ttl(),
             label: request.label().to_string(),
             since: now,
             ended: watch::Sender::new(None),
@@ -302,8 +301,9 @@ impl Entry {
 }
 
 impl Held {
-    fn renew(&mut self, now: Instant) {
-        self.expires = now.saturating_add(self.lasts);
+    fn renew(&mut self, rules: &Rules, now: Instant) {
+        self.expires = now.saturating_add((rules.renewed_for)(self.ttl));
+        self.token = (rules.renewed_token)(self.token);
     }
 
     fn granted(&self) -> Granted {

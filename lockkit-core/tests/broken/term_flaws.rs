@@ -1,19 +1,18 @@
-//! Mistakes of a client in its leases: terms, renewals, losses, releases.
+//! Mistakes of a client in terms and renewals.
 
 use std::collections::HashSet;
 use std::future::pending;
 use std::sync::{Mutex, PoisonError};
 
 use lockkit_core::{
-    Applied, Error, Grant, LockProvider, LossReason, Operator, Request, RequestId, Result, Term,
-    async_trait,
+    Applied, Error, Grant, LockProvider, LossReason, Request, RequestId, Result, Term, async_trait,
 };
 
 use super::client::Client;
 use super::flaw::Flaw;
 use super::twist::{Twist, TwistedLease};
 
-pub(crate) fn lease_flaws() -> Vec<Flaw> {
+pub(crate) fn term_flaws() -> Vec<Flaw> {
     vec![
         Flaw::twist(
             "grant-term-at-receipt",
@@ -32,6 +31,12 @@ pub(crate) fn lease_flaws() -> Vec<Flaw> {
             "a grant reports twice the ttl that the store keeps",
             &["SF-13"],
             GrantTtlTooLong,
+        ),
+        Flaw::twist(
+            "grant-ttl-missing",
+            "a grant reports no ttl where the store keeps one: nobody renews it",
+            &["SF-13"],
+            GrantTtlMissing,
         ),
         Flaw::twist(
             "renewal-ttl-too-long",
@@ -62,60 +67,6 @@ pub(crate) fn lease_flaws() -> Vec<Flaw> {
             "a renewal of a grant that has ended is called an outage, for ever",
             &["SF-04"],
             RenewalHidesLoss,
-        ),
-        Flaw::twist(
-            "loss-at-once",
-            "a lease is reported as lost while it is held",
-            &["LV-07"],
-            LossAtOnce,
-        ),
-        Flaw::twist(
-            "loss-once",
-            "a loss is told to the first who asks only: edge-triggered",
-            &["SF-34"],
-            LossOnce::default(),
-        ),
-        Flaw::twist(
-            "loss-never-told",
-            "neither the lease nor its renewals tell that the entry was removed",
-            &["SF-19"],
-            LossNeverTold,
-        ),
-        Flaw::twist(
-            "release-lies",
-            "a release does nothing and says that it did",
-            &["SF-03"],
-            ReleaseLies,
-        ),
-        Flaw::twist(
-            "release-never-answers",
-            "a release gets no answer",
-            &["SF-03"],
-            ReleaseNeverAnswers,
-        ),
-        Flaw::twist(
-            "release-twice-frees-next",
-            "a second release of one lease ends the next holder's grant",
-            &["SF-03"],
-            ReleaseTwiceFreesNext,
-        ),
-        Flaw::twist(
-            "release-only-once",
-            "a second release of one lease is an error",
-            &["SF-03"],
-            ReleaseOnlyOnce::default(),
-        ),
-        Flaw::twist(
-            "release-hides-loss",
-            "a release of a grant that had ended before is called a success",
-            &["SF-01"],
-            ReleaseHidesLoss,
-        ),
-        Flaw::twist(
-            "release-frees-all-names",
-            "a release ends the session, and every other name held on it",
-            &["SF-24"],
-            ReleaseFreesAllNames,
         ),
     ]
 }
@@ -180,6 +131,22 @@ impl Twist for GrantTtlTooLong {
 }
 
 #[derive(Debug)]
+struct GrantTtlMissing;
+
+#[async_trait]
+impl Twist for GrantTtlMissing {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        let grant = client.try_acquire(request).await?;
+        Ok(grant.map(|grant| with_term(grant, |term| term.ttl = None)))
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let grant = client.acquire(request).await?;
+        Ok(with_term(grant, |term| term.ttl = None))
+    }
+}
+
+#[derive(Debug)]
 struct RenewalTtlTooLong;
 
 #[async_trait]
@@ -191,7 +158,7 @@ impl Twist for RenewalTtlTooLong {
 }
 
 #[derive(Debug)]
-struct RenewalNeverSent;
+pub(crate) struct RenewalNeverSent;
 
 #[async_trait]
 impl Twist for RenewalNeverSent {
@@ -239,128 +206,5 @@ impl Twist for RenewalHidesLoss {
     async fn renew(&self, lease: &TwistedLease) -> Result<Term> {
         let answer = lease.plain.renew().await;
         answer.map_err(|_| Error::unavailable(Applied::No, "the renewal failed"))
-    }
-}
-
-#[derive(Debug)]
-struct LossAtOnce;
-
-#[async_trait]
-impl Twist for LossAtOnce {
-    async fn lost(&self, _: &TwistedLease) -> LossReason {
-        LossReason::SessionEnded
-    }
-}
-
-/// Which losses were told.
-#[derive(Debug, Default)]
-struct LossOnce(Mutex<HashSet<RequestId>>);
-
-#[async_trait]
-impl Twist for LossOnce {
-    async fn lost(&self, lease: &TwistedLease) -> LossReason {
-        let reason = lease.plain.lost().await;
-        let first =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lease.request.id());
-        match first {
-            true => reason,
-            false => pending().await,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct LossNeverTold;
-
-#[async_trait]
-impl Twist for LossNeverTold {
-    async fn renew(&self, lease: &TwistedLease) -> Result<Term> {
-        match lease.plain.renew().await {
-            Ok(term) => Ok(term),
-            Err(_) => RenewalNeverSent.renew(lease).await,
-        }
-    }
-
-    async fn lost(&self, _: &TwistedLease) -> LossReason {
-        pending().await
-    }
-}
-
-#[derive(Debug)]
-struct ReleaseLies;
-
-#[async_trait]
-impl Twist for ReleaseLies {
-    async fn release(&self, _: &TwistedLease) -> Result<()> {
-        Ok(())
-    }
-}
-
-#[derive(Debug)]
-struct ReleaseNeverAnswers;
-
-#[async_trait]
-impl Twist for ReleaseNeverAnswers {
-    async fn release(&self, lease: &TwistedLease) -> Result<()> {
-        lease.plain.release().await?;
-        pending().await
-    }
-}
-
-#[derive(Debug)]
-struct ReleaseTwiceFreesNext;
-
-#[async_trait]
-impl Twist for ReleaseTwiceFreesNext {
-    async fn release(&self, lease: &TwistedLease) -> Result<()> {
-        lease.plain.release().await?;
-        let seen = lease.client.inspect(lease.request.name()).await?;
-        for token in seen.holders.iter().filter_map(|holder| holder.token) {
-            lease.client.revoke(lease.request.name(), token).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Which grants were released.
-#[derive(Debug, Default)]
-struct ReleaseOnlyOnce(Mutex<HashSet<RequestId>>);
-
-#[async_trait]
-impl Twist for ReleaseOnlyOnce {
-    async fn release(&self, lease: &TwistedLease) -> Result<()> {
-        let first =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lease.request.id());
-        match first {
-            true => lease.plain.release().await,
-            false => Err(Error::lost(LossReason::Removed)),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct ReleaseHidesLoss;
-
-#[async_trait]
-impl Twist for ReleaseHidesLoss {
-    async fn release(&self, lease: &TwistedLease) -> Result<()> {
-        lease.plain.release().await.or(Ok(()))
-    }
-}
-
-#[derive(Debug)]
-struct ReleaseFreesAllNames;
-
-#[async_trait]
-impl Twist for ReleaseFreesAllNames {
-    async fn release(&self, lease: &TwistedLease) -> Result<()> {
-        for seen in lease.client.list("", None, usize::MAX).await? {
-            for token in seen.holders.iter().filter_map(|holder| holder.token) {
-                if seen.name != *lease.request.name() {
-                    lease.client.revoke(&seen.name, token).await?;
-                }
-            }
-        }
-        lease.plain.release().await
     }
 }

@@ -1,0 +1,203 @@
+//! Mistakes of a client in how it asks for a name.
+
+use std::future::pending;
+use std::time::Duration;
+
+use lockkit_core::{
+    Applied, Error, Grant, LockProvider, Operator, Request, Result, StoreSays, async_trait,
+};
+
+use super::client::Client;
+use super::flaw::Flaw;
+use super::rule_flaws::FOR_EVER;
+use super::rules::Rules;
+use super::twist::Twist;
+
+pub(crate) fn attempt_flaws() -> Vec<Flaw> {
+    vec![
+        Flaw::twist(
+            "check-then-set",
+            "looks whether the name is free, and sets it in a second request: GET; SET",
+            &["AT-01"],
+            CheckThenSet,
+        )
+        .with_rules(Rules { free: |_| true, ..Rules::CORRECT }),
+        Flaw::twist(
+            "set-then-expire",
+            "sets the entry, and its ttl in a second request: SETNX; EXPIRE",
+            &["AT-19"],
+            SetThenExpire,
+        )
+        .with_rules(Rules { granted_for: |_| FOR_EVER, ..Rules::CORRECT }),
+        Flaw::twist(
+            "replay-starts-anew",
+            "a replay of one id is a new grant with a second token",
+            &["AT-08"],
+            ReplayStartsAnew,
+        ),
+        Flaw::twist(
+            "ids-of-its-own",
+            "draws a new id for each call: what the store holds is nobody's to withdraw",
+            &["AT-08"],
+            IdsOfItsOwn,
+        ),
+        Flaw::twist(
+            "held-is-an-error",
+            "a name that is held is reported as an error",
+            &["AT-01"],
+            HeldIsAnError,
+        ),
+        Flaw::twist(
+            "attempt-waits",
+            "an attempt that must not wait does wait",
+            &["PF-09"],
+            AttemptWaits,
+        ),
+        Flaw::twist(
+            "attempt-never-answers",
+            "an attempt on a held name gets no answer",
+            &["PF-09"],
+            AttemptNeverAnswers,
+        ),
+        Flaw::twist(
+            "one-call-at-a-time",
+            "one mutex around the client: who waits blocks every other call",
+            &["PF-10"],
+            OneCallAtATime::default(),
+        ),
+    ]
+}
+
+#[derive(Debug)]
+struct CheckThenSet;
+
+#[async_trait]
+impl Twist for CheckThenSet {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        let seen = client.inspect(request.name()).await?;
+        tokio::task::yield_now().await;
+        match seen.holders.is_empty() {
+            true => client.try_acquire(request).await,
+            false => Ok(None),
+        }
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        loop {
+            if let Some(grant) = self.try_acquire(client, request).await? {
+                return Ok(grant);
+            }
+            request.report(StoreSays::Held(None));
+            request.clock().sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SetThenExpire;
+
+#[async_trait]
+impl Twist for SetThenExpire {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        let grant = client.try_acquire(request).await?;
+        if let Some(grant) = &grant {
+            tokio::task::yield_now().await;
+            grant.lease.renew().await?;
+        }
+        Ok(grant)
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let grant = client.acquire(request).await?;
+        tokio::task::yield_now().await;
+        grant.lease.renew().await?;
+        Ok(grant)
+    }
+}
+
+#[derive(Debug)]
+struct ReplayStartsAnew;
+
+#[async_trait]
+impl Twist for ReplayStartsAnew {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        client.withdraw(request).await?;
+        client.try_acquire(request).await
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        client.withdraw(request).await?;
+        client.acquire(request).await
+    }
+}
+
+#[derive(Debug)]
+struct IdsOfItsOwn;
+
+fn renamed(request: &Request) -> Result<Request> {
+    let renamed = Request::new(request.name().clone(), request.ttl(), request.clock().clone())?;
+    Ok(renamed.with_label(request.label().to_string()))
+}
+
+#[async_trait]
+impl Twist for IdsOfItsOwn {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        client.try_acquire(&renamed(request)?).await
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let renamed = renamed(request)?;
+        request.report(StoreSays::Held(None));
+        client.acquire(&renamed).await
+    }
+}
+
+#[derive(Debug)]
+struct HeldIsAnError;
+
+#[async_trait]
+impl Twist for HeldIsAnError {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        let grant = client.try_acquire(request).await?;
+        grant.map(Some).ok_or_else(|| Error::unavailable(Applied::No, "the name is locked"))
+    }
+}
+
+#[derive(Debug)]
+struct AttemptWaits;
+
+#[async_trait]
+impl Twist for AttemptWaits {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        client.acquire(request).await.map(Some)
+    }
+}
+
+#[derive(Debug)]
+struct AttemptNeverAnswers;
+
+#[async_trait]
+impl Twist for AttemptNeverAnswers {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        match client.try_acquire(request).await? {
+            Some(grant) => Ok(Some(grant)),
+            None => pending().await,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct OneCallAtATime(tokio::sync::Mutex<()>);
+
+#[async_trait]
+impl Twist for OneCallAtATime {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        let _turn = self.0.lock().await;
+        client.try_acquire(request).await
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let _turn = self.0.lock().await;
+        client.acquire(request).await
+    }
+}

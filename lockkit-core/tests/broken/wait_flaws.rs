@@ -1,0 +1,159 @@
+//! Mistakes of a client while it waits, and when it is told to stop waiting.
+
+use std::future::{pending, poll_fn};
+use std::time::Duration;
+
+use lockkit_core::{Error, Grant, LockProvider, Operator, Request, Result, StoreSays, async_trait};
+
+use super::client::Client;
+use super::flaw::Flaw;
+use super::twist::Twist;
+
+pub(crate) fn wait_flaws() -> Vec<Flaw> {
+    vec![
+        Flaw::twist(
+            "polls-each-second",
+            "waits by asking each second, though push and a fair queue are declared",
+            &["PF-02"],
+            Polls,
+        ),
+        Flaw::twist(
+            "gives-up-waiting",
+            "a waiter gives up after one ttl",
+            &["LV-07"],
+            GivesUpWaiting,
+        ),
+        Flaw::twist(
+            "waits-in-silence",
+            "a waiter says that the store is out of reach while it waits behind a holder",
+            &["LV-10"],
+            WaitsInSilence,
+        ),
+        Flaw::twist(
+            "withdrawn-goes-on",
+            "a withdrawn attempt queues again, and is granted to nobody: a ghost in the queue",
+            &["AT-10"],
+            WithdrawnGoesOn,
+        ),
+        Flaw::twist(
+            "withdrawn-never-ends",
+            "a withdrawn attempt waits on for ever",
+            &["AT-10"],
+            WithdrawnNeverEnds,
+        ),
+        Flaw::twist(
+            "withdrawal-never-answers",
+            "a withdrawal gets no answer",
+            &["AT-09"],
+            WithdrawalNeverAnswers,
+        ),
+        Flaw::twist(
+            "withdrawal-only-once",
+            "a withdrawal of nothing is an error: it cannot be repeated",
+            &["AT-09"],
+            WithdrawalOnlyOnce,
+        ),
+    ]
+}
+
+#[derive(Debug)]
+struct Polls;
+
+#[async_trait]
+impl Twist for Polls {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        loop {
+            if let Some(grant) = client.try_acquire(request).await? {
+                return Ok(grant);
+            }
+            request.report(StoreSays::Held(None));
+            request.clock().sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct GivesUpWaiting;
+
+#[async_trait]
+impl Twist for GivesUpWaiting {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        tokio::select! {
+            grant = client.acquire(request) => grant,
+            () = request.clock().sleep(request.ttl()) => {
+                client.withdraw(request).await?;
+                Err(Error::rejected("a wait of more than one ttl", "try again later"))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct WaitsInSilence;
+
+#[async_trait]
+impl Twist for WaitsInSilence {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let mut acquire = client.acquire(request);
+        poll_fn(|cx| {
+            let polled = acquire.as_mut().poll(cx);
+            request.report(StoreSays::Unreachable);
+            polled
+        })
+        .await
+    }
+}
+
+#[derive(Debug)]
+struct WithdrawnGoesOn;
+
+#[async_trait]
+impl Twist for WithdrawnGoesOn {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        loop {
+            match client.acquire(request).await {
+                Err(Error::Unavailable { .. }) => {}
+                answer => return answer,
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct WithdrawnNeverEnds;
+
+#[async_trait]
+impl Twist for WithdrawnNeverEnds {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        match client.acquire(request).await {
+            Err(Error::Unavailable { .. }) => pending().await,
+            answer => answer,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct WithdrawalNeverAnswers;
+
+#[async_trait]
+impl Twist for WithdrawalNeverAnswers {
+    async fn withdraw(&self, client: &Client, request: &Request) -> Result<()> {
+        client.withdraw(request).await?;
+        pending().await
+    }
+}
+
+#[derive(Debug)]
+struct WithdrawalOnlyOnce;
+
+#[async_trait]
+impl Twist for WithdrawalOnlyOnce {
+    async fn withdraw(&self, client: &Client, request: &Request) -> Result<()> {
+        let before = client.inspect(request.name()).await?;
+        client.withdraw(request).await?;
+        if client.inspect(request.name()).await? == before {
+            return Err(Error::rejected("a withdrawal of nothing", "withdraw only once"));
+        }
+        Ok(())
+    }
+}
