@@ -11,14 +11,10 @@ struct Need {
 }
 
 /// Only what is needed today: a store's tests add their server here.
-#[cfg(unix)]
 const NEEDS: &[Need] = &[
-    Need { program: "cc", debian: "gcc", purpose: "links every Rust program" },
-    Need { program: "kill", debian: "procps", purpose: "stops processes in examples and tests" },
+    #[cfg(unix)]
+    Need { program: "kill", debian: "procps", purpose: "the quickstart stops a process" },
 ];
-/// Only what is needed today: nothing, on a system where the tests stop no process.
-#[cfg(not(unix))]
-const NEEDS: &[Need] = &[];
 
 /// Installs what is missing, or says what to install.
 pub(crate) fn run() -> Result<()> {

@@ -1,5 +1,7 @@
 //! Every test of the workspace.
 
+use std::{env, fs, process};
+
 use crate::Result;
 use crate::metadata::{Package, packages};
 use crate::setup;
@@ -13,11 +15,7 @@ pub(crate) fn run() -> Result<()> {
     let mut steps = Steps::default();
     for package in packages.iter().filter(|package| package.is_ours()) {
         features(&mut steps, package);
-    }
-    for package in packages.iter().filter(|package| package.source.is_none()) {
-        for example in &package.examples {
-            steps.cargo(&format!("run --locked -p {} --example {example}", package.name));
-        }
+        examples(&mut steps, package);
     }
     steps.cargo("test --locked -p lockkit --no-default-features --tests");
     steps.cargo("test --locked --workspace --all-features --no-fail-fast");
@@ -31,4 +29,18 @@ fn features(steps: &mut Steps, package: &Package) {
     for feature in package.features.iter().filter(|feature| *feature != "default") {
         steps.cargo(&format!("{check} --features {feature}"));
     }
+}
+
+/// Each example runs as it is, and with the URL of a store that processes share.
+fn examples(steps: &mut Steps, package: &Package) {
+    let directory = env::temp_dir().join(format!("lockkit-xtask-{}", process::id()));
+    for example in &package.examples {
+        let run = format!("run --locked -p {} --example {example}", package.name);
+        steps.cargo(&run);
+        if cfg!(unix) {
+            steps.cargo(&format!("{run} -- file:{}", directory.display()));
+        }
+    }
+    // It is there only if an example made it.
+    fs::remove_dir_all(directory).ok();
 }
