@@ -1,4 +1,4 @@
-//! Two promises in five seconds, with no server: `cargo run --example quickstart`
+//! Two promises in a few seconds, with no server: `cargo run --example quickstart`
 //!
 //! 1. Processes contend for one name: every grant carries a greater token than the one before.
 //! 2. A holder freezes and the next one is granted: the resource refuses the frozen one's write.
@@ -22,7 +22,7 @@ async fn main() -> Result<()> {
     let (contended, expiring) = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["worker", url] => return worker(url).await,
         ["holder", url] => return holder(url).await,
-        [url] if url != "memory:" => (url, url),
+        [url] if !url.starts_with("memory:") => (url, url),
         _ => (&*embedded, "memory:"),
     };
     tokens_grow(contended)?;
@@ -44,7 +44,7 @@ fn tokens_grow(url: &str) -> Result<()> {
         let line = line?;
         let (worker, token) = line.split_once(' ').ok_or("a worker wrote no token")?;
         let token: FencingToken = token.parse()?;
-        println!("{:>9.0?}  process {worker} holds token {token}", started.elapsed());
+        say(started, &format!("process {worker} holds token {token}"));
         if newest.replace(token) >= Some(token) {
             return Err("a later holder's token is not greater".into());
         }
@@ -70,23 +70,23 @@ async fn worker(url: &str) -> Result<()> {
 async fn a_stale_write_is_refused(url: &str) -> Result<()> {
     println!("2. A holder stops in the middle of its work");
     let started = Instant::now();
-    let say = |text: String| println!("{:>9.0?}  {text}", started.elapsed());
     let ledger = Fenced::new(vec!["opened"]);
     let locks = connect(url).await?;
     let lock = locks.lock("quickstart/ledger").ttl(Duration::from_secs(1));
     let dies = locks.guarantees().expiry == Expiry::HolderDeath;
-    let how = if dies { "dies, a write on its way" } else { "freezes" };
+    let how = if dies { "dies with a write on its way" } else { "freezes" };
 
     let (token, late_write) =
         if url == "memory:" { freeze_thread(lock.clone())? } else { stop_process(url, dies)? };
-    say(format!("the holder with token {token} {how}"));
+    say(started, &format!("the holder with token {token} {how}"));
 
     let guard = lock.acquire().await?;
     ledger.access(guard.token(), |entries| entries.push("by the next holder"))?;
-    say(format!("the next holder writes with token {}", guard.token()));
+    say(started, &format!("the next holder writes with token {}", guard.token()));
 
     let refusal = ledger.access(late_write()?, |entries| entries.push("by the stopped holder"));
-    say(format!("the late write is refused: {}", refusal.err().ok_or("it was accepted")?));
+    let refusal = refusal.err().ok_or("the late write was accepted")?;
+    say(started, &format!("the late write is refused: {refusal}"));
     guard.release().await?;
     println!("The ledger: {:?}", ledger.into_inner());
     Ok(())
@@ -111,7 +111,7 @@ fn freeze_thread(lock: Lock) -> Result<Stopped> {
     Ok((token.recv()?, Box::new(wake)))
 }
 
-/// In a process of its own: stopped, or killed where only a holder's death frees a name.
+/// In a process of its own: stopped, or killed on a store where only a holder's death frees a name.
 fn stop_process(url: &str, dies: bool) -> Result<Stopped> {
     let mut process =
         Command::new(env::current_exe()?).args(["holder", url]).stdout(Stdio::piped()).spawn()?;
@@ -137,4 +137,8 @@ async fn holder(url: &str) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await; // stopped here
     println!("{}", guard.token()); // the write that it had decided on before
     Ok(())
+}
+
+fn say(started: Instant, text: &str) {
+    println!("  {:.3} s  {text}", started.elapsed().as_secs_f32());
 }

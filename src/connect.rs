@@ -15,7 +15,7 @@ const SCHEMES: &str = "memory:, file:";
 /// |---|---|
 /// | `memory:` | the memory of this process, private to the [`Locks`] returned |
 /// | `memory:NAME` | the same, shared by everybody in this process who gives this name |
-/// | `file:/path`, `file:///path` | a directory of this machine, made if it is missing (feature `file`) |
+/// | `file:/path`, `file:///path` | a directory of this machine, made if its parent exists (feature `file`) |
 /// | `file:relative/path` | the same, from the working directory |
 ///
 /// Paths and names are percent-decoded: write `%3F` for `?`, `%23` for `#` and `%25` for `%`.
