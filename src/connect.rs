@@ -37,8 +37,9 @@ const SCHEMES: &str = "memory:, file:";
 /// ```
 ///
 /// # Errors
-/// `Invalid`: the URL, with what to write instead; it never shows more of the URL than the scheme
-/// and the option at fault, so no password gets into a log. `Rejected`, `Unavailable`: the store.
+/// `Invalid`: the URL, with what to write instead. No error repeats a password: of the URL it shows
+/// the scheme, the option at fault, or the directory. `Rejected`, `Unavailable`: the store.
+/// `NoRuntime`: called outside the tokio runtime that the store's connections are to live in.
 ///
 /// # Cancel safety
 /// Cancel-safe: nothing is locked yet.
