@@ -1,1 +1,51 @@
-//! x
+//! The embedded store of [lockkit](https://docs.rs/lockkit): one machine, many processes.
+//!
+//! A directory with a file for each name, locked by the kernel, so a holder that dies has let go.
+//! Nothing runs beside the processes that take locks. `docs/file.md` tells the algorithm, the
+//! failure modes and who may open the files.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+//! use lockkit_core::Locks;
+//! use lockkit_file::{FileConfig, FileProvider};
+//!
+//! # let place = tempfile::tempdir().expect("a directory");
+//! # let directory = place.path().join("locks");
+//! let locks = Locks::new(FileProvider::connect(FileConfig::new(directory)).await?);
+//! let guard = locks.lock("billing/nightly").acquire().await?;
+//! println!("write with token {}", guard.token());
+//! guard.release().await?;
+//! # Ok(()) }
+//! ```
+
+mod config;
+#[cfg(unix)]
+mod error;
+#[cfg(unix)]
+mod events;
+#[cfg(unix)]
+mod lease;
+#[cfg(unix)]
+mod name;
+#[cfg(unix)]
+mod network;
+#[cfg(unix)]
+mod operator;
+#[cfg(unix)]
+mod process;
+#[cfg(unix)]
+mod protocol;
+#[cfg(unix)]
+mod provider;
+#[cfg(not(unix))]
+#[path = "unsupported.rs"]
+mod provider;
+#[cfg(unix)]
+mod record;
+#[cfg(unix)]
+mod slot;
+
+pub use config::FileConfig;
+#[cfg(unix)]
+pub use lease::LockedFile;
+pub use provider::FileProvider;

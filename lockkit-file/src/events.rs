@@ -1,0 +1,244 @@
+//! When files are closed, deleted or moved: told by the kernel on Linux, found by polling elsewhere.
+
+use std::time::Duration;
+
+#[cfg(target_os = "linux")]
+pub(crate) use linux::Events;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use none::Events;
+
+/// How often a waiter looks where nothing tells it.
+pub(crate) const POLL: Duration = Duration::from_millis(10);
+/// How often it looks although it would be told: for an overflow, or a file that a forked child
+/// keeps open.
+pub(crate) const BACKSTOP: Duration = Duration::from_millis(50);
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::HashMap;
+    use std::mem::MaybeUninit;
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+    use rustix::io::Errno;
+    use tokio::io::Interest;
+    use tokio::io::unix::AsyncFd;
+    use tokio::runtime::Handle;
+    use tokio::sync::Notify;
+    use tokio::task::AbortHandle;
+
+    /// A holder closes a file that it opened to write; operators only read. A deleted file that is
+    /// still open shows by its count of links, which is an attribute.
+    const MASK: WatchFlags = WatchFlags::CLOSE_WRITE
+        .union(WatchFlags::ATTRIB)
+        .union(WatchFlags::MOVE_SELF)
+        .union(WatchFlags::DELETE_SELF);
+
+    /// One inotify instance for a provider; without one, everybody polls.
+    #[derive(Debug)]
+    pub(crate) struct Events {
+        shared: Option<Arc<Shared>>,
+        pump: Mutex<Option<AbortHandle>>,
+    }
+
+    #[derive(Debug)]
+    struct Shared {
+        inotify: Arc<OwnedFd>,
+        watched: Mutex<HashMap<i32, Watched>>,
+        pumping: AtomicBool,
+    }
+
+    #[derive(Debug)]
+    struct Watched {
+        signal: Arc<Notify>,
+        watches: usize,
+    }
+
+    impl Events {
+        pub(crate) fn new() -> Self {
+            let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok();
+            let shared = inotify.map(|inotify| {
+                Arc::new(Shared {
+                    inotify: Arc::new(inotify),
+                    watched: Mutex::default(),
+                    pumping: AtomicBool::new(false),
+                })
+            });
+            Self { shared, pump: Mutex::default() }
+        }
+
+        /// Whether the kernel tells.
+        pub(crate) const fn push(&self) -> bool {
+            self.shared.is_some()
+        }
+
+        /// Sees to it that a task hands the events on; called in the runtime of whoever waits, so
+        /// that a provider outlives the runtime that connected it.
+        pub(crate) fn run(&self) {
+            let Some(shared) = &self.shared else { return };
+            let Ok(runtime) = Handle::try_current() else { return };
+            if shared.pumping.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            let pumping = Pumping(Arc::clone(shared));
+            let inotify = Arc::clone(&shared.inotify);
+            // Deprecated for sources that may change their descriptor, which an `OwnedFd` never does;
+            // its successor is too new for the oldest tokio that we take.
+            #[allow(deprecated)]
+            let Ok(inotify) = AsyncFd::with_interest(inotify, Interest::READABLE) else { return };
+            let task = runtime.spawn(pump(inotify, pumping)).abort_handle();
+            *self.pump.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        }
+
+        /// Tells from now on what happens to the file at `path`.
+        pub(crate) fn watch(&self, path: &Path) -> Watch {
+            self.run();
+            let signal = Arc::default();
+            let Some(shared) = &self.shared else { return Watch { place: None, signal } };
+            let mut watched = shared.watched();
+            match inotify::add_watch(&*shared.inotify, path, MASK) {
+                Ok(number) => {
+                    let entry = watched.entry(number).or_insert(Watched { signal, watches: 0 });
+                    entry.watches += 1;
+                    let signal = Arc::clone(&entry.signal);
+                    Watch { place: Some((Arc::clone(shared), number)), signal }
+                }
+                Err(_) => Watch { place: None, signal },
+            }
+        }
+    }
+
+    impl Drop for Events {
+        fn drop(&mut self) {
+            let pump = self.pump.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if let Some(pump) = pump.take() {
+                pump.abort();
+            }
+        }
+    }
+
+    impl Shared {
+        fn watched(&self) -> MutexGuard<'_, HashMap<i32, Watched>> {
+            self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Hands on what has happened; `false` if the kernel will tell no more.
+        fn drain(&self) -> bool {
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut events = Reader::new(&*self.inotify, &mut buffer);
+            loop {
+                match events.next() {
+                    Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
+                        self.tell_all();
+                    }
+                    Ok(event) => {
+                        if let Some(watched) = self.watched().get(&event.wd()) {
+                            watched.signal.notify_waiters();
+                        }
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(error) => return error == Errno::AGAIN,
+                }
+            }
+        }
+
+        fn tell_all(&self) {
+            for watched in self.watched().values() {
+                watched.signal.notify_waiters();
+            }
+        }
+    }
+
+    /// Notes the pump's end, also when its runtime drops it, and has everybody look for himself.
+    struct Pumping(Arc<Shared>);
+
+    impl Drop for Pumping {
+        fn drop(&mut self) {
+            self.0.pumping.store(false, Ordering::SeqCst);
+            self.0.tell_all();
+        }
+    }
+
+    async fn pump(inotify: AsyncFd<Arc<OwnedFd>>, pumping: Pumping) {
+        loop {
+            let Ok(mut ready) = inotify.readable().await else { return };
+            if !pumping.0.drain() {
+                return;
+            }
+            ready.clear_ready();
+        }
+    }
+
+    /// One watched file, as long as this lives.
+    #[derive(Debug)]
+    pub(crate) struct Watch {
+        place: Option<(Arc<Shared>, i32)>,
+        signal: Arc<Notify>,
+    }
+
+    impl Watch {
+        /// Completes at the next event from this call on, not from its first poll on.
+        pub(crate) fn changed(&self) -> impl Future<Output = ()> + Send {
+            self.signal.notified()
+        }
+
+        /// Whether events come in now.
+        pub(crate) fn is_live(&self) -> bool {
+            self.place.as_ref().is_some_and(|(shared, _)| shared.pumping.load(Ordering::SeqCst))
+        }
+    }
+
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            let Some((shared, number)) = &self.place else { return };
+            let mut watched = shared.watched();
+            let Some(entry) = watched.get_mut(number) else { return };
+            entry.watches -= 1;
+            if entry.watches == 0 {
+                watched.remove(number);
+                // It fails for a file that is gone: the kernel has removed the watch by itself.
+                inotify::remove_watch(&*shared.inotify, *number).ok();
+            }
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod none {
+    use std::path::Path;
+
+    #[derive(Debug)]
+    pub(crate) struct Events;
+
+    impl Events {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+
+        pub(crate) const fn push(&self) -> bool {
+            false
+        }
+
+        pub(crate) const fn run(&self) {}
+
+        pub(crate) const fn watch(&self, _: &Path) -> Watch {
+            Watch
+        }
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Watch;
+
+    impl Watch {
+        pub(crate) fn changed(&self) -> impl Future<Output = ()> + Send {
+            std::future::pending()
+        }
+
+        pub(crate) const fn is_live(&self) -> bool {
+            false
+        }
+    }
+}

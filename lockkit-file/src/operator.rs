@@ -1,0 +1,122 @@
+//! What an operator can see and do: read from the files, never by getting in anybody's way.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use lockkit_core::{
+    Error, FencingToken, Holder, Inspection, LockName, LossReason, Operator, Result, async_trait,
+};
+use tokio::runtime::Handle;
+
+use crate::error::failed;
+use crate::name::{SUFFIX, name_of};
+use crate::process;
+use crate::protocol::{self, Place};
+use crate::provider::FileProvider;
+use crate::record::HolderRecord;
+
+#[async_trait]
+impl Operator for FileProvider {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        let (directory, name) = (Arc::clone(&self.inner().directory), name.clone());
+        in_the_background(move || inspect(&directory, name)).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        let directory = Arc::clone(&self.inner().directory);
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        in_the_background(move || list(&directory, &prefix, after.as_ref(), limit)).await
+    }
+
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        let directory = &self.inner().directory;
+        let near = process::providers()
+            .into_iter()
+            .filter(|provider| provider.directory == *directory)
+            .find_map(|provider| provider.holding(name, token));
+        if let Some(slot) = near {
+            return Ok(slot.end(LossReason::Revoked));
+        }
+        let (directory, asked) = (Arc::clone(directory), name.clone());
+        let record =
+            in_the_background(move || held_by(&Place::of(&directory, &asked))).await?.flatten();
+        match record.filter(|record| record.token == token.as_u64()) {
+            None => Ok(false),
+            Some(HolderRecord { label, pid, .. }) => Err(Error::rejected(
+                format!("revoking token {token} of {name:?}: another process holds it"),
+                format!("end that process, {label} (pid {pid}): the kernel then frees the name"),
+            )),
+        }
+    }
+}
+
+/// Reading a directory may take long, so it gets a thread that may block.
+async fn in_the_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    runtime.spawn_blocking(work).await.unwrap_or(Err(Error::NoRuntime))
+}
+
+/// `None`: free. `Some(None)`: held by somebody who left no record, or is about to.
+#[allow(clippy::option_option)] // the two questions are two
+fn held_by(place: &Place) -> Result<Option<Option<HolderRecord>>> {
+    let held = protocol::is_held(place)
+        .map_err(|error| failed("asking for the holder of", &place.file, &error))?;
+    Ok(held.then(|| protocol::last_holder(place)))
+}
+
+fn inspect(directory: &Path, name: LockName) -> Result<Inspection> {
+    let holder = held_by(&Place::of(directory, &name))?
+        .map(|record| record.map_or_else(|| Holder::new(""), holder));
+    Ok(Inspection::new(name, holder.into_iter().collect(), None))
+}
+
+fn list(
+    directory: &Arc<Path>,
+    prefix: &str,
+    after: Option<&LockName>,
+    limit: usize,
+) -> Result<Vec<Inspection>> {
+    let refused = |error| failed("listing", directory, &error);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(refused)? {
+        let file = entry.map_err(refused)?.file_name();
+        let Some(stem) = file.to_str().and_then(|file| file.strip_suffix(SUFFIX)) else { continue };
+        let written = || {
+            let name = protocol::written_name(&Place::of_stem(directory, stem))?;
+            LockName::new(name).ok()
+        };
+        let Some(name) = name_of(stem).or_else(written) else { continue };
+        if name.as_str().starts_with(prefix) && after.is_none_or(|after| name > *after) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    let mut found = Vec::new();
+    for name in names {
+        if found.len() == limit {
+            break;
+        }
+        let seen = inspect(directory, name)?;
+        if !seen.holders.is_empty() {
+            found.push(seen);
+        }
+    }
+    Ok(found)
+}
+
+/// A record as its readers know it.
+pub(crate) fn holder(record: HolderRecord) -> Holder {
+    let age = protocol::boot_time().saturating_sub(record.since);
+    let holder = Holder::new(record.label).with_age(age);
+    match FencingToken::new(record.token) {
+        Ok(token) => holder.with_token(token),
+        Err(_) => holder,
+    }
+}

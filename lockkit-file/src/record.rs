@@ -1,0 +1,200 @@
+//! What stands in a file: two checksummed slots for the token, the name, the last holder.
+//!
+//! Text of fixed places, so that `cat` shows it and every change is written in place.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::name::{decode, encode};
+
+const HEAD: &str = "lockkit-file 1";
+const HEAD_LEN: usize = 32;
+const SLOT_LEN: usize = 64;
+/// Where the slots end and the name begins.
+pub(crate) const BODY: usize = HEAD_LEN + 2 * SLOT_LEN;
+/// More than any file of ours has: a longer one is not read to its end.
+pub(crate) const LONGEST: usize = 16 * 1024;
+/// A longer label is cut: the record is for people.
+const LONGEST_LABEL: usize = 1024;
+
+/// The word before a holder's record while it holds; of the same length as [`FREE`].
+pub(crate) const HELD: &str = "held";
+/// The word that a release writes over it.
+pub(crate) const FREE: &str = "free";
+
+/// The holder that wrote its record last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HolderRecord {
+    pub(crate) label: String,
+    pub(crate) pid: u32,
+    pub(crate) token: u64,
+    /// On the machine's boot clock, which all its processes share.
+    pub(crate) since: Duration,
+}
+
+/// What could be read of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// The slots that are whole.
+    pub(crate) slots: [Option<u64>; 2],
+    /// Whether there is anything in the place of the slots.
+    pub(crate) written: bool,
+    pub(crate) name: Option<String>,
+    /// The last holder, unless it has released.
+    pub(crate) holder: Option<HolderRecord>,
+}
+
+impl Content {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let slots =
+            [0, 1].map(|index| bytes.get(slot_range(index)).and_then(|s| slot_of(index, s)));
+        let body = bytes.get(BODY..).and_then(|body| std::str::from_utf8(body).ok());
+        let mut lines = body.unwrap_or_default().lines();
+        let name = lines.next().and_then(|line| line.strip_prefix("name ")).and_then(decode);
+        let holder = lines.next().and_then(holder_of);
+        Self {
+            slots,
+            written: bytes.iter().any(|byte| !matches!(byte, 0 | b' ' | b'\n')),
+            name,
+            holder,
+        }
+    }
+
+    /// The greatest token that is whole.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.slots.iter().flatten().max().copied()
+    }
+
+    /// The slot to write next: never the one that holds the greatest token.
+    pub(crate) fn next_slot(&self) -> usize {
+        usize::from(self.slots[0].is_some() && self.slots[0] >= self.slots[1])
+    }
+}
+
+/// The offset and bytes of the slot that holds `token`.
+pub(crate) fn slot(index: usize, token: u64) -> (u64, String) {
+    let line = format!(
+        "token {token:020} {:016x}",
+        sum(&[[b"slot 0", b"slot 1"][index & 1], &token.to_be_bytes()])
+    );
+    (slot_range(index).start as u64, format!("{line:<width$}\n", width = SLOT_LEN - 1))
+}
+
+/// The head line, at offset 0.
+pub(crate) fn head() -> String {
+    format!("{HEAD:<width$}\n", width = HEAD_LEN - 1)
+}
+
+/// The bytes from [`BODY`] on, and the offset in the file of the word [`HELD`].
+pub(crate) fn body(name: &str, holder: &HolderRecord) -> (String, u64) {
+    let name = format!("name {}\n", encode(name));
+    let mut cut = holder.label.len().min(LONGEST_LABEL);
+    while !holder.label.is_char_boundary(cut) {
+        cut -= 1;
+    }
+    let facts = format!(
+        " pid={} token={} since={} label={}",
+        holder.pid,
+        holder.token,
+        holder.since.as_millis(),
+        encode(&holder.label[..cut]),
+    );
+    let word = (BODY + name.len()) as u64;
+    (format!("{name}{HELD}{facts} {:016x}\n", sum(&[facts.as_bytes()])), word)
+}
+
+const fn slot_range(index: usize) -> std::ops::Range<usize> {
+    let start = HEAD_LEN + index * SLOT_LEN;
+    start..start + SLOT_LEN
+}
+
+fn slot_of(index: usize, bytes: &[u8]) -> Option<u64> {
+    let mut words = std::str::from_utf8(bytes).ok()?.split_ascii_whitespace().skip(1);
+    let token = words.next()?.parse().ok()?;
+    (slot(index, token).1.as_bytes() == bytes).then_some(token)
+}
+
+fn holder_of(line: &str) -> Option<HolderRecord> {
+    let (facts, written) = line.strip_prefix(HELD)?.rsplit_once(' ')?;
+    if u64::from_str_radix(written, 16).ok()? != sum(&[facts.as_bytes()]) {
+        return None;
+    }
+    let fact =
+        |what: &str| facts.split(' ').find_map(|fact| fact.strip_prefix(what)?.strip_prefix('='));
+    Some(HolderRecord {
+        label: fact("label").and_then(decode)?,
+        pid: fact("pid")?.parse().ok()?,
+        token: fact("token")?.parse().ok()?,
+        since: Duration::from_millis(fact("since")?.parse().ok()?),
+    })
+}
+
+fn sum(parts: &[&[u8]]) -> u64 {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder() -> HolderRecord {
+        let label = "host/7/a b\n{é}".to_owned();
+        HolderRecord { label, pid: 7, token: 42, since: Duration::from_millis(12) }
+    }
+
+    fn image() -> Vec<u8> {
+        [head(), slot(0, 41).1, slot(1, 42).1, body("A/b", &holder()).0].concat().into_bytes()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let content = Content::parse(&image());
+        assert_eq!(content.slots, [Some(41), Some(42)]);
+        assert_eq!(content.last(), Some(42));
+        assert_eq!(content.next_slot(), 0);
+        assert_eq!(content.name.as_deref(), Some("A/b"));
+        assert_eq!(content.holder, Some(holder()));
+        assert_eq!(Content::parse(b""), Content::default());
+    }
+
+    #[test]
+    fn a_slot_or_record_with_one_wrong_bit_is_not_read() {
+        let whole = image();
+        for at in slot_range(1) {
+            let mut torn = whole.clone();
+            torn[at] ^= 1;
+            assert_eq!(Content::parse(&torn).slots, [Some(41), None], "byte {at}");
+        }
+        let word = usize::try_from(body("A/b", &holder()).1).expect("an offset");
+        for at in word..whole.len() - 1 {
+            let mut torn = whole.clone();
+            torn[at] ^= 1;
+            assert_eq!(Content::parse(&torn).holder, None, "byte {at}");
+        }
+        for len in 0..whole.len() - 1 {
+            assert_eq!(Content::parse(&whole[..len]).holder, None);
+        }
+    }
+
+    #[test]
+    fn a_released_record_names_no_holder() {
+        let mut bytes = image();
+        let word = usize::try_from(body("A/b", &holder()).1).expect("an offset");
+        bytes[word..word + FREE.len()].copy_from_slice(FREE.as_bytes());
+        let content = Content::parse(&bytes);
+        assert_eq!((content.holder.as_ref(), content.last()), (None, Some(42)));
+    }
+
+    #[test]
+    fn a_slot_is_bound_to_its_place() {
+        let swapped = [head(), slot(1, 42).1, slot(0, 41).1].concat();
+        let content = Content::parse(swapped.as_bytes());
+        assert_eq!(content.slots, [None, None]);
+        assert!(content.written);
+    }
+}

@@ -1,0 +1,139 @@
+//! One request's life in this provider: asking, being granted, held, ended.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lockkit_core::{FencingToken, LockName, LossReason, RequestId, Result};
+use tokio::sync::Notify;
+
+use crate::protocol::Held;
+
+/// What the attempts and leases of one request share (C2).
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) name: LockName,
+    pub(crate) id: RequestId,
+    phase: Mutex<Phase>,
+    /// Told of every change of phase, and when the request comes to the head of its queue.
+    pub(crate) changed: Notify,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Asking,
+    /// Locked, and its token on the way to the disk.
+    Granting(Held),
+    /// `lost` once the files were found gone; they stay locked until the holder lets go.
+    Granted {
+        held: Held,
+        token: FencingToken,
+        lost: Option<LossReason>,
+    },
+    Ended(LossReason),
+}
+
+/// Where a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Asking,
+    Granting,
+    Granted(FencingToken),
+    Ended(LossReason),
+}
+
+impl Slot {
+    pub(crate) fn new(name: LockName, id: RequestId) -> Self {
+        Self { name, id, phase: Mutex::new(Phase::Asking), changed: Notify::new() }
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        match &*self.phase() {
+            Phase::Asking => Standing::Asking,
+            Phase::Granting(_) => Standing::Granting,
+            Phase::Granted { lost: Some(reason), .. } | Phase::Ended(reason) => {
+                Standing::Ended(*reason)
+            }
+            Phase::Granted { token, lost: None, .. } => Standing::Granted(*token),
+        }
+    }
+
+    /// Keeps `held` for the request while its token is synced; `None` if it was withdrawn.
+    ///
+    /// Dropped before it is [`granted`](Granting::granted), the answer frees the name.
+    pub(crate) fn granting(&self, held: Held) -> Option<Granting<'_>> {
+        let mut phase = self.phase();
+        match *phase {
+            Phase::Asking => {
+                *phase = Phase::Granting(held);
+                Some(Granting(self))
+            }
+            _ => None,
+        }
+    }
+
+    /// Ends it for `reason`, unless it has ended, and frees what it held; whether it held.
+    pub(crate) fn end(&self, reason: LossReason) -> bool {
+        let mut phase = self.phase();
+        if matches!(*phase, Phase::Ended(_)) {
+            return false;
+        }
+        let before = std::mem::replace(&mut *phase, Phase::Ended(reason));
+        let held = matches!(before, Phase::Granted { .. });
+        drop(before);
+        drop(phase);
+        self.changed.notify_waiters();
+        held
+    }
+
+    /// Looks whether the files are still in place; sticky once they were not (C7).
+    pub(crate) fn check(&self) -> Result<Standing> {
+        let mut found = None;
+        if let Phase::Granted { held, lost: lost @ None, .. } = &mut *self.phase()
+            && !held.is_in_place()?
+        {
+            *lost = Some(LossReason::Removed);
+            found = Some(held.place().file.clone());
+        }
+        if let Some(file) = found {
+            tracing::warn!(
+                target: "lockkit", event = "file_removed", name = %self.name, file = %file.display(),
+                "a held lock's file was removed or replaced, so its holder has lost it; end the \
+                 holder's process instead, or revoke the grant, to free a name",
+            );
+            self.changed.notify_waiters();
+        }
+        Ok(self.standing())
+    }
+}
+
+/// A grant on its way to the disk.
+pub(crate) struct Granting<'a>(&'a Slot);
+
+impl Granting<'_> {
+    /// The grant is on the disk; `false` if it was withdrawn meanwhile.
+    pub(crate) fn granted(self, token: FencingToken) -> bool {
+        let mut phase = self.0.phase();
+        let before = std::mem::replace(&mut *phase, Phase::Asking);
+        let (after, granted) = match before {
+            Phase::Granting(held) => (Phase::Granted { held, token, lost: None }, true),
+            other => (other, false),
+        };
+        *phase = after;
+        granted
+    }
+}
+
+impl Drop for Granting<'_> {
+    fn drop(&mut self) {
+        let mut phase = self.0.phase();
+        if matches!(*phase, Phase::Granting(_)) {
+            *phase = Phase::Asking;
+        }
+        drop(phase);
+        // A replay of the request may wait for this outcome.
+        self.0.changed.notify_waiters();
+    }
+}
