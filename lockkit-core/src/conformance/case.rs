@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::cases::GROUPS;
 use super::context::Context;
 use super::{Fixture, Hook, Outcome, Time};
-use crate::{Error, Expiry, Fairness, Guarantees, LockProvider, WakeUp};
+use crate::{Error, Expiry, Fairness, Guarantees, LockProvider};
 
 /// One case of the suite.
 #[derive(Clone, Debug)]
@@ -59,12 +59,13 @@ pub fn cases() -> &'static [Case] {
 /// What a case rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Leases end by a ttl.
+    /// Leases end by a ttl, their own or their session's.
     Ttl,
+    /// Each lease ends by a ttl of its own, which nothing but its renewal extends.
+    LeaseTtl,
     /// Leases end with their holder only.
     NoTtl,
     Fifo,
-    Push,
     /// The order of tokens survives the loss of the name's data.
     DataLoss,
     Operator,
@@ -117,11 +118,14 @@ impl Need {
         let claim = |holds: bool, text: &str| (!holds).then(|| Outcome::NotClaimed(text.into()));
         match self {
             Self::Ttl => claim(guarantees.expiry.range().is_some(), "C11: leases end by a ttl"),
+            Self::LeaseTtl => claim(
+                matches!(guarantees.expiry, Expiry::Ttl(_)),
+                "C11: each lease ends by a ttl of its own",
+            ),
             Self::NoTtl => {
                 claim(guarantees.expiry == Expiry::HolderDeath, "C11: leases do not end by a ttl")
             }
             Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
-            Self::Push => claim(guarantees.wake_up == WakeUp::Push, "C8: wake-up is Push"),
             Self::DataLoss => {
                 claim(guarantees.token_survives.data_loss, "C4: tokens survive a data loss")
             }

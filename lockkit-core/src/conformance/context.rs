@@ -1,19 +1,22 @@
 //! What the body of a case has at hand.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::case::{Stop, Verdict};
-use super::{Case, Fixture, Time};
+use super::{Case, Fixture, Outcome, Time};
 use crate::{
-    Clock, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Request,
-    RequestId, WakeUp,
+    Clock, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator, Request,
+    RequestId, StoreSays, WakeUp,
 };
 
 /// The ttl of most cases: long enough that a busy machine still renews in time.
 const TTL: Duration = Duration::from_secs(1);
 /// The ttl of cases that let many leases expire.
 const SHORT_TTL: Duration = Duration::from_millis(100);
+/// The ttl of holders that nobody renews.
+const LONG_TTL: Duration = Duration::from_secs(60);
 
 /// One run of one case.
 pub(super) struct Context {
@@ -42,9 +45,10 @@ impl Context {
         Self { fixture, guarantees: provider.guarantees(), provider, clock, case, prefix }
     }
 
-    /// How long the case may take: its own limit, longer where ttls are.
+    /// How long the case may take: its own limit, longer where ttls are, or where time is free.
     pub(super) fn limit(&self) -> Duration {
-        self.case.limit + 20 * self.ttl().saturating_sub(TTL)
+        let limit = self.case.limit + 20 * self.ttl().saturating_sub(TTL);
+        if self.is_virtual() { 4 * limit } else { limit }
     }
 
     pub(super) fn is_virtual(&self) -> bool {
@@ -85,12 +89,12 @@ impl Context {
 
     /// A fresh request for the name with this tail.
     pub(super) fn request(&self, tail: &str) -> Verdict<Request> {
-        self.request_for(self.lock_name(tail)?)
+        self.request_with_ttl(tail, self.ttl())
     }
 
-    /// A fresh request for this name.
-    pub(super) fn request_for(&self, name: LockName) -> Verdict<Request> {
-        Ok(Request::new(name, self.ttl(), self.clock.clone())?)
+    /// The same with another ttl than that of most cases.
+    pub(super) fn request_with_ttl(&self, tail: &str, ttl: Duration) -> Verdict<Request> {
+        Ok(Request::new(self.lock_name(tail)?, ttl, self.clock.clone())?)
     }
 
     /// One attempt of `provider` that must be granted.
@@ -106,13 +110,73 @@ impl Context {
     /// Takes and releases the name with this tail at a fresh client, within the time in which a
     /// waiter learns that a name is free; its token.
     pub(super) async fn is_free(&self, tail: &str) -> Verdict<FencingToken> {
+        self.is_free_for(&self.lock(tail).await?).await
+    }
+
+    /// The same for a client that is there already.
+    pub(super) async fn is_free_for(&self, lock: &Lock) -> Verdict<FencingToken> {
         let bound = self.wake_up();
-        let guard = self.lock(tail).await?.acquire_within(bound).await.map_err(|error| {
+        let guard = lock.acquire_within(bound).await.map_err(|error| {
             Stop::failed(format!("the name is not free for others within {bound:?}: {error}"))
         })?;
         let token = guard.token();
         guard.release().await?;
         Ok(token)
+    }
+
+    /// What an operator can see and do in the store.
+    pub(super) fn operator(&self) -> Verdict<&dyn Operator> {
+        let none = || Stop(Outcome::NotClaimed("C16: there is an operator".into()));
+        self.provider.operator().ok_or_else(none)
+    }
+
+    /// Waits until the store knows of nobody at the name with this tail, as far as it can tell.
+    pub(super) async fn no_residue(&self, tail: &str) -> Verdict {
+        let Some(operator) = self.provider.operator() else { return Ok(()) };
+        let (name, end) = (self.lock_name(tail)?, self.clock.now().saturating_add(self.wake_up()));
+        loop {
+            let seen = operator.inspect(&name).await?;
+            if seen.holders.is_empty() && seen.waiters.unwrap_or(0) == 0 {
+                return Ok(());
+            }
+            if self.clock.now() >= end {
+                return Err(Stop::failed(format!("something is left in the store: {seen:?}")));
+            }
+            self.sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until the provider says that `request` waits behind a holder.
+    pub(super) async fn queued(&self, request: &Request) -> Verdict {
+        let bound = self.wake_up();
+        let waits = || matches!(request.last_word(), Some(StoreSays::Held(_)));
+        self.until(bound, waits).await.map_err(|_| {
+            let said = request.last_word();
+            Stop::failed(format!("a waiter did not report within {bound:?}, but {said:?} (C8)"))
+        })
+    }
+
+    /// Waits for `future` for at most `bound`.
+    pub(super) async fn by<T>(
+        &self,
+        bound: Duration,
+        what: &str,
+        future: impl Future<Output = T>,
+    ) -> Verdict<T> {
+        let ended = tokio::time::timeout(bound, future).await;
+        ended.map_err(|_| Stop::failed(format!("{what}: not within {bound:?}")))
+    }
+
+    /// Waits until `holds` for at most `bound`.
+    pub(super) async fn until(&self, bound: Duration, holds: impl Fn() -> bool) -> Verdict {
+        let end = self.clock.now().saturating_add(bound);
+        while !holds() {
+            if self.clock.now() >= end {
+                return Err(Stop::failed(format!("what must come did not within {bound:?}")));
+            }
+            self.sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     /// The ttl of most cases, as the store grants it.
@@ -123,6 +187,11 @@ impl Context {
     /// The least ttl for many expiries, as the store grants it.
     pub(super) fn short_ttl(&self) -> Duration {
         self.fit(SHORT_TTL)
+    }
+
+    /// A ttl that outlasts any case, as the store grants it.
+    pub(super) fn long_ttl(&self) -> Duration {
+        self.fit(LONG_TTL)
     }
 
     fn fit(&self, wished: Duration) -> Duration {

@@ -34,11 +34,16 @@
 //! [`Hook`] that the fixture lacks is *not reached*. Both are shown as ignored, with the reason
 //! in the summary: neither counts as passed. A declared guarantee that does not hold fails.
 
+// Cases are programs of their own: they spawn and block as programs do.
+#![allow(clippy::disallowed_methods)]
+
 mod case;
 mod cases;
 mod child;
 mod context;
 mod fixture;
+mod poll;
+mod queue;
 mod runner;
 mod tap;
 

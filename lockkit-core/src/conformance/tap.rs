@@ -20,6 +20,7 @@ pub(super) struct Tap(Arc<Inner>);
 struct Inner {
     provider: Arc<dyn LockProvider>,
     clock: Clock,
+    attempts: AtomicU32,
     renewals: AtomicU32,
     withdrawals: AtomicU32,
     cut: AtomicBool,
@@ -33,12 +34,18 @@ impl Tap {
         Self(Arc::new(Inner {
             provider,
             clock: clock.clone(),
+            attempts: AtomicU32::new(0),
             renewals: AtomicU32::new(0),
             withdrawals: AtomicU32::new(0),
             cut: AtomicBool::new(false),
             delay: Mutex::default(),
             orphans: Mutex::default(),
         }))
+    }
+
+    /// How many attempts were sent.
+    pub(super) fn attempts(&self) -> u32 {
+        self.0.attempts.load(Ordering::SeqCst)
     }
 
     /// How many renewals were sent.
@@ -55,6 +62,11 @@ impl Tap {
     /// or its link is down.
     pub(super) fn cut(&self) {
         self.0.cut.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends what [`cut`](Self::cut) began.
+    pub(super) fn mend(&self) {
+        self.0.cut.store(false, Ordering::SeqCst);
     }
 
     /// From now on every reply comes this much later than the store gave it.
@@ -86,6 +98,7 @@ impl LockProvider for Tap {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        self.0.attempts.fetch_add(1, Ordering::SeqCst);
         self.0.check()?;
         let granted = self.0.provider.try_acquire(request).await;
         let granted = granted.map(|grant| grant.map(|grant| self.tapped(grant)));
@@ -94,6 +107,7 @@ impl LockProvider for Tap {
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
+        self.0.attempts.fetch_add(1, Ordering::SeqCst);
         self.0.check()?;
         let granted = self.0.provider.acquire(request).await.map(|grant| self.tapped(grant));
         self.0.reply().await;

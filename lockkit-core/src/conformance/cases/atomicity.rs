@@ -1,5 +1,6 @@
 //! Atomicity: one winner, whoever tries how.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::super::Challenge::Atomicity;
-use super::super::case::{Case, Verdict, require};
-use super::super::context::Context;
+use crate::conformance::Challenge::Atomicity;
+use crate::conformance::case::{Case, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::poll::pass;
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -26,17 +28,37 @@ pub(super) const CASES: &[Case] = &[
         "an unprotected counter that sixteen tasks bump under the lock loses no update",
         |cx| Box::pin(no_update_is_lost(cx)),
     ),
+    Case::new(
+        "AT-04",
+        Atomicity,
+        "C1",
+        "a release that races an acquisition leaves neither two holders nor none",
+        |cx| Box::pin(release_races_acquisition(cx)),
+    ),
+    Case::new(
+        "AT-08",
+        Atomicity,
+        "C2",
+        "a replay of one request gets the same grant with the same token",
+        |cx| Box::pin(replay_of_a_grant(cx)),
+    ),
+    Case::new(
+        "C2-01",
+        Atomicity,
+        "C2",
+        "a replay of one waiting request keeps one place in the queue and gets one grant",
+        |cx| Box::pin(replay_of_a_waiter(cx)),
+    ),
 ];
 
 async fn one_of_many_wins(cx: Context) -> Verdict {
     const TASKS: usize = 64;
     const CLIENTS: usize = 4;
-    let rounds = if cx.is_virtual() { 100 } else { 50 };
     let mut clients = Vec::new();
     for _ in 0..CLIENTS {
         clients.push(cx.locks().await?);
     }
-    for round in 0..rounds {
+    for round in 0..200 {
         let barrier = Arc::new(Barrier::new(TASKS));
         let mut tries = JoinSet::new();
         for task in 0..TASKS {
@@ -63,18 +85,18 @@ async fn one_of_many_wins(cx: Context) -> Verdict {
 
 async fn no_update_is_lost(cx: Context) -> Verdict {
     const TASKS: u32 = 16;
-    let bumps: u32 = if cx.is_virtual() { 100 } else { 50 };
+    const BUMPS: u32 = 100;
     let counter = Arc::new(AtomicU32::new(0));
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let lock = cx.lock("counter").await?;
         let (counter, clock) = (Arc::clone(&counter), cx.clock.clone());
         tasks.spawn(async move {
-            for bump in 0..bumps {
+            for bump in 0..BUMPS {
                 let guard = lock.acquire().await?;
                 let seen = counter.load(Ordering::SeqCst);
                 // Read, leave, write: what any second holder would break.
-                match (task + bump) % 8 {
+                match (task + bump) % 16 {
                     0 => clock.sleep(Duration::from_micros(200)).await,
                     _ => tokio::task::yield_now().await,
                 }
@@ -88,6 +110,87 @@ async fn no_update_is_lost(cx: Context) -> Verdict {
         ended??;
     }
     let counted = counter.load(Ordering::SeqCst);
-    require!(counted == TASKS * bumps, "{counted} of {} updates were kept", TASKS * bumps);
+    require!(counted == TASKS * BUMPS, "{counted} of {} updates were kept", TASKS * BUMPS);
     Ok(())
+}
+
+async fn release_races_acquisition(cx: Context) -> Verdict {
+    let rounds = if cx.is_virtual() { 2000 } else { 500 };
+    let (ours, theirs) = (cx.lock("handed").await?, cx.lock("handed").await?);
+    for round in 0..rounds {
+        let guard = ours.acquire().await?;
+        let watch = guard.watch();
+        let lock = theirs.clone();
+        let waiter = tokio::spawn(async move {
+            pass(round % 5).await;
+            let guard = lock.acquire().await?;
+            Ok::<_, crate::Error>((watch.is_held(), guard))
+        });
+        pass(round % 7).await;
+        guard.release().await?;
+        let granted = cx.by(cx.wake_up(), "a released name is granted to its waiter", waiter);
+        let (still_held, guard) = granted.await???;
+        require!(!still_held, "two guards held in round {round}");
+        require!(guard.is_held(), "a guard fresh from its grant is not held in round {round}");
+        guard.release().await?;
+    }
+    Ok(())
+}
+
+async fn replay_of_a_grant(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    let request = cx.request("replayed")?;
+    let first = cx.granted(&*client, &request).await?;
+    let again = cx.granted(&*client, &request).await?;
+    let waiting = cx.by(cx.wake_up(), "a replay is answered", client.acquire(&request)).await??;
+    for (how, replay) in [("try_acquire", &again), ("acquire", &waiting)] {
+        let (token, new) = (first.token, replay.token);
+        require!(new == token, "a replay by {how} got token {new} instead of {token}");
+    }
+    let other = cx.provider.try_acquire(&cx.request("replayed")?).await?;
+    require!(other.is_none(), "a second request was granted beside a replayed one");
+    // One grant, so one release ends it.
+    first.lease.release().await?;
+    let next = cx.is_free("replayed").await?;
+    require!(next > first.token, "token {next} came after {}", first.token);
+    drop((again, waiting));
+    client.withdraw(&request).await?;
+    cx.no_residue("replayed").await
+}
+
+async fn replay_of_a_waiter(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    let holder = cx.lock("replayed").await?.acquire().await?;
+    let request = cx.request("replayed")?;
+    let mut first = pin!(client.acquire(&request));
+    let mut again = pin!(client.acquire(&request));
+    tokio::select! {
+        ended = &mut first => require!(false, "granted beside a holder: {ended:?}"),
+        queued = cx.queued(&request) => queued?,
+    }
+    tokio::select! {
+        ended = &mut again => require!(false, "granted beside a holder: {ended:?}"),
+        () = cx.sleep(Duration::from_millis(20)) => {}
+    }
+    if let Some(operator) = cx.provider.operator() {
+        let waiters = operator.inspect(request.name()).await?.waiters.unwrap_or(1);
+        require!(waiters == 1, "one request that was replayed has {waiters} places in the queue");
+    }
+    let lock = cx.lock("replayed").await?;
+    let follower = tokio::spawn(lock.acquire());
+    pass(20).await;
+    holder.release().await?;
+    let either = async {
+        tokio::select! {
+            granted = &mut first => granted,
+            granted = &mut again => granted,
+        }
+    };
+    let grant = cx.by(cx.wake_up(), "a replayed waiter is granted", either).await??;
+    grant.lease.release().await?;
+    let guard = cx.by(cx.wake_up(), "its follower is granted", follower).await???;
+    require!(guard.token() > grant.token, "token {} came after {}", guard.token(), grant.token);
+    guard.release().await?;
+    client.withdraw(&request).await?;
+    cx.no_residue("replayed").await
 }

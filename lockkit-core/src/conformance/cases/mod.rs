@@ -1,9 +1,38 @@
 //! The cases, a file for each group.
 
 mod atomicity;
+mod cancellation;
+mod endings;
+mod fairness;
+mod liveness;
+mod loss;
+mod names;
+mod operator;
+mod performance;
+mod processes;
 mod safety;
+mod split_brain;
+mod terms;
+mod tokens;
+mod waiting;
 
 use super::case::Case;
 
 /// All groups, in the order in which they run.
-pub(super) const GROUPS: &[&[Case]] = &[atomicity::CASES, safety::CASES];
+pub(super) const GROUPS: &[&[Case]] = &[
+    atomicity::CASES,
+    cancellation::CASES,
+    endings::CASES,
+    processes::CASES,
+    liveness::CASES,
+    waiting::CASES,
+    safety::CASES,
+    terms::CASES,
+    tokens::CASES,
+    names::CASES,
+    loss::CASES,
+    fairness::CASES,
+    performance::CASES,
+    operator::CASES,
+    split_brain::CASES,
+];

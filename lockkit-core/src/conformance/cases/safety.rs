@@ -1,39 +1,241 @@
-//! Safety: tokens only grow.
+//! Safety: what is ended stays ended, and touches nobody else.
 
-use super::super::Challenge::Safety;
-use super::super::case::{Case, Need, Verdict, require};
-use super::super::context::Context;
-use super::super::tap::Tap;
+use std::collections::HashSet;
+use std::time::Duration;
 
-pub(super) const CASES: &[Case] = &[Case::new(
-    "SF-15",
-    Safety,
-    "C4",
-    "a token is greater than the last one after a release and after many expiries",
-    |cx| Box::pin(tokens_grow(cx)),
-)
-.needs(&[Need::Ttl])];
+use crate::conformance::Challenge::Safety;
+use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::tap::Tap;
+use crate::{Error, RequestId};
 
-async fn tokens_grow(cx: Context) -> Verdict {
-    let lock = cx.lock("tokens").await?;
-    let mut last = None;
-    for _ in 0..20 {
-        let guard = lock.acquire().await?;
-        let token = Some(guard.token());
-        require!(token > last, "{token:?} came after {last:?}, which was released");
-        last = token;
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "SF-01",
+        Safety,
+        "C6",
+        "the release of an expired lease leaves the next holder alone",
+        |cx| Box::pin(late_release(cx)),
+    )
+    .needs(&[Need::LeaseTtl]),
+    Case::new(
+        "SF-03",
+        Safety,
+        "C6",
+        "a repeated release, a late one and a late withdrawal free nobody else's name",
+        |cx| Box::pin(repeated_release(cx)),
+    ),
+    Case::new(
+        "SF-04",
+        Safety,
+        "C6",
+        "renewing an ended lease fails and brings nothing back, be the name free or taken",
+        |cx| Box::pin(renewal_of_an_ended_lease(cx)),
+    ),
+    Case::new(
+        "C6-01",
+        Safety,
+        "C6",
+        "renewing an expired lease fails and brings nothing back, be the name free or taken",
+        |cx| Box::pin(renewal_of_an_expired_lease(cx)),
+    )
+    .needs(&[Need::LeaseTtl]),
+    Case::new("SF-23", Safety, "C2", "two requests of one client exclude each other", |cx| {
+        Box::pin(one_client_twice(cx))
+    }),
+    Case::new("SF-24", Safety, "C6", "releasing one name of a client leaves its others", |cx| {
+        Box::pin(two_names(cx))
+    }),
+    Case::new(
+        "SF-27",
+        Safety,
+        "C12",
+        "a ttl from 50 ms to 24 h is granted, and any other refused at once",
+        |cx| Box::pin(ttls(cx)),
+    ),
+    Case::new(
+        "SF-31",
+        Safety,
+        "C12",
+        "unsafe settings are refused before anything is asked of the store",
+        |cx| Box::pin(unsafe_settings(cx)),
+    ),
+    Case::new("SF-32", Safety, "C2", "no two requests have the same identity", |cx| {
+        Box::pin(identities(cx))
+    }),
+    Case::new(
+        "C13-01",
+        Safety,
+        "C13",
+        "guarantees() says the same at every client, at any time, and after close()",
+        |cx| Box::pin(stable_guarantees(cx)),
+    ),
+];
+
+async fn late_release(cx: Context) -> Verdict {
+    let (client, ttl) = (cx.connect().await?, cx.short_ttl());
+    let request = cx.request_with_ttl("expired", ttl)?;
+    let expired = cx.granted(&*client, &request).await?;
+    let next = cx.connect().await?;
+    let taken = cx.request("expired")?;
+    let bound = ttl + cx.expiry_slack();
+    let taken = cx.by(bound, "an expired name is granted", next.acquire(&taken)).await??;
+    let released = expired.lease.release().await;
+    require!(matches!(released, Err(Error::Lost { .. })), "a late release answered {released:?}");
+    client.withdraw(&request).await?;
+    drop(expired);
+    let third = cx.provider.try_acquire(&cx.request("expired")?).await?;
+    require!(third.is_none(), "a late release freed the next holder's name");
+    taken.lease.renew().await?;
+    Ok(taken.lease.release().await?)
+}
+
+async fn repeated_release(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    let request = cx.request("released")?;
+    let ours = cx.granted(&*client, &request).await?;
+    ours.lease.release().await?;
+    let again = ours.lease.release().await;
+    let known = matches!(again, Ok(()) | Err(Error::Lost { .. }));
+    require!(known, "a second release answered {again:?}");
+    let theirs = cx.granted(&*cx.provider, &cx.request("released")?).await?;
+    drop(ours.lease.release().await);
+    client.withdraw(&request).await?;
+    client.withdraw(&request).await?;
+    drop(ours);
+    let third = cx.connect().await?.try_acquire(&cx.request("released")?).await?;
+    require!(third.is_none(), "a late release or withdrawal freed another's name");
+    theirs.lease.renew().await?;
+    theirs.lease.release().await?;
+    cx.is_free("released").await?;
+    cx.no_residue("released").await
+}
+
+async fn renewal_of_an_ended_lease(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    let ended = cx.granted(&*client, &cx.request("ended")?).await?;
+    ended.lease.release().await?;
+    nothing_comes_back(&cx, "ended", &*ended.lease).await
+}
+
+async fn renewal_of_an_expired_lease(cx: Context) -> Verdict {
+    let (client, ttl) = (cx.connect().await?, cx.short_ttl());
+    let expired = cx.granted(&*client, &cx.request_with_ttl("expired", ttl)?).await?;
+    cx.sleep(ttl + cx.expiry_slack()).await;
+    nothing_comes_back(&cx, "expired", &*expired.lease).await
+}
+
+async fn nothing_comes_back(cx: &Context, tail: &str, ended: &dyn crate::Lease) -> Verdict {
+    if cx.guarantees.expiry.range().is_some() {
+        let renewed = ended.renew().await;
+        let lost = matches!(renewed, Err(Error::Lost { .. }));
+        require!(lost, "renewing an ended lease of a free name answered {renewed:?}");
+    }
+    let next = cx.granted(&*cx.provider, &cx.request(tail)?).await?;
+    if cx.guarantees.expiry.range().is_some() {
+        let renewed = ended.renew().await;
+        let lost = matches!(renewed, Err(Error::Lost { .. }));
+        require!(lost, "renewing an ended lease of a taken name answered {renewed:?}");
+    }
+    next.lease.renew().await?;
+    let third = cx.connect().await?.try_acquire(&cx.request(tail)?).await?;
+    require!(third.is_none(), "the next holder's name is free");
+    Ok(next.lease.release().await?)
+}
+
+async fn one_client_twice(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    let locks = cx.locks_of(std::sync::Arc::clone(&client));
+    let guard = locks.lock(cx.name("twice")).acquire().await?;
+    let again = locks.lock(cx.name("twice")).try_acquire().await?;
+    require!(again.is_none(), "one client was granted a name twice");
+    let again = client.try_acquire(&cx.request("twice")?).await?;
+    require!(again.is_none(), "one client was granted a name twice, by a plain request");
+    let waiter = tokio::spawn(locks.lock(cx.name("twice")).acquire());
+    cx.sleep(Duration::from_millis(20)).await;
+    require!(!waiter.is_finished(), "one client was granted a name twice, by waiting");
+    let token = guard.token();
+    guard.release().await?;
+    let next = cx.by(cx.wake_up(), "a waiter behind its own client is granted", waiter).await???;
+    require!(next.token() > token, "token {} came after {token}", next.token());
+    Ok(next.release().await?)
+}
+
+async fn two_names(cx: Context) -> Verdict {
+    let locks = cx.locks().await?;
+    let one = locks.lock(cx.name("one")).acquire().await?;
+    let two = locks.lock(cx.name("two")).acquire().await?;
+    one.release().await?;
+    cx.is_free("one").await?;
+    let (other, held) = (cx.lock("two").await?, two.is_held());
+    require!(held && other.try_acquire().await?.is_none(), "one release ended two holds");
+    // Another client's end is no concern of this one either.
+    let passing = cx.locks().await?;
+    let third = passing.lock(cx.name("one")).acquire().await?;
+    passing.close(cx.wake_up()).await?;
+    drop(third);
+    let held = two.is_held() && other.try_acquire().await?.is_none();
+    require!(held, "closing one client ended another's hold");
+    Ok(two.release().await?)
+}
+
+async fn ttls(cx: Context) -> Verdict {
+    let lock = cx.lock("ttl").await?;
+    let day = Duration::from_secs(24 * 3600);
+    let millis = Duration::from_millis;
+    for ttl in [Duration::ZERO, millis(1), millis(49), day + millis(1), Duration::MAX] {
+        let refused = lock.clone().ttl(ttl).try_acquire().await;
+        require!(matches!(refused, Err(Error::Invalid { .. })), "a ttl of {ttl:?}: {refused:?}");
+    }
+    let range = cx.guarantees.expiry.range();
+    for ttl in [millis(50), Duration::from_micros(1_234_567), day] {
+        let lock = lock.clone().ttl(ttl);
+        let guard = cx.by(cx.wake_up(), "a good ttl is granted", lock.acquire()).await??;
+        let least = range.map(|range| ttl.min(range.max));
+        let granted = guard.ttl();
+        require!(granted >= least, "{granted:?} was granted for a ttl of {ttl:?}");
+        require!(granted.is_some() == range.is_some(), "{granted:?} contradicts {range:?}");
+        require!(guard.remaining() < granted || granted.is_none(), "more left than the ttl");
         guard.release().await?;
     }
-    for _ in 0..(if cx.is_virtual() { 100 } else { 20 }) {
-        // Each holder is cut off, so that only the store's own expiry ends its lease.
-        let tap = Tap::on(cx.connect().await?, &cx.clock);
-        let lock = cx.locks_of(tap.clone()).lock(cx.name("tokens")).ttl(cx.short_ttl());
-        let guard = lock.acquire().await?;
-        let token = Some(guard.token());
-        require!(token > last, "{token:?} came after {last:?}, which had expired or was released");
-        last = token;
-        tap.cut();
-        guard.lost().await;
+    Ok(())
+}
+
+async fn unsafe_settings(cx: Context) -> Verdict {
+    let ttl = cx.ttl();
+    let tap = Tap::on(cx.connect().await?, &cx.clock);
+    let lock = cx.locks_of(tap.clone()).lock(cx.name("unsafe")).ttl(ttl);
+    for (what, unsafe_lock) in [
+        ("a renewal every ttl", lock.clone().renew_every(ttl)),
+        ("a renewal every two ttls", lock.clone().renew_every(2 * ttl)),
+        ("a renewal every zero", lock.clone().renew_every(Duration::ZERO)),
+        ("a margin of the ttl", lock.clone().margin(ttl)),
+        ("a margin of two ttls", lock.clone().margin(2 * ttl)),
+        ("a max_hold of zero", lock.clone().max_hold(Duration::ZERO)),
+    ] {
+        let refused = unsafe_lock.try_acquire().await;
+        require!(matches!(refused, Err(Error::Invalid { .. })), "{what} was not refused");
     }
+    require!(tap.attempts() == 0, "the store was asked {} times", tap.attempts());
+    Ok(lock.acquire().await?.release().await?)
+}
+
+async fn identities(_: Context) -> Verdict {
+    let mut seen = HashSet::new();
+    for _ in 0..100_000 {
+        let id = RequestId::random()?;
+        require!(seen.insert(id), "identity {id} came twice");
+    }
+    Ok(())
+}
+
+async fn stable_guarantees(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    let first = client.guarantees();
+    cx.granted(&*client, &cx.request("declared")?).await?.lease.release().await?;
+    require!(client.guarantees() == first, "guarantees() changed with use");
+    require!(cx.connect().await?.guarantees() == first, "guarantees() differ between clients");
+    client.close().await?;
+    require!(client.guarantees() == first, "guarantees() changed with close()");
     Ok(())
 }

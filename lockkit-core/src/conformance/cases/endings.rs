@@ -1,0 +1,133 @@
+//! Atomicity: guards and runtimes that end in every way.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use crate::conformance::Challenge::Atomicity;
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::{Time, runner};
+use crate::{Guard, Locks};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("AT-13", Atomicity, "C9", "a guard dropped without a release frees its name", |cx| {
+        Box::pin(dropped_guard(cx))
+    }),
+    Case::new(
+        "AT-14",
+        Atomicity,
+        "C9",
+        "a guard dropped outside a runtime, in another one or by a panic frees its name",
+        |cx| Box::pin(dropped_anywhere(cx)),
+    )
+    .needs(&[Need::RealTime]),
+    Case::new(
+        "AT-15",
+        Atomicity,
+        "C11",
+        "a runtime that ends while it holds, waits and renews leaves nothing for longer than a ttl",
+        |cx| Box::pin(runtime_ends(cx)),
+    )
+    .needs(&[Need::RealTime]),
+];
+
+async fn dropped_guard(cx: Context) -> Verdict {
+    let (ours, theirs) = (cx.lock("dropped").await?, cx.lock("dropped").await?);
+    for _ in 0..50 {
+        let guard = ours.acquire().await?;
+        let watch = guard.watch();
+        drop(guard);
+        require!(!watch.is_held(), "a dropped guard is held");
+        cx.is_free_for(&theirs).await?;
+    }
+    cx.no_residue("dropped").await
+}
+
+async fn dropped_anywhere(cx: Context) -> Verdict {
+    let lock = cx.lock("dropped").await?;
+    let probe = cx.lock("dropped").await?;
+    type Drop = fn(Guard);
+    let ways: [(&str, Drop); 3] = [
+        ("outside a runtime", |guard| drop(guard)),
+        ("in another runtime", |guard| {
+            let other = runner::runtime(Time::Real).expect("a runtime");
+            other.block_on(async { drop(guard) });
+        }),
+        ("by a panic", |guard| {
+            let _guard = guard;
+            // Not `panic!`: the hook would print what is no failure.
+            resume_unwind(Box::new("expected"));
+        }),
+    ];
+    for (way, drop_it) in ways {
+        let guard = lock.acquire().await?;
+        let dropped = thread::spawn(move || drop_it(guard)).join();
+        require!(dropped.is_ok() || way == "by a panic", "dropping a guard {way} panicked");
+        cx.is_free_for(&probe)
+            .await
+            .map_err(|stop| Stop::failed(format!("a guard was dropped {way}: {:?}", stop.0)))?;
+    }
+    cx.no_residue("dropped").await
+}
+
+async fn runtime_ends(cx: Context) -> Verdict {
+    type End = fn(Runtime);
+    let ways: [(&str, End); 2] =
+        [("shut-down", Runtime::shutdown_background), ("dropped", |runtime| drop(runtime))];
+    for (way, end) in ways {
+        let (held, waited) = (format!("held-{way}"), format!("waited-{way}"));
+        let blocker = cx.lock(&waited).await?.acquire().await?;
+        let ending = runner::runtime(Time::Real)?;
+        let Ending { locks, guard, waiting } = Ending::begin(&cx, &ending, &held, &waited).await?;
+        require!(guard.is_held(), "lost before its runtime ended");
+
+        let ended = tokio::task::spawn_blocking(move || end(ending));
+        cx.by(Duration::from_secs(1) + cx.slack(), "a runtime that holds ends", ended).await??;
+        cx.by(cx.slack(), "a guard whose driver has ended tells so", guard.lost()).await?;
+        require!(!guard.is_held(), "held by a driver that has ended");
+        let answer = cx.by(cx.slack(), "a caller whose runtime has ended is told", waiting).await?;
+        require!(!matches!(answer, Ok(Ok(_))), "granted beside a holder");
+        let bound = cx.ttl() + cx.expiry_slack();
+        let late = locks.lock(cx.name(&format!("late-{way}"))).acquire_within(cx.ttl());
+        drop(cx.by(bound, "locks whose first runtime has ended answer", late).await?);
+        drop(guard);
+
+        let next = cx.lock(&held).await?.acquire_within(bound).await?;
+        next.release().await?;
+        blocker.release().await?;
+        let next = cx.lock(&waited).await?.acquire_within(bound).await?;
+        next.release().await?;
+        cx.no_residue(&held).await?;
+        cx.no_residue(&waited).await?;
+    }
+    Ok(())
+}
+
+/// What lives in a runtime that is about to end.
+struct Ending {
+    locks: Locks,
+    guard: Guard,
+    waiting: JoinHandle<crate::Result<Guard>>,
+}
+
+impl Ending {
+    async fn begin(cx: &Context, runtime: &Runtime, held: &str, waited: &str) -> Verdict<Self> {
+        let fixture = Arc::clone(&cx.fixture);
+        let builder = Locks::builder().clock(cx.clock.clone()).ttl(cx.ttl());
+        let (held, waited, ttl) = (cx.name(held), cx.name(waited), cx.ttl());
+        let begun = runtime.spawn(async move {
+            let locks = builder.build(fixture.connect().await?);
+            let guard = locks.lock(held).acquire().await?;
+            let waiting = tokio::spawn(locks.lock(waited).acquire());
+            // Past the first renewal.
+            tokio::time::sleep(ttl / 2).await;
+            Ok::<_, crate::Error>(Self { locks, guard, waiting })
+        });
+        Ok(begun.await??)
+    }
+}

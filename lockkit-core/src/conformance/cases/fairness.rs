@@ -1,0 +1,186 @@
+//! Fairness: nobody overtakes, and nobody starves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::conformance::Challenge::Fairness;
+use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::queue::Queue;
+use crate::{Fairness as Claim, Grant, LockProvider};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "FR-01",
+        Fairness,
+        "C10",
+        "fifty waiters of five clients are granted in the order in which they queued",
+        |cx| Box::pin(in_order(cx)),
+    )
+    .needs(&[Need::Fifo]),
+    Case::new("FR-02", Fairness, "C10", "nobody who tries barges past those who wait", |cx| {
+        Box::pin(no_barging(cx))
+    })
+    .needs(&[Need::Fifo]),
+    Case::new(
+        "FR-03",
+        Fairness,
+        "C10",
+        "clients that come again and again share the lock, evenly if the order is Fifo",
+        |cx| Box::pin(shares(cx)),
+    ),
+    Case::new(
+        "FR-04",
+        Fairness,
+        "C10",
+        "who comes again right after its release goes behind those who wait",
+        |cx| Box::pin(back_to_the_tail(cx)),
+    )
+    .needs(&[Need::Fifo]),
+    Case::new(
+        "FR-05",
+        Fairness,
+        "C10",
+        "waiters that leave do not change the order of the others",
+        |cx| Box::pin(some_leave(cx)),
+    )
+    .needs(&[Need::Fifo]),
+    Case::new(
+        "C10-01",
+        Fairness,
+        "C10",
+        "every one of fifty waiters is granted in the end",
+        |cx| Box::pin(everybody(cx)),
+    ),
+];
+
+/// A holder, and `waiters` of five clients queued behind it.
+async fn queued(cx: &Context, tail: &str, waiters: usize) -> Verdict<(Grant, Queue)> {
+    let mut clients: Vec<Arc<dyn LockProvider>> = Vec::new();
+    for _ in 0..5 {
+        clients.push(cx.connect().await?);
+    }
+    let holder = cx.granted(&*cx.provider, &cx.request_with_ttl(tail, cx.long_ttl())?).await?;
+    let mut queue = Queue::default();
+    for waiter in 0..waiters {
+        queue.add(cx, &clients[waiter % clients.len()], tail).await?;
+    }
+    Ok((holder, queue))
+}
+
+async fn in_order(cx: Context) -> Verdict {
+    let (mut last, mut queue) = queued(&cx, "queue", 50).await?;
+    for expected in 0..50 {
+        last.lease.release().await?;
+        let (number, grant) = queue.granted(&cx).await?;
+        require!(number == expected, "waiter {number} was granted instead of waiter {expected}");
+        require!(grant.token > last.token, "token {} came after {}", grant.token, last.token);
+        last = grant;
+    }
+    last.lease.release().await?;
+    cx.no_residue("queue").await
+}
+
+async fn no_barging(cx: Context) -> Verdict {
+    let (mut last, mut queue) = queued(&cx, "queue", 5).await?;
+    let barging = cx.lock("queue").await?;
+    for left in (0..5).rev() {
+        let released = last.lease.release();
+        let tries = async {
+            for _ in 0..10 {
+                if let Some(guard) = barging.try_acquire().await? {
+                    return Ok(Some(guard.token()));
+                }
+            }
+            Ok::<_, crate::Error>(None)
+        };
+        let (released, barged) = tokio::join!(released, tries);
+        released?;
+        let barged = barged?;
+        require!(barged.is_none(), "an attempt was granted past {} waiters", left + 1);
+        (_, last) = queue.granted(&cx).await?;
+    }
+    last.lease.release().await?;
+    cx.is_free("queue").await?;
+    Ok(())
+}
+
+async fn shares(cx: Context) -> Verdict {
+    const CLIENTS: usize = 8;
+    let grants: Arc<Vec<AtomicUsize>> = Arc::new((0..CLIENTS).map(|_| 0.into()).collect());
+    let total = Arc::new(AtomicUsize::new(0));
+    let enough = if cx.is_virtual() { 800 } else { 400 };
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (lock, clock) = (cx.lock("shared").await?, cx.clock.clone());
+        let (grants, total) = (Arc::clone(&grants), Arc::clone(&total));
+        clients.spawn(async move {
+            while total.fetch_add(1, Ordering::SeqCst) < enough {
+                let guard = lock.acquire().await?;
+                grants[client].fetch_add(1, Ordering::SeqCst);
+                // Long enough for whoever released last to come again.
+                clock.sleep(Duration::from_millis(2)).await;
+                guard.release().await?;
+            }
+            Ok::<_, crate::Error>(())
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    let grants: Vec<_> = grants.iter().map(|grants| grants.load(Ordering::SeqCst)).collect();
+    let (least, most) = (grants.iter().min().copied(), grants.iter().max().copied());
+    let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
+    require!(least > 0, "a client was never granted: {grants:?}");
+    let even = cx.guarantees.fairness != Claim::Fifo || most <= least + least / 10 + 2;
+    require!(even, "the order is Fifo, and the shares are {grants:?}");
+    Ok(())
+}
+
+async fn back_to_the_tail(cx: Context) -> Verdict {
+    let (holder, mut queue) = queued(&cx, "queue", 3).await?;
+    holder.lease.release().await?;
+    queue.add(&cx, &cx.provider, "queue").await?;
+    for expected in 0..4 {
+        let (number, grant) = queue.granted(&cx).await?;
+        require!(number == expected, "waiter {number} was granted instead of waiter {expected}");
+        grant.lease.release().await?;
+    }
+    cx.no_residue("queue").await
+}
+
+async fn some_leave(cx: Context) -> Verdict {
+    const WAITERS: usize = 30;
+    let (holder, mut queue) = queued(&cx, "queue", WAITERS).await?;
+    let leaves = |number: usize| number % 7 == 2 || number % 10 == 3 || number == WAITERS - 1;
+    for number in (0..WAITERS).filter(|number| leaves(*number)) {
+        queue.withdraw(number).await?;
+    }
+    for _ in (0..WAITERS).filter(|number| leaves(*number)) {
+        let (number, ended) = queue.ended(&cx).await?;
+        require!(ended.is_err() && leaves(number), "waiter {number} ended with {ended:?}");
+    }
+    let mut last = holder;
+    for expected in (0..WAITERS).filter(|number| !leaves(*number)) {
+        last.lease.release().await?;
+        let (number, grant) = queue.granted(&cx).await?;
+        require!(number == expected, "waiter {number} was granted instead of waiter {expected}");
+        last = grant;
+    }
+    last.lease.release().await?;
+    cx.no_residue("queue").await
+}
+
+async fn everybody(cx: Context) -> Verdict {
+    let (holder, mut queue) = queued(&cx, "queue", 50).await?;
+    let mut last = holder;
+    while queue.len() > 0 {
+        last.lease.release().await?;
+        (_, last) = queue.granted(&cx).await?;
+    }
+    last.lease.release().await?;
+    cx.no_residue("queue").await
+}

@@ -1,0 +1,139 @@
+//! Operators: what they see is so, and what they end is what they mean.
+
+use std::time::Duration;
+
+use crate::conformance::Challenge::{Liveness, Safety};
+use crate::conformance::Outcome;
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::queue::Queue;
+use crate::{Error, FencingToken, LockName};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "C16-01",
+        Safety,
+        "C16",
+        "inspect shows the holder with label, token and what is left, and how many wait",
+        |cx| Box::pin(inspected(cx)),
+    )
+    .needs(&[Need::Operator]),
+    Case::new(
+        "C16-02",
+        Safety,
+        "C16",
+        "list shows what is held or waited for, by prefix, in pages, in the order of the bytes",
+        |cx| Box::pin(listed(cx)),
+    )
+    .needs(&[Need::Operator]),
+    Case::new(
+        "C16-03",
+        Liveness,
+        "C16",
+        "revoke ends exactly the grant with that token, tells its holder, and lets the next in",
+        |cx| Box::pin(revoked(cx)),
+    )
+    .needs(&[Need::Operator]),
+];
+
+async fn inspected(cx: Context) -> Verdict {
+    let operator = cx.operator()?;
+    let name = cx.lock_name("seen")?;
+    let free = operator.inspect(&name).await?;
+    require!(free.name == name, "{name:?} is shown as {:?}", free.name);
+    require!(free.holders.is_empty(), "held by {:?} before anybody asked", free.holders);
+    require!(free.waiters.unwrap_or(0) == 0, "{:?} wait for a free name", free.waiters);
+
+    let guard = cx.lock("seen").await?.label("a label \u{e9} 'of' this case").acquire().await?;
+    let mut queue = Queue::default();
+    for expected in 1..=3 {
+        queue.add(&cx, &cx.provider, "seen").await?;
+        let waiters = operator.inspect(&name).await?.waiters.unwrap_or(expected);
+        require!(waiters == expected, "{expected} wait, and {waiters} are shown");
+    }
+    let seen = operator.inspect(&name).await?;
+    let [holder] = &seen.holders[..] else {
+        return Err(Stop::failed(format!("one holds, and {:?} are shown", seen.holders)));
+    };
+    require!(holder.token == Some(guard.token()), "{holder:?} is shown for {guard:?}");
+    require!(holder.label == "a label \u{e9} 'of' this case", "the label is {:?}", holder.label);
+    require!(holder.age.unwrap_or_default() <= cx.limit(), "held for {:?}", holder.age);
+    let left = holder.expires_in;
+    require!(left <= guard.ttl(), "it expires in {left:?}, {:?} was granted", guard.ttl());
+    guard.release().await?;
+    for _ in 0..3 {
+        queue.granted(&cx).await?.1.lease.release().await?;
+    }
+    cx.no_residue("seen").await
+}
+
+async fn listed(cx: Context) -> Verdict {
+    let operator = cx.operator()?;
+    let prefix = cx.name("");
+    let tails = ["", "/", "//", "0", "00", "A", "B", "a", "a%", "a/b", "a_", "ab", "b", "\u{e9}"];
+    let locks = cx.locks().await?;
+    let mut guards = Vec::new();
+    // Taken in another order than they are listed in.
+    for tail in tails.iter().rev() {
+        guards.push(locks.lock(format!("{prefix}x{tail}")).acquire().await?);
+    }
+    guards.push(locks.lock(format!("{prefix}y")).acquire().await?);
+    let expected: Vec<String> = tails.iter().map(|tail| format!("{prefix}x{tail}")).collect();
+    for limit in [1, 3, 100] {
+        let (mut shown, mut after): (Vec<String>, Option<LockName>) = (Vec::new(), None);
+        loop {
+            let page = operator.list(&format!("{prefix}x"), after.as_ref(), limit).await?;
+            require!(page.len() <= limit, "{} on a page of {limit}", page.len());
+            let Some(last) = page.last() else { break };
+            after = Some(last.name.clone());
+            shown.extend(page.iter().map(|seen| seen.name.to_string()));
+            let held = page.iter().all(|seen| seen.holders.len() == 1);
+            require!(held, "held names are shown without their one holder: {page:?}");
+            require!(shown.len() <= expected.len(), "listing never ends: {shown:?}");
+        }
+        require!(shown == expected, "pages of {limit} show {shown:?}, held are {expected:?}");
+    }
+    for guard in guards {
+        guard.release().await?;
+    }
+    let left = operator.list(&prefix, None, 100).await?;
+    require!(left.is_empty(), "released names are listed: {left:?}");
+    Ok(())
+}
+
+async fn revoked(cx: Context) -> Verdict {
+    let operator = cx.operator()?;
+    let guard = cx.lock("revoked").await?.acquire().await?;
+    let waiter = tokio::spawn(cx.lock("revoked").await?.acquire());
+    cx.sleep(Duration::from_millis(20)).await;
+    let (name, token) = (guard.name().clone(), guard.token());
+    for wrong in [token.as_u64() - 1, token.as_u64() + 1] {
+        let Ok(wrong) = FencingToken::new(wrong) else { continue };
+        match operator.revoke(&name, wrong).await {
+            Ok(ended) => require!(!ended, "revoking token {wrong} ended a grant"),
+            Err(Error::Rejected { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    require!(guard.is_held(), "revoking another token ended this grant");
+    match operator.revoke(&name, token).await {
+        Err(Error::Rejected { .. }) => {
+            let claim = "C16: this store can end another's grant";
+            return Err(Stop(Outcome::NotClaimed(claim.into())));
+        }
+        ended => require!(ended?, "revoking token {token}, which holds, ended nothing"),
+    }
+    // By the store's signal, or at the next renewal.
+    let bound = cx.ttl() / 2 + cx.slack();
+    cx.by(bound, "a holder that was revoked is told", guard.lost()).await?;
+    require!(!guard.is_held(), "held after its revocation");
+    let next = cx.by(bound + cx.wake_up(), "the next waiter is granted", waiter).await???;
+    require!(next.token() > token, "token {} came after {token}", next.token());
+    let again = operator.revoke(&name, token).await?;
+    require!(!again, "revoking an ended grant ended one");
+    drop(guard);
+    let third = cx.lock("revoked").await?.try_acquire().await?;
+    require!(third.is_none() && next.is_held(), "a revocation ended the next holder's grant too");
+    next.release().await?;
+    cx.no_residue("revoked").await
+}

@@ -1,0 +1,117 @@
+//! Cases with several processes.
+
+use crate::conformance::Challenge::{Atomicity, Liveness};
+use crate::conformance::Hook;
+use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::child::{CLIENTS, Process};
+use crate::conformance::context::Context;
+use crate::{Expiry, FencingToken};
+
+const PROCESSES: &[Need] = &[Need::RealTime, Need::Hook(Hook::Processes)];
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "AT-02",
+        Atomicity,
+        "C1",
+        "eight processes of eight tasks try at once, and exactly one wins each round",
+        |cx| Box::pin(one_of_many_processes_wins(cx)),
+    )
+    .needs(PROCESSES),
+    Case::new(
+        "LV-01",
+        Liveness,
+        "C11",
+        "the name of a killed process is granted to its waiter as declared, and not early",
+        |cx| Box::pin(holder_ends(cx, Process::kill)),
+    )
+    .needs(PROCESSES),
+    Case::new(
+        "LV-02",
+        Liveness,
+        "C11",
+        "the name of a process that exits without a release is granted to its waiter as declared",
+        |cx| Box::pin(holder_ends(cx, Process::exit)),
+    )
+    .needs(PROCESSES),
+    Case::new(
+        "C4-02",
+        Liveness,
+        "C4",
+        "a token is greater than that of a holder whose process was killed",
+        |cx| Box::pin(tokens_outlive_a_process(cx)),
+    )
+    .needs(PROCESSES),
+];
+
+async fn one_of_many_processes_wins(cx: Context) -> Verdict {
+    const PROCESSES: usize = 8;
+    let mut processes = Vec::new();
+    for _ in 0..PROCESSES {
+        processes.push(Process::start(&cx).await?);
+    }
+    for round in 0..20 {
+        for process in &mut processes {
+            process.tell(&format!("race {}", cx.name("contended")))?;
+        }
+        let mut winners = Vec::new();
+        for process in &mut processes {
+            let answer = process.expect("won").await?;
+            let (won, failed) = answer.split_once(" failed ").unwrap_or((&answer, "?"));
+            require!(failed == "0", "{failed} attempts ended with an error in round {round}");
+            if won != "0" {
+                winners.push((won.to_owned(), process));
+            }
+        }
+        let won: Vec<_> = winners.iter().map(|(won, _)| won.as_str()).collect();
+        let tasks = PROCESSES * CLIENTS;
+        require!(won == ["1"], "{won:?} of {tasks} tasks won round {round} instead of one");
+        for (_, process) in winners {
+            process.tell("release")?;
+            process.expect("released").await?;
+        }
+    }
+    Ok(())
+}
+
+async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
+    let ttl = cx.ttl();
+    for _ in 0..3 {
+        let mut holder = Process::start(&cx).await?;
+        holder.tell(&format!("acquire {} {}", ttl.as_millis(), cx.name("orphaned")))?;
+        holder.expect("granted").await?;
+        let waiter = tokio::spawn(cx.lock("orphaned").await?.acquire());
+        // So that it renews at least once.
+        cx.sleep(ttl / 2).await;
+        require!(!waiter.is_finished(), "granted beside a holder that lives");
+        let ended = cx.clock.now();
+        end(&mut holder)?;
+        let bound = match cx.guarantees.expiry {
+            Expiry::HolderDeath => cx.wake_up(),
+            Expiry::Ttl(_) | Expiry::Session(_) => ttl + cx.expiry_slack(),
+        };
+        let guard = cx.by(bound, "the waiter of a dead holder is granted", waiter).await???;
+        let after = cx.clock.now().saturating_since(ended);
+        // The last renewal was sent at most half a ttl before the end.
+        require!(
+            !matches!(cx.guarantees.expiry, Expiry::Ttl(_)) || after > ttl * 2 / 5,
+            "granted {after:?} after the holder's end, before its ttl of {ttl:?}"
+        );
+        guard.release().await?;
+    }
+    cx.no_residue("orphaned").await
+}
+
+async fn tokens_outlive_a_process(cx: Context) -> Verdict {
+    let mut last = None;
+    for _ in 0..3 {
+        let mut holder = Process::start(&cx).await?;
+        holder.tell(&format!("acquire {} {}", cx.ttl().as_millis(), cx.name("tokens")))?;
+        let token: FencingToken = holder.expect("granted").await?.parse()?;
+        require!(Some(token) > last, "token {token} came after {last:?}");
+        holder.kill()?;
+        last = Some(cx.lock("tokens").await?.acquire().await?.token());
+        require!(last > Some(token), "{last:?} came after token {token}");
+    }
+    Ok(())
+}

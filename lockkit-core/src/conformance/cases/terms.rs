@@ -1,0 +1,197 @@
+//! Safety: a holder stops believing before the store grants to the next.
+
+use std::time::Duration;
+
+use crate::conformance::Challenge::Safety;
+use crate::conformance::Outcome;
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::tap::Tap;
+use crate::{Error, Guard, Instant, LossReason};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "SF-05",
+        Safety,
+        "C7",
+        "a guard lost while its renewals were slow stays lost when they are acknowledged",
+        |cx| Box::pin(late_renewals(cx)),
+    )
+    .needs(&[Need::Ttl]),
+    Case::new(
+        "SF-06",
+        Safety,
+        "C5",
+        "a grant whose deadline has passed on arrival is no grant, and is given back",
+        |cx| Box::pin(late_grant(cx)),
+    )
+    .needs(&[Need::LeaseTtl]),
+    Case::new(
+        "SF-10",
+        Safety,
+        "C5",
+        "over many expiries each holder is lost to itself before the next grant",
+        |cx| Box::pin(many_expiries(cx)),
+    )
+    .needs(&[Need::LeaseTtl])
+    .within(60),
+    Case::new(
+        "SF-12",
+        Safety,
+        "C5",
+        "the deadline counts from before the request was sent, however late the reply",
+        |cx| Box::pin(slow_replies(cx)),
+    )
+    .needs(&[Need::LeaseTtl]),
+    Case::new(
+        "SF-13",
+        Safety,
+        "C5",
+        "what is left follows the ttl that was granted, not the one that was wished",
+        |cx| Box::pin(granted_ttl(cx)),
+    )
+    .needs(&[Need::Ttl]),
+    Case::new(
+        "C5-01",
+        Safety,
+        "C5",
+        "a term was sent after its call began, and not later than its answer came",
+        |cx| Box::pin(honest_terms(cx)),
+    ),
+];
+
+async fn late_renewals(cx: Context) -> Verdict {
+    let ttl = cx.short_ttl();
+    let tap = Tap::on(cx.connect().await?, &cx.clock);
+    let guard = cx.locks_of(tap.clone()).lock(cx.name("slow")).ttl(ttl).acquire().await?;
+    tap.delay_replies(2 * ttl);
+    let reason = cx.by(ttl + cx.slack(), "a guard without renewals is lost", guard.lost()).await?;
+    require!(reason == LossReason::Expired, "lost because {reason}");
+    let end = cx.clock.now().saturating_add(3 * ttl);
+    while cx.clock.now() < end {
+        require!(!guard.is_held(), "held again after its loss");
+        cx.sleep(ttl / 10).await;
+    }
+    Ok(())
+}
+
+async fn late_grant(cx: Context) -> Verdict {
+    let ttl = cx.short_ttl();
+    let tap = Tap::on(cx.connect().await?, &cx.clock);
+    let lock = cx.locks_of(tap.clone()).lock(cx.name("late")).ttl(ttl);
+    tap.delay_replies(ttl * 3 / 2);
+    let late = lock.acquire_within(2 * ttl).await;
+    require!(late.is_err(), "a grant was believed that came a ttl and a half late: {late:?}");
+    tap.delay_replies(Duration::ZERO);
+    let bound = 2 * ttl + cx.expiry_slack();
+    let guard = cx.lock("late").await?.acquire_within(bound).await?;
+    guard.release().await?;
+    cx.by(3 * ttl + cx.expiry_slack(), "nothing is left of it", cx.no_residue("late")).await?
+}
+
+async fn many_expiries(cx: Context) -> Verdict {
+    let ttl = cx.short_ttl();
+    // In real time as many as fit into ten seconds or so.
+    let rounds = if cx.is_virtual() { 1000 } else { (10_000 / ttl.as_millis()).clamp(5, 100) };
+    let mut least = Duration::MAX;
+    for round in 0..rounds {
+        let tap = Tap::on(cx.connect().await?, &cx.clock);
+        let lock = cx.locks_of(tap.clone()).lock(cx.name("expiring")).ttl(ttl).renew_manually();
+        let guard = lock.acquire().await?;
+        tap.cut();
+        let margin = next_after(&cx, &guard, "expiring").await?;
+        require!(margin > Duration::ZERO, "no margin at expiry {round}");
+        least = least.min(margin);
+    }
+    eprintln!("SF-10: {rounds} expiries of a ttl of {ttl:?}, smallest margin {least:?}");
+    Ok(())
+}
+
+/// Has another client wait for the name; how long after the guard's own end it was granted.
+async fn next_after(cx: &Context, guard: &Guard, tail: &str) -> Verdict<Duration> {
+    let end = end_of(cx, guard);
+    let waiter = cx.lock(tail).await?;
+    let next = waiter.acquire().await?;
+    let granted = cx.clock.now();
+    require!(!guard.is_held(), "two guards held, the older one with {:?} left", guard.remaining());
+    require!(granted > end, "granted before the end of the last holder's belief");
+    next.release().await?;
+    Ok(granted.saturating_since(end))
+}
+
+/// When the guard stops believing, or a moment later.
+fn end_of(cx: &Context, guard: &Guard) -> Instant {
+    let left = guard.remaining().unwrap_or_default();
+    cx.clock.now().saturating_add(left)
+}
+
+async fn slow_replies(cx: Context) -> Verdict {
+    let ttl = cx.ttl();
+    let delay = ttl / 2;
+    for _ in 0..3 {
+        let tap = Tap::on(cx.connect().await?, &cx.clock);
+        tap.delay_replies(delay);
+        let lock = cx.locks_of(tap.clone()).lock(cx.name("slow")).renew_manually();
+        let guard = lock.acquire().await?;
+        tap.cut();
+        let left = guard.remaining();
+        let most = ttl.saturating_sub(delay);
+        require!(left <= Some(most), "{left:?} left of {ttl:?} after a reply {delay:?} late");
+        next_after(&cx, &guard, "slow").await?;
+    }
+    Ok(())
+}
+
+async fn granted_ttl(cx: Context) -> Verdict {
+    let Some(range) = cx.guarantees.expiry.range() else {
+        return Err(Stop(Outcome::NotClaimed("C11: leases end by a ttl".into())));
+    };
+    let nanosecond = Duration::from_nanos(1);
+    let wishes = [Duration::from_millis(50), range.min, range.min + nanosecond, range.max];
+    for wish in wishes {
+        let lock = cx.lock("granted").await?.ttl(wish.max(Duration::from_millis(50)));
+        let guard = lock.acquire().await?;
+        let (granted, left) = (guard.ttl(), guard.remaining());
+        require!(granted >= Some(wish), "{granted:?} was granted for a ttl of {wish:?}");
+        require!(granted <= Some(range.max), "{granted:?} is more than {:?}", range.max);
+        let margin = granted.zip(left).map(|(granted, left)| granted.saturating_sub(left));
+        require!(margin >= Some(wish / 100), "{left:?} left of {granted:?}: less than 1 % less");
+        if let Some(operator) = cx.provider.operator() {
+            let seen = operator.inspect(guard.name()).await?;
+            let expiry = seen.holders.first().and_then(|holder| holder.expires_in);
+            require!(expiry <= granted, "it expires in {expiry:?}, {granted:?} was granted");
+        }
+        guard.release().await?;
+    }
+    let too_long = range.max.saturating_add(range.granularity);
+    let refused = cx.lock("granted").await?.ttl(too_long).renew_manually().try_acquire().await;
+    let invalid = matches!(refused, Err(Error::Invalid { .. }));
+    require!(invalid, "a ttl above the maximum, renewed manually: {refused:?}");
+    Ok(())
+}
+
+async fn honest_terms(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    for _ in 0..10 {
+        let request = cx.request("terms")?;
+        let before = cx.clock.now();
+        let grant = cx.granted(&*client, &request).await?;
+        let after = cx.clock.now();
+        let sent = grant.term.sent;
+        require!(
+            (before..=after).contains(&sent),
+            "sent at {sent:?}, not in {before:?}..{after:?}"
+        );
+        cx.sleep(Duration::from_millis(5)).await;
+        let before = cx.clock.now();
+        let term = grant.lease.renew().await?;
+        let after = cx.clock.now();
+        let (sent, ttl) = (term.sent, grant.term.ttl);
+        require!(sent <= after, "a renewal was sent at {sent:?}, and answered at {after:?}");
+        // A coalesced renewal may have been sent before this call, but not before the grant.
+        require!(sent >= grant.term.sent, "a renewal from {before:?} was sent before the grant");
+        require!(term.ttl.is_some() == ttl.is_some(), "{ttl:?} was renewed as {:?}", term.ttl);
+        grant.lease.release().await?;
+    }
+    Ok(())
+}
