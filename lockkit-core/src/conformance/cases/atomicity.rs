@@ -177,7 +177,8 @@ async fn replay_of_a_waiter(cx: Context) -> Verdict {
         require!(waiters == 1, "one request that was replayed has {waiters} places in the queue");
     }
     let lock = cx.lock("replayed").await?;
-    let follower = tokio::spawn(lock.acquire());
+    // Releases at once: where the order is not promised, it may come before the replayed one.
+    let follower = tokio::spawn(async move { lock.acquire().await?.release().await });
     pass(20).await;
     holder.release().await?;
     let either = async {
@@ -188,9 +189,7 @@ async fn replay_of_a_waiter(cx: Context) -> Verdict {
     };
     let grant = cx.by(cx.wake_up(), "a replayed waiter is granted", either).await??;
     grant.lease.release().await?;
-    let guard = cx.by(cx.wake_up(), "its follower is granted", follower).await???;
-    require!(guard.token() > grant.token, "token {} came after {}", guard.token(), grant.token);
-    guard.release().await?;
+    cx.by(cx.wake_up(), "its follower is granted", follower).await???;
     client.withdraw(&request).await?;
     cx.no_residue("replayed").await
 }

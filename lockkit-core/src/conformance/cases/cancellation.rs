@@ -112,12 +112,11 @@ async fn dropped_in_the_queue(cx: Context) -> Verdict {
                 }
                 Ok::<_, Error>(ended)
             };
-            let following = tokio::spawn({
-                let (lock, clock) = (follower.clone(), cx.clock.clone());
-                async move {
-                    clock.sleep(Duration::from_millis(2)).await;
-                    lock.acquire().await
-                }
+            // Releases at once: where the order is not promised, it may come before the attempt.
+            let (lock, clock) = (follower.clone(), cx.clock.clone());
+            let following = tokio::spawn(async move {
+                clock.sleep(Duration::from_millis(2)).await;
+                lock.acquire().await?.release().await
             });
             let release = async {
                 cx.sleep(Duration::from_millis(6)).await;
@@ -126,9 +125,8 @@ async fn dropped_in_the_queue(cx: Context) -> Verdict {
             let (ended, released) = join(attempt, release).await;
             released?;
             client.withdraw(&request).await?;
-            let guard =
-                cx.by(cx.wake_up(), "the follower of a dropped waiter is granted", following);
-            guard.await???.release().await?;
+            let what = "the follower of a dropped waiter is granted";
+            cx.by(cx.wake_up(), what, following).await???;
             cx.no_residue("polled").await?;
             if ended? {
                 break;

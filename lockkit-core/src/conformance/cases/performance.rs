@@ -22,7 +22,6 @@ pub(super) const CASES: &[Case] = &[
         "two hundred names held at once by one client are renewed at most four times a ttl",
         |cx| Box::pin(many_held(cx)),
     )
-    .needs(&[Need::Ttl])
     .within(60),
     Case::new(
         "PF-06",
