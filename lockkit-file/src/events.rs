@@ -89,6 +89,7 @@ mod linux {
             // its successor is too new for the oldest tokio that we take.
             #[allow(deprecated)]
             let Ok(inotify) = AsyncFd::with_interest(inotify, Interest::READABLE) else { return };
+            #[allow(clippy::disallowed_methods)] // it waits for the kernel: no lock lives in it
             let task = runtime.spawn(pump(inotify, pumping)).abort_handle();
             *self.pump.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
         }
