@@ -72,6 +72,8 @@ pub(super) enum Need {
     Hook(Hook),
     /// Threads, processes or a blocked runtime.
     RealTime,
+    /// Hours that pass at once.
+    VirtualTime,
 }
 
 impl Case {
@@ -134,6 +136,8 @@ impl Need {
                 .then(|| Outcome::NotReached(format!("the fixture lacks {hook}"))),
             Self::RealTime => (fixture.time() != Time::Real)
                 .then(|| Outcome::NotReached("it needs real time, and time is virtual".into())),
+            Self::VirtualTime => (fixture.time() != Time::Virtual)
+                .then(|| Outcome::NotReached("it needs virtual time, and time is real".into())),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Fairness: nobody overtakes, and nobody starves.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::Fairness;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
 use crate::{Fairness as Claim, Grant, LockProvider};
@@ -49,6 +51,13 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Fifo]),
     Case::new(
+        "C10-02",
+        Fairness,
+        "C10",
+        "a client that comes again right after each release does not starve a waiter",
+        |cx| Box::pin(nobody_starves(cx)),
+    ),
+    Case::new(
         "C10-01",
         Fairness,
         "C10",
@@ -73,6 +82,8 @@ async fn queued(cx: &Context, tail: &str, waiters: usize) -> Verdict<(Grant, Que
 
 async fn in_order(cx: Context) -> Verdict {
     let (mut last, mut queue) = queued(&cx, "queue", 50).await?;
+    // A waiter keeps its place for longer than any ttl.
+    cx.sleep(cx.ttl() * 3 / 2).await;
     for expected in 0..50 {
         last.lease.release().await?;
         let (number, grant) = queue.granted(&cx).await?;
@@ -86,21 +97,14 @@ async fn in_order(cx: Context) -> Verdict {
 
 async fn no_barging(cx: Context) -> Verdict {
     let (mut last, mut queue) = queued(&cx, "queue", 5).await?;
-    let barging = cx.lock("queue").await?;
+    let client = cx.connect().await?;
     for left in (0..5).rev() {
-        let released = last.lease.release();
-        let tries = async {
-            for _ in 0..10 {
-                if let Some(guard) = barging.try_acquire().await? {
-                    return Ok(Some(guard.token()));
-                }
-            }
-            Ok::<_, crate::Error>(None)
-        };
-        let (released, barged) = tokio::join!(released, tries);
-        released?;
-        let barged = barged?;
-        require!(barged.is_none(), "an attempt was granted past {} waiters", left + 1);
+        last.lease.release().await?;
+        // Before the next waiter has had a turn to learn of the release, and after it.
+        for _ in 0..10 {
+            let barged = client.try_acquire(&cx.request("queue")?).await?;
+            require!(barged.is_none(), "an attempt was granted past {} waiters", left + 1);
+        }
         (_, last) = queue.granted(&cx).await?;
     }
     last.lease.release().await?;
@@ -142,13 +146,25 @@ async fn shares(cx: Context) -> Verdict {
 
 async fn back_to_the_tail(cx: Context) -> Verdict {
     let (holder, mut queue) = queued(&cx, "queue", 3).await?;
+    let request = cx.request("queue")?;
+    let mut again = pin!(cx.provider.acquire(&request));
     holder.lease.release().await?;
-    queue.add(&cx, &cx.provider, "queue").await?;
-    for expected in 0..4 {
-        let (number, grant) = queue.granted(&cx).await?;
+    // At once: the next waiter has not had a turn to learn of the release.
+    let early = (&mut again).now_or_never();
+    require!(early.is_none(), "who came again was granted past three waiters: {early:?}");
+    for expected in 0..3 {
+        let (number, grant) = tokio::select! {
+            biased;
+            again = &mut again => return Err(Stop::failed(format!(
+                "who came again was granted past {} waiters: {again:?}", 3 - expected
+            ))),
+            granted = queue.granted(&cx) => granted?,
+        };
         require!(number == expected, "waiter {number} was granted instead of waiter {expected}");
         grant.lease.release().await?;
     }
+    let grant = cx.by(cx.wake_up(), "who came again is granted in the end", again).await??;
+    grant.lease.release().await?;
     cx.no_residue("queue").await
 }
 
@@ -183,4 +199,27 @@ async fn everybody(cx: Context) -> Verdict {
     }
     last.lease.release().await?;
     cx.no_residue("queue").await
+}
+
+async fn nobody_starves(cx: Context) -> Verdict {
+    const ROUNDS: u32 = 400;
+    let client = cx.connect().await?;
+    let mut held = cx.granted(&*client, &cx.request("busy")?).await?;
+    let lock = cx.lock("busy").await?;
+    let waiter = tokio::spawn(async move { lock.acquire().await?.release().await });
+    cx.sleep(Duration::from_millis(20)).await;
+    for _ in 0..ROUNDS {
+        cx.sleep(Duration::from_millis(2)).await;
+        // No turn for anybody else between the two, unless the store gives it.
+        held.lease.release().await?;
+        let request = cx.request("busy")?;
+        held =
+            cx.by(cx.wake_up(), "who comes again is granted", client.acquire(&request)).await??;
+        if waiter.is_finished() {
+            held.lease.release().await?;
+            waiter.await??;
+            return cx.no_residue("busy").await;
+        }
+    }
+    Err(Stop::failed(format!("a waiter was not granted in {ROUNDS} releases of a busy client")))
 }

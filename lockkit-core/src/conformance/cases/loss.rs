@@ -146,20 +146,35 @@ async fn removed(cx: Context) -> Verdict {
 
 async fn sticky_signal(cx: Context) -> Verdict {
     let client = cx.connect().await?;
+    let name = cx.lock_name("removed")?;
     let grant = cx.granted(&*client, &cx.request("removed")?).await?;
-    // Asked and dropped before: nothing is missed by that.
-    let early = tokio::time::timeout(Duration::from_millis(5), grant.lease.lost()).await;
-    require!(early.is_err(), "lost before anything happened");
-    cx.fixture.remove(&cx.lock_name("removed")?).await?;
-    let Ok(reason) = tokio::time::timeout(cx.wake_up(), grant.lease.lost()).await else {
+    let remove = async {
+        cx.sleep(Duration::from_millis(5)).await;
+        cx.fixture.remove(&name).await
+    };
+    let asked = tokio::time::timeout(cx.wake_up(), grant.lease.lost());
+    let (told, removed) = tokio::join!(asked, remove);
+    removed?;
+    let Ok(reason) = told else {
         return Err(Stop(Outcome::NotClaimed("C7: the store itself signals a loss".into())));
     };
+    let bound = cx.wake_up();
     for _ in 0..3 {
-        let again =
-            cx.by(cx.slack(), "a signal that was given is there", grant.lease.lost()).await?;
+        let again = cx.by(bound, "a signal that was given is there", grant.lease.lost()).await?;
         require!(again == reason, "lost because {again}, then because {reason}");
     }
     let renewed = grant.lease.renew().await;
     require!(matches!(renewed, Err(Error::Lost { .. })), "renewed after its signal: {renewed:?}");
+    // Asked for the first time after it happened.
+    let grant = cx.granted(&*client, &cx.request("removed")?).await?;
+    cx.fixture.remove(&name).await?;
+    cx.sleep(Duration::from_millis(20)).await;
+    cx.by(bound, "a loss from before it was asked for is told", grant.lease.lost()).await?;
+    // Asked, and dropped before it happened.
+    let grant = cx.granted(&*client, &cx.request("removed")?).await?;
+    let early = grant.lease.lost().now_or_never();
+    require!(early.is_none(), "lost before anything happened");
+    cx.fixture.remove(&name).await?;
+    cx.by(bound, "a loss is told to who asks again", grant.lease.lost()).await?;
     Ok(())
 }

@@ -54,6 +54,15 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(ttls(cx)),
     ),
     Case::new(
+        "C12-01",
+        Safety,
+        "C12",
+        "a ttl of hours lasts as long as was granted, without a renewal",
+        |cx| Box::pin(long_ttl(cx)),
+    )
+    .needs(&[Need::Ttl, Need::VirtualTime])
+    .within(24 * 3600),
+    Case::new(
         "SF-31",
         Safety,
         "C12",
@@ -198,7 +207,28 @@ async fn ttls(cx: Context) -> Verdict {
         require!(guard.remaining() < granted || granted.is_none(), "more left than the ttl");
         guard.release().await?;
     }
-    Ok(())
+    let guard = lock.ttl(day).acquire().await?;
+    if let Some((operator, granted)) = cx.provider.operator().zip(guard.ttl()) {
+        let seen = operator.inspect(guard.name()).await?;
+        let left = seen.holders.first().and_then(|holder| holder.expires_in).unwrap_or(granted);
+        require!(left > granted * 8 / 10, "{left:?} left of a fresh ttl of {granted:?}");
+    }
+    Ok(guard.release().await?)
+}
+
+async fn long_ttl(cx: Context) -> Verdict {
+    let day = Duration::from_secs(24 * 3600);
+    let range = cx.guarantees.expiry.range().map_or(day, |range| range.max);
+    let lock = cx.lock("long").await?.ttl(day.min(range)).renew_manually();
+    let guard = lock.acquire().await?;
+    let granted = guard.ttl().unwrap_or_default();
+    for tenth in 1..=8 {
+        cx.sleep(granted / 10).await;
+        let other = cx.lock("long").await?.try_acquire().await?;
+        let held = guard.is_held() && other.is_none();
+        require!(held, "a ttl of {granted:?} ended before {tenth} tenths of it");
+    }
+    Ok(guard.release().await?)
 }
 
 async fn unsafe_settings(cx: Context) -> Verdict {

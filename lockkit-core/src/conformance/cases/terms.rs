@@ -7,7 +7,7 @@ use crate::conformance::Outcome;
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::tap::Tap;
-use crate::{Error, Guard, Instant, LossReason};
+use crate::{Error, Guard, Instant, LossReason, Request, Term};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -98,6 +98,9 @@ async fn many_expiries(cx: Context) -> Verdict {
         let tap = Tap::on(cx.connect().await?, &cx.clock);
         let lock = cx.locks_of(tap.clone()).lock(cx.name("expiring")).ttl(ttl).renew_manually();
         let guard = lock.acquire().await?;
+        if round % 2 == 1 {
+            guard.renew().await?;
+        }
         tap.cut();
         let margin = next_after(&cx, &guard, "expiring").await?;
         require!(margin > Duration::ZERO, "no margin at expiry {round}");
@@ -191,7 +194,23 @@ async fn honest_terms(cx: Context) -> Verdict {
         // A coalesced renewal may have been sent before this call, but not before the grant.
         require!(sent >= grant.term.sent, "a renewal from {before:?} was sent before the grant");
         require!(term.ttl.is_some() == ttl.is_some(), "{ttl:?} was renewed as {:?}", term.ttl);
+        no_longer_than_the_store(&cx, &request, term).await?;
         grant.lease.release().await?;
     }
+    Ok(())
+}
+
+/// The end of the term is no later than the end that the store itself shows, if it shows one.
+async fn no_longer_than_the_store(cx: &Context, request: &Request, term: Term) -> Verdict {
+    // What a store rounds.
+    const ROUNDED: Duration = Duration::from_millis(2);
+    let Some((operator, ttl)) = cx.provider.operator().zip(term.ttl) else { return Ok(()) };
+    let seen = operator.inspect(request.name()).await?;
+    let Some(left) = seen.holders.first().and_then(|holder| holder.expires_in) else {
+        return Ok(());
+    };
+    let latest = cx.clock.now().saturating_add(left).saturating_add(ROUNDED);
+    let over = term.sent.saturating_add(ttl).saturating_since(latest);
+    require!(over.is_zero(), "a term of {ttl:?} ends {over:?} after the store has ended it");
     Ok(())
 }
