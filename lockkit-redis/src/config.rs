@@ -1,0 +1,151 @@
+//! Where the server is, and how to speak to it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use lockkit_core::{Error, Result};
+
+/// Where the server is, who we are there, and where our locks lie.
+///
+/// Its `Debug` shows no password and no private part of a certificate.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct RedisConfig {
+    pub(crate) server: Server,
+    pub(crate) tls: Option<RedisTls>,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) database: i64,
+    pub(crate) prefix: String,
+    pub(crate) token_base: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Server {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+/// Certificates for a connection over TLS, each as the text of a PEM file.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct RedisTls {
+    /// The authority that signed the server's certificate, instead of the system's authorities.
+    pub authority: Option<Vec<u8>>,
+    /// Our own certificate and its private part, for servers that ask for one.
+    pub client: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl RedisConfig {
+    /// A server at this host and port; Redis's own port is 6379.
+    pub fn tcp(host: impl Into<String>, port: u16) -> Self {
+        Self::of(Server::Tcp(host.into(), port))
+    }
+
+    /// A server at this socket of the same machine.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self::of(Server::Unix(path.into()))
+    }
+
+    const fn of(server: Server) -> Self {
+        Self {
+            server,
+            tls: None,
+            username: None,
+            password: None,
+            database: 0,
+            prefix: String::new(),
+            token_base: 0,
+        }
+    }
+
+    /// Speaks TLS, which needs the feature `tls`.
+    #[must_use]
+    pub fn tls(mut self, tls: RedisTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Logs in as this user of the server's access list.
+    #[must_use]
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.username = Some(username.into());
+        self
+    }
+
+    /// Logs in with this password.
+    #[must_use]
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// The number of the database; 0 unless set here.
+    #[must_use]
+    pub const fn database(mut self, number: u32) -> Self {
+        self.database = number as i64;
+        self
+    }
+
+    /// What every key begins with; nothing unless set here, so that a lock's key is its name, as
+    /// for other clients of the field.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// What is added to the server's tokens; 0 unless set here.
+    ///
+    /// They begin near the microseconds since 1970, about 1.8 · 10¹⁵.
+    #[must_use]
+    pub const fn token_base(mut self, base: u64) -> Self {
+        self.token_base = base;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.prefix.contains(['{', '}']) {
+            return Err(Error::invalid(
+                "a prefix with braces",
+                "leave { and } out: Redis Cluster takes them for a hash tag",
+            ));
+        }
+        if self.tls.is_some() && matches!(self.server, Server::Unix(_)) {
+            return Err(Error::invalid(
+                "TLS on a unix socket",
+                "leave TLS out: the socket is local",
+            ));
+        }
+        if self.tls.is_some() && !cfg!(feature = "tls") {
+            return Err(Error::invalid(
+                "TLS in a program that was built without it",
+                "enable the feature \"tls\"",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisConfig")
+            .field("server", &self.server)
+            .field("tls", &self.tls)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "..."))
+            .field("database", &self.database)
+            .field("prefix", &self.prefix)
+            .field("token_base", &self.token_base)
+            .finish()
+    }
+}
+
+impl fmt::Debug for RedisTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTls")
+            .field("authority", &self.authority.is_some())
+            .field("client", &self.client.is_some())
+            .finish()
+    }
+}

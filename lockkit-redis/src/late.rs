@@ -1,0 +1,108 @@
+//! Which requests may still arrive at the server although nobody waits for their answer.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lockkit_core::{Clock, Instant, RequestId};
+
+/// As long as the scripts keep a tombstone: nothing is delivered later than that.
+const KEPT: Duration = Duration::from_secs(120);
+/// Forgetting the old ones is looked after once there are this many.
+const MANY: usize = 256;
+
+/// The attempts under way, and those that were given up without an answer.
+///
+/// Whoever ends a request of which one may still arrive leaves a tombstone; nobody else does, for
+/// each tombstone is a key that stays for a while.
+#[derive(Debug, Default)]
+pub(crate) struct Late(Mutex<HashMap<RequestId, Fate>>);
+
+#[derive(Debug, Default)]
+struct Fate {
+    under_way: u32,
+    given_up: Option<Instant>,
+}
+
+/// One attempt under way; dropped without [`answered`](Self::answered), it may still arrive.
+#[derive(Debug)]
+pub(crate) struct UnderWay<'a> {
+    late: &'a Late,
+    id: RequestId,
+    clock: &'a Clock,
+    answered: bool,
+}
+
+impl Late {
+    /// Counts an attempt in, before it is sent.
+    pub(crate) fn sent<'a>(&'a self, id: RequestId, clock: &'a Clock) -> UnderWay<'a> {
+        self.fates().entry(id).or_default().under_way += 1;
+        UnderWay { late: self, id, clock, answered: false }
+    }
+
+    /// Whether an attempt of this request may still arrive.
+    pub(crate) fn may_arrive(&self, id: RequestId) -> bool {
+        self.fates().contains_key(&id)
+    }
+
+    fn fates(&self) -> MutexGuard<'_, HashMap<RequestId, Fate>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UnderWay<'_> {
+    /// The server has answered: this attempt will not arrive any more.
+    pub(crate) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let now = self.clock.now();
+        let mut fates = self.late.fates();
+        if let Some(fate) = fates.get_mut(&self.id) {
+            fate.under_way -= 1;
+            if !self.answered {
+                fate.given_up = Some(now);
+            }
+            if fate.under_way == 0 && fate.given_up.is_none() {
+                fates.remove(&self.id);
+            }
+        }
+        if fates.len() >= MANY {
+            let old = |at: Instant| now.saturating_since(at) > KEPT;
+            fates.retain(|_, fate| fate.under_way > 0 || !fate.given_up.is_some_and(old));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_never_answered_may_arrive_late() {
+        let (late, clock) = (Late::default(), Clock::manual());
+        let id = RequestId::from_bytes([1; 16]);
+        let first = late.sent(id, &clock);
+        assert!(late.may_arrive(id));
+        first.answered();
+        assert!(!late.may_arrive(id));
+        drop(late.sent(id, &clock));
+        late.sent(id, &clock).answered();
+        assert!(late.may_arrive(id), "the dropped one is still on its way");
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten() {
+        let (late, clock) = (Late::default(), Clock::manual());
+        let id = |n: u32| RequestId::from_bytes(u128::from(n).to_be_bytes());
+        for n in 0..10_000 {
+            drop(late.sent(id(n), &clock));
+            clock.advance(Duration::from_secs(1));
+        }
+        assert!(late.fates().len() <= MANY);
+        assert!(late.may_arrive(id(9_999)) && !late.may_arrive(id(0)));
+    }
+}

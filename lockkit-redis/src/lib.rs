@@ -1,0 +1,21 @@
+//! Redis for lockkit: a fair, push-woken lock with a fencing token, in one round trip.
+//!
+//! ```no_run
+//! # async fn connect() -> lockkit_core::Result<()> {
+//! use lockkit_redis::{RedisConfig, RedisProvider};
+//!
+//! let provider = RedisProvider::connect(RedisConfig::tcp("127.0.0.1", 6379)).await?;
+//! let locks = lockkit_core::Locks::new(provider);
+//! # drop(locks); Ok(()) }
+//! ```
+
+mod config;
+mod connection;
+mod late;
+mod lease;
+mod protocol;
+mod provider;
+mod wake;
+
+pub use config::{RedisConfig, RedisTls};
+pub use provider::RedisProvider;

@@ -1,0 +1,55 @@
+-- Shared by every script. Keys: the lock, its queue, its waiters' lives, its tombstones, its fence.
+local L, Q, W, X, F = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local ID = ARGV[1]
+-- Milliseconds: a reservation, a waiter's life without a heartbeat, a tombstone, a fence unused.
+local RESERVE, ALIVE, TOMB, FENCE = 500, tonumber(ARGV[2]), 120000, 86400000
+
+-- TIME moves on inside a script: read once. Microseconds stay exact in a double until 2255.
+local time = redis.call('TIME')
+local NOW = time[1] * 1000000 + time[2]
+
+-- A structure outlives the last waiter in it, and nothing outlives that for long.
+local function outlive(key, ms)
+  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
+end
+
+-- One channel per provider: its name follows the dot in every id. PUBLISH may be denied by an ACL,
+-- and an error here would leave the script half done.
+local function push(word, id, ms)
+  redis.pcall('PUBLISH', 'lockkit:wake:' .. string.sub(id, 34), word .. ' ' .. id .. ' ' .. ms)
+end
+
+local function waiter(rank) return redis.call('ZRANGE', Q, rank, rank)[1] end
+
+local function leave(id)
+  redis.call('ZREM', Q, id)
+  redis.call('ZREM', W, id)
+end
+
+local function purge()
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', W, '-inf', NOW)) do leave(id) end
+  redis.call('ZREMRANGEBYSCORE', X, '-inf', NOW)
+end
+
+local function bury()
+  redis.call('ZADD', X, NOW + TOMB * 1000, ID)
+  outlive(X, TOMB + 1000)
+end
+
+-- Reserves the free name for the head of the queue, who confirms by asking again. Its deadline can
+-- then count from a send of its own; a push has none. Unanswered, both end at the same instant.
+local function hand_over()
+  purge()
+  local head = waiter(0)
+  if not head then return end
+  redis.call('SET', L, head, 'PX', RESERVE)
+  redis.call('ZADD', W, NOW + RESERVE * 1000, head)
+  outlive(Q, RESERVE + 1000)
+  outlive(W, RESERVE + 1000)
+  push('go', head, RESERVE)
+  local next = waiter(1)
+  if next then push('arm', next, RESERVE) end
+end
+
+-- The fence: the last token, and whose grant it was. A name is only reserved while they differ.
+local function granted_to(id) return redis.call('HGET', F, 'id') == id end

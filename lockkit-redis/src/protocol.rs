@@ -1,0 +1,180 @@
+//! What goes over the wire: keys, scripts and their answers. The scripts themselves are in `lua/`.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use lockkit_core::{Applied, Error, LockName, RequestId, Result};
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Value};
+
+/// The longest that a waiter lives in the queue without a heartbeat.
+const LONGEST_LIFE: Duration = Duration::from_secs(3);
+/// The shortest: a waiter must not die of a busy machine.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+/// The channels of wake-ups: one per provider, told apart by what follows.
+pub(crate) const CHANNELS: &str = "lockkit:wake:";
+
+/// One script, sent by its hash, and in full where the server does not know it.
+#[derive(Debug)]
+pub(crate) struct Script(redis::Script);
+
+macro_rules! script {
+    ($name:ident, $file:literal) => {
+        pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
+            let source = concat!(include_str!("lua/prelude.lua"), include_str!($file));
+            Script(redis::Script::new(source))
+        });
+    };
+}
+
+script!(ACQUIRE, "lua/acquire.lua");
+script!(RENEW, "lua/renew.lua");
+script!(RELEASE, "lua/release.lua");
+script!(WITHDRAW, "lua/withdraw.lua");
+script!(INSPECT, "lua/inspect.lua");
+script!(REVOKE, "lua/revoke.lua");
+
+/// Every script, to be loaded ahead of the first use.
+pub(crate) fn scripts() -> [&'static Script; 6] {
+    [&ACQUIRE, &RENEW, &RELEASE, &WITHDRAW, &INSPECT, &REVOKE]
+}
+
+impl Script {
+    pub(crate) async fn run(
+        &self,
+        connection: &mut MultiplexedConnection,
+        lock: &[String; 5],
+        args: &[&str],
+    ) -> RedisResult<Value> {
+        let mut call = self.0.prepare_invoke();
+        for key in lock {
+            call.key(key);
+        }
+        for arg in args {
+            call.arg(arg);
+        }
+        call.invoke_async(connection).await
+    }
+
+    pub(crate) async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        self.0.load_async(connection).await.map(|_: String| ())
+    }
+}
+
+/// The keys of a lock: itself, its queue, its waiters' lives, its tombstones, its fence.
+///
+/// Braces in a name are escaped, so that in a cluster all five share the slot of the first.
+pub(crate) fn keys(prefix: &str, name: &LockName) -> [String; 5] {
+    let mut lock = String::with_capacity(prefix.len() + name.as_str().len());
+    lock.push_str(prefix);
+    for c in name.as_str().chars() {
+        match c {
+            '%' => lock.push_str("%25"),
+            '{' => lock.push_str("%7B"),
+            '}' => lock.push_str("%7D"),
+            c => lock.push(c),
+        }
+    }
+    let of = |part: char| format!("{{{lock}}}:{part}");
+    let (queue, waiters, tombs, fence) = (of('q'), of('w'), of('x'), of('f'));
+    [lock, queue, waiters, tombs, fence]
+}
+
+/// The name of a lock's key; `None` for a key that is none of ours to name.
+pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
+    let escaped = key.strip_prefix(prefix)?;
+    if escaped.contains(['{', '}']) {
+        return None;
+    }
+    let name = escaped.replace("%7B", "{").replace("%7D", "}").replace("%25", "%");
+    // A foreign client's key may hold a % of its own: then the name would not lead back to it.
+    LockName::new(name).ok().filter(|name| keys(prefix, name)[0] == key)
+}
+
+/// How a request is called in the store: its id, and its provider's channel.
+pub(crate) fn entry(id: RequestId, provider: &str) -> String {
+    format!("{id}.{provider}")
+}
+
+/// How long a waiter of this ttl lives without a heartbeat.
+pub(crate) fn life(ttl: Duration) -> Duration {
+    ttl.clamp(SHORTEST_LIFE, LONGEST_LIFE)
+}
+
+/// The answer to an acquire.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Granted {
+        token: u64,
+    },
+    /// Held by another, whose lease ends then unless it is renewed, with this place in the queue.
+    Held {
+        expires_in: Option<Duration>,
+        rank: Option<u64>,
+        label: String,
+    },
+    Withdrawn,
+}
+
+impl Answer {
+    pub(crate) fn of(value: &Value) -> Result<Self> {
+        let parts = texts(value)?;
+        let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
+        match part(0) {
+            "granted" => Ok(Self::Granted { token: part(1).parse().map_err(|_| garbled(value))? }),
+            "held" => Ok(Self::Held {
+                expires_in: milliseconds(part(1)),
+                rank: part(2).parse().ok(),
+                label: part(3).to_owned(),
+            }),
+            "withdrawn" => Ok(Self::Withdrawn),
+            _ => Err(garbled(value)),
+        }
+    }
+}
+
+/// Whether a script that answers 1 or 0 said 1.
+pub(crate) fn yes(value: &Value) -> Result<bool> {
+    match value {
+        Value::Int(n) => Ok(*n == 1),
+        other => Err(garbled(other)),
+    }
+}
+
+/// Milliseconds as Redis gives them; `None` for -1 and -2, "no expiry" and "no such key".
+pub(crate) fn milliseconds(text: &str) -> Option<Duration> {
+    text.parse().ok().map(Duration::from_millis)
+}
+
+/// An array's parts as texts.
+pub(crate) fn texts(value: &Value) -> Result<Vec<String>> {
+    let Value::Array(parts) = value else { return Err(garbled(value)) };
+    let text = |part: &Value| match part {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Int(n) => n.to_string(),
+        Value::SimpleString(text) => text.clone(),
+        _ => String::new(),
+    };
+    Ok(parts.iter().map(text).collect())
+}
+
+fn garbled(value: &Value) -> Error {
+    Error::unavailable(Applied::Maybe, format!("Redis answered a script with {value:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_keys_lead_to_each_other() {
+        for name in ["a", "a/b", "{x}", "%7B", "%", "%%25", "é", "a b", "\0", "}{"] {
+            let name = LockName::new(name).expect("a name");
+            let lock = &keys("app:", &name)[0];
+            assert!(!lock.contains(['{', '}']));
+            assert_eq!(name_of("app:", lock), Some(name));
+        }
+        assert_eq!(name_of("app:", "app:100%"), None);
+        assert_eq!(name_of("app:", "{app:a}:q"), None);
+    }
+}

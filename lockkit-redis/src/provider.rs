@@ -1,0 +1,316 @@
+//! The provider: what each call asks of Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lockkit_core::{
+    Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
+    Inspection, LockName, LockProvider, Operator, Request, RequestId, Result, StoreSays, Term,
+    TtlRange, WakeUp,
+};
+use redis::Value;
+
+use crate::RedisConfig;
+use crate::connection::{Answered, Commands, LIMIT};
+use crate::late::Late;
+use crate::lease::RedisLease;
+use crate::protocol::{
+    ACQUIRE, Answer, CHANNELS, INSPECT, REVOKE, Script, WITHDRAW, entry, keys, life, milliseconds,
+    name_of, scripts, texts, yes,
+};
+use crate::wake::{Seat, Wake, Word};
+
+/// A client of one Redis or Valkey server, 6.2 or newer.
+///
+/// It makes one connection for commands, shared by all its locks, and one for wake-ups at the
+/// first wait; both are made anew when they end. The tasks that serve them live in the runtime that
+/// made them. See the page `docs/redis.md` for the algorithm and its bounds.
+#[derive(Clone, Debug)]
+pub struct RedisProvider(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    commands: Commands,
+    prefix: String,
+    token_base: u64,
+    /// What this provider's channel ends in, and all its entries in the store.
+    address: String,
+    wake: Arc<Wake>,
+    pub(crate) late: Late,
+}
+
+impl RedisProvider {
+    /// Connects, and looks whether the server is fit for locks.
+    ///
+    /// # Errors
+    /// `Invalid`: the configuration. `Rejected`: the login, a server that is too old, a replica, or
+    /// may evict keys, or that lets us not publish; each says what to do. `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn connect(config: RedisConfig) -> Result<Self> {
+        config.check()?;
+        let address = RequestId::random()?.to_string()[..16].to_owned();
+        let commands = Commands::new(&config)?;
+        let inner = Inner {
+            commands,
+            prefix: config.prefix,
+            token_base: config.token_base,
+            address,
+            wake: Arc::default(),
+            late: Late::default(),
+        };
+        inner.look_around().await?;
+        Ok(Self(Arc::new(inner)))
+    }
+}
+
+impl Inner {
+    /// Refuses a server that would break what we declare.
+    async fn look_around(&self) -> Result<()> {
+        let clock = Clock::system();
+        let info: String = self.commands.command(&clock, LIMIT, &redis::cmd("INFO")).await?;
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        let version = field("redis_version");
+        let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
+        let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if number < (6, 2) {
+            return Err(Error::rejected(
+                format!("Redis {version}"),
+                "use Redis 6.2 or newer, or Valkey",
+            ));
+        }
+        if field("role") != "master" {
+            return Err(Error::rejected(
+                "a server that is a replica",
+                "connect to its primary: a replica takes no locks",
+            ));
+        }
+        let eviction = field("maxmemory_policy");
+        if eviction != "noeviction" {
+            return Err(Error::rejected(
+                format!("a server that may evict locks (maxmemory-policy {eviction})"),
+                "set maxmemory-policy noeviction there, or use a server of its own for locks",
+            ));
+        }
+        if field("aof_enabled") != "1" {
+            tracing::debug!(
+                target: "lockkit", event = "no_persistence",
+                "this Redis keeps no append-only file: a crash of the server frees every lock",
+            );
+        }
+        let channel = format!("{CHANNELS}{}", self.address);
+        let publish = redis::Cmd::publish(channel, "");
+        self.commands.command::<Value>(&clock, LIMIT, &publish).await?;
+        self.commands.load(&clock, &scripts()).await
+    }
+
+    /// Runs a script about this request's lock, under its id.
+    pub(crate) async fn run(
+        &self,
+        request: &Request,
+        script: &Script,
+        args: &[&str],
+    ) -> Result<Answered> {
+        let id = entry(request.id(), &self.address);
+        let alive = life(request.ttl()).as_millis().to_string();
+        let lock = keys(&self.prefix, request.name());
+        let mut all = vec![&*id, &*alive];
+        all.extend_from_slice(args);
+        let limit = (request.ttl() / 3).clamp(LIMIT / 20, LIMIT);
+        self.commands.script(request.clock(), limit, script, &lock, &all).await
+    }
+
+    async fn ask(&self, request: &Request, waits: bool) -> Result<Answer> {
+        let ttl = request.ttl().as_millis().to_string();
+        let waits = if waits { "1" } else { "0" };
+        let attempt = self.late.sent(request.id(), request.clock());
+        let answer = self.run(request, &ACQUIRE, &[&ttl, request.label(), waits]).await;
+        let ambiguous = matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
+        let replayed = answer.as_ref().is_ok_and(|answer| answer.replayed);
+        if !ambiguous && !replayed {
+            attempt.answered();
+        }
+        Answer::of(&answer?.value)
+    }
+
+    /// For a script that ends a request: whether it leaves a tombstone.
+    pub(crate) fn tombstone(&self, request: &Request) -> &'static str {
+        if self.late.may_arrive(request.id()) { "1" } else { "0" }
+    }
+
+    fn grant(
+        self: &Arc<Self>,
+        request: &Request,
+        seat: Arc<Seat>,
+        sent: Term,
+        token: u64,
+    ) -> Result<Grant> {
+        let token = FencingToken::with_base(self.token_base, token)?;
+        Ok(Grant::new(token, sent, RedisLease::new(Arc::clone(self), request.clone(), seat)))
+    }
+}
+
+#[async_trait]
+impl LockProvider for RedisProvider {
+    fn guarantees(&self) -> Guarantees {
+        let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
+        guarantees.token_survives.data_loss = true;
+        guarantees.belief_breaks_on = &[
+            "a pause between a check and its use that outlasts the margin",
+            "a jump of the server's clock",
+            "a crash of a server that does not keep every write",
+            "a failover to a replica",
+        ];
+        guarantees
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        let seat = self.0.wake.seat(request.id());
+        let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+        match self.0.ask(request, false).await? {
+            Answer::Granted { token } => self.0.grant(request, seat, sent, token).map(Some),
+            Answer::Held { .. } => Ok(None),
+            Answer::Withdrawn => Err(withdrawn()),
+        }
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let seat = self.0.wake.seat(request.id());
+        let heartbeat = life(request.ttl()) / 3;
+        loop {
+            let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+            let (expires_in, label) = match self.0.ask(request, true).await? {
+                Answer::Granted { token } => return self.0.grant(request, seat, sent, token),
+                Answer::Withdrawn => return Err(withdrawn()),
+                // Only the head watches the holder: when it leaves, the next one is told to.
+                Answer::Held { expires_in, rank: Some(0), label } => (expires_in, label),
+                Answer::Held { label, .. } => (None, label),
+            };
+            request.report(StoreSays::Held(Some(Holder::new(label))));
+            self.0.wake.subscribe(self.0.commands.client(), &self.0.address);
+            let clock = request.clock();
+            let next_heartbeat = clock.now().saturating_add(heartbeat);
+            let just_after = |left: Duration| {
+                clock.now().saturating_add(left + Duration::from_millis(1)).min(next_heartbeat)
+            };
+            let mut until = expires_in.map_or(next_heartbeat, just_after);
+            loop {
+                tokio::select! {
+                    word = seat.news() => match word {
+                        Word::AskIn(after) => until = until.min(just_after(after)),
+                        Word::Ask => break,
+                        Word::Withdrawn | Word::Revoked => return Err(withdrawn()),
+                    },
+                    () = clock.sleep_until(until) => break,
+                }
+            }
+        }
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.0.run(request, &WITHDRAW, &[self.0.tombstone(request)]).await?;
+        if let Some(seat) = self.0.wake.taken(request.id()) {
+            seat.tell(Word::Withdrawn);
+        }
+        Ok(())
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(&*self.0)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.wake.close();
+        self.0.commands.close();
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Operator for Inner {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        let answer = self.look(name, &INSPECT, &[]).await?;
+        let parts = texts(&answer)?;
+        let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
+        let mut holders = Vec::new();
+        if !part(0).is_empty() {
+            let mut holder = Holder::new(part(4));
+            holder.expires_in = milliseconds(part(1));
+            let token: Option<u64> = part(3).parse().ok();
+            holder.token =
+                token.and_then(|token| FencingToken::with_base(self.token_base, token).ok());
+            holder.age = part(5).parse().ok().map(Duration::from_micros);
+            holders.push(holder);
+        }
+        Ok(Inspection::new(name.clone(), holders, part(2).parse().ok()))
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        let clock = Clock::system();
+        let mut names = std::collections::BTreeSet::new();
+        let mut cursor = String::from("0");
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(format!("{}*", literal(&self.prefix)));
+            scan.arg("COUNT").arg(1000).arg("TYPE").arg("string");
+            let (next, found): (String, Vec<String>) =
+                self.commands.command(&clock, LIMIT, &scan).await?;
+            let found = found.iter().filter_map(|found| name_of(&self.prefix, found));
+            names.extend(found.filter(|name| {
+                name.as_str().starts_with(prefix) && after.is_none_or(|past| name > past)
+            }));
+            cursor = next;
+            if cursor == "0" {
+                break;
+            }
+        }
+        let mut seen = Vec::new();
+        for name in names {
+            let found = self.inspect(&name).await?;
+            // It may have ended since the scan.
+            if !found.holders.is_empty() || found.waiters != Some(0) {
+                seen.push(found);
+            }
+            if seen.len() >= limit {
+                break;
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
+        yes(&self.look(name, &REVOKE, &[&native.to_string()]).await?)
+    }
+}
+
+impl Inner {
+    async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Result<Value> {
+        let lock = keys(&self.prefix, name);
+        let answer = self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await?;
+        Ok(answer.value)
+    }
+}
+
+fn withdrawn() -> Error {
+    Error::unavailable(Applied::No, "the request was withdrawn")
+}
+
+/// A prefix that a pattern takes as it stands.
+fn literal(prefix: &str) -> String {
+    let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^');
+    prefix.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
