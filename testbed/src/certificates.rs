@@ -1,0 +1,109 @@
+//! TLS certificates made on the fly.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use tempfile::TempDir;
+
+use crate::{Error, Result};
+
+/// A certificate authority, what it signed, and an authority that signed nothing; PEM files that
+/// are deleted with this value.
+#[derive(Debug)]
+pub struct Certificates {
+    directory: TempDir,
+}
+
+impl Certificates {
+    /// Makes all of them: the server's for `localhost` and 127.0.0.1.
+    ///
+    /// # Errors
+    /// [`Error::Certificates`] or [`Error::System`] where they cannot be made or written.
+    pub fn new() -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("testbed-tls-")
+            .tempdir()
+            .map_err(Error::system("making a temporary directory"))?;
+        let certificates = Self { directory };
+        let issuer = certificates.authority("ca", "testbed")?;
+        certificates.authority("other-ca", "another testbed")?;
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        certificates.signed("server", names, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?;
+        certificates.signed("client", Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &issuer)?;
+        Ok(certificates)
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.file("ca.pem")
+    }
+
+    /// The certificate of an authority that has nothing to do with the others.
+    #[must_use]
+    pub fn other_ca(&self) -> PathBuf {
+        self.file("other-ca.pem")
+    }
+
+    /// The server's certificate.
+    #[must_use]
+    pub fn server_certificate(&self) -> PathBuf {
+        self.file("server.pem")
+    }
+
+    /// The server's private key.
+    #[must_use]
+    pub fn server_key(&self) -> PathBuf {
+        self.file("server.key")
+    }
+
+    /// The client's certificate.
+    #[must_use]
+    pub fn client_certificate(&self) -> PathBuf {
+        self.file("client.pem")
+    }
+
+    /// The client's private key.
+    #[must_use]
+    pub fn client_key(&self) -> PathBuf {
+        self.file("client.key")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn authority(&self, file: &str, name: &str) -> Result<Issuer<'static, KeyPair>> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        write(&self.file(&format!("{file}.pem")), &params.self_signed(&key)?.pem())?;
+        Ok(Issuer::new(params, key))
+    }
+
+    fn signed(
+        &self,
+        file: &str,
+        names: Vec<String>,
+        purpose: ExtendedKeyUsagePurpose,
+        issuer: &Issuer<'_, KeyPair>,
+    ) -> Result<()> {
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name.push(DnType::CommonName, file);
+        params.extended_key_usages = vec![purpose];
+        let key = KeyPair::generate()?;
+        let certificate = params.signed_by(&key, issuer)?;
+        write(&self.file(&format!("{file}.pem")), &certificate.pem())?;
+        write(&self.file(&format!("{file}.key")), &key.serialize_pem())
+    }
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).map_err(Error::system(format!("writing {}", file.display())))
+}

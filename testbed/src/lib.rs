@@ -1,0 +1,25 @@
+//! Starts the real servers that networked backends are tested with, and puts faulty links in
+//! front of them.
+//!
+//! Everything stays on 127.0.0.1, on ports below the ephemeral range and in temporary directories.
+//! Every process ends with the value that started it, and also when the test process is killed.
+#![cfg(unix)]
+
+pub mod certificates;
+pub mod children;
+mod error;
+mod link;
+mod port;
+mod process;
+mod redis;
+pub mod resp;
+mod server;
+
+pub use error::{Error, Result};
+pub use link::{
+    Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
+    Resp, Way,
+};
+pub use port::Port;
+pub use redis::{Builder as RedisBuilder, ClientCertificate, RedisServer};
+pub use server::{Data, Place, Program, Server};

@@ -1,0 +1,189 @@
+//! A child process that ends with this one, however this one ends.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{PipeWriter, Write, pipe};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use crate::{Error, Result};
+
+/// Tells its process id to the watcher on its standard input, then becomes the program.
+const LAUNCH: &str = r#"echo $$ >&0; exec "$@" </dev/null"#;
+/// Kills the group it was told of, unless a second line comes before the end of the pipe.
+const WATCH: &str =
+    r#"trap "" HUP INT TERM; read -r pid && { read -r end || kill -KILL "-$pid"; }"#;
+
+/// How long a signal may take to show its effect.
+const PATIENCE: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(1);
+
+/// A child in a process group of its own, and the watcher that kills it if this process dies.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    watcher: Child,
+    /// The watcher waits at its other end; the kernel closes it when this process ends.
+    /// `None`: the child has ended.
+    lifeline: Option<PipeWriter>,
+}
+
+impl Process {
+    /// Starts `command`; its standard error goes to `log`, its standard output to `stdout`.
+    pub(crate) fn start(command: &Command, stdout: Stdio, log: File) -> Result<Self> {
+        let program = command.get_program();
+        if !is_installed(program) {
+            return Err(Error::Missing { program: program.to_string_lossy().into_owned() });
+        }
+        let refused = || Error::system(format!("starting {}", program.to_string_lossy()));
+        let (reader, lifeline) = pipe().map_err(refused())?;
+        let to_watcher = lifeline.try_clone().map_err(refused())?;
+        let watcher = Command::new("/bin/sh")
+            .args(["-c", WATCH])
+            .stdin(reader)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(refused())?;
+        let mut launcher = Command::new("/bin/sh");
+        launcher.args(["-c", LAUNCH, "sh"]).arg(program).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => launcher.env(name, value),
+                None => launcher.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            launcher.current_dir(directory);
+        }
+        let child = launcher
+            .stdin(to_watcher)
+            .stdout(stdout)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .map_err(refused())?;
+        // `launcher` keeps its end of the pipe until it is dropped: it goes at the end of this.
+        Ok(Self { child, watcher, lifeline: Some(lifeline) })
+    }
+
+    /// The child's standard output, where it was piped.
+    pub(crate) fn stdout(&mut self) -> Option<std::process::ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How the child ended; `None`: it runs.
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        if self.lifeline.is_none() {
+            return self.child.try_wait().map_err(Error::system("waiting for a child"));
+        }
+        // The group's number stays taken until the watcher is told not to use it any more.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let dead = waitid(WaitId::Pid(self.group()), options)
+            .map_err(Error::system("waiting for a child"))?;
+        if dead.is_none() {
+            return Ok(None);
+        }
+        self.end().map(Some)
+    }
+
+    /// Freezes the child and what it forked; returns once it is frozen.
+    pub(crate) fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        self.until("a child to stop", |process| {
+            let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+            let stopped = waitid(WaitId::Pid(process.group()), options)
+                .map_err(Error::system("waiting for a child"))?;
+            Ok(stopped.is_some().then_some(()))
+        })
+    }
+
+    /// Lets a frozen child go on.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Asks the child to end (SIGTERM), and waits until it has.
+    pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.until("a child to end", Self::ended)
+    }
+
+    /// Ends the child at once (SIGKILL), frozen or not: it does nothing more, not even on waking.
+    pub(crate) fn end(&mut self) -> Result<ExitStatus> {
+        if self.lifeline.is_some() {
+            self.signal(Signal::KILL)?;
+        }
+        if let Some(mut lifeline) = self.lifeline.take() {
+            // Before the child is reaped and its number is free: the watcher must not use it.
+            lifeline.write_all(b"ended\n").ok();
+            drop(lifeline);
+            self.watcher.wait().map_err(Error::system("waiting for a watcher"))?;
+        }
+        self.child.wait().map_err(Error::system("waiting for a child"))
+    }
+
+    fn group(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let context = format!("sending {signal:?} to process {}", self.pid());
+        if self.lifeline.is_none() {
+            return Err(Error::system(context)(std::io::Error::other("it has ended")));
+        }
+        kill_process_group(self.group(), signal).map_err(Error::system(context))
+    }
+
+    fn until<T>(
+        &mut self,
+        what: &str,
+        mut check: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let began = Instant::now();
+        loop {
+            if let Some(result) = check(self)? {
+                return Ok(result);
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(Error::Late { what: what.to_owned(), limit: PATIENCE });
+            }
+            sleep(STEP);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // What fails here is repeated by the watcher when the lifeline closes.
+        self.end().ok();
+    }
+}
+
+/// What a status says, in words.
+pub(crate) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("it ended with code {code}"),
+        (None, Some(signal)) => format!("it was ended by signal {signal}"),
+        (None, None) => "it ended".to_owned(),
+    }
+}
+
+fn is_installed(program: &OsStr) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).map(|directory| directory.join(program)).any(|file| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(file)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
+}

@@ -1,0 +1,301 @@
+//! A real server, started for one test.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::process::{Process, describe};
+use crate::{Error, Port, Result};
+
+/// A server reads little at its start; on a busy machine it still may take seconds.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+const STEP: Duration = Duration::from_millis(2);
+/// How often a start is tried on other ports when somebody else took one.
+const STARTS: usize = 5;
+/// How much of the log an error shows.
+const LOG_LINES: usize = 20;
+
+/// What a program needs to know to become a server, and how one sees that it answers.
+pub trait Program: Send + Sync + 'static {
+    /// The name of the executable, looked for on the `PATH`.
+    fn name(&self) -> &str;
+
+    /// How many ports it listens on.
+    fn ports(&self) -> usize {
+        1
+    }
+
+    /// Writes what it reads at its start, and gives the command line.
+    ///
+    /// # Errors
+    /// [`Error::System`] where a file cannot be written.
+    fn command(&self, place: &Place) -> Result<Command>;
+
+    /// Whether the process `pid`, and no other, answers at this place by now.
+    ///
+    /// # Errors
+    /// Why it does not: an error's text if it never does.
+    fn is_ready(&self, place: &Place, pid: u32) -> Result<(), String>;
+}
+
+/// Where a server lives: its temporary directory and its ports, the same after a restart.
+#[derive(Debug)]
+pub struct Place {
+    directory: TempDir,
+    ports: Vec<Port>,
+}
+
+impl Place {
+    fn new(ports: usize) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("testbed-")
+            .tempdir()
+            .map_err(Error::system("making a temporary directory"))?;
+        let ports = (0..ports).map(|_| Port::free()).collect::<Result<_>>()?;
+        let place = Self { directory, ports };
+        place.make_data()?;
+        Ok(place)
+    }
+
+    /// The directory for the configuration and the log.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The directory for what [`Data::Lost`] deletes.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.directory().join("data")
+    }
+
+    /// The address with the port of this index.
+    ///
+    /// # Panics
+    /// Where the program declares fewer [`ports`](Program::ports).
+    #[must_use]
+    pub fn address(&self, index: usize) -> SocketAddr {
+        self.ports[index].address()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory().join("log")
+    }
+
+    fn make_data(&self) -> Result<()> {
+        fs::create_dir_all(self.data()).map_err(Error::system("making the data directory"))
+    }
+
+    fn delete_data(&self) -> Result<()> {
+        fs::remove_dir_all(self.data()).map_err(Error::system("deleting the data directory"))?;
+        self.make_data()
+    }
+}
+
+/// What a restarted server finds on its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Data {
+    /// Whatever the last run had written.
+    Kept,
+    /// Nothing.
+    Lost,
+}
+
+/// A running server; its process ends when this value is dropped, and when the test process ends.
+///
+/// The methods block for some milliseconds; they need no runtime.
+pub struct Server {
+    program: Box<dyn Program>,
+    // Before the place: the process ends before its directory is deleted.
+    state: Mutex<State>,
+    place: Place,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    process: Option<Process>,
+    is_paused: bool,
+}
+
+impl Server {
+    /// Starts the program on free ports, and returns once it answers.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where the program is not installed; [`Error::Start`] where it ends or
+    /// does not answer within 20 seconds.
+    pub fn start(program: impl Program) -> Result<Self> {
+        let mut starts = 1;
+        loop {
+            let place = Place::new(program.ports())?;
+            match launch(&program, &place) {
+                Ok(process) => {
+                    let state = State { process: Some(process), is_paused: false };
+                    return Ok(Self { program: Box::new(program), state: state.into(), place });
+                }
+                Err(Error::Start { log, .. }) if starts < STARTS && lost_port(&log) => starts += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Freezes the process (SIGSTOP): its connections stay open, and nothing answers.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where it does not run.
+    pub fn pause(&self) -> Result<()> {
+        let mut state = self.state();
+        self.running(&mut state)?.pause()?;
+        state.is_paused = true;
+        Ok(())
+    }
+
+    /// Lets a paused process go on (SIGCONT).
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where it does not run.
+    pub fn resume(&self) -> Result<()> {
+        let mut state = self.state();
+        self.running(&mut state)?.resume()?;
+        state.is_paused = false;
+        Ok(())
+    }
+
+    /// Ends the process at once (SIGKILL), also a paused one; its ports stay kept for a restart.
+    ///
+    /// # Errors
+    /// [`Error::System`] where the signal is refused.
+    pub fn kill(&self) -> Result<()> {
+        let mut state = self.state();
+        state.is_paused = false;
+        match state.process.take() {
+            Some(mut process) => process.end().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the process to end in order (SIGTERM), and waits until it has.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] where it does not run; [`Error::Late`] where it goes on for 10 seconds.
+    pub fn stop(&self) -> Result<()> {
+        let mut state = self.state();
+        if state.is_paused {
+            self.running(&mut state)?.resume()?;
+            state.is_paused = false;
+        }
+        self.running(&mut state)?.stop()?;
+        state.process = None;
+        Ok(())
+    }
+
+    /// Starts it again on the same ports, and returns once it answers; kills it first if it runs.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn restart(&self, data: Data) -> Result<()> {
+        self.kill()?;
+        if data == Data::Lost {
+            self.place.delete_data()?;
+        }
+        let process = launch(&*self.program, &self.place)?;
+        self.state().process = Some(process);
+        Ok(())
+    }
+
+    /// The id of its process; `None` after [`kill`](Self::kill) or [`stop`](Self::stop).
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.state().process.as_ref().map(Process::pid)
+    }
+
+    /// The number of its first port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address().port()
+    }
+
+    /// The address that it listens at.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.place.address(0)
+    }
+
+    /// Its directory and its ports.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// All that it has logged, restarts included.
+    #[must_use]
+    pub fn log(&self) -> String {
+        read_log(&self.place)
+    }
+
+    /// The process where it runs; one that ended by itself does not.
+    fn running<'a>(&self, state: &'a mut State) -> Result<&'a mut Process> {
+        let stopped = || Error::Stopped { program: self.program.name().to_owned() };
+        let process = state.process.as_mut().ok_or_else(stopped)?;
+        if process.ended()?.is_some() { Err(stopped()) } else { Ok(process) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("program", &self.program.name())
+            .field("address", &self.address())
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
+    }
+}
+
+fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
+    let open = || File::options().create(true).append(true).open(place.log());
+    let stdout = open().map_err(Error::system("opening the log"))?;
+    let stderr = stdout.try_clone().map_err(Error::system("opening the log"))?;
+    let mut process = Process::start(&program.command(place)?, Stdio::from(stdout), stderr)?;
+    let failed = |reason| Error::Start {
+        program: program.name().to_owned(),
+        reason,
+        log: tail(&read_log(place)),
+    };
+    let began = Instant::now();
+    loop {
+        if let Some(status) = process.ended()? {
+            return Err(failed(describe(status)));
+        }
+        match program.is_ready(place, process.pid()) {
+            Ok(()) => return Ok(process),
+            Err(why) if began.elapsed() > READY_WITHIN => {
+                return Err(failed(format!("no answer within {READY_WITHIN:?}: {why}")));
+            }
+            Err(_) => sleep(STEP),
+        }
+    }
+}
+
+/// Every server's words for EADDRINUSE hold these.
+fn lost_port(log: &str) -> bool {
+    log.to_lowercase().contains("address already in use")
+}
+
+fn read_log(place: &Place) -> String {
+    let bytes = fs::read(place.log()).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
