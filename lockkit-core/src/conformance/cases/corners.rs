@@ -1,9 +1,12 @@
 //! Single moments that only a provider broken in one way gives away.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::{Fairness, Liveness, Safety};
 use crate::conformance::Hook;
@@ -11,7 +14,7 @@ use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::poll::polled;
 use crate::conformance::queue::Queue;
-use crate::{Fairness as Order, Grant, Guard, Instant};
+use crate::{Error, Fairness as Declared, Grant, Guard, Instant};
 
 /// More polls than any provider needs for one call.
 const POLLS: u32 = 64;
@@ -33,6 +36,13 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(no_newcomer_barges(cx)),
     )
     .needs(&[Need::Fifo]),
+    Case::new(
+        "C10-04",
+        Fairness,
+        "C10",
+        "two busy clients that hand the name to each other do not starve a waiter",
+        |cx| Box::pin(nobody_starves(cx)),
+    ),
     Case::new(
         "C11-04",
         Liveness,
@@ -68,11 +78,12 @@ pub(super) const CASES: &[Case] = &[
 
 /// A holder with three waiters behind it.
 async fn queued(cx: &Context) -> Verdict<(Grant, Queue)> {
+    let waiting = cx.connect().await?;
     let holder = cx.request_with_ttl("queue", cx.long_ttl())?;
-    let holder = cx.granted(&*cx.connect().await?, &holder).await?;
+    let holder = cx.granted(&*cx.provider, &holder).await?;
     let mut queue = Queue::default();
     for _ in 0..3 {
-        queue.add(cx, &cx.provider, "queue").await?;
+        queue.add(cx, &waiting, "queue").await?;
     }
     Ok((holder, queue))
 }
@@ -112,6 +123,36 @@ async fn no_newcomer_barges(cx: Context) -> Verdict {
     cx.no_residue("queue").await
 }
 
+async fn nobody_starves(cx: Context) -> Verdict {
+    const ROUNDS: usize = 400;
+    let holder = cx.lock("busy").await?.acquire().await?;
+    let waiter = tokio::spawn(cx.lock("busy").await?.acquire());
+    cx.sleep(Duration::from_millis(20)).await;
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let mut busy = JoinSet::new();
+    for _ in 0..2 {
+        let (lock, rounds, clock) = (cx.lock("busy").await?, Arc::clone(&rounds), cx.clock.clone());
+        busy.spawn(async move {
+            while rounds.fetch_add(1, Ordering::SeqCst) < ROUNDS {
+                let guard = lock.acquire().await?;
+                clock.sleep(Duration::from_millis(2)).await;
+                guard.release().await?;
+            }
+            Ok::<_, Error>(())
+        });
+    }
+    cx.sleep(Duration::from_millis(20)).await;
+    holder.release().await?;
+    let guard = waiter.await??;
+    let rounds = rounds.swap(ROUNDS, Ordering::SeqCst);
+    guard.release().await?;
+    while let Some(ended) = busy.join_next().await {
+        ended??;
+    }
+    require!(rounds < ROUNDS, "a waiter was granted only when nobody else came any more");
+    Ok(())
+}
+
 async fn stalled_attempt(cx: Context) -> Verdict {
     let (client, ttl) = (cx.connect().await?, cx.short_ttl());
     let next = cx.lock("stalled").await?;
@@ -149,7 +190,7 @@ async fn places_are_kept(cx: Context) -> Verdict {
         last.lease.release().await?;
         let number;
         (number, last) = queue.granted(&cx).await?;
-        let in_order = cx.guarantees.fairness != Order::Fifo || number == expected;
+        let in_order = cx.guarantees.fairness != Declared::Fifo || number == expected;
         require!(in_order, "waiter {number} was granted instead of waiter {expected}");
     }
     last.lease.release().await?;
