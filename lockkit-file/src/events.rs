@@ -30,6 +30,9 @@ mod linux {
     use tokio::sync::Notify;
     use tokio::task::AbortHandle;
 
+    use super::POLL;
+    use crate::process;
+
     /// A holder closes a file that it opened to write; operators only read. A deleted file that is
     /// still open shows by its count of links, which is an attribute.
     const MASK: WatchFlags = WatchFlags::CLOSE_WRITE
@@ -107,7 +110,17 @@ mod linux {
                     let signal = Arc::clone(&entry.signal);
                     Watch { place: Some((Arc::clone(shared), number)), signal }
                 }
-                Err(_) => Watch { place: None, signal },
+                Err(error) => {
+                    // A file that is gone is looked for anew; a limit is worth a word.
+                    if error != Errno::NOENT && process::warns_first(Path::new("inotify")) {
+                        tracing::warn!(
+                            target: "lockkit", event = "no_close_events", error = %error,
+                            "the kernel watches no more files, so waiters look every {POLL:?}; \
+                             raise fs.inotify.max_user_watches",
+                        );
+                    }
+                    Watch { place: None, signal }
+                }
             }
         }
     }

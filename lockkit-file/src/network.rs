@@ -6,10 +6,7 @@ use crate::process;
 
 /// Warns, once in a process, if `directory` lies on a file system of the network.
 pub(crate) fn warn(directory: &Path) {
-    let Some((kind, holds)) = rustix::fs::statfs(directory).ok().and_then(|found| kind(&found))
-    else {
-        return;
-    };
+    let Some((kind, holds)) = kind(directory) else { return };
     if process::warns_first(directory) {
         tracing::warn!(
             target: "lockkit", event = "network_file_system", kind, holds,
@@ -19,19 +16,24 @@ pub(crate) fn warn(directory: &Path) {
     }
 }
 
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
 const NFS: &str = "locks exclude other hosts where the server's lock service runs, but a holder cut \
                    off from the server loses its lock without being told, and waiters of other \
                    hosts find out by polling";
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
 const SMB: &str = "locks exclude other hosts only if it is mounted without `nobrl`, a holder cut off \
                    from the server loses its lock without being told, and waiters of other hosts \
                    find out by polling";
+#[cfg(target_os = "linux")]
 const CLUSTER: &str = "locks exclude other hosts only if it is mounted with cluster-wide flock, and \
                        waiters of other hosts find out by polling";
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
 const UNKNOWN: &str = "whether locks exclude other hosts, or other mounts, depends on the program \
                        behind it; take it as excluding processes of this mount only";
 
 #[cfg(target_os = "linux")]
-fn kind(found: &rustix::fs::StatFs) -> Option<(&'static str, &'static str)> {
+fn kind(directory: &Path) -> Option<(&'static str, &'static str)> {
+    let found = rustix::fs::statfs(directory).ok()?;
     // From linux/magic.h and the file systems' own sources; 32 bits on every architecture.
     let magic = u32::try_from(i128::from(found.f_type) & 0xffff_ffff).unwrap_or(0);
     of_magic(magic)
@@ -58,7 +60,8 @@ const fn of_magic(magic: u32) -> Option<(&'static str, &'static str)> {
 }
 
 #[cfg(target_vendor = "apple")]
-fn kind(found: &rustix::fs::StatFs) -> Option<(&'static str, &'static str)> {
+fn kind(directory: &Path) -> Option<(&'static str, &'static str)> {
+    let found = rustix::fs::statfs(directory).ok()?;
     let name: Vec<u8> = found
         .f_fstypename
         .iter()
@@ -75,7 +78,7 @@ fn kind(found: &rustix::fs::StatFs) -> Option<(&'static str, &'static str)> {
 }
 
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
-const fn kind(_: &rustix::fs::StatFs) -> Option<(&'static str, &'static str)> {
+const fn kind(_: &Path) -> Option<(&'static str, &'static str)> {
     None
 }
 

@@ -66,7 +66,11 @@ fn create_twins(directory: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(&twins) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
-        Ok(()) => fs::set_permissions(&twins, Permissions::from_mode(mode)),
+        Ok(()) => {
+            // Best effort: some file systems have no rights to set.
+            fs::set_permissions(&twins, Permissions::from_mode(mode)).ok();
+            Ok(())
+        }
     }
 }
 
@@ -197,7 +201,8 @@ impl Candidate {
         Ok(match claim {
             Some(claim) => {
                 let Self { place, twin, file } = self;
-                Attempted::Taken(Held { claim: Some(claim), twin, file, place, words: None })
+                let pid = std::process::id();
+                Attempted::Taken(Held { claim: Some(claim), twin, file, place, words: None, pid })
             }
             None => Attempted::Blocked(self, Blocked::Twin),
         })
@@ -212,6 +217,7 @@ pub(crate) struct Held {
     file: Opened,
     place: Place,
     words: Option<[u64; 2]>,
+    pid: u32,
 }
 
 impl Held {
@@ -309,6 +315,10 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // A forked child shares the lock: what it drops is its copy, and its parent still holds.
+        if std::process::id() != self.pid {
+            return;
+        }
         if let Some([file, twin]) = self.words {
             for (opened, word) in [(&self.file, file), (&self.twin, twin)] {
                 if word != 0 {
@@ -406,7 +416,7 @@ fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
             Ok(file) => {
-                file.set_permissions(Permissions::from_mode(mode))?;
+                file.set_permissions(Permissions::from_mode(mode)).ok();
                 return Ok((file, true));
             }
         }

@@ -1,7 +1,7 @@
 //! The file store's client: local queues before the kernel's locks.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -102,6 +102,11 @@ impl FileProvider {
         Ok(Self(inner))
     }
 
+    /// The file that is locked for `name`, be it there yet or not (C3).
+    pub fn file_of(&self, name: &LockName) -> PathBuf {
+        Place::of(&self.0.directory, name).file
+    }
+
     pub(crate) fn inner(&self) -> &Inner {
         &self.0
     }
@@ -125,7 +130,7 @@ impl LockProvider for FileProvider {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let presence = self.0.enter(request)?;
-        let mut blips = 0;
+        let (place, mut blips, mut stale) = (presence.place(), 0, Stale(0));
         loop {
             match presence.slot().standing() {
                 Standing::Granted(token) => return Ok(Some(presence.grant(token, request, None))),
@@ -136,7 +141,7 @@ impl LockProvider for FileProvider {
                 Standing::Asking => {}
             }
             let sent = request.clock().now();
-            match Candidate::open(presence.place())?.attempt()? {
+            match Candidate::open(place.clone())?.attempt()? {
                 Attempted::Taken(held) => {
                     return presence.sync(held, request, sent).await.map(Some);
                 }
@@ -145,7 +150,10 @@ impl LockProvider for FileProvider {
                     tokio::time::sleep(BLIP).await;
                 }
                 Attempted::Blocked(..) => return Ok(None),
-                Attempted::Stale => tokio::task::yield_now().await,
+                Attempted::Stale => {
+                    stale.found_again(&place)?;
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -154,7 +162,7 @@ impl LockProvider for FileProvider {
         let presence = self.0.enter(request)?;
         let (slot, place) = (Arc::clone(presence.slot()), presence.place());
         self.0.line_up(&slot);
-        let (mut asking, mut watches, mut blips) = (None, None, 0);
+        let (mut asking, mut watches, mut blips, mut stale) = (None, None, 0, Stale(0));
         loop {
             let told = slot.changed.notified();
             match slot.standing() {
@@ -182,11 +190,13 @@ impl LockProvider for FileProvider {
                 Attempted::Taken(held) => return presence.sync(held, request, sent).await,
                 Attempted::Stale => {
                     // Other files lie at these paths now: they are opened and watched anew.
+                    stale.found_again(&place)?;
                     tokio::task::yield_now().await;
                     continue;
                 }
                 Attempted::Blocked(candidate, by) => {
                     asking = Some(candidate);
+                    stale = Stale(0);
                     report(request, &place);
                     match by {
                         Blocked::Twin if blips < BLIPS => {
@@ -335,7 +345,11 @@ impl Presence {
         let Some(granting) = slot.granting(held) else { return Err(ended(LossReason::Removed)) };
         match runtime.spawn_blocking(move || sync.run()).await {
             Ok(synced) => synced?,
-            Err(_) => return Err(Error::NoRuntime),
+            Err(_) => {
+                // The runtime is ending: a caller that asks again at once must not keep it busy.
+                tokio::task::yield_now().await;
+                return Err(Error::NoRuntime);
+            }
         }
         if !granting.granted(token) {
             return Err(ended(LossReason::Removed));
@@ -369,6 +383,24 @@ impl Drop for Presence {
         }
         drop(state);
         self.slot.end(LossReason::Released);
+    }
+}
+
+/// How often in a row the files of a name were replaced between opening and locking them.
+struct Stale(u32);
+
+impl Stale {
+    /// More than an admin's doing is a file system that gives a file a new number every time.
+    fn found_again(&mut self, place: &Place) -> Result<()> {
+        self.0 += 1;
+        if self.0 < 100 {
+            return Ok(());
+        }
+        Err(Error::rejected(
+            format!("locking {}: it is another file every time one looks", place.file.display()),
+            "move the store to a local file system (ext4, xfs, btrfs, apfs, tmpfs), or stop what \
+             replaces its files",
+        ))
     }
 }
 

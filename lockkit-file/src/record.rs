@@ -14,7 +14,7 @@ const SLOT_LEN: usize = 64;
 /// Where the slots end and the name begins.
 pub(crate) const BODY: usize = HEAD_LEN + 2 * SLOT_LEN;
 /// More than any file of ours has: a longer one is not read to its end.
-pub(crate) const LONGEST: usize = 16 * 1024;
+pub(crate) const LONGEST: usize = 8 * 1024;
 /// A longer label is cut: the record is for people.
 const LONGEST_LABEL: usize = 1024;
 

@@ -22,11 +22,9 @@ enum Phase {
     Asking,
     /// Locked, and its token on the way to the disk.
     Granting(Held),
-    /// `lost` once the files were found gone; they stay locked until the holder lets go.
     Granted {
         held: Held,
         token: FencingToken,
-        lost: Option<LossReason>,
     },
     Ended(LossReason),
 }
@@ -53,10 +51,8 @@ impl Slot {
         match &*self.phase() {
             Phase::Asking => Standing::Asking,
             Phase::Granting(_) => Standing::Granting,
-            Phase::Granted { lost: Some(reason), .. } | Phase::Ended(reason) => {
-                Standing::Ended(*reason)
-            }
-            Phase::Granted { token, lost: None, .. } => Standing::Granted(*token),
+            Phase::Granted { token, .. } => Standing::Granted(*token),
+            Phase::Ended(reason) => Standing::Ended(*reason),
         }
     }
 
@@ -82,28 +78,30 @@ impl Slot {
         }
         let before = std::mem::replace(&mut *phase, Phase::Ended(reason));
         let held = matches!(before, Phase::Granted { .. });
+        // Freed before anybody can see that it has ended.
         drop(before);
         drop(phase);
         self.changed.notify_waiters();
         held
     }
 
-    /// Looks whether the files are still in place; sticky once they were not (C7).
+    /// Looks whether the files are still in place; once they were not, the grant has ended (C7).
+    ///
+    /// What is left of the files stays locked until the holder looks: while it cannot be told,
+    /// nobody else is granted.
     pub(crate) fn check(&self) -> Result<Standing> {
-        let mut found = None;
-        if let Phase::Granted { held, lost: lost @ None, .. } = &mut *self.phase()
-            && !held.is_in_place()?
+        let removed = match &*self.phase() {
+            Phase::Granted { held, .. } if !held.is_in_place()? => Some(held.place().file.clone()),
+            _ => None,
+        };
+        if let Some(file) = removed
+            && self.end(LossReason::Removed)
         {
-            *lost = Some(LossReason::Removed);
-            found = Some(held.place().file.clone());
-        }
-        if let Some(file) = found {
             tracing::warn!(
                 target: "lockkit", event = "file_removed", name = %self.name, file = %file.display(),
                 "a held lock's file was removed or replaced, so its holder has lost it; end the \
                  holder's process instead, or revoke the grant, to free a name",
             );
-            self.changed.notify_waiters();
         }
         Ok(self.standing())
     }
@@ -118,7 +116,7 @@ impl Granting<'_> {
         let mut phase = self.0.phase();
         let before = std::mem::replace(&mut *phase, Phase::Asking);
         let (after, granted) = match before {
-            Phase::Granting(held) => (Phase::Granted { held, token, lost: None }, true),
+            Phase::Granting(held) => (Phase::Granted { held, token }, true),
             other => (other, false),
         };
         *phase = after;
