@@ -211,7 +211,7 @@ async fn withdraw(
         if clock.now() >= limits.until {
             return outcome.and(Err(no_answer(limits.call)));
         }
-        let ((), ended) = beside(&mut call, clock.sleep(pause)).await;
+        let ended = rest(&mut call, clock.sleep(pause)).await;
         let definite = ended.is_some() && !settle(ended, clock, &limits).await?;
         if outcome.is_ok() && definite && !ambiguous {
             return Ok(());
@@ -244,6 +244,22 @@ async fn beside<T>(
             done = &mut work => return (done, ended),
         }
     }
+}
+
+/// Sleeps, but no longer than the call lasts: a grant that comes late is given back at once.
+async fn rest(
+    call: &mut Option<Call>,
+    sleep: impl Future<Output = ()>,
+) -> Option<Result<Option<Grant>>> {
+    let ended = tokio::select! {
+        biased;
+        end = async { call.as_mut().expect("guarded by the condition").await }, if call.is_some() => Some(end),
+        () = sleep => None,
+    };
+    if ended.is_some() {
+        *call = None;
+    }
+    ended
 }
 
 /// Deals with the end of an abandoned call; whether one more withdrawal is needed.
