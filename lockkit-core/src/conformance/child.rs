@@ -66,6 +66,11 @@ async fn work(
                 say(&format!("won {} failed {failed}", won.len()))?;
                 guards.extend(won);
             }
+            "share" => {
+                let (millis, name) = rest.split_once(' ').ok_or("share <millis> <name>")?;
+                let for_long = Duration::from_millis(millis.parse()?);
+                say(&format!("granted {}", share(&locks, name, for_long).await?))?;
+            }
             "release" => {
                 for guard in guards.drain(..) {
                     guard.release().await?;
@@ -97,6 +102,35 @@ async fn race(
         }
     }
     Ok((won, failed))
+}
+
+/// Half of the tasks of a race come again and again `for_long`; how often they were granted.
+async fn share(
+    locks: &Locks,
+    name: &str,
+    for_long: Duration,
+) -> Result<usize, Box<dyn Error + Send + Sync>> {
+    let clock = Clock::system();
+    let end = clock.now().saturating_add(for_long);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS / 2 {
+        let (lock, clock) = (locks.lock(name), clock.clone());
+        tasks.spawn(async move {
+            let mut grants = 0_usize;
+            while clock.now() < end {
+                let guard = lock.acquire().await?;
+                grants += usize::from(clock.now() < end);
+                clock.sleep(Duration::from_millis(2)).await;
+                guard.release().await?;
+            }
+            Ok::<_, crate::Error>(grants)
+        });
+    }
+    let mut grants = 0;
+    while let Some(ended) = tasks.join_next().await {
+        grants += ended??;
+    }
+    Ok(grants)
 }
 
 fn say(line: &str) -> std::io::Result<()> {

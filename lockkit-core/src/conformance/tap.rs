@@ -24,7 +24,9 @@ struct Inner {
     renewals: AtomicU32,
     withdrawals: AtomicU32,
     cut: AtomicBool,
+    losing: AtomicBool,
     delay: Mutex<Duration>,
+    hold_up: Mutex<Duration>,
     /// Leases whose client was cut off: dropping them would end what an unreachable holder keeps.
     orphans: Mutex<Vec<Box<dyn Lease>>>,
 }
@@ -38,7 +40,9 @@ impl Tap {
             renewals: AtomicU32::new(0),
             withdrawals: AtomicU32::new(0),
             cut: AtomicBool::new(false),
+            losing: AtomicBool::new(false),
             delay: Mutex::default(),
+            hold_up: Mutex::default(),
             orphans: Mutex::default(),
         }))
     }
@@ -69,6 +73,16 @@ impl Tap {
         self.0.cut.store(false, Ordering::SeqCst);
     }
 
+    /// While `losing`, attempts reach the store, and their replies are lost.
+    pub(super) fn lose_replies(&self, losing: bool) {
+        self.0.losing.store(losing, Ordering::SeqCst);
+    }
+
+    /// From now on every attempt reaches the store this much later; withdrawals overtake it.
+    pub(super) fn hold_up_attempts(&self, by: Duration) {
+        *self.0.hold_up.lock().unwrap_or_else(PoisonError::into_inner) = by;
+    }
+
     /// From now on every reply comes this much later than the store gave it.
     pub(super) fn delay_replies(&self, by: Duration) {
         *self.0.delay.lock().unwrap_or_else(PoisonError::into_inner) = by;
@@ -84,10 +98,23 @@ impl Inner {
     }
 
     async fn reply(&self) {
-        let delay = *self.delay.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pass(&self.delay).await;
+    }
+
+    async fn pass(&self, delay: &Mutex<Duration>) {
+        let delay = *delay.lock().unwrap_or_else(PoisonError::into_inner);
         if !delay.is_zero() {
             self.clock.sleep(delay).await;
         }
+    }
+
+    /// The grant, unless replies are lost: then it stays in the store, and nobody knows.
+    fn unless_lost(&self, grant: Grant) -> Result<Grant> {
+        if !self.losing.load(Ordering::SeqCst) {
+            return Ok(grant);
+        }
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(grant.lease);
+        Err(Error::unavailable(Applied::Maybe, "the suite lost the reply to this attempt"))
     }
 }
 
@@ -100,18 +127,22 @@ impl LockProvider for Tap {
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         self.0.attempts.fetch_add(1, Ordering::SeqCst);
         self.0.check()?;
-        let granted = self.0.provider.try_acquire(request).await;
-        let granted = granted.map(|grant| grant.map(|grant| self.tapped(grant)));
+        self.0.pass(&self.0.hold_up).await;
+        let grant = self.0.provider.try_acquire(request).await?;
+        let grant = grant.map(|grant| self.0.unless_lost(grant)).transpose()?;
+        let grant = grant.map(|grant| self.tapped(grant));
         self.0.reply().await;
-        granted
+        Ok(grant)
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         self.0.attempts.fetch_add(1, Ordering::SeqCst);
         self.0.check()?;
-        let granted = self.0.provider.acquire(request).await.map(|grant| self.tapped(grant));
+        self.0.pass(&self.0.hold_up).await;
+        let grant = self.0.unless_lost(self.0.provider.acquire(request).await?)?;
+        let grant = self.tapped(grant);
         self.0.reply().await;
-        granted
+        Ok(grant)
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -12,6 +12,7 @@ use crate::conformance::Challenge::Fairness;
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
+use crate::conformance::tap::Tap;
 use crate::{Fairness as Claim, Grant, LockProvider};
 
 pub(super) const CASES: &[Case] = &[
@@ -56,6 +57,13 @@ pub(super) const CASES: &[Case] = &[
         "C10",
         "a client that comes again right after each release does not starve a waiter",
         |cx| Box::pin(nobody_starves(cx)),
+    ),
+    Case::new(
+        "FR-09",
+        Fairness,
+        "C10",
+        "a client with slow replies gets its share beside a fast one",
+        |cx| Box::pin(slow_beside_fast(cx)),
     ),
     Case::new(
         "C10-01",
@@ -235,4 +243,41 @@ async fn nobody_starves(cx: Context) -> Verdict {
         }
     }
     Err(Stop::failed(format!("a waiter was not granted in {ROUNDS} releases of a busy client")))
+}
+
+async fn slow_beside_fast(cx: Context) -> Verdict {
+    const ROUNDS: usize = 60;
+    let tap = Tap::on(cx.connect().await?, &cx.clock);
+    tap.delay_replies(Duration::from_millis(20));
+    let (slow, fast) = (cx.locks_of(tap).lock(cx.name("shared")), cx.lock("shared").await?);
+    let done = Arc::new(AtomicBool::new(false));
+    let fast = tokio::spawn({
+        let (done, clock) = (Arc::clone(&done), cx.clock.clone());
+        async move {
+            let mut grants = 0_usize;
+            while !done.load(Ordering::SeqCst) {
+                let guard = fast.acquire().await?;
+                // Long enough for the slow one to come again.
+                clock.sleep(Duration::from_millis(2)).await;
+                guard.release().await?;
+                grants += 1;
+            }
+            Ok::<_, crate::Error>(grants)
+        }
+    });
+    let slow = tokio::spawn(async move {
+        for _ in 0..ROUNDS {
+            slow.acquire().await?.release().await?;
+        }
+        Ok::<_, crate::Error>(())
+    });
+    slow.await??;
+    done.store(true, Ordering::SeqCst);
+    let grants = fast.await??;
+    let fair = cx.guarantees.fairness != Claim::Fifo || grants <= ROUNDS * 3 / 2;
+    require!(
+        fair,
+        "the order is Fifo, and a fast client got {grants} beside {ROUNDS} of a slow one"
+    );
+    Ok(())
 }

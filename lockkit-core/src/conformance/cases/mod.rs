@@ -1,5 +1,6 @@
 //! The cases, a file for each group.
 
+mod ambiguity;
 mod atomicity;
 mod cancellation;
 mod endings;
@@ -21,6 +22,7 @@ use super::case::Case;
 /// All groups, in the order in which they run.
 pub(super) const GROUPS: &[&[Case]] = &[
     atomicity::CASES,
+    ambiguity::CASES,
     cancellation::CASES,
     endings::CASES,
     processes::CASES,

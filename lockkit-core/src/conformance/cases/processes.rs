@@ -1,6 +1,6 @@
 //! Cases with several processes.
 
-use crate::conformance::Challenge::{Atomicity, Liveness};
+use crate::conformance::Challenge::{Atomicity, Fairness, Liveness};
 use crate::conformance::Hook;
 use crate::conformance::case::{Case, Need, Verdict, require};
 use crate::conformance::child::{CLIENTS, Process};
@@ -32,6 +32,14 @@ pub(super) const CASES: &[Case] = &[
         "C11",
         "the name of a process that exits without a release is granted to its waiter as declared",
         |cx| Box::pin(holder_ends(cx, Process::exit)),
+    )
+    .needs(PROCESSES),
+    Case::new(
+        "FR-08",
+        Fairness,
+        "C10",
+        "two processes share a lock, evenly if the order is Fifo",
+        |cx| Box::pin(processes_share(cx)),
     )
     .needs(PROCESSES),
     Case::new(
@@ -100,6 +108,24 @@ async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
         guard.release().await?;
     }
     cx.no_residue("orphaned").await
+}
+
+async fn processes_share(cx: Context) -> Verdict {
+    let mut processes = [Process::start(&cx).await?, Process::start(&cx).await?];
+    for process in &mut processes {
+        process.tell(&format!("share 3000 {}", cx.name("shared")))?;
+    }
+    let mut shares = Vec::new();
+    for process in &mut processes {
+        shares.push(process.expect("granted").await?.parse::<u32>().unwrap_or(0));
+    }
+    shares.sort_unstable();
+    let (least, most) = (shares[0], shares[1]);
+    require!(least > 0, "one process got every grant: {shares:?}");
+    let fifo = cx.guarantees.fairness == crate::Fairness::Fifo;
+    // One may have started a little earlier.
+    require!(!fifo || most <= least * 3 / 2 + 10, "the order is Fifo, the shares are {shares:?}");
+    Ok(())
 }
 
 async fn tokens_outlive_a_process(cx: Context) -> Verdict {
