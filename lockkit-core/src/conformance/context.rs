@@ -11,8 +11,8 @@ use crate::{
     RequestId, StoreSays, WakeUp,
 };
 
-/// The ttl of most cases: long enough that a busy machine still renews in time.
-const TTL: Duration = Duration::from_secs(1);
+/// The ttl of most cases: a third of it, the limit of an attempt, is what a busy machine may add.
+const TTL: Duration = Duration::from_millis(1500);
 /// The ttl of cases that let many leases expire.
 const SHORT_TTL: Duration = Duration::from_millis(100);
 /// The ttl of holders that nobody renews.

@@ -62,7 +62,7 @@ async fn one_of_many_wins(cx: Context) -> Verdict {
         let barrier = Arc::new(Barrier::new(TASKS));
         let mut tries = JoinSet::new();
         for task in 0..TASKS {
-            let lock = clients[task % CLIENTS].lock(cx.name("contended"));
+            let lock = clients[task % CLIENTS].lock(cx.name("contended")).ttl(cx.long_ttl());
             let barrier = Arc::clone(&barrier);
             tries.spawn(async move {
                 barrier.wait().await;
