@@ -4,6 +4,7 @@ mod ambiguity;
 mod atomicity;
 mod cancellation;
 mod endings;
+mod expiry;
 mod fairness;
 mod liveness;
 mod loss;
@@ -30,6 +31,7 @@ pub(super) const GROUPS: &[&[Case]] = &[
     waiting::CASES,
     safety::CASES,
     terms::CASES,
+    expiry::CASES,
     tokens::CASES,
     names::CASES,
     loss::CASES,
