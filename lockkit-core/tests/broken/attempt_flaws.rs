@@ -25,7 +25,7 @@ pub(crate) fn attempt_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "set-then-expire",
             "sets the entry, and its ttl in a second request: SETNX; EXPIRE",
-            &["AT-19"],
+            &["C11-04"],
             SetThenExpire,
         )
         .with_rules(Rules { granted_for: |_| FOR_EVER, ..Rules::CORRECT }),
@@ -42,21 +42,33 @@ pub(crate) fn attempt_flaws() -> Vec<Flaw> {
             IdsOfItsOwn,
         ),
         Flaw::twist(
+            "refuses-names",
+            "refuses names that are not plain ASCII",
+            &["SF-25"],
+            Refuses(|request| !request.name().as_str().bytes().all(|byte| byte.is_ascii_graphic())),
+        ),
+        Flaw::twist(
+            "refuses-long-ttls",
+            "refuses ttls within the range that it declares",
+            &["SF-27"],
+            Refuses(|request| request.ttl() > Duration::from_secs(3600)),
+        ),
+        Flaw::twist(
             "held-is-an-error",
             "a name that is held is reported as an error",
-            &["AT-01"],
+            &["C9-03"],
             HeldIsAnError,
         ),
         Flaw::twist(
             "attempt-waits",
             "an attempt that must not wait does wait",
-            &["PF-09"],
+            &["C9-03"],
             AttemptWaits,
         ),
         Flaw::twist(
             "attempt-never-answers",
             "an attempt on a held name gets no answer",
-            &["PF-09"],
+            &["C9-03"],
             AttemptNeverAnswers,
         ),
         Flaw::twist(
@@ -149,6 +161,32 @@ impl Twist for IdsOfItsOwn {
         let renamed = renamed(request)?;
         request.report(StoreSays::Held(None));
         client.acquire(&renamed).await
+    }
+}
+
+/// Refuses such requests.
+#[derive(Debug)]
+struct Refuses(fn(&Request) -> bool);
+
+impl Refuses {
+    fn check(&self, request: &Request) -> Result<()> {
+        match self.0(request) {
+            true => Err(Error::invalid("this request", "ask for something simpler")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Twist for Refuses {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        self.check(request)?;
+        client.try_acquire(request).await
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        self.check(request)?;
+        client.acquire(request).await
     }
 }
 

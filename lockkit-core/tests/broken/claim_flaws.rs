@@ -24,7 +24,7 @@ pub(crate) fn claim_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "declares-what-changes",
             "what it declares is different at the second look",
-            &["GU-01"],
+            &["C13-01"],
             DeclaresWhatChanges::default(),
         ),
         Flaw::twist(
@@ -36,13 +36,13 @@ pub(crate) fn claim_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "declares-no-expiry",
             "declares that leases end with their holder only, while they end by a ttl",
-            &["LV-07"],
+            &["C11-02"],
             DeclaresNoExpiry,
         ),
         Flaw::twist(
             "declares-no-kinds",
             "declares no kind of lock at all",
-            &["GU-01"],
+            &["SF-23"],
             DeclaresNoKinds,
         ),
     ]

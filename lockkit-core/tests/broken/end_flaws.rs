@@ -22,13 +22,13 @@ pub(crate) fn end_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "loss-once",
             "a loss is told to the first who asks only: edge-triggered",
-            &["SF-34"],
+            &["C7-03"],
             LossOnce::default(),
         ),
         Flaw::twist(
             "loss-unheard",
             "a loss from before it was asked for is never told: subscribed too late",
-            &["SF-34"],
+            &["C7-03"],
             LossUnheard,
         ),
         Flaw::twist(
@@ -57,7 +57,7 @@ pub(crate) fn end_flaws() -> Vec<Flaw> {
         ),
         Flaw::twist(
             "release-only-once",
-            "a second release of one lease is an error",
+            "a second release of one lease is refused",
             &["SF-03"],
             ReleaseOnlyOnce::default(),
         ),
@@ -181,7 +181,7 @@ impl Twist for ReleaseOnlyOnce {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(lease.request.id());
         match first {
             true => lease.plain.release().await,
-            false => Err(Error::lost(LossReason::Removed)),
+            false => Err(Error::rejected("a second release", "release only once")),
         }
     }
 }

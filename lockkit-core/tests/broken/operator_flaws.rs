@@ -15,7 +15,7 @@ pub(crate) fn operator_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "inspection-wrong-token",
             "an inspection shows another token than the holder's",
-            &["OP-01"],
+            &["C16-01"],
             Shows(|seen| {
                 for holder in &mut seen.holders {
                     let token = holder.token.map_or(1, FencingToken::as_u64);
@@ -26,13 +26,13 @@ pub(crate) fn operator_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "inspection-no-holder",
             "an inspection does not show who holds",
-            &["OP-01"],
+            &["C16-01"],
             Shows(|seen| seen.holders.clear()),
         ),
         Flaw::twist(
             "inspection-no-label",
             "an inspection shows nobody's label",
-            &["OP-01"],
+            &["C16-01"],
             Shows(|seen| {
                 for holder in &mut seen.holders {
                     holder.label.clear();
@@ -42,61 +42,61 @@ pub(crate) fn operator_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "inspection-no-waiters",
             "an inspection says that nobody waits",
-            &["OP-01"],
+            &["C16-01"],
             Shows(|seen| seen.waiters = Some(0)),
         ),
         Flaw::twist(
             "inspection-outdated",
             "an inspection shows what the first one showed",
-            &["OP-01"],
+            &["C16-01"],
             InspectionOutdated::default(),
         ),
         Flaw::twist(
             "inspection-never-answers",
             "an inspection gets no answer",
-            &["OP-01"],
+            &["C16-01"],
             InspectionNeverAnswers,
         ),
         Flaw::twist(
             "list-ignores-prefix",
             "a list shows every name, whatever it starts with",
-            &["OP-02"],
+            &["C16-02"],
             ListIgnoresPrefix,
         ),
         Flaw::twist(
             "list-repeats-itself",
             "a list starts over at every page",
-            &["OP-02"],
+            &["C16-02"],
             ListRepeatsItself,
         ),
         Flaw::twist(
             "list-has-no-limit",
             "a list is longer than its limit",
-            &["OP-02"],
+            &["C16-02"],
             ListHasNoLimit,
         ),
         Flaw::twist(
             "list-in-no-order",
             "a list is not in the order of the names' bytes",
-            &["OP-02"],
+            &["C16-02"],
             ListInNoOrder,
         ),
         Flaw::twist(
             "list-shows-free-names",
             "a list shows names that nobody holds or waits for",
-            &["OP-02"],
+            &["C16-02"],
             ListShowsFreeNames,
         ),
         Flaw::twist(
             "revocation-lies",
             "a revocation does nothing and says that it did",
-            &["OP-03"],
+            &["C16-03"],
             RevocationLies,
         ),
         Flaw::twist(
             "revocation-always-true",
             "a revocation of a token that nobody has says that it ended a grant",
-            &["OP-03"],
+            &["C16-03"],
             RevocationAlwaysTrue,
         ),
     ]

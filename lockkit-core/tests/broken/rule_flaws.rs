@@ -13,6 +13,12 @@ const CORRECT: Rules = Rules::CORRECT;
 /// No store of the suite's cases lives as long.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
+pub(crate) const LAST_IN_FIRST_OUT: Rules = Rules {
+    turn: |queue, place, _| place.map_or(queue.is_empty(), |at| at + 1 == queue.len()),
+    wakes: |queue| queue.iter().rev().take(1).for_each(Place::wake),
+    ..CORRECT
+};
+
 fn in_16_bits(ttl: Duration) -> Duration {
     Duration::from_millis(u64::try_from(ttl.as_millis() % (1 << 16)).unwrap_or_default())
 }
@@ -136,7 +142,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "token-grows-on-renewal",
         "each renewal changes the token: the holder's own writes become stale",
-        &["SF-14"],
+        &["C4-03"],
         Rules {
             renewed_token: |token| FencingToken::new(token.as_u64() + 1).unwrap_or(token),
             ..CORRECT
@@ -146,7 +152,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "no-ttl",
         "an entry without ttl: a holder that crashed holds for ever",
-        &["LV-01"],
+        &["C11-01"],
         Rules { granted_for: |_| FOR_EVER, renewed_for: |_| FOR_EVER, ..CORRECT },
     ),
     Flaw::rule(
@@ -158,7 +164,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "expires-late",
         "the store keeps a grant for three ttls",
-        &["LV-01"],
+        &["C11-01"],
         Rules { granted_for: |ttl| ttl * 3, renewed_for: |ttl| ttl * 3, ..CORRECT },
     ),
     Flaw::rule(
@@ -174,13 +180,13 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "ttl-overflows",
         "a ttl is kept in 16 bits of milliseconds, and a long one wraps",
-        &["SF-27"],
+        &["C12-01"],
         Rules { granted_for: in_16_bits, renewed_for: in_16_bits, ..CORRECT },
     ),
     Flaw::rule(
         "renewal-shortens",
         "a renewal adds less than the ttl that it reports",
-        &["SF-10"],
+        &["C11-01"],
         Rules { renewed_for: |ttl| ttl / 2, ..CORRECT },
     ),
     // The own grant only.
@@ -205,7 +211,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "revocation-unchecked",
         "a revocation ends whatever grant there is, not the one with its token",
-        &["SF-19"],
+        &["C16-03"],
         Rules { revokes: |_, _| true, ..CORRECT },
     ),
     Flaw::rule(
@@ -230,19 +236,19 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "withdrawal-clears-queue",
         "who leaves the queue takes everybody along",
-        &["FR-05"],
+        &["LV-12"],
         Rules { withdraws_place: |_, _| true, ..CORRECT },
     ),
     Flaw::rule(
         "refusal-leaves-place",
         "an attempt that is refused leaves a place in the queue",
-        &["PF-09"],
+        &["C9-03"],
         Rules { refusal_queues: true, ..CORRECT },
     ),
     Flaw::rule(
         "grant-leaves-place",
         "a grant leaves the place that its request had in the queue",
-        &["PF-07"],
+        &["LV-12"],
         Rules { grant_ends_place: false, ..CORRECT },
     ),
     // The queue.
@@ -250,11 +256,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "last-in-first-out",
         "the newest waiter is granted first",
         &["FR-01"],
-        Rules {
-            turn: |queue, place, _| place.map_or(queue.is_empty(), |at| at + 1 == queue.len()),
-            wakes: |queue| queue.iter().rev().take(1).for_each(Place::wake),
-            ..CORRECT
-        },
+        LAST_IN_FIRST_OUT,
     ),
     Flaw::rule(
         "attempts-barge",
@@ -277,7 +279,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "dead-waiter-blocks",
         "a waiter that died in the queue keeps its place for ever",
-        &["LV-12"],
+        &["LV-17"],
         Rules { place_lasts: |_| FOR_EVER, ..CORRECT },
     ),
     Flaw::rule(

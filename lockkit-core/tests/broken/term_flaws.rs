@@ -17,31 +17,31 @@ pub(crate) fn term_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "grant-term-at-receipt",
             "a grant's term counts from its answer, which came late",
-            &["SF-12"],
+            &["C5-02"],
             GrantTermAtReceipt,
         ),
         Flaw::twist(
             "renewal-term-at-receipt",
             "a renewal's term counts from its answer, which came late",
-            &["SF-12"],
+            &["C5-02"],
             RenewalTermAtReceipt,
         ),
         Flaw::twist(
             "grant-ttl-too-long",
             "a grant reports twice the ttl that the store keeps",
-            &["SF-13"],
+            &["C11-01"],
             GrantTtlTooLong,
         ),
         Flaw::twist(
             "grant-ttl-missing",
             "a grant reports no ttl where the store keeps one: nobody renews it",
-            &["SF-13"],
+            &["C11-01"],
             GrantTtlMissing,
         ),
         Flaw::twist(
             "renewal-ttl-too-long",
             "a renewal reports twice the ttl that the store keeps",
-            &["SF-13"],
+            &["LV-07"],
             RenewalTtlTooLong,
         ),
         Flaw::twist(

@@ -3,10 +3,14 @@
 use std::future::{pending, poll_fn};
 use std::time::Duration;
 
-use lockkit_core::{Error, Grant, LockProvider, Operator, Request, Result, StoreSays, async_trait};
+use lockkit_core::{
+    Error, Fairness, Grant, Guarantees, LockProvider, Operator, Request, Result, StoreSays, WakeUp,
+    async_trait,
+};
 
 use super::client::Client;
 use super::flaw::Flaw;
+use super::rule_flaws::LAST_IN_FIRST_OUT;
 use super::twist::Twist;
 
 pub(crate) fn wait_flaws() -> Vec<Flaw> {
@@ -14,9 +18,22 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "polls-each-second",
             "waits by asking each second, though push and a fair queue are declared",
-            &["PF-02"],
+            &["LV-14"],
             Polls,
         ),
+        Flaw::twist(
+            "polls-too-slowly",
+            "asks again less often than it declares",
+            &["LV-14"],
+            PollsTooSlowly,
+        ),
+        Flaw::twist(
+            "starves-waiters",
+            "the newest waiter is granted first: declared as no order, it starves the oldest",
+            &["C10-02"],
+            DeclaresEventual,
+        )
+        .with_rules(LAST_IN_FIRST_OUT),
         Flaw::twist(
             "gives-up-waiting",
             "a waiter gives up after one ttl",
@@ -26,19 +43,19 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "waits-in-silence",
             "a waiter says that the store is out of reach while it waits behind a holder",
-            &["LV-10"],
+            &["C8-01"],
             WaitsInSilence,
         ),
         Flaw::twist(
             "withdrawn-goes-on",
             "a withdrawn attempt queues again, and is granted to nobody: a ghost in the queue",
-            &["AT-10"],
+            &["LV-12"],
             WithdrawnGoesOn,
         ),
         Flaw::twist(
             "withdrawn-never-ends",
             "a withdrawn attempt waits on for ever",
-            &["AT-10"],
+            &["LV-12"],
             WithdrawnNeverEnds,
         ),
         Flaw::twist(
@@ -69,6 +86,33 @@ impl Twist for Polls {
             request.report(StoreSays::Held(None));
             request.clock().sleep(Duration::from_secs(1)).await;
         }
+    }
+}
+
+#[derive(Debug)]
+struct PollsTooSlowly;
+
+#[async_trait]
+impl Twist for PollsTooSlowly {
+    fn guarantees(&self, client: &Client) -> Guarantees {
+        let mut guarantees = DeclaresEventual.guarantees(client);
+        guarantees.wake_up = WakeUp::Poll(Duration::from_millis(50));
+        guarantees
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        Polls.acquire(client, request).await
+    }
+}
+
+#[derive(Debug)]
+struct DeclaresEventual;
+
+impl Twist for DeclaresEventual {
+    fn guarantees(&self, client: &Client) -> Guarantees {
+        let mut guarantees = client.guarantees();
+        guarantees.fairness = Fairness::Eventual;
+        guarantees
     }
 }
 
