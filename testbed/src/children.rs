@@ -100,7 +100,10 @@ impl Child {
     /// # Errors
     /// [`Error::System`] where it has ended.
     pub fn pause(&self) -> Result<()> {
-        self.process().pause()
+        let mut process = self.process();
+        // A dead one would not stop either.
+        process.ended()?;
+        process.pause()
     }
 
     /// Lets it go on (SIGCONT).
@@ -162,7 +165,7 @@ impl Builder {
     pub fn start(self) -> Result<Child> {
         let refused = || Error::system("starting a child");
         let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(refused())?;
-        let mut process = Process::start(&self.command, Stdio::piped(), File::from(stderr))?;
+        let mut process = Process::start(&self.command, Stdio::piped(), File::from(stderr), None)?;
         let (sender, lines) = channel();
         let stdout = process.stdout();
         // It ends with the child, whose output then ends.

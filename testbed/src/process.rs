@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{PipeWriter, Write, pipe};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,9 +16,13 @@ use crate::{Error, Result};
 
 /// Tells its process id to the watcher on its standard input, then becomes the program.
 const LAUNCH: &str = r#"echo $$ >&0; exec "$@" </dev/null"#;
-/// Kills the group it was told of, unless a second line comes before the end of the pipe.
-const WATCH: &str =
-    r#"trap "" HUP INT TERM; read -r pid && { read -r end || kill -KILL "-$pid"; }"#;
+/// Kills the group it was told of and deletes its directory, unless a second line comes before the
+/// end of the pipe.
+const WATCH: &str = r#"trap "" HUP INT TERM
+read -r pid || exit
+read -r end && exit
+kill -KILL "-$pid"
+[ -z "$1" ] || rm -rf -- "$1""#;
 
 /// How long a signal may take to show its effect.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,8 +39,14 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`; its standard error goes to `log`, its standard output to `stdout`.
-    pub(crate) fn start(command: &Command, stdout: Stdio, log: File) -> Result<Self> {
+    /// Starts `command`; its standard error goes to `log`, its standard output to `stdout`. If this
+    /// process dies, `directory` goes too.
+    pub(crate) fn start(
+        command: &Command,
+        stdout: Stdio,
+        log: File,
+        directory: Option<&Path>,
+    ) -> Result<Self> {
         let program = command.get_program();
         if !is_installed(program) {
             return Err(Error::Missing { program: program.to_string_lossy().into_owned() });
@@ -44,7 +55,8 @@ impl Process {
         let (reader, lifeline) = pipe().map_err(refused())?;
         let to_watcher = lifeline.try_clone().map_err(refused())?;
         let watcher = Command::new("/bin/sh")
-            .args(["-c", WATCH])
+            .args(["-c", WATCH, "sh"])
+            .args(directory)
             .stdin(reader)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -87,24 +99,15 @@ impl Process {
         if self.lifeline.is_none() {
             return self.child.try_wait().map_err(Error::system("waiting for a child"));
         }
-        // The group's number stays taken until the watcher is told not to use it any more.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let dead = waitid(WaitId::Pid(self.group()), options)
-            .map_err(Error::system("waiting for a child"))?;
-        if dead.is_none() {
-            return Ok(None);
-        }
-        self.end().map(Some)
+        // A dead child keeps its number until the watcher is told not to use it any more.
+        if self.has(WaitIdOptions::EXITED)? { self.end().map(Some) } else { Ok(None) }
     }
 
     /// Freezes the child and what it forked; returns once it is frozen.
     pub(crate) fn pause(&mut self) -> Result<()> {
         self.signal(Signal::STOP)?;
         self.until("a child to stop", |process| {
-            let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
-            let stopped = waitid(WaitId::Pid(process.group()), options)
-                .map_err(Error::system("waiting for a child"))?;
-            Ok(stopped.is_some().then_some(()))
+            Ok(process.has(WaitIdOptions::STOPPED)?.then_some(()))
         })
     }
 
@@ -121,8 +124,12 @@ impl Process {
 
     /// Ends the child at once (SIGKILL), frozen or not: it does nothing more, not even on waking.
     pub(crate) fn end(&mut self) -> Result<ExitStatus> {
-        if self.lifeline.is_some() {
-            self.signal(Signal::KILL)?;
+        // Some systems refuse to signal a child that is dead already.
+        if self.lifeline.is_some()
+            && let Err(error) = self.signal(Signal::KILL)
+            && !self.has(WaitIdOptions::EXITED)?
+        {
+            return Err(error);
         }
         if let Some(mut lifeline) = self.lifeline.take() {
             // Before the child is reaped and its number is free: the watcher must not use it.
@@ -135,6 +142,13 @@ impl Process {
 
     fn group(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// Whether the child is in this state; it can be asked again.
+    fn has(&self, state: WaitIdOptions) -> Result<bool> {
+        let options = state | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let found = waitid(WaitId::Pid(self.group()), options);
+        Ok(found.map_err(Error::system("waiting for a child"))?.is_some())
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

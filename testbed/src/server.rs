@@ -171,12 +171,7 @@ impl Server {
     /// # Errors
     /// [`Error::System`] where the signal is refused.
     pub fn kill(&self) -> Result<()> {
-        let mut state = self.state();
-        state.is_paused = false;
-        match state.process.take() {
-            Some(mut process) => process.end().map(drop),
-            None => Ok(()),
-        }
+        self.state().kill()
     }
 
     /// Asks the process to end in order (SIGTERM), and waits until it has.
@@ -199,12 +194,12 @@ impl Server {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn restart(&self, data: Data) -> Result<()> {
-        self.kill()?;
+        let mut state = self.state();
+        state.kill()?;
         if data == Data::Lost {
             self.place.delete_data()?;
         }
-        let process = launch(&*self.program, &self.place)?;
-        self.state().process = Some(process);
+        state.process = Some(launch(&*self.program, &self.place)?);
         Ok(())
     }
 
@@ -260,11 +255,24 @@ impl std::fmt::Debug for Server {
     }
 }
 
+impl State {
+    fn kill(&mut self) -> Result<()> {
+        self.is_paused = false;
+        match self.process.take() {
+            Some(mut process) => process.end().map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
 fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
     let open = || File::options().create(true).append(true).open(place.log());
     let stdout = open().map_err(Error::system("opening the log"))?;
     let stderr = stdout.try_clone().map_err(Error::system("opening the log"))?;
-    let mut process = Process::start(&program.command(place)?, Stdio::from(stdout), stderr)?;
+    let mut process = {
+        let command = program.command(place)?;
+        Process::start(&command, Stdio::from(stdout), stderr, Some(place.directory()))?
+    };
     let failed = |reason| Error::Start {
         program: program.name().to_owned(),
         reason,

@@ -27,6 +27,9 @@ const STARTS: usize = 5;
 
 /// A TCP proxy on a port of its own whose faults can change at any time.
 ///
+/// Whatever the faults, it accepts a connection and opens its own to the server, unless it refuses;
+/// where the server does not accept, the client's is reset.
+///
 /// It runs on its own thread: a test that blocks its runtime, or stops the time of it, does not
 /// stop the link. Its connections are closed when it is dropped.
 pub struct Link {
@@ -153,7 +156,7 @@ impl Link {
         self.counts().requests.values().sum()
     }
 
-    /// Blocks until the counts fulfil the condition.
+    /// Blocks until the counts fulfil the condition, which must not call the link.
     ///
     /// # Errors
     /// [`Error::Late`] where they do not within the limit.
