@@ -208,3 +208,41 @@ impl fmt::Display for Case {
         write!(f, "{} {} {}: {}", self.id, self.challenge, self.clause, self.sentence)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_case_has_an_id_of_its_own() {
+        let mut seen = HashSet::new();
+        assert_eq!(cases().iter().find(|case| !seen.insert(case.id)).map(|case| case.id), None);
+    }
+
+    #[test]
+    fn each_case_checks_a_clause_of_the_contract_and_each_clause_has_a_case() {
+        let contract = include_str!("../../CONTRACT.md");
+        for case in cases() {
+            assert!(contract.contains(&format!("| **{} ", case.clause)), "{case}");
+        }
+        for clause in (1..=16).map(|number| format!("C{number}")) {
+            assert!(cases().iter().any(|case| case.clause == clause), "no case checks {clause}");
+        }
+    }
+
+    #[test]
+    fn each_challenge_has_its_cases() {
+        for challenge in [
+            Challenge::Atomicity,
+            Challenge::Liveness,
+            Challenge::Safety,
+            Challenge::Fairness,
+            Challenge::Performance,
+            Challenge::SplitBrain,
+        ] {
+            assert!(cases().iter().filter(|case| case.challenge == challenge).count() >= 3);
+        }
+    }
+}

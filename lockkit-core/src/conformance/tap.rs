@@ -25,6 +25,7 @@ struct Inner {
     withdrawals: AtomicU32,
     cut: AtomicBool,
     losing: AtomicBool,
+    broken: AtomicBool,
     delay: Mutex<Duration>,
     hold_up: Mutex<Duration>,
     /// Leases whose client was cut off: dropping them would end what an unreachable holder keeps.
@@ -41,6 +42,7 @@ impl Tap {
             withdrawals: AtomicU32::new(0),
             cut: AtomicBool::new(false),
             losing: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
             delay: Mutex::default(),
             hold_up: Mutex::default(),
             orphans: Mutex::default(),
@@ -71,6 +73,11 @@ impl Tap {
     /// Ends what [`cut`](Self::cut) began.
     pub(super) fn mend(&self) {
         self.0.cut.store(false, Ordering::SeqCst);
+    }
+
+    /// From now on every renewal panics, and takes its driver with it.
+    pub(super) fn break_renewals(&self) {
+        self.0.broken.store(true, Ordering::SeqCst);
     }
 
     /// While `losing`, attempts reach the store, and their replies are lost.
@@ -184,6 +191,10 @@ impl TappedLease {
 impl Lease for TappedLease {
     async fn renew(&self) -> Result<Term> {
         self.tap.renewals.fetch_add(1, Ordering::SeqCst);
+        if self.tap.broken.load(Ordering::SeqCst) {
+            // Not `panic!`: the hook would print what is no failure.
+            std::panic::resume_unwind(Box::new("expected"));
+        }
         self.tap.check()?;
         let renewed = self.lease().renew().await;
         self.tap.reply().await;

@@ -65,6 +65,14 @@ pub(super) const CASES: &[Case] = &[
         Box::pin(max_hold(cx))
     }),
     Case::new(
+        "LV-19",
+        Liveness,
+        "C7",
+        "a guard whose driver has died is lost, and its name free after a ttl at most",
+        |cx| Box::pin(dead_driver(cx)),
+    )
+    .needs(&[Need::Ttl]),
+    Case::new(
         "LV-20",
         Liveness,
         "C12",
@@ -200,6 +208,21 @@ async fn max_hold(cx: Context) -> Verdict {
     require!(held > cap / 2, "lost {held:?} after its grant, with a max_hold of {cap:?}");
     cx.is_free("capped").await?;
     Ok(())
+}
+
+async fn dead_driver(cx: Context) -> Verdict {
+    let ttl = cx.ttl();
+    let tap = Tap::on(cx.connect().await?, &cx.clock);
+    let guard = cx.locks_of(tap.clone()).lock(cx.name("orphaned")).acquire().await?;
+    tap.break_renewals();
+    let reason = cx.by(ttl + cx.slack(), "the loss of its driver is told", guard.lost()).await?;
+    require!(!guard.is_held(), "held without a driver, lost because {reason}");
+    let renewed = guard.renew().await;
+    require!(matches!(renewed, Err(Error::Lost { .. })), "renewed without a driver: {renewed:?}");
+    let released = cx.by(cx.slack(), "a release without a driver ends", guard.release()).await?;
+    require!(released.is_err(), "released without a driver");
+    let next = cx.lock("orphaned").await?.acquire_within(ttl + cx.expiry_slack()).await?;
+    Ok(next.release().await?)
 }
 
 async fn starved(cx: Context) -> Verdict {

@@ -27,6 +27,14 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::LeaseTtl]),
     Case::new(
+        "SF-07",
+        Safety,
+        "C5",
+        "an acknowledgement that comes after a later one's lowers no deadline",
+        |cx| Box::pin(overtaken_renewal(cx)),
+    )
+    .needs(&[Need::Ttl]),
+    Case::new(
         "SF-10",
         Safety,
         "C5",
@@ -87,6 +95,31 @@ async fn late_grant(cx: Context) -> Verdict {
     let guard = cx.lock("late").await?.acquire_within(bound).await?;
     guard.release().await?;
     cx.by(3 * ttl + cx.expiry_slack(), "nothing is left of it", cx.no_residue("late")).await?
+}
+
+async fn overtaken_renewal(cx: Context) -> Verdict {
+    let ttl = cx.ttl();
+    let tap = Tap::on(cx.connect().await?, &cx.clock);
+    let guard = cx.locks_of(tap.clone()).lock(cx.name("overtaken")).renew_manually().acquire();
+    let guard = guard.await?;
+    tap.delay_replies(ttl * 2 / 5);
+    let overtaken = guard.renew();
+    let later = async {
+        cx.sleep(ttl / 10).await;
+        tap.delay_replies(Duration::ZERO);
+        guard.renew().await?;
+        Verdict::Ok(end_of(&cx, &guard))
+    };
+    let (overtaken, later) = tokio::join!(overtaken, later);
+    overtaken?;
+    let later = later?;
+    // Here the reply to the first one comes.
+    cx.sleep(ttl / 2).await;
+    require!(guard.is_held(), "lost, although it was renewed");
+    let lowered = later.saturating_since(end_of(&cx, &guard));
+    // Less than the tenth of a ttl that lies between the two.
+    require!(lowered < ttl / 15, "a late acknowledgement took {lowered:?} from the deadline");
+    Ok(guard.release().await?)
 }
 
 async fn many_expiries(cx: Context) -> Verdict {
