@@ -42,6 +42,8 @@ local function hand_over()
   purge()
   local head = waiter(0)
   if not head then return end
+  -- The head may be the last holder, queued again: what it was granted has ended.
+  redis.call('HDEL', F, 'id')
   redis.call('SET', L, head, 'PX', RESERVE)
   redis.call('ZADD', W, NOW + RESERVE * 1000, head)
   outlive(Q, RESERVE + 1000)
@@ -51,5 +53,5 @@ local function hand_over()
   if next then push('arm', next, RESERVE) end
 end
 
--- The fence: the last token, and whose grant it was. A name is only reserved while they differ.
+-- The fence: the last token, and whose grant it is. A name is only reserved while they differ.
 local function granted_to(id) return redis.call('HGET', F, 'id') == id end
