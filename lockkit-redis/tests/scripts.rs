@@ -1,0 +1,106 @@
+//! The scripts' invariants, under random steps of clients that crash, cancel, replay and barge.
+//!
+//! `LOCKKIT_SEED=7 cargo test -p lockkit-redis --test scripts` reruns one seed.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod scripts {
+    pub(crate) mod model;
+    pub(crate) mod store;
+    pub(crate) mod world;
+}
+
+use std::time::{Duration, Instant};
+
+use scripts::store::Cut;
+use scripts::world::World;
+use testbed::RedisServer;
+
+const STEPS: u64 = 100_000;
+/// Where a broken script must have been noticed.
+const NOTICED_WITHIN: u64 = 300_000;
+
+/// A seed of its own for each run, or the one to be rerun.
+fn seed() -> u64 {
+    let fresh =
+        || u64::from(std::process::id()) << 32 | u64::from(Instant::now().elapsed().subsec_nanos());
+    std::env::var("LOCKKIT_SEED").ok().map_or_else(fresh, |seed| seed.parse().unwrap())
+}
+
+#[test]
+fn every_invariant_holds_after_each_of_100_000_random_steps() {
+    let server = RedisServer::start().unwrap();
+    let (seed, began) = (seed(), Instant::now());
+    let mut world = World::new(&server, seed, None);
+    println!("seed {seed}");
+    if let Err(why) = world.run(STEPS).and_then(|()| world.leave()) {
+        panic!("LOCKKIT_SEED={seed}: {why}");
+    }
+    let counts = world.counts;
+    println!("{counts:#?} in {:?}", began.elapsed());
+    let enough = [
+        ("grants", counts.grants, 5_000),
+        ("confirmed", counts.confirmed, 500),
+        ("replayed", counts.replayed, 500),
+        ("expired", counts.expired, 500),
+        ("reservations expired", counts.reservations_expired, 20),
+        ("refused by a tombstone", counts.refused_by_tombstone, 200),
+        ("late", counts.late, 3_000),
+        ("foreign", counts.foreign, 1_500),
+        ("ours removed by a foreign client", counts.foreign_removed_ours, 20),
+        ("forgotten", counts.forgotten, 5),
+    ];
+    for (what, count, least) in enough {
+        assert!(count >= least, "only {count} {what}: LOCKKIT_SEED={seed}");
+    }
+    // A life, a reservation, and what is kept longer than both.
+    std::thread::sleep(Duration::from_millis(2_000));
+    let left = world.keys();
+    let kept = |key: &String| key.ends_with("}:f") || key.ends_with("}:x");
+    assert!(left.iter().all(kept), "left over: {left:?}");
+}
+
+#[test]
+fn the_model_notices_each_rule_that_is_cut_out_of_the_scripts() {
+    let cuts = [
+        (
+            "the tombstone of an acquire",
+            "redis.call('ZSCORE', X, ID) then return { 'withdrawn' }",
+            "false then return {}",
+        ),
+        ("the id of a release", "redis.call('GET', L) ~= ID then", "false then"),
+        (
+            "the id of a renewal",
+            "redis.call('GET', L) ~= ID or not granted_to(ID) then return 0",
+            "false then return 0",
+        ),
+        (
+            "the reservation, at a renewal",
+            "redis.call('GET', L) ~= ID or not granted_to(ID) then return 0",
+            "redis.call('GET', L) ~= ID then return 0",
+        ),
+        ("the token's growth", "math.max(last + 1, NOW)", "NOW - 3000000 * (NOW % 2)"),
+        ("the token's time", "math.max(last + 1, NOW)", "last + 1"),
+        ("the queue's head", "(not head or head == ID)", "true"),
+        (
+            "the head of a hand-over",
+            "local head = waiter(0)\n  if not head then return",
+            "local head = waiter(-1)\n  if not head then return",
+        ),
+        ("the hand-over of a release", "'released', ID) end\nhand_over()", "'released', ID) end"),
+        ("the end of the last grant", "redis.call('HDEL', F, 'id')", ""),
+        ("the leaving of a release", "leave(ID)\nif redis", "if redis"),
+        ("the lives of the queue", "redis.call('ZREM', W, id)", ""),
+        ("the end of the queue", "outlive(Q, ALIVE + 1000)", "redis.call('PEXPIRE', Q, 1)"),
+        ("the holder of a withdrawal", "if holder == ID then\n", "if holder then\n"),
+        ("the fence's life", "redis.call('PEXPIRE', F, FENCE + TTL)", ""),
+    ];
+    let server = RedisServer::start().unwrap();
+    for (what, from, to) in cuts {
+        let seed = seed();
+        let mut world = World::new(&server, seed, Some(Cut { from, to }));
+        let outcome = world.run(NOTICED_WITHIN);
+        let why = outcome.expect_err(&format!("{what}: not noticed, LOCKKIT_SEED={seed}"));
+        println!("{what}: {}", why.lines().next().unwrap_or_default());
+    }
+}
