@@ -8,8 +8,8 @@ use std::time::Duration;
 use lockkit_core::{Clock, Error, Lease, LossReason, Result, Term, async_trait};
 
 use crate::events::POLL;
-use crate::protocol::Place;
-use crate::provider::Presence;
+use crate::files::Place;
+use crate::presence::Presence;
 use crate::slot::Standing;
 
 /// How often a holder looks after its files although it would be told.

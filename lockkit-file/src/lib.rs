@@ -26,6 +26,8 @@ mod error;
 #[cfg(unix)]
 mod events;
 #[cfg(unix)]
+mod files;
+#[cfg(unix)]
 mod lease;
 #[cfg(unix)]
 mod name;
@@ -33,6 +35,8 @@ mod name;
 mod network;
 #[cfg(unix)]
 mod operator;
+#[cfg(unix)]
+mod presence;
 #[cfg(unix)]
 mod process;
 #[cfg(unix)]

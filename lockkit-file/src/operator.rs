@@ -9,9 +9,10 @@ use lockkit_core::{
 use tokio::runtime::Handle;
 
 use crate::error::failed;
+use crate::files::Place;
 use crate::name::{SUFFIX, name_of};
 use crate::process;
-use crate::protocol::{self, Place};
+use crate::protocol;
 use crate::provider::FileProvider;
 use crate::record::HolderRecord;
 

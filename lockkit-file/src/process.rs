@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::provider::Inner;
+use crate::presence::Inner;
 
 static PROCESS: Mutex<Option<Process>> = Mutex::new(None);
 

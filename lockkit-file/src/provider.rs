@@ -1,29 +1,33 @@
 //! The file store's client: local queues before the kernel's locks.
 
-use std::collections::{HashMap, VecDeque};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Instant,
-    LockName, LockProvider, LossReason, Operator, Request, RequestId, Result, StoreSays, Term,
-    WakeUp, async_trait,
+    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockName, LockProvider,
+    LossReason, Operator, Request, Result, StoreSays, WakeUp, async_trait,
 };
 use tokio::runtime::Handle;
 
 use crate::config::FileConfig;
 use crate::error::failed;
-use crate::events::{BACKSTOP, Events, POLL};
-use crate::lease::FileLease;
-use crate::protocol::{self, Attempted, Blocked, Candidate, Held, Place};
-use crate::slot::{Slot, Standing};
+use crate::events::{BACKSTOP, POLL};
+use crate::files::{self, Place};
+use crate::presence::Inner;
+use crate::protocol::{self, Attempted, Blocked, Candidate};
+use crate::record::Turn;
+use crate::slot::Standing;
 use crate::{network, operator, process};
 
 /// How soon to look again at a twin that an operator may be looking at.
 const BLIP: Duration = Duration::from_millis(1);
 /// How often, before the twin counts as held.
 const BLIPS: u32 = 5;
+
+/// How long, and how often before each attempt, a waiter steps back for one that came earlier.
+const YIELD: Duration = Duration::from_millis(1);
+const YIELDS: u32 = 5;
 
 /// The file store: names are locked files of one directory, and a holder that dies has let go.
 ///
@@ -34,28 +38,6 @@ const BLIPS: u32 = 5;
 /// say.
 #[derive(Clone, Debug)]
 pub struct FileProvider(Arc<Inner>);
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) directory: Arc<Path>,
-    token_base: u64,
-    events: Events,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    slots: HashMap<RequestId, Entry>,
-    queues: HashMap<LockName, VecDeque<RequestId>>,
-    closed: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    slot: Arc<Slot>,
-    /// The attempts and leases of this request: with the last one it ends.
-    users: usize,
-}
 
 impl FileProvider {
     /// Opens the store, and creates its directory if the parent exists.
@@ -81,7 +63,7 @@ impl FileProvider {
                 "give the path of a directory, for example /var/lib/<program>/locks",
             ));
         }
-        let directory = protocol::prepare(wished).map_err(|error| match wished.parent() {
+        let directory = files::prepare(wished).map_err(|error| match wished.parent() {
             Some(parent) if error.kind() == std::io::ErrorKind::NotFound && !parent.exists() => {
                 Error::invalid(
                     format!("the store {}: {} does not exist", wished.display(), parent.display()),
@@ -91,12 +73,7 @@ impl FileProvider {
             _ => failed("opening the store", wished, &error),
         })?;
         network::warn(&directory);
-        let inner = Arc::new(Inner {
-            directory: directory.into(),
-            token_base: config.base(),
-            events: Events::new(),
-            state: Mutex::default(),
-        });
+        let inner = Arc::new(Inner::new(directory.into(), config.base()));
         inner.events.run();
         process::join(&inner);
         Ok(Self(inner))
@@ -161,14 +138,15 @@ impl LockProvider for FileProvider {
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         let presence = self.0.enter(request)?;
         let (slot, place) = (Arc::clone(presence.slot()), presence.place());
-        self.0.line_up(&slot);
-        let (mut asking, mut watches, mut blips, mut stale) = (None, None, 0, Stale(0));
+        let mine = Turn::new(protocol::boot_time(), request.id());
+        let (mut asking, mut watches) = (None, None);
+        let (mut blips, mut yields, mut stale) = (0, 0, Stale(0));
         loop {
             let told = slot.changed.notified();
             match slot.standing() {
                 Standing::Granted(token) => return Ok(presence.grant(token, request, None)),
                 Standing::Ended(reason) => return Err(ended(reason)),
-                Standing::Asking if self.0.is_first(&slot) => {}
+                Standing::Asking if self.0.line_up(&slot) => {}
                 Standing::Asking | Standing::Granting => {
                     report(request, &place);
                     told.await;
@@ -180,6 +158,16 @@ impl LockProvider for FileProvider {
                 Some(candidate) => candidate,
                 None => Candidate::open(place.clone())?,
             };
+            let earlier = candidate.turn().filter(|turn| *turn < mine);
+            if earlier.is_some() && yields < YIELDS {
+                yields += 1;
+                asking = Some(candidate);
+                tokio::select! {
+                    () = told => {}
+                    () = tokio::time::sleep(YIELD) => {}
+                }
+                continue;
+            }
             // Armed before the attempt: what is closed after it is told.
             let armed = watches.take().unwrap_or_else(|| {
                 [&place.file, &place.twin].map(|path| self.0.events.watch(path))
@@ -187,7 +175,11 @@ impl LockProvider for FileProvider {
             let [file, twin] = &armed;
             let (file_changed, twin_changed) = (file.changed(), twin.changed());
             let pause = match candidate.attempt()? {
-                Attempted::Taken(held) => return presence.sync(held, request, sent).await,
+                Attempted::Taken(held) => {
+                    // With its own turn goes that of one who did not use it: it died, or has left.
+                    [Some(mine), earlier].into_iter().flatten().for_each(|t| held.end_turn(t));
+                    return presence.sync(held, request, sent).await;
+                }
                 Attempted::Stale => {
                     // Other files lie at these paths now: they are opened and watched anew.
                     stale.found_again(&place)?;
@@ -195,7 +187,9 @@ impl LockProvider for FileProvider {
                     continue;
                 }
                 Attempted::Blocked(candidate, by) => {
+                    candidate.ask_for_turn(mine);
                     asking = Some(candidate);
+                    yields = 0;
                     stale = Stale(0);
                     report(request, &place);
                     match by {
@@ -230,159 +224,8 @@ impl LockProvider for FileProvider {
     }
 
     async fn close(&self) -> Result<()> {
-        let slots: Vec<_> = {
-            let mut state = self.0.state();
-            state.closed = true;
-            state.queues.clear();
-            state.slots.drain().map(|(_, entry)| entry.slot).collect()
-        };
-        for slot in slots {
-            slot.end(LossReason::Closed);
-        }
+        self.0.close();
         Ok(())
-    }
-}
-
-impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One more attempt of the request; a replay shares the slot of the others.
-    fn enter(self: &Arc<Self>, request: &Request) -> Result<Presence> {
-        Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let mut state = self.state();
-        if state.closed {
-            return Err(Error::Closed);
-        }
-        let entry = state.slots.entry(request.id()).or_insert_with(|| Entry {
-            slot: Arc::new(Slot::new(request.name().clone(), request.id())),
-            users: 0,
-        });
-        entry.users += 1;
-        Ok(Presence { inner: Arc::clone(self), slot: Arc::clone(&entry.slot) })
-    }
-
-    /// Puts the request at the end of its name's queue, unless it has a place there.
-    fn line_up(&self, slot: &Slot) {
-        let mut state = self.state();
-        if state.slots.get(&slot.id).is_some_and(|entry| std::ptr::eq(&*entry.slot, slot)) {
-            let queue = state.queues.entry(slot.name.clone()).or_default();
-            if !queue.contains(&slot.id) {
-                queue.push_back(slot.id);
-            }
-        }
-    }
-
-    fn is_first(&self, slot: &Slot) -> bool {
-        self.state().queues.get(&slot.name).is_some_and(|queue| queue.front() == Some(&slot.id))
-    }
-
-    fn is_waited_for(&self, name: &LockName) -> bool {
-        self.state().queues.contains_key(name)
-    }
-
-    fn forget(&self, id: RequestId) -> Option<Arc<Slot>> {
-        let mut state = self.state();
-        let slot = state.slots.remove(&id)?.slot;
-        state.leave_queue(&slot);
-        Some(slot)
-    }
-
-    /// The slot of the grant of `name` with this token, if it is one of this provider's.
-    pub(crate) fn holding(&self, name: &LockName, token: FencingToken) -> Option<Arc<Slot>> {
-        let held = |slot: &Slot| slot.name == *name && slot.standing() == Standing::Granted(token);
-        self.state().slots.values().map(|entry| &entry.slot).find(|slot| held(slot)).cloned()
-    }
-}
-
-impl State {
-    /// Takes the request out of its queue; a new head is told, whoever leaves for what reason.
-    fn leave_queue(&mut self, slot: &Slot) {
-        let Some(queue) = self.queues.get_mut(&slot.name) else { return };
-        let was_first = queue.front() == Some(&slot.id);
-        queue.retain(|id| *id != slot.id);
-        match queue.front().copied() {
-            None => drop(self.queues.remove(&slot.name)),
-            Some(head) if was_first => {
-                if let Some(entry) = self.slots.get(&head) {
-                    entry.slot.changed.notify_waiters();
-                }
-            }
-            Some(_) => {}
-        }
-    }
-}
-
-/// One attempt or lease of a request; when the last one is dropped, nothing is left of it.
-#[derive(Debug)]
-pub(crate) struct Presence {
-    inner: Arc<Inner>,
-    slot: Arc<Slot>,
-}
-
-impl Presence {
-    pub(crate) const fn slot(&self) -> &Arc<Slot> {
-        &self.slot
-    }
-
-    pub(crate) fn place(&self) -> Place {
-        Place::of(&self.inner.directory, &self.slot.name)
-    }
-
-    pub(crate) fn events(&self) -> &Events {
-        &self.inner.events
-    }
-
-    /// Writes the next token, has it synced, and only then grants.
-    ///
-    /// Only the sync runs on a thread that may block. Dropped meanwhile, this frees the name at
-    /// once: the files are unlocked although that thread still has them open.
-    async fn sync(self, mut held: Held, request: &Request, sent: Instant) -> Result<Grant> {
-        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let slot = Arc::clone(&self.slot);
-        let (token, sync) = held.write(&slot.name, self.inner.token_base, request.label())?;
-        let Some(granting) = slot.granting(held) else { return Err(ended(LossReason::Removed)) };
-        match runtime.spawn_blocking(move || sync.run()).await {
-            Ok(synced) => synced?,
-            Err(_) => {
-                // The runtime is ending: a caller that asks again at once must not keep it busy.
-                tokio::task::yield_now().await;
-                return Err(Error::NoRuntime);
-            }
-        }
-        if !granting.granted(token) {
-            return Err(ended(LossReason::Removed));
-        }
-        self.inner.state().leave_queue(&slot);
-        Ok(self.grant(token, request, Some(sent)))
-    }
-
-    fn grant(self, token: FencingToken, request: &Request, sent: Option<Instant>) -> Grant {
-        let clock = request.clock().clone();
-        let term = Term { sent: sent.unwrap_or_else(|| clock.now()), ttl: None };
-        Grant::new(token, term, FileLease::new(self, clock))
-    }
-}
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        let mut state = self.inner.state();
-        // After a withdrawal the id may stand for a new slot, or for none.
-        match state.slots.get_mut(&self.slot.id) {
-            Some(entry) if Arc::ptr_eq(&entry.slot, &self.slot) => {
-                entry.users -= 1;
-                if entry.users > 0 {
-                    return;
-                }
-                state.slots.remove(&self.slot.id);
-                state.leave_queue(&self.slot);
-            }
-            Some(_) => return,
-            None => {}
-        }
-        drop(state);
-        self.slot.end(LossReason::Released);
     }
 }
 
@@ -411,7 +254,7 @@ fn report(request: &Request, place: &Place) {
 }
 
 /// What an attempt says whose request was withdrawn.
-fn ended(reason: LossReason) -> Error {
+pub(crate) fn ended(reason: LossReason) -> Error {
     match reason {
         LossReason::Closed => Error::Closed,
         _ => Error::unavailable(Applied::No, format!("the request was withdrawn: {reason}")),

@@ -1,9 +1,11 @@
-//! What stands in a file: two checksummed slots for the token, the name, the last holder.
+//! What stands in a file: two checksummed slots for the token, whose turn is next, the name, the
+//! last holder.
 //!
 //! Text of fixed places, so that `cat` shows it and every change is written in place.
 
 use std::time::Duration;
 
+use lockkit_core::RequestId;
 use sha2::{Digest, Sha256};
 
 use crate::name::{decode, encode};
@@ -11,8 +13,11 @@ use crate::name::{decode, encode};
 const HEAD: &str = "lockkit-file 1";
 const HEAD_LEN: usize = 32;
 const SLOT_LEN: usize = 64;
-/// Where the slots end and the name begins.
-pub(crate) const BODY: usize = HEAD_LEN + 2 * SLOT_LEN;
+/// Where the slots end and the turn stands.
+pub(crate) const TURN: usize = HEAD_LEN + 2 * SLOT_LEN;
+pub(crate) const TURN_LEN: usize = 64;
+/// Where the turn ends and the name begins.
+pub(crate) const BODY: usize = TURN + TURN_LEN;
 /// More than any file of ours has: a longer one is not read to its end.
 pub(crate) const LONGEST: usize = 8 * 1024;
 /// A longer label is cut: the record is for people.
@@ -31,6 +36,36 @@ pub(crate) struct HolderRecord {
     pub(crate) token: u64,
     /// On the machine's boot clock, which all its processes share.
     pub(crate) since: Duration,
+}
+
+/// The place of a waiter among those of all processes: the earlier one goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Turn {
+    /// On the machine's boot clock, in microseconds.
+    since: u64,
+    id: u64,
+}
+
+impl Turn {
+    pub(crate) fn new(since: Duration, id: RequestId) -> Self {
+        let [_, _, _, _, _, _, _, _, id @ ..] = id.to_bytes();
+        let since = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        Self { since, id: u64::from_be_bytes(id) }
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut words = std::str::from_utf8(bytes).ok()?.strip_prefix("next ")?.split_whitespace();
+        let since = words.next()?.parse().ok()?;
+        let id = u64::from_str_radix(words.next()?, 16).ok()?;
+        let turn = Self { since, id };
+        (turn_line(Some(turn)).as_bytes() == bytes).then_some(turn)
+    }
+}
+
+/// The line at [`TURN`].
+pub(crate) fn turn_line(turn: Option<Turn>) -> String {
+    let text = turn.map(|turn| format!("next {:020} {:016x}", turn.since, turn.id));
+    format!("{:<width$}\n", text.unwrap_or_default(), width = TURN_LEN - 1)
 }
 
 /// What could be read of a file.
@@ -148,7 +183,8 @@ mod tests {
     }
 
     fn image() -> Vec<u8> {
-        [head(), slot(0, 41).1, slot(1, 42).1, body("A/b", &holder()).0].concat().into_bytes()
+        let turn = turn_line(None);
+        [head(), slot(0, 41).1, slot(1, 42).1, turn, body("A/b", &holder()).0].concat().into_bytes()
     }
 
     #[test]
@@ -188,6 +224,17 @@ mod tests {
         bytes[word..word + FREE.len()].copy_from_slice(FREE.as_bytes());
         let content = Content::parse(&bytes);
         assert_eq!((content.holder.as_ref(), content.last()), (None, Some(42)));
+    }
+
+    #[test]
+    fn a_turn_is_read_back_and_the_earlier_one_goes_first() {
+        let [early, late] =
+            [1, 2].map(|s| Turn::new(Duration::from_secs(s), RequestId::from_bytes([7; 16])));
+        assert!(early < late);
+        assert_eq!(Turn::parse(turn_line(Some(late)).as_bytes()), Some(late));
+        assert_eq!(Turn::parse(turn_line(None).as_bytes()), None);
+        assert_eq!(Turn::parse(b"next"), None);
+        assert_eq!(turn_line(None).len(), turn_line(Some(early)).len());
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use common::{Role, child_directory, eventually, locks, provider, request};
 use lockkit_core::{Error, LockName, LockProvider, StoreSays};
-use rustix::process::Signal;
 
 const PROCESSES: usize = 8;
 const TASKS: usize = 8;
@@ -134,7 +133,7 @@ async fn a_stopped_holder_keeps_the_name_and_is_shown_to_operators_of_other_proc
     let store = tempfile::tempdir().expect("a directory");
     let mut holder = Role::start("child_that_holds", store.path());
     let token: u64 = holder.hear("holds ").parse().expect("a token");
-    holder.signal(Signal::STOP);
+    holder.stop();
 
     let provider = provider(store.path()).await;
     let operator = provider.operator().expect("an operator");

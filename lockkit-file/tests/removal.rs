@@ -91,7 +91,7 @@ async fn another_process_s_holder_keeps_the_name_when_its_file_is_removed() {
     let mut holder = Role::start("child_that_holds", store.path());
     let token: u64 = holder.hear("holds ").parse().expect("a token");
     // Stopped, it cannot be told: so nobody may be granted.
-    holder.signal(rustix::process::Signal::STOP);
+    holder.stop();
     let provider = provider(store.path()).await;
     remove_file(store.path());
     let asked = request("held");

@@ -54,7 +54,14 @@ async fn a_replay_yields_the_same_grant_and_the_last_lease_of_it_frees_the_name(
     let second = provider.acquire(&asked).await.expect("granted");
     let third = provider.try_acquire(&asked).await.expect("an answer").expect("its own");
     assert_eq!([first.token, second.token], [third.token; 2]);
-    drop((first, third));
+    // Released by one of them, it is free although the others are still there.
+    let again = provider.acquire(&asked).await.expect("granted");
+    again.lease.release().await.expect("released");
+    assert!(is_free(&provider, "a").await);
+    drop((first, second, third, again));
+    let first = provider.acquire(&asked).await.expect("granted");
+    let second = provider.acquire(&asked).await.expect("granted");
+    drop(first);
     assert!(!is_free(&provider, "a").await);
     assert!(second.lease.renew().await.expect("held").ttl.is_none());
     drop(second);

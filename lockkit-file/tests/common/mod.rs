@@ -85,6 +85,15 @@ impl Role {
         self.child.kill().expect("killed");
     }
 
+    /// Stops the child, and waits until it stands still.
+    pub fn stop(&self) {
+        use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+        self.signal(Signal::STOP);
+        let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
+        let (_, status) = waitpid(pid, WaitOptions::UNTRACED).expect("waited").expect("stopped");
+        assert!(status.stopped());
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).expect("a pid");
         let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
