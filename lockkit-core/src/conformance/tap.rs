@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 use crate::{
     Applied, Clock, Error, Grant, Guarantees, Lease, LockProvider, LossReason, Operator, Request,
@@ -105,14 +106,38 @@ impl Inner {
     }
 
     async fn reply(&self) {
-        self.pass(&self.delay).await;
-    }
-
-    async fn pass(&self, delay: &Mutex<Duration>) {
-        let delay = *delay.lock().unwrap_or_else(PoisonError::into_inner);
+        let delay = *self.delay.lock().unwrap_or_else(PoisonError::into_inner);
         if !delay.is_zero() {
             self.clock.sleep(delay).await;
         }
+    }
+
+    fn held_up(&self) -> Option<Duration> {
+        let by = *self.hold_up.lock().unwrap_or_else(PoisonError::into_inner);
+        (!by.is_zero()).then_some(by)
+    }
+
+    /// An attempt on its way: it arrives even when nobody waits for its reply any more.
+    async fn arrive(
+        self: &Arc<Self>,
+        request: &Request,
+        by: Duration,
+        waits: bool,
+    ) -> Result<Option<Grant>> {
+        let (inner, request) = (Arc::clone(self), request.clone());
+        let (reply, answer) = oneshot::channel();
+        tokio::spawn(async move {
+            inner.clock.sleep(by).await;
+            let answered = if waits {
+                inner.provider.acquire(&request).await.map(Some)
+            } else {
+                inner.provider.try_acquire(&request).await
+            };
+            if let Err(Ok(Some(grant))) = reply.send(answered) {
+                inner.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(grant.lease);
+            }
+        });
+        answer.await.unwrap_or_else(|_| Err(no_reply()))
     }
 
     /// The grant, unless replies are lost: then it stays in the store, and nobody knows.
@@ -121,8 +146,12 @@ impl Inner {
             return Ok(grant);
         }
         self.orphans.lock().unwrap_or_else(PoisonError::into_inner).push(grant.lease);
-        Err(Error::unavailable(Applied::Maybe, "the suite lost the reply to this attempt"))
+        Err(no_reply())
     }
+}
+
+fn no_reply() -> Error {
+    Error::unavailable(Applied::Maybe, "the suite lost the reply to this attempt")
 }
 
 #[async_trait]
@@ -134,8 +163,10 @@ impl LockProvider for Tap {
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         self.0.attempts.fetch_add(1, Ordering::SeqCst);
         self.0.check()?;
-        self.0.pass(&self.0.hold_up).await;
-        let grant = self.0.provider.try_acquire(request).await?;
+        let grant = match self.0.held_up() {
+            Some(by) => self.0.arrive(request, by, false).await?,
+            None => self.0.provider.try_acquire(request).await?,
+        };
         let grant = grant.map(|grant| self.0.unless_lost(grant)).transpose()?;
         let grant = grant.map(|grant| self.tapped(grant));
         self.0.reply().await;
@@ -145,9 +176,11 @@ impl LockProvider for Tap {
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         self.0.attempts.fetch_add(1, Ordering::SeqCst);
         self.0.check()?;
-        self.0.pass(&self.0.hold_up).await;
-        let grant = self.0.unless_lost(self.0.provider.acquire(request).await?)?;
-        let grant = self.tapped(grant);
+        let grant = match self.0.held_up() {
+            Some(by) => self.0.arrive(request, by, true).await?.ok_or_else(no_reply)?,
+            None => self.0.provider.acquire(request).await?,
+        };
+        let grant = self.tapped(self.0.unless_lost(grant)?);
         self.0.reply().await;
         Ok(grant)
     }
