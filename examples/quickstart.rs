@@ -84,7 +84,8 @@ async fn a_stale_write_is_refused(url: &str) -> Result<()> {
     ledger.access(guard.token(), |entries| entries.push("by the next holder"))?;
     say(started, &format!("the next holder writes with token {}", guard.token()));
 
-    let refusal = ledger.access(late_write()?, |entries| entries.push("by the stopped holder"));
+    let late = tokio::task::spawn_blocking(late_write).await??;
+    let refusal = ledger.access(late, |entries| entries.push("by the stopped holder"));
     let refusal = refusal.err().ok_or("the late write was accepted")?;
     say(started, &format!("the late write is refused: {refusal}"));
     guard.release().await?;

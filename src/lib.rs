@@ -26,3 +26,7 @@ pub use lockkit_core::conformance;
 #[cfg(feature = "file")]
 #[doc(inline)]
 pub use lockkit_file as file;
+
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use lockkit_redis as redis;

@@ -18,14 +18,12 @@ async fn ttl_of(locks: &Locks) -> Option<Duration> {
 #[tokio::test]
 async fn every_bad_url_is_refused_with_its_remedy() {
     for (url, words) in [
-        ("", ["without a scheme", "memory:, file:"]),
-        ("locks", ["without a scheme", "memory:, file:"]),
-        (":memory", ["without a scheme", "memory:, file:"]),
-        ("/tmp/locks", ["without a scheme", "memory:, file:"]),
-        ("1file:/tmp/locks", ["without a scheme", "memory:, file:"]),
-        ("consul://localhost", ["consul:", "memory:, file:"]),
-        ("redis://127.0.0.1:6379/", ["redis:", "does not have"]),
-        ("rediss://127.0.0.1:6379/", ["rediss:", "planned"]),
+        ("", ["without a scheme", "memory:, file:, redis:"]),
+        ("locks", ["without a scheme", "memory:, file:, redis:"]),
+        (":memory", ["without a scheme", "memory:, file:, redis:"]),
+        ("/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
+        ("1file:/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
+        ("consul://localhost", ["consul:", "memory:, file:, redis:"]),
         ("etcd://127.0.0.1:2379", ["etcd:", "planned"]),
         ("zk://127.0.0.1:2181", ["zk:", "planned"]),
         ("postgres://127.0.0.1/locks", ["postgres:", "planned"]),
@@ -59,7 +57,8 @@ async fn every_bad_url_is_refused_with_its_remedy() {
 #[tokio::test]
 async fn no_refusal_repeats_a_password() {
     for url in [
-        "redis://user:hunter2@127.0.0.1:6379/",
+        "redis://user:hunter2@127.0.0.1:99999/",
+        "redis://user:hunter2@host/#",
         "postgres://user:hunter2@127.0.0.1/locks?ttl=15s",
         "file://user:hunter2@127.0.0.1/locks",
         "memory://user:hunter2@127.0.0.1/#",
@@ -187,6 +186,51 @@ mod file {
             let text = refusal(url).await;
             assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
         }
+    }
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn a_bad_redis_url_is_refused_with_its_remedy() {
+    for (url, words) in [
+        ("redis:", ["no host", "redis://"]),
+        ("redis://", ["no host", "redis://"]),
+        ("redis:///0", ["no host", "redis://"]),
+        ("redis://host:port/", ["port", "redis://"]),
+        ("redis://host:99999/", ["port", "redis://"]),
+        ("redis://:%ff@host/", ["percent-encoded", "redis://"]),
+        ("redis://host/zero", ["\"zero\"", "its number"]),
+        ("redis://host/-1", ["\"-1\"", "its number"]),
+        ("redis://host/#", ["a #", "%23"]),
+        ("redis://host/?ttl=1ms", ["ttl=1ms", "50ms to 24h"]),
+        ("redis://host/?tll=1s", ["tll is unknown", "ttl, token_base, prefix"]),
+        ("redis://host/?ca=/ca.pem", ["ca is unknown", "ttl, token_base, prefix"]),
+        ("redis://host/?prefix=%7Ba%7D", ["braces", "hash tag"]),
+        ("rediss://host/?ca=/missing.pem", ["/missing.pem", "PEM"]),
+        ("rediss://host/?cert=/missing.pem", ["only one", "both, or neither"]),
+        ("redis+unix:", ["path of a socket", "redis+unix:///"]),
+        ("redis+unix:redis.sock", ["path of a socket", "redis+unix:///"]),
+        ("redis+unix:///redis.sock?database=x", ["\"x\"", "its number"]),
+    ] {
+        let text = refusal(url).await;
+        assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
+    }
+}
+
+#[cfg(all(feature = "redis", not(feature = "tls")))]
+#[tokio::test]
+async fn redis_over_tls_names_its_feature() {
+    let text = refusal("rediss://localhost/").await;
+    assert!(text.contains("the feature \"tls\""), "{text}");
+}
+
+#[cfg(not(feature = "redis"))]
+#[tokio::test]
+async fn redis_that_is_not_built_in_names_its_feature() {
+    for scheme in ["redis", "rediss", "redis+unix"] {
+        let text = refusal(&format!("{scheme}://user:hunter2@localhost/")).await;
+        assert!(text.contains("the feature \"redis\""), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
     }
 }
 
