@@ -168,18 +168,10 @@ impl Held {
         let twin = self.twin.write(&old[1], next, name.as_str(), &holder)?;
         self.words = Some([file, twin]);
         process::remember_token(&self.place.file, next);
-        let all =
-            self.file.created || self.twin.created || contents.iter().any(|c| c.last().is_none());
-        let mut files = vec![Arc::clone(&self.file.file)];
-        let mut directories = Vec::new();
-        if all {
-            files.push(Arc::clone(&self.twin.file));
-            directories.extend(
-                [&self.place.file, &self.place.twin].map(|path| path.parent().map(Path::to_owned)),
-            );
-        }
-        let directories = directories.into_iter().flatten().collect();
-        Ok((token, Sync { files, directories, path: self.place.file.clone() }))
+        // The twin need not reach the disk: it is for a file that was deleted, not for a crash.
+        let directory = if self.file.created { self.place.file.parent() } else { None };
+        let (file, path) = (Arc::clone(&self.file.file), self.place.file.clone());
+        Ok((token, Sync { file, directory: directory.map(Path::to_owned), path }))
     }
 
     /// Whether both files are where the next one will look for them.
@@ -228,16 +220,18 @@ impl Drop for Held {
 /// What must reach the disk before a grant.
 #[derive(Debug)]
 pub(crate) struct Sync {
-    files: Vec<Arc<File>>,
-    directories: Vec<PathBuf>,
+    file: Arc<File>,
+    /// That of a new file: its entry there must last too.
+    directory: Option<PathBuf>,
     path: PathBuf,
 }
 
 impl Sync {
     /// Blocks until it has: about 0.1 ms on a fast disk, tens of milliseconds on a slow one.
     pub(crate) fn run(&self) -> Result<()> {
-        let synced = self.files.iter().try_for_each(|file| file.sync_data()).and_then(|()| {
-            self.directories.iter().try_for_each(|directory| File::open(directory)?.sync_all())
+        let synced = self.file.sync_data().and_then(|()| match &self.directory {
+            Some(directory) => File::open(directory)?.sync_all(),
+            None => Ok(()),
         });
         synced.map_err(|error| failed("syncing", &self.path, &error))
     }
