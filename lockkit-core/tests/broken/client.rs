@@ -26,7 +26,11 @@ impl Client {
         Self { store: Arc::clone(store), number: CLIENTS.fetch_add(1, Ordering::Relaxed) }
     }
 
-    fn grant(&self, request: &Request, sent: Instant, granted: Granted) -> Grant {
+    pub(crate) fn ask(&self, request: &Request, ask: Ask) -> Answer {
+        self.store.ask(self.number, request, ask)
+    }
+
+    pub(crate) fn grant(&self, request: &Request, sent: Instant, granted: Granted) -> Grant {
         let lease = SmallLease {
             store: Arc::clone(&self.store),
             request: request.clone(),
@@ -48,7 +52,7 @@ impl LockProvider for Client {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let sent = request.clock().now();
-        match self.store.ask(self.number, request, Ask::Now) {
+        match self.ask(request, Ask::Now) {
             Answer::Granted(granted) => Ok(Some(self.grant(request, sent, granted))),
             Answer::Held(_) | Answer::Gone => Ok(None),
         }
@@ -58,7 +62,7 @@ impl LockProvider for Client {
         let mut ask = Ask::Queue;
         loop {
             let sent = request.clock().now();
-            match self.store.ask(self.number, request, ask) {
+            match self.ask(request, ask) {
                 Answer::Granted(granted) => return Ok(self.grant(request, sent, granted)),
                 Answer::Held(waiting) => {
                     request.report(StoreSays::Held(waiting.holder.clone()));
@@ -87,7 +91,7 @@ impl LockProvider for Client {
 }
 
 /// Waits for the wake-up, the end of whoever stands before, or the time to keep the place alive.
-async fn worth_asking(request: &Request, asked: Instant, waiting: Waiting) {
+pub(crate) async fn worth_asking(request: &Request, asked: Instant, waiting: Waiting) {
     let keep_alive = asked.saturating_add(request.ttl() / 3);
     let again = waiting.free_at.map_or(keep_alive, |free_at| free_at.min(keep_alive));
     let timer = request.clock().sleep_until(again);

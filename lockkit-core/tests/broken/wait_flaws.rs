@@ -4,13 +4,16 @@ use std::future::{pending, poll_fn};
 use std::time::Duration;
 
 use lockkit_core::{
-    Error, Fairness, Grant, Guarantees, LockProvider, Operator, Request, Result, StoreSays, WakeUp,
-    async_trait,
+    Applied, Error, Fairness, Grant, Guarantees, LockProvider, Operator, Request, Result,
+    StoreSays, WakeUp, async_trait,
 };
+use tokio::sync::watch;
 
-use super::client::Client;
+use super::client::{Client, worth_asking};
 use super::flaw::Flaw;
-use super::rule_flaws::LAST_IN_FIRST_OUT;
+use super::rule_flaws::{FOR_EVER, LAST_IN_FIRST_OUT};
+use super::rules::Rules;
+use super::store::{Answer, Ask};
 use super::twist::Twist;
 
 pub(crate) fn wait_flaws() -> Vec<Flaw> {
@@ -21,6 +24,19 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
             &["LV-14"],
             Polls,
         ),
+        Flaw::twist(
+            "listens-late",
+            "subscribes after it was told to wait: a wake-up between the two is lost",
+            &["LV-14"],
+            Listens::Late,
+        ),
+        Flaw::twist(
+            "listens-only",
+            "waits for a wake-up without a timer: nobody tells it of a holder that died",
+            &["SF-01", "LV-17"],
+            Listens::Only,
+        )
+        .with_rules(Rules { place_lasts: |_| FOR_EVER, ..Rules::CORRECT }),
         Flaw::twist(
             "polls-too-slowly",
             "asks again less often than it declares",
@@ -85,6 +101,38 @@ impl Twist for Polls {
             }
             request.report(StoreSays::Held(None));
             request.clock().sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// How a waiter listens for its wake-up.
+#[derive(Debug)]
+enum Listens {
+    Late,
+    Only,
+}
+
+#[async_trait]
+impl Twist for Listens {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let mut ask = Ask::Queue;
+        loop {
+            let sent = request.clock().now();
+            let mut waiting = match client.ask(request, ask) {
+                Answer::Granted(granted) => return Ok(client.grant(request, sent, granted)),
+                Answer::Held(waiting) => waiting,
+                Answer::Gone => return Err(Error::unavailable(Applied::No, "withdrawn")),
+            };
+            request.report(StoreSays::Held(waiting.holder.clone()));
+            match (self, &mut waiting.wake) {
+                (Self::Only, Some(wake)) => drop(wake.changed().await),
+                (_, wake) => {
+                    tokio::task::yield_now().await;
+                    wake.iter_mut().for_each(watch::Receiver::mark_unchanged);
+                    worth_asking(request, sent, waiting).await;
+                }
+            }
+            ask = Ask::Again;
         }
     }
 }
