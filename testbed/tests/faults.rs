@@ -193,8 +193,9 @@ fn one_way_is_lost_and_the_other_passes() -> Tested {
     server.write_all(b"is lost")?;
     assert!(is_silent(&mut client)?);
     bench.link.fault(Way::ToClient, Fault::Pass);
-    let (_, mut fresh) = bench.connect()?;
+    let (mut client, mut fresh) = bench.connect()?;
     bench.link.fault(Way::ToServer, Fault::Blackhole);
+    client.write_all(b"is lost too")?;
     assert!(is_silent(&mut fresh)?);
     Ok(())
 }
