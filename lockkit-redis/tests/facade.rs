@@ -1,0 +1,53 @@
+//! Redis through the facade: by URL, and the quickstart's story on a real server.
+
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+use std::time::Duration;
+
+use lockkit::{Error, Exclusion, connect};
+use testbed::RedisServer;
+
+#[tokio::test]
+async fn a_url_names_the_login_the_database_the_prefix_and_the_ttl() {
+    let server = RedisServer::builder().user("billing", "on >pa:ss ~* &* +@all").start().unwrap();
+    let port = server.port();
+    let url = format!("redis://billing:pa%3Ass@127.0.0.1:{port}/3?prefix=app:&ttl=7s");
+    let locks = connect(&url).await.unwrap();
+    assert_eq!(locks.guarantees().exclusion, Exclusion::OneServer);
+    let guard = locks.lock("nightly").acquire().await.unwrap();
+    assert_eq!(guard.ttl(), Some(Duration::from_secs(7)));
+    let mut client = server.client().unwrap();
+    client.command(&["SELECT", "3"]).unwrap();
+    assert_eq!(client.command(&["EXISTS", "app:nightly"]).unwrap().integer(), Some(1));
+    guard.release().await.unwrap();
+
+    let unix = format!("redis+unix://{}?database=3&prefix=app:", server.socket().display());
+    let other = connect(&unix).await.unwrap();
+    let _held = other.lock("nightly").acquire().await.unwrap();
+    assert!(locks.lock("nightly").try_acquire().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_and_shown_nowhere() {
+    let server = RedisServer::builder().password("correct").start().unwrap();
+    let url = format!("redis://:hunter2@127.0.0.1:{}/", server.port());
+    let error = connect(&url).await.expect_err("a wrong password");
+    assert!(matches!(error, Error::Rejected { .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[test]
+fn the_quickstart_tells_the_same_story_on_redis() {
+    let server = RedisServer::start().unwrap();
+    let url = server.url();
+    let run = ["run", "--quiet", "-p", "lockkit", "--features", "redis", "--example", "quickstart"];
+    let output = Command::new(env!("CARGO")).args(run).args(["--", &url]).output().unwrap();
+    let (story, errors) = (&output.stdout, &output.stderr);
+    let (story, errors) = (String::from_utf8_lossy(story), String::from_utf8_lossy(errors));
+    assert!(output.status.success(), "{story}{errors}");
+    assert_eq!(story.matches("holds token").count(), 8, "{story}");
+    for part in ["freezes", "the late write is refused", "is stale"] {
+        assert!(story.contains(part), "{story}");
+    }
+}
