@@ -74,11 +74,12 @@ impl Flaw {
 pub(crate) struct SmallFixture {
     flaw: Flaw,
     store: Arc<Store>,
+    time: Time,
 }
 
 impl SmallFixture {
-    pub(crate) fn new(flaw: &Flaw) -> Self {
-        Self { flaw: flaw.clone(), store: Arc::new(Store::new(flaw.rules)) }
+    pub(crate) fn new(flaw: &Flaw, time: Time) -> Self {
+        Self { flaw: flaw.clone(), store: Arc::new(Store::new(flaw.rules)), time }
     }
 }
 
@@ -96,7 +97,7 @@ impl Fixture for SmallFixture {
     }
 
     fn time(&self) -> Time {
-        Time::Virtual
+        self.time
     }
 
     fn hooks(&self) -> &[Hook] {
@@ -104,7 +105,7 @@ impl Fixture for SmallFixture {
     }
 
     fn fresh(&self) -> Option<Arc<dyn Fixture>> {
-        Some(Arc::new(Self::new(&self.flaw)))
+        Some(Arc::new(Self::new(&self.flaw, self.time)))
     }
 
     async fn remove(&self, name: &LockName) -> Result<()> {
