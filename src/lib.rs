@@ -3,6 +3,8 @@
 //! [CONTRIBUTING]: https://github.com/lockkit/lockkit/blob/main/CONTRIBUTING.md
 //! [operations]: https://github.com/lockkit/lockkit/blob/main/docs/operations.md
 //! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
+//! [file]: https://github.com/lockkit/lockkit/blob/main/docs/file.md
+//! [redis]: https://github.com/lockkit/lockkit/blob/main/docs/redis.md
 //!
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]

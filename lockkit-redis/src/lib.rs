@@ -9,6 +9,8 @@
 //! # drop(locks); Ok(()) }
 //! ```
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 mod config;
 mod connection;
 mod late;

@@ -134,6 +134,7 @@ impl Wake {
         }
         let up = Up(Arc::downgrade(self));
         let (client, channel) = (client.clone(), format!("{CHANNELS}{provider}"));
+        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let mut pause = FIRST_PAUSE;
             while let Some(wake) = up.0.upgrade() {
