@@ -70,7 +70,8 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
 
     /// Ends the grant in the store.
     ///
-    /// Upholds C6: idempotent, and a late or repeated delivery never touches a later grant.
+    /// Upholds C6: a late or repeated delivery never touches a later grant. Repeated after it was
+    /// acknowledged, it may answer `Ok` or `Lost`.
     ///
     /// # Errors
     /// `Lost`: the grant had ended before. `Unavailable`: no answer; it may be repeated.

@@ -12,7 +12,7 @@ use crate::{FencingToken, Grant, Guarantees, LockName, Request, Result};
 ///
 /// This trait is the contract between a backend and the driver in [`Locks`](crate::Locks), which
 /// does the waiting, renewing, deadlines, cancellation and clean-up once for every backend. The
-/// clauses (C1 to C14) stand in [`contract`](crate::contract); the suite in `conformance` checks
+/// clauses (C1 to C16) stand in [`contract`](crate::contract); the suite in `conformance` checks
 /// them. A backend that upholds them needs no code of its own for the hard parts.
 ///
 /// Implemented for [`Arc`] too, so a test can keep a handle on the provider it hands to `Locks`.
