@@ -37,7 +37,8 @@ pub(super) const CASES: &[Case] = &[
 
 async fn lost_replies(cx: Context) -> Verdict {
     let tap = Tap::on(cx.connect().await?, &cx.clock);
-    let lock = cx.locks_of(tap.clone()).lock(cx.name("ambiguous"));
+    // So long that no expiry comes to the rescue.
+    let lock = cx.locks_of(tap.clone()).lock(cx.name("ambiguous")).ttl(cx.long_ttl());
     let probe = cx.lock("ambiguous").await?;
     for _ in 0..5 {
         tap.lose_replies(true);

@@ -215,7 +215,9 @@ async fn dead_driver(cx: Context) -> Verdict {
     let tap = Tap::on(cx.connect().await?, &cx.clock);
     let guard = cx.locks_of(tap.clone()).lock(cx.name("orphaned")).acquire().await?;
     tap.break_renewals();
-    let reason = cx.by(ttl + cx.slack(), "the loss of its driver is told", guard.lost()).await?;
+    // The first renewal comes before that, and the deadline after it.
+    let bound = ttl / 2 + cx.slack();
+    let reason = cx.by(bound, "the loss of its driver is told", guard.lost()).await?;
     require!(!guard.is_held(), "held without a driver, lost because {reason}");
     let renewed = guard.renew().await;
     require!(matches!(renewed, Err(Error::Lost { .. })), "renewed without a driver: {renewed:?}");

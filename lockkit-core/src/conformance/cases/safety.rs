@@ -205,7 +205,8 @@ async fn ttls(cx: Context) -> Verdict {
         require!(granted >= least, "{granted:?} was granted for a ttl of {ttl:?}");
         require!(granted.is_some() == range.is_some(), "{granted:?} contradicts {range:?}");
         require!(guard.remaining() < granted || granted.is_none(), "more left than the ttl");
-        guard.release().await?;
+        // With the least ttl, a busy machine may let it run out.
+        drop(guard.release().await);
     }
     let guard = lock.ttl(day).acquire().await?;
     if let Some((operator, granted)) = cx.provider.operator().zip(guard.ttl()) {
