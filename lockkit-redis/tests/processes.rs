@@ -1,0 +1,222 @@
+//! Many processes on one name: no lost update, and bounded hand-over when some are killed.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{SLACK, by, client, join, ms, queued};
+use lockkit_core::{Locks, LossReason};
+use testbed::RedisServer;
+use testbed::children::{self, Child};
+
+/// How long an unanswered reservation lasts.
+const RESERVATION: Duration = ms(500);
+
+/// In a child: its client of the parent's server.
+async fn parents_server() -> Locks {
+    join(std::env::var("PORT").unwrap().parse().unwrap()).await
+}
+
+fn child(test: &str, role: &str, server: &RedisServer) -> children::Builder {
+    Child::test(test, role).env("PORT", server.port().to_string())
+}
+
+/// In a child: takes the name and keeps it, or waits for it, until the parent ends it.
+async fn take_part(ttl: Duration) {
+    let guard = parents_server().await.lock("a").ttl(ttl).acquire().await.unwrap();
+    children::say("held");
+    guard.lost().await;
+    children::wait_for_the_end();
+}
+
+const TASKS: usize = 8;
+const ROUNDS: usize = 12;
+
+/// In a child: raises a counter that nothing but the lock protects, and tells each token.
+async fn count() {
+    let file = PathBuf::from(std::env::var_os("COUNTER").unwrap());
+    let locks = parents_server().await;
+    let tasks = (0..TASKS).map(|_| {
+        let (lock, file) = (locks.lock("counter"), file.clone());
+        tokio::spawn(async move {
+            for _ in 0..ROUNDS {
+                let guard = lock.acquire().await.unwrap();
+                let count: u64 = fs::read_to_string(&file).unwrap().parse().unwrap();
+                tokio::task::yield_now().await;
+                fs::write(&file, (count + 1).to_string()).unwrap();
+                children::say(&format!("{count} {}", guard.token()));
+                guard.release().await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    children::say("done");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens() {
+    if children::role().is_some() {
+        return count().await;
+    }
+    const PROCESSES: usize = 8;
+    let server = RedisServer::start().unwrap();
+    let file = server.place().directory().join("counter");
+    fs::write(&file, "0").unwrap();
+    let name = "eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
+    let start = |_| child(name, "count", &server).env("COUNTER", &file).start().unwrap();
+    let children: Vec<Child> = (0..PROCESSES).map(start).collect();
+    let mut grants: Vec<(u64, u64)> = Vec::new();
+    for child in &children {
+        loop {
+            let line = child.line(ms(60_000)).unwrap();
+            let Some((count, token)) = line.split_once(' ') else { break };
+            grants.push((count.parse().unwrap(), token.parse().unwrap()));
+        }
+    }
+    let total = PROCESSES * TASKS * ROUNDS;
+    assert_eq!(fs::read_to_string(&file).unwrap(), total.to_string(), "a lost update");
+    grants.sort_unstable();
+    assert_eq!(grants.len(), total);
+    assert!(grants.iter().zip(0..).all(|(grant, n)| grant.0 == n), "two saw one count");
+    assert!(grants.windows(2).all(|pair| pair[0].1 < pair[1].1), "tokens out of order");
+    println!("{total} grants to {PROCESSES} processes of {TASKS} tasks, tokens in their order");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second() {
+    let ttl = ms(1_500);
+    if children::role().is_some() {
+        return take_part(ttl).await;
+    }
+    let server = RedisServer::start().unwrap();
+    let locks = client(&server).await;
+    let name = "a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second";
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        let holder = child(name, "holder", &server).start().unwrap();
+        assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
+        let next = tokio::spawn(locks.lock("a").ttl(ttl).acquire());
+        queued(&locks.lock("a"), 1).await;
+        tokio::time::sleep(ttl / 2).await;
+        assert!(!next.is_finished());
+        let killed = Instant::now();
+        holder.kill().unwrap();
+        let guard = by(ttl + ms(500) + SLACK, "the next grant", next).await.unwrap().unwrap();
+        slowest = slowest.max(killed.elapsed());
+        guard.release().await.unwrap();
+    }
+    println!("ttl {ttl:?}: granted {slowest:?} after the kill at the latest ({SLACK:?} of slack)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_waiters_delay_the_next_grant_by_no_more_than_declared() {
+    let ttl = ms(1_500);
+    if children::role().is_some() {
+        return take_part(ttl).await;
+    }
+    let server = RedisServer::start().unwrap();
+    let locks = client(&server).await;
+    let lock = locks.lock("a").ttl(ttl);
+    let name = "killed_waiters_delay_the_next_grant_by_no_more_than_declared";
+    // The holder's remaining time is at most its ttl, and a waiter's life is the ttl here.
+    let bound = ttl + RESERVATION + ttl / 3;
+    for (waiters, kills_holder) in [(1, false), (3, false), (3, true)] {
+        let holder = child(name, "holder", &server).start().unwrap();
+        assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
+        let mut killed = Vec::new();
+        for n in 0..waiters {
+            killed.push(child(name, "waiter", &server).start().unwrap());
+            queued(&lock, n + 1).await;
+        }
+        let next = tokio::spawn(lock.acquire());
+        queued(&lock, waiters + 1).await;
+        killed.iter().for_each(|child| child.kill().unwrap());
+        let began = Instant::now();
+        if kills_holder {
+            holder.kill().unwrap();
+        } else {
+            // A release at once, so that the reservation goes to a dead waiter.
+            let inspection = lock.inspect().await.unwrap();
+            let token = inspection.holders[0].token.unwrap();
+            assert!(lock.revoke(token).await.unwrap());
+        }
+        let guard = by(bound + SLACK, "the next grant", next).await.unwrap().unwrap();
+        let holder = if kills_holder { "killed with" } else { "ended by hand after" };
+        println!(
+            "holder {holder} {waiters} waiters: next after {:?} of {bound:?}",
+            began.elapsed()
+        );
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_two_waiters_that_hold_nothing_for_long_get_equal_shares() {
+    const CLIENTS: usize = 4;
+    let server = RedisServer::start().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let mut tasks = Vec::new();
+    let held = client(&server).await.lock("a").acquire().await.unwrap();
+    for _ in 0..CLIENTS {
+        let locks = client(&server).await;
+        for _ in 0..32 / CLIENTS {
+            let (lock, over) = (locks.lock("a"), Arc::clone(&over));
+            tasks.push(tokio::spawn(async move {
+                let mut grants = 0_u32;
+                while !over.load(Ordering::Relaxed) {
+                    let guard = lock.acquire().await.unwrap();
+                    grants += 1;
+                    guard.release().await.unwrap();
+                }
+                grants
+            }));
+        }
+    }
+    queued(&client(&server).await.lock("a"), 32).await;
+    held.release().await.unwrap();
+    tokio::time::sleep(ms(3_000)).await;
+    over.store(true, Ordering::Relaxed);
+    let mut grants = Vec::new();
+    for task in tasks {
+        grants.push(by(ms(10_000), "the last round", task).await.unwrap());
+    }
+    let (least, most) = (*grants.iter().min().unwrap(), *grants.iter().max().unwrap());
+    let ratio = f64::from(least) / f64::from(most);
+    println!("{} grants, least {least}, most {most}: {ratio:.3}", grants.iter().sum::<u32>());
+    assert!(ratio >= 0.95, "{grants:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_was_stopped_past_its_ttl_knows_when_it_wakes() {
+    let ttl = ms(600);
+    if children::role().is_some() {
+        let guard = parents_server().await.lock("a").ttl(ttl).acquire().await.unwrap();
+        children::say("held");
+        let reason = guard.lost().await;
+        assert!(!guard.is_held() && matches!(reason, LossReason::Expired | LossReason::Removed));
+        children::say("lost");
+        children::wait_for_the_end();
+    }
+    let server = RedisServer::start().unwrap();
+    let locks = client(&server).await;
+    let name = "a_holder_that_was_stopped_past_its_ttl_knows_when_it_wakes";
+    let holder = child(name, "holder", &server).start().unwrap();
+    assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
+    holder.pause().unwrap();
+    let next = locks.lock("a").ttl(ttl).acquire();
+    let next = by(ttl + ms(500) + SLACK, "the next grant", next).await.unwrap();
+    holder.resume().unwrap();
+    assert_eq!(holder.line(ms(1_000)).unwrap(), "lost");
+    // What it does on waking touches nobody else's grant.
+    tokio::time::sleep(ttl * 2).await;
+    assert!(next.is_held());
+    next.release().await.unwrap();
+}
