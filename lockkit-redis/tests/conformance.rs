@@ -5,10 +5,10 @@
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use lockkit_core::conformance::{Fixture, Hook, main as suite};
-use lockkit_core::{LockName, LockProvider, Result, async_trait};
+use lockkit_core::conformance::{Fixture, Hook, Linked, Served, main as suite};
+use lockkit_core::{Applied, Error, LockName, LockProvider, Result, async_trait};
 use lockkit_redis::{RedisConfig, RedisProvider};
-use testbed::RedisServer;
+use testbed::{Link, RedisServer};
 
 fn main() -> ExitCode {
     suite(Redis::default())
@@ -16,11 +16,11 @@ fn main() -> ExitCode {
 
 /// One server for all cases, started at the first connection.
 #[derive(Default)]
-struct Redis(OnceLock<RedisServer>);
+struct Redis(OnceLock<Arc<RedisServer>>);
 
 impl Redis {
     fn server(&self) -> &RedisServer {
-        self.0.get_or_init(|| RedisServer::start().unwrap())
+        self.0.get_or_init(|| Arc::new(RedisServer::start().unwrap()))
     }
 
     fn delete(&self, keys: &[&str]) {
@@ -36,7 +36,7 @@ impl Fixture for Redis {
     }
 
     fn hooks(&self) -> &[Hook] {
-        &[Hook::Remove, Hook::Forget, Hook::Processes]
+        &[Hook::Remove, Hook::Forget, Hook::Processes, Hook::Link, Hook::Server, Hook::ServerLoss]
     }
 
     async fn remove(&self, name: &LockName) -> Result<()> {
@@ -60,4 +60,18 @@ impl Fixture for Redis {
         let config = RedisConfig::tcp("127.0.0.1", address.parse().unwrap());
         Ok(Arc::new(RedisProvider::connect(config).await?))
     }
+    async fn linked(&self) -> Result<Linked> {
+        let link = Link::to(self.server().address()).map_err(failed)?;
+        let client = self.join(&link.port().to_string()).await?;
+        Ok(Linked::new(client, link))
+    }
+
+    async fn served(&self) -> Result<Served> {
+        let server = Arc::new(RedisServer::builder().appendonly().start().map_err(failed)?);
+        Ok(Served::new(Self(OnceLock::from(Arc::clone(&server))), server))
+    }
+}
+
+fn failed(error: testbed::Error) -> Error {
+    Error::unavailable(Applied::No, error)
 }

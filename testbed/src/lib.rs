@@ -7,6 +7,8 @@
 
 pub mod certificates;
 pub mod children;
+#[cfg(feature = "conformance")]
+mod conformance;
 mod error;
 mod link;
 mod port;

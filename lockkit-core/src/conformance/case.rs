@@ -68,6 +68,8 @@ pub(super) enum Need {
     Fifo,
     /// The order of tokens survives the loss of the name's data.
     DataLoss,
+    /// The order of tokens survives a restart of the server.
+    ServerRestart,
     Operator,
     Hook(Hook),
     /// Threads, processes or a blocked runtime.
@@ -131,6 +133,10 @@ impl Need {
             Self::DataLoss => {
                 claim(guarantees.token_survives.data_loss, "C4: tokens survive a data loss")
             }
+            Self::ServerRestart => claim(
+                guarantees.token_survives.server_restart,
+                "C4: tokens survive a restart of the server",
+            ),
             Self::Operator => claim(provider.operator().is_some(), "C16: there is an operator"),
             Self::Hook(hook) => (!fixture.hooks().contains(&hook))
                 .then(|| Outcome::NotReached(format!("the fixture lacks {hook}"))),

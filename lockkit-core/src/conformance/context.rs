@@ -45,6 +45,12 @@ impl Context {
         Self { fixture, guarantees: provider.guarantees(), provider, clock, case, prefix }
     }
 
+    /// The same run on another fixture's store.
+    pub(super) async fn on(&self, fixture: Arc<dyn Fixture>) -> Verdict<Self> {
+        let provider = fixture.connect().await?;
+        Ok(Self::new(self.case, fixture, provider))
+    }
+
     /// How long the case may take: its own limit, longer where ttls are, or where time is free.
     pub(super) fn limit(&self) -> Duration {
         let limit = self.case.limit + 20 * self.ttl().saturating_sub(TTL);

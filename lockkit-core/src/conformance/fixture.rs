@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::faults::{Linked, Served};
 use crate::{Error, LockName, LockProvider, Result};
 
 /// A store under test: connects clients and, where it can, offers faults.
@@ -75,6 +76,23 @@ pub trait Fixture: Send + Sync + 'static {
     async fn join(&self, address: &str) -> Result<Arc<dyn LockProvider>> {
         Err(cannot(Hook::Processes, address))
     }
+
+    /// A fresh client whose every connection goes through a link of its own ([`Hook::Link`]).
+    ///
+    /// # Errors
+    /// Whatever keeps it from connecting; it fails the case.
+    async fn linked(&self) -> Result<Linked> {
+        Err(cannot(Hook::Link, "a client"))
+    }
+
+    /// A store like this one on a server of its own, for one case alone, which may stop it
+    /// ([`Hook::Server`]). The server keeps what it has acknowledged.
+    ///
+    /// # Errors
+    /// Whatever keeps it from starting; it fails the case.
+    async fn served(&self) -> Result<Served> {
+        Err(cannot(Hook::Server, "one case"))
+    }
 }
 
 /// What a fixture may be able to do to its store.
@@ -87,6 +105,12 @@ pub enum Hook {
     Forget,
     /// [`Fixture::address`] and [`Fixture::join`].
     Processes,
+    /// [`Fixture::linked`].
+    Link,
+    /// [`Fixture::served`].
+    Server,
+    /// [`Server::restart_empty`](super::Server::restart_empty) of [`Fixture::served`].
+    ServerLoss,
 }
 
 /// The time that a fixture's store lives by.
@@ -106,11 +130,14 @@ impl fmt::Display for Hook {
             Self::Remove => "Fixture::remove",
             Self::Forget => "Fixture::forget",
             Self::Processes => "Fixture::address and Fixture::join",
+            Self::Link => "Fixture::linked",
+            Self::Server => "Fixture::served",
+            Self::ServerLoss => "Server::restart_empty",
         })
     }
 }
 
-fn cannot(hook: Hook, what: impl fmt::Display) -> Error {
+pub(super) fn cannot(hook: Hook, what: impl fmt::Display) -> Error {
     Error::rejected(
         format!("{hook} for {what}"),
         "write it in this fixture, or do not list it in hooks()",

@@ -41,6 +41,7 @@ mod case;
 mod cases;
 mod child;
 mod context;
+mod faults;
 mod fixture;
 mod poll;
 mod queue;
@@ -48,5 +49,6 @@ mod runner;
 mod tap;
 
 pub use case::{Case, Challenge, cases};
+pub use faults::{Link, Linked, Served, Server, Traffic, Way};
 pub use fixture::{Fixture, Hook, Time};
 pub use runner::{Outcome, check, main};

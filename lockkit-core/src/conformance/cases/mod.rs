@@ -6,6 +6,10 @@ mod cancellation;
 mod endings;
 mod expiry;
 mod fairness;
+mod link_cuts;
+mod link_late;
+mod link_outages;
+mod link_waits;
 mod liveness;
 mod loss;
 mod names;
@@ -13,6 +17,7 @@ mod operator;
 mod performance;
 mod processes;
 mod safety;
+mod server;
 mod split_brain;
 mod terms;
 mod tokens;
@@ -39,4 +44,9 @@ pub(super) const GROUPS: &[&[Case]] = &[
     performance::CASES,
     operator::CASES,
     split_brain::CASES,
+    link_cuts::CASES,
+    link_late::CASES,
+    link_outages::CASES,
+    link_waits::CASES,
+    server::CASES,
 ];

@@ -1,0 +1,238 @@
+//! At the link: each operation with its connection cut after every byte.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::conformance::Challenge::Atomicity;
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::{Hook, Linked, Way};
+use crate::{Applied, Error, Grant};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "AT-05",
+        Atomicity,
+        "C9",
+        "an attempt cut after any byte ends, leaves one entry at the most, and none once withdrawn",
+        |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.attempt()))),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .within(60),
+    Case::new(
+        "AT-05-waiting",
+        Atomicity,
+        "C8",
+        "a waiter cut after any byte, from its first request to its grant, is granted all the same",
+        |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.wait()))),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .within(60),
+    Case::new(
+        "AT-05-renewal",
+        Atomicity,
+        "C12",
+        "a renewal cut after any byte costs no lease, and the next one is acknowledged",
+        |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.renewal()))),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .within(60),
+    Case::new(
+        "AT-05-release",
+        Atomicity,
+        "C6",
+        "a release cut after any byte can be repeated, and frees the name for others",
+        |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.release()))),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .within(60),
+];
+
+/// How many clients share the work: the cases mostly wait for connections.
+const CLIENTS: u32 = 4;
+
+/// One client, what it works on, and where it is cut.
+struct Cut {
+    cx: Arc<Context>,
+    linked: Linked,
+    tail: String,
+    /// `None`: not cut, to count the bytes.
+    at: Option<(Way, u64)>,
+    /// The bytes in each direction, from where it would be cut on to where it was looked after.
+    bytes: (u64, u64),
+}
+
+type Operation = for<'a> fn(&'a mut Cut) -> Pin<Box<dyn Future<Output = Verdict> + Send + 'a>>;
+
+/// Does `operation` once for every byte that it sends and receives, cut after that byte.
+async fn sweep(cx: Context, operation: Operation) -> Verdict {
+    let cx = Arc::new(cx);
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (linked, cx) = (cx.linked().await?, Arc::clone(&cx));
+        clients.spawn(async move {
+            let mut cut =
+                Cut { cx, linked, tail: client.to_string(), at: None, bytes: Default::default() };
+            // Twice: a client's first time may need what later ones find in place.
+            operation(&mut cut).await?;
+            operation(&mut cut).await?;
+            let (sent, received) = cut.bytes;
+            require!(sent > 0 && received > 0, "nothing went over the link");
+            for (way, bytes) in [(Way::Requests, sent), (Way::Replies, received)] {
+                for after in
+                    (0..=bytes).filter(|after| after % u64::from(CLIENTS) == u64::from(client))
+                {
+                    cut.at = Some((way, after));
+                    operation(&mut cut).await.map_err(|Stop(outcome)| {
+                        Stop::failed(format!(
+                            "cut after byte {after} of {bytes} {way:?}: {outcome:?}"
+                        ))
+                    })?;
+                }
+            }
+            Verdict::Ok(())
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+impl Cut {
+    /// From here on the bytes count.
+    async fn begin(&mut self) -> Verdict {
+        let traffic = self.linked.link.traffic().await?;
+        self.bytes = (traffic.sent, traffic.received);
+        if let Some((way, after)) = self.at {
+            self.linked.link.cut(way, after).await?;
+        }
+        Ok(())
+    }
+
+    /// Up to here; a cut that was not reached is called off.
+    async fn end(&mut self) -> Verdict {
+        let traffic = self.linked.link.traffic().await?;
+        self.bytes = (traffic.sent - self.bytes.0, traffic.received - self.bytes.1);
+        Ok(self.linked.link.pass().await?)
+    }
+
+    async fn attempt(&mut self) -> Verdict {
+        let cx = Arc::clone(&self.cx);
+        let request = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
+        let client = Arc::clone(&self.linked.client);
+        self.begin().await?;
+        let tried = client.try_acquire(&request);
+        let tried = cx.by(cx.call_limit(), "an attempt that is cut ends", tried).await?;
+        self.end().await?;
+        let entries = cx.entries(&self.tail).await?.unwrap_or(0);
+        require!(entries <= 1, "one request has {entries} entries in the store");
+        match &tried {
+            Ok(Some(grant)) => {
+                let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
+                require!(other.is_none(), "granted to another beside {grant:?}");
+            }
+            Err(Error::Unavailable { applied: Applied::No, .. }) => {
+                require!(entries == 0, "an attempt that said it had no effect left an entry");
+            }
+            Err(Error::Unavailable { .. }) if self.at.is_some() => {}
+            other => require!(false, "an attempt at a free name answered {other:?}"),
+        }
+        if let Ok(Some(grant)) = tried {
+            cx.answered("the release is answered", || grant.lease.release()).await?;
+        }
+        cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
+        self.all_is_free().await
+    }
+
+    async fn wait(&mut self) -> Verdict {
+        let cx = Arc::clone(&self.cx);
+        let holder = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
+        let holder = cx.granted(&*cx.provider, &holder).await?;
+        let (request, client) = (cx.request(&self.tail)?, Arc::clone(&self.linked.client));
+        self.begin().await?;
+        let waiting = {
+            let request = request.clone();
+            tokio::spawn(async move {
+                loop {
+                    match client.acquire(&request).await {
+                        // As the driver does: the same request again.
+                        Err(Error::Unavailable { .. }) => {
+                            request.clock().sleep(Duration::from_millis(10)).await;
+                        }
+                        ended => return ended,
+                    }
+                }
+            })
+        };
+        cx.queued(&request).await?;
+        let entries = cx.entries(&self.tail).await?.unwrap_or(1);
+        require!(entries <= 2, "a holder and one waiter have {entries} entries in the store");
+        holder.lease.release().await?;
+        let grant = cx.by(cx.recovery(), "a waiter that was cut is granted", waiting).await???;
+        self.end().await?;
+        let (token, before) = (grant.token, holder.token);
+        require!(token > before, "token {token} came after {before}");
+        self.ended(&grant).await?;
+        let client = Arc::clone(&self.linked.client);
+        cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
+        self.all_is_free().await
+    }
+
+    async fn renewal(&mut self) -> Verdict {
+        let (cx, grant) = self.granted().await?;
+        self.begin().await?;
+        let renewed = cx.by(cx.call_limit(), "a renewal that is cut ends", grant.lease.renew());
+        let renewed = renewed.await?;
+        self.end().await?;
+        let known = matches!(renewed, Ok(_) | Err(Error::Unavailable { .. }));
+        require!(known, "a renewal that was cut answered {renewed:?}");
+        let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
+        require!(other.is_none(), "a renewal that was cut freed the name");
+        cx.answered("the next renewal is answered", || grant.lease.renew()).await?;
+        self.ended(&grant).await?;
+        self.all_is_free().await
+    }
+
+    async fn release(&mut self) -> Verdict {
+        let (cx, grant) = self.granted().await?;
+        self.begin().await?;
+        let released = cx.by(cx.call_limit(), "a release that is cut ends", grant.lease.release());
+        let released = released.await?;
+        self.end().await?;
+        let known = matches!(released, Ok(()) | Err(Error::Unavailable { .. }));
+        require!(known, "a release that was cut answered {released:?}");
+        self.ended(&grant).await?;
+        self.all_is_free().await?;
+        // Now that another has held and left, nothing of this one comes back.
+        let next = cx.granted(&*cx.provider, &cx.request(&self.tail)?).await?;
+        drop(grant.lease.release().await);
+        let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
+        require!(other.is_none(), "a repeated release freed the next holder's name");
+        Ok(next.lease.release().await?)
+    }
+
+    async fn granted(&self) -> Verdict<(Arc<Context>, Grant)> {
+        let (cx, client) = (Arc::clone(&self.cx), &self.linked.client);
+        let request = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
+        let granted = cx.answered("an attempt is answered", || client.try_acquire(&request));
+        let granted = granted.await?;
+        Ok((cx, granted.ok_or_else(|| Stop::failed("a free name was refused"))?))
+    }
+
+    async fn ended(&self, grant: &Grant) -> Verdict {
+        self.cx.answered("the release is answered", || grant.lease.release()).await
+    }
+
+    /// Another is granted at once, and nothing is left.
+    async fn all_is_free(&self) -> Verdict {
+        let (cx, tail) = (&self.cx, &self.tail);
+        cx.granted(&*cx.provider, &cx.request(tail)?).await?.lease.release().await?;
+        let entries = cx.entries(tail).await?.unwrap_or(0);
+        require!(entries == 0, "{entries} are left in the store");
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! At the link: what comes late, and what is lost on its way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::conformance::Challenge::{Atomicity, Safety};
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::{Hook, Linked, Way};
+use crate::{Applied, Error, Lease};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "AT-06-link",
+        Atomicity,
+        "C15",
+        "a grant whose reply the network lost is withdrawn, or found again by a replay",
+        |cx| Box::pin(lost_replies(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)]),
+    Case::new(
+        "AT-07-link",
+        Atomicity,
+        "C9",
+        "a request that is delivered after its caller gave up leaves no lock held and no waiter",
+        |cx| Box::pin(late_requests(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)]),
+    Case::new(
+        "SF-02",
+        Safety,
+        "C6",
+        "a release or a renewal delivered after the next grant neither ends nor extends it",
+        |cx| Box::pin(late_calls(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl]),
+    Case::new(
+        "SF-02-release",
+        Safety,
+        "C6",
+        "a release that overtook an older one and a renewal leaves them without effect",
+        |cx| Box::pin(overtaken_calls(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+    Case::new(
+        "SF-05-link",
+        Safety,
+        "C7",
+        "a renewal's reply that comes after the deadline takes no loss back",
+        |cx| Box::pin(late_replies(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+];
+
+async fn lost_replies(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let locks = cx.locks_of(client);
+    // So long that no ttl mends anything here.
+    let lock = locks.lock(cx.name("ambiguous")).ttl(cx.long_ttl());
+    let probe = cx.lock("ambiguous").await?;
+    link.lose(Way::Replies).await?;
+    let tried = cx.by(cx.call_limit(), "an attempt has a limit", lock.try_acquire()).await?;
+    let ambiguous = matches!(&tried, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
+    require!(ambiguous, "an attempt whose reply was lost answered {tried:?}");
+    link.pass().await?;
+    let free = probe
+        .acquire_within(cx.healed())
+        .await
+        .map_err(|error| Stop::failed(format!("an ambiguous grant stays: {error}")))?;
+    free.release().await?;
+    cx.no_residue("ambiguous").await?;
+
+    link.lose(Way::Replies).await?;
+    let waiting = tokio::spawn(lock.acquire());
+    cx.sleep(cx.slack()).await;
+    require!(!waiting.is_finished(), "granted without a reply: {:?}", waiting.await);
+    link.pass().await?;
+    let guard = cx.by(cx.healed(), "a replay finds the grant", waiting).await???;
+    let entries = cx.entries("ambiguous").await?.unwrap_or(1);
+    require!(guard.is_held() && entries == 1, "{entries} entries beside {guard:?}");
+    guard.release().await?;
+    cx.is_free_for(&probe).await?;
+    cx.no_residue("ambiguous").await
+}
+
+/// How a caller that gives up had asked.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Once,
+    Waiting,
+    WaitingBehindAHolder,
+}
+
+async fn late_requests(cx: Context) -> Verdict {
+    let cx = Arc::new(cx);
+    let mut tasks = JoinSet::new();
+    for asked in [Asked::Once, Asked::Waiting, Asked::WaitingBehindAHolder] {
+        for overtaken in [true, false] {
+            tasks.spawn(late_request(Arc::clone(&cx), asked, overtaken));
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Where `overtaken`, the withdrawal goes over a new connection, and the request arrives after it.
+async fn late_request(cx: Arc<Context>, asked: Asked, overtaken: bool) -> Verdict {
+    let tail = format!("{asked:?}-{overtaken}");
+    let Linked { client, link, .. } = cx.linked().await?;
+    let lock = cx.locks_of(client).lock(cx.name(&tail)).ttl(cx.long_ttl());
+    let probe = cx.lock(&tail).await?;
+    let holder = match asked {
+        Asked::WaitingBehindAHolder => Some(probe.acquire().await?),
+        Asked::Once | Asked::Waiting => None,
+    };
+    if overtaken {
+        link.hold_old(Way::Requests).await?;
+    } else {
+        link.hold(Way::Requests).await?;
+    }
+    let limit = Duration::from_millis(50);
+    let given_up = match asked {
+        Asked::Once => {
+            tokio::time::timeout(limit, lock.try_acquire()).await.unwrap_or(Err(Error::Closed))
+        }
+        _ => lock.acquire_within(limit).await.map(Some),
+    };
+    require!(given_up.is_err(), "granted before the request was delivered: {given_up:?}");
+    // By then a call on the old connection has reached its limit, and was repeated.
+    let wait = if overtaken { cx.call_limit() } else { cx.slack() };
+    cx.sleep(wait).await;
+    if let Some(holder) = holder {
+        require!(holder.is_held(), "a request that was given up ended a holder");
+        holder.release().await?;
+    }
+    link.deliver().await?;
+    cx.sleep(cx.slack() / 5).await;
+    // What was delivered with its withdrawal behind it may hold for a moment; a ghost stays.
+    let bound = if overtaken { cx.wake_up() } else { cx.healed() };
+    probe.acquire_within(bound).await?.release().await?;
+    cx.no_residue(&tail).await
+}
+
+async fn late_calls(cx: Context) -> Verdict {
+    for releases in [true, false] {
+        let Linked { client, link, .. } = cx.linked().await?;
+        let request = cx.request("late")?;
+        let expired: Arc<dyn Lease> = cx.granted(&*client, &request).await?.lease.into();
+        link.hold(Way::Requests).await?;
+        let called = tokio::spawn(async move {
+            if releases { expired.release().await } else { expired.renew().await.map(drop) }
+        });
+        let ttl = 3 * cx.ttl();
+        let taken = cx.request_with_ttl("late", ttl)?;
+        let bound = cx.recovery();
+        let next = cx.by(bound, "an expired name is granted", cx.provider.acquire(&taken));
+        let next = next.await??;
+        link.deliver().await?;
+        let ended = cx.by(cx.call_limit(), "a late call ends", called).await??;
+        require!(ended.is_err(), "a call delivered after the next grant was acknowledged");
+        cx.sleep(cx.slack() / 5).await;
+        let other = cx.connect().await?;
+        let third = other.try_acquire(&cx.request("late")?).await?;
+        require!(third.is_none(), "a late call ended the next holder's grant");
+        // Nobody renews it, and nothing has extended it.
+        let after = cx.request("late")?;
+        let bound = ttl + cx.expiry_slack();
+        let after = cx.by(bound, "the next grant ends in time", other.acquire(&after)).await??;
+        require!(after.token > next.token, "token {} came after {}", after.token, next.token);
+        after.lease.release().await?;
+        cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
+        cx.no_residue("late").await?;
+    }
+    Ok(())
+}
+
+async fn overtaken_calls(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let request = cx.request_with_ttl("overtaken", cx.long_ttl())?;
+    let lease: Arc<dyn Lease> = cx.granted(&*client, &request).await?.lease.into();
+    link.hold_old(Way::Requests).await?;
+    let mut late = JoinSet::new();
+    for releases in [true, false] {
+        let lease = Arc::clone(&lease);
+        late.spawn(async move {
+            if releases { lease.release().await } else { lease.renew().await.map(drop) }
+        });
+    }
+    while let Some(ended) = cx.by(cx.call_limit(), "a call has a limit", late.join_next()).await? {
+        let ended = ended?;
+        let known = matches!(ended, Ok(()) | Err(Error::Unavailable { .. } | Error::Lost { .. }));
+        require!(known, "a call that was held up answered {ended:?}");
+    }
+    // Over a new connection.
+    let released = cx.answered("the release is answered", || lease.release()).await;
+    require!(released.is_ok(), "a repeated release failed");
+    let next = cx.granted(&*cx.provider, &cx.request_with_ttl("overtaken", cx.long_ttl())?).await?;
+    link.deliver().await?;
+    cx.sleep(cx.slack() / 5).await;
+    let third = cx.connect().await?.try_acquire(&cx.request("overtaken")?).await?;
+    require!(third.is_none(), "a call that was overtaken ended the next holder's grant");
+    next.lease.renew().await?;
+    next.lease.release().await?;
+    cx.is_free("overtaken").await?;
+    cx.no_residue("overtaken").await
+}
+
+async fn late_replies(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let locks = cx.locks_of(client);
+    let guard = locks.lock(cx.name("held")).acquire().await?;
+    cx.sleep(cx.ttl() / 2).await;
+    require!(guard.is_held(), "lost although it was renewed");
+    link.hold(Way::Replies).await?;
+    let bound = cx.ttl() + cx.slack();
+    let reason = cx.by(bound, "a holder without replies is lost", guard.lost()).await?;
+    link.deliver().await?;
+    cx.sleep(cx.slack() / 2).await;
+    let left = guard.remaining().unwrap_or_default();
+    require!(!guard.is_held() && left.is_zero(), "{left:?} are left after the loss");
+    let again = cx.by(cx.slack(), "a loss is told again", guard.lost()).await?;
+    require!(again == reason, "lost because {reason}, and later because {again}");
+    let released = guard.release().await;
+    require!(matches!(released, Err(Error::Lost { .. })), "a late release answered {released:?}");
+    let next = cx.lock("held").await?.acquire_within(cx.healed()).await?;
+    next.release().await?;
+    cx.no_residue("held").await
+}

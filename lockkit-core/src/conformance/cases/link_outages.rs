@@ -1,0 +1,261 @@
+//! At the link: holders whose link fails.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::conformance::Challenge::{Liveness, SplitBrain};
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::{Hook, Linked, Way};
+use crate::{Error, Guard, GuardWatch, Lock, Result};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "LV-03",
+        Liveness,
+        "C7",
+        "a holder whose link goes dark is lost by its deadline, and before the next one is granted",
+        |cx| Box::pin(dark(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+    Case::new(
+        "SB-05",
+        SplitBrain,
+        "C7",
+        "a holder heard by the store but deaf, or the reverse, is lost before the next is granted",
+        |cx| Box::pin(one_way(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+    Case::new(
+        "LV-04",
+        Liveness,
+        "C12",
+        "a lease survives fifty resets of all its client's connections",
+        |cx| Box::pin(resets(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl]),
+    Case::new(
+        "LV-05-link",
+        Liveness,
+        "C12",
+        "a lease survives renewals that the network loses, refuses, holds up or delays",
+        |cx| Box::pin(bad_renewals(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .within(60),
+    Case::new(
+        "C12-02",
+        Liveness,
+        "C12",
+        "on a link that is dark, every call ends by its limit",
+        |cx| Box::pin(limits(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)]),
+    Case::new(
+        "C12-03",
+        Liveness,
+        "C12",
+        "a connection that is stuck is replaced after the first call that it costs",
+        |cx| Box::pin(stuck(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)]),
+];
+
+/// Waits for the grant of `lock`, and looks at once whether another still believes.
+async fn succeed(lock: Lock, before: GuardWatch) -> Result<(bool, Guard)> {
+    let guard = lock.acquire().await?;
+    Ok((before.is_held(), guard))
+}
+
+async fn dark(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let (lock, ttl) = (cx.locks_of(client).lock(cx.name("dark")), cx.ttl());
+    for _ in 0..3 {
+        let acquired = cx.by(cx.healed(), "a link that passes again is used", lock.acquire());
+        let guard = acquired.await??;
+        let next = tokio::spawn(succeed(cx.lock("dark").await?, guard.watch()));
+        cx.sleep(ttl / 2).await;
+        require!(guard.is_held() && !next.is_finished(), "lost although it was renewed");
+        link.blackhole().await?;
+        let bound = ttl + cx.slack();
+        cx.by(bound, "a holder whose link is dark is lost", guard.lost()).await?;
+        require!(!guard.is_held(), "held after its loss");
+        let (believed, next) = cx.by(cx.recovery(), "the next is granted", next).await???;
+        require!(!believed, "two guards held");
+        require!(next.token() > guard.token(), "token {} came again", next.token());
+        link.pass().await?;
+        cx.sleep(ttl / 2).await;
+        require!(next.is_held() && !guard.is_held(), "the end of the outage changed the holder");
+        next.release().await?;
+    }
+    cx.no_residue("dark").await
+}
+
+async fn one_way(cx: Context) -> Verdict {
+    let ttl = cx.ttl();
+    for way in [Way::Replies, Way::Requests] {
+        let Linked { client, link, .. } = cx.linked().await?;
+        let locks = cx.locks_of(client);
+        let guard = locks.lock(cx.name("deaf")).acquire().await?;
+        let next = tokio::spawn(succeed(cx.lock("deaf").await?, guard.watch()));
+        cx.sleep(ttl / 2).await;
+        require!(guard.is_held() && !next.is_finished(), "lost although it was renewed");
+        link.lose(way).await?;
+        let bound = ttl + cx.slack();
+        cx.by(bound, "a holder without acknowledgements is lost", guard.lost()).await?;
+        // The store may keep a holder that it still hears, until the link is whole.
+        cx.sleep(ttl / 2).await;
+        link.pass().await?;
+        let (believed, next) = cx.by(cx.healed(), "the next is granted", next).await???;
+        require!(!believed && !guard.is_held(), "two guards held");
+        next.release().await?;
+        cx.no_residue("deaf").await?;
+    }
+    Ok(())
+}
+
+async fn resets(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let lock = cx.locks_of(client).lock(cx.name("reset")).ttl(5 * cx.ttl());
+    // So often that each reset meets a renewal.
+    let guard = lock.renew_every(cx.ttl() / 10).acquire().await?;
+    let waiter = tokio::spawn(cx.lock("reset").await?.acquire());
+    for reset in 1..=50 {
+        link.reset().await?;
+        cx.sleep(cx.ttl() / 8).await;
+        require!(guard.is_held(), "lost after {reset} resets: {}", guard.lost().await);
+    }
+    require!(!waiter.is_finished(), "granted beside a holder");
+    guard.renew().await?;
+    let made = link.traffic().await?.connections;
+    require!(made > 25, "only {made} connections were made over fifty resets");
+    guard.release().await?;
+    cx.by(cx.wake_up(), "the waiter is granted", waiter).await???.release().await?;
+    cx.no_residue("reset").await
+}
+
+async fn bad_renewals(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let ttl = 4 * cx.ttl();
+    let guard = cx.locks_of(client).lock(cx.name("renewed")).ttl(ttl).acquire().await?;
+    let (held, millis) = (ttl / 4, Duration::from_millis);
+    for fault in ["lost", "unanswered", "refused", "held up", "delayed", "cut"] {
+        match fault {
+            "lost" => link.lose(Way::Requests).await?,
+            "unanswered" => link.lose(Way::Replies).await?,
+            "refused" => {
+                link.refuse().await?;
+                link.reset().await?;
+            }
+            "held up" => link.hold(Way::Requests).await?,
+            "delayed" => link.delay(millis(100)).await?,
+            _ => link.cut(Way::Requests, 1).await?,
+        }
+        // At least every second of these meets a renewal, which comes every third of the ttl.
+        for _ in 0..2 {
+            cx.sleep(held / 2).await;
+            require!(guard.is_held(), "lost while renewals were {fault}");
+        }
+        link.pass().await?;
+        cx.sleep(ttl / 2).await;
+        require!(guard.is_held(), "lost after renewals had been {fault}");
+        let left = guard.remaining().unwrap_or_default();
+        require!(left > ttl / 4, "only {left:?} are left after renewals had been {fault}");
+    }
+    guard.release().await?;
+    cx.is_free("renewed").await?;
+    Ok(())
+}
+
+type Called<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+async fn limits(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let request = |tail| cx.request_with_ttl(tail, cx.long_ttl());
+    let (renewed, released) = (request("renewed")?, request("released")?);
+    let (tried, withdrawn) = (request("tried")?, request("withdrawn")?);
+    let renewed = cx.granted(&*client, &renewed).await?;
+    let released = cx.granted(&*client, &released).await?;
+    let locks = cx.locks_of(Arc::clone(&client));
+    let lock = locks.lock(cx.name("lock")).ttl(cx.long_ttl());
+    let guard = locks.lock(cx.name("guard")).ttl(cx.long_ttl()).acquire().await?;
+    link.blackhole().await?;
+
+    let name = cx.lock_name("lock")?;
+    let mut calls: Vec<(&str, Called<'_>)> = vec![
+        (
+            "LockProvider::try_acquire",
+            Box::pin(async { client.try_acquire(&tried).await.map(drop) }),
+        ),
+        ("LockProvider::withdraw", Box::pin(async { client.withdraw(&withdrawn).await })),
+        ("Lease::renew", Box::pin(async { renewed.lease.renew().await.map(drop) })),
+        ("Lease::release", Box::pin(async { released.lease.release().await })),
+        ("Lock::try_acquire", Box::pin(async { lock.try_acquire().await.map(drop) })),
+        ("Guard::renew", Box::pin(async { guard.renew().await })),
+        ("Locks::list", Box::pin(async { locks.list("", None, 1).await.map(drop) })),
+    ];
+    if let Some(operator) = client.operator() {
+        let (name, token) = (&name, renewed.token);
+        calls.push((
+            "Operator::inspect",
+            Box::pin(async { operator.inspect(name).await.map(drop) }),
+        ));
+        let revoke = async move { operator.revoke(name, token).await.map(drop) };
+        calls.push(("Operator::revoke", Box::pin(revoke)));
+        calls.push((
+            "Operator::list",
+            Box::pin(async { operator.list("", None, 1).await.map(drop) }),
+        ));
+    }
+    let limit = cx.call_limit();
+    let limited = calls
+        .into_iter()
+        .map(|(what, call)| async move { (what, tokio::time::timeout(limit, call).await) });
+    for (what, ended) in join_all(limited).await {
+        let Ok(ended) = ended else {
+            return Err(Stop::failed(format!(
+                "{what} on a dark link did not end within {limit:?}"
+            )));
+        };
+        let failed = matches!(ended, Err(Error::Unavailable { .. } | Error::Rejected { .. }));
+        require!(failed, "{what} on a dark link answered {ended:?}");
+    }
+
+    let within = cx.slack() / 2;
+    let waited = cx.by(within + cx.slack(), "a wait has its limit", lock.acquire_within(within));
+    let waited = waited.await?;
+    let told = matches!(waited, Err(Error::Unavailable { .. }));
+    require!(told, "a wait on a dark link answered {waited:?}");
+    let released = cx.by(limit, "a guard's release has a limit", guard.release()).await?;
+    require!(released.is_err(), "a release on a dark link was acknowledged");
+    let closed = cx.by(within + cx.slack(), "closing has its limit", locks.close(within)).await?;
+    require!(closed.is_err(), "all was cleaned up on a dark link");
+    Ok(())
+}
+
+async fn stuck(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    for round in 0..3 {
+        let tail = format!("stuck-{round}");
+        let request = cx.request(&tail)?;
+        cx.granted(&*client, &cx.request(&tail)?).await?.lease.release().await?;
+        link.blackhole_old().await?;
+        let first = client.try_acquire(&request);
+        let first = cx.by(cx.call_limit(), "a call on a stuck connection ends", first).await?;
+        let failed = matches!(&first, Err(Error::Unavailable { .. }) | Ok(Some(_)));
+        require!(failed, "a call on a stuck connection answered {first:?}");
+        // A replay of the same request.
+        let granted = client.try_acquire(&request);
+        let granted = cx.by(cx.wake_up(), "the next call has a new connection", granted).await??;
+        let granted =
+            granted.ok_or_else(|| Stop::failed("a free name was refused after a stuck call"))?;
+        granted.lease.release().await?;
+        client.withdraw(&request).await?;
+        link.pass().await?;
+        cx.no_residue(&tail).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! At the link: waiters whose link fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::conformance::Challenge::{Fairness, Liveness};
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::context::Context;
+use crate::conformance::{Hook, Linked};
+use crate::{Error, Grant, Guard, LockProvider, Request, Result};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new(
+        "LV-15",
+        Liveness,
+        "C8",
+        "a waiter whose connections are cut, or fall silent, learns that the name is free",
+        |cx| Box::pin(cut_wake_ups(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)]),
+    Case::new(
+        "LV-09-link",
+        Liveness,
+        "C8",
+        "waiters go through an outage of three ttls by themselves, and all are granted after it",
+        |cx| Box::pin(through_an_outage(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .within(60),
+    Case::new(
+        "FR-06",
+        Fairness,
+        "C10",
+        "resetting one waiter's connections disturbs nobody else's place",
+        |cx| Box::pin(one_is_reset(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Fifo]),
+];
+
+async fn cut_wake_ups(cx: Context) -> Verdict {
+    for round in 0..12 {
+        let Linked { client, link, .. } = cx.linked().await?;
+        let request = cx.request_with_ttl("waiting", cx.long_ttl())?;
+        let holder = cx.granted(&*cx.provider, &request).await?;
+        let waiter = tokio::spawn(cx.locks_of(client).lock(cx.name("waiting")).acquire());
+        cx.have_come("waiting", 2).await?;
+        // Once before the wake-ups are subscribed to, once after.
+        cx.sleep(Duration::from_millis(100) * (round / 4 % 2)).await;
+        // A cut is seen at once; silence costs a call and what comes after it.
+        let bound = match round % 4 {
+            0 | 1 => {
+                link.reset().await?;
+                cx.wake_up()
+            }
+            2 => {
+                link.blackhole_old().await?;
+                cx.recovery()
+            }
+            _ => {
+                link.refuse().await?;
+                link.reset().await?;
+                cx.recovery()
+            }
+        };
+        if round % 4 == 1 {
+            // The release falls into the time of its recovery.
+            cx.sleep(Duration::from_millis(u64::from(round))).await;
+        }
+        holder.lease.release().await?;
+        if round % 4 == 3 {
+            cx.sleep(cx.slack()).await;
+            link.pass().await?;
+        }
+        cx.by(bound, "a waiter that was cut is granted", waiter).await???.release().await?;
+        cx.no_residue("waiting").await?;
+    }
+    Ok(())
+}
+
+async fn through_an_outage(cx: Context) -> Verdict {
+    const WAITERS: usize = 5;
+    let Linked { client, link, .. } = cx.linked().await?;
+    let lock = cx.locks_of(client).lock(cx.name("outage"));
+    for dark in [false, true] {
+        let holder = cx.lock("outage").await?.acquire().await?;
+        let mut last = holder.token();
+        let mut waiters = JoinSet::new();
+        for _ in 0..WAITERS {
+            waiters.spawn(lock.acquire());
+        }
+        cx.have_come("outage", 1 + WAITERS).await?;
+        if dark {
+            link.blackhole().await?;
+        } else {
+            link.refuse().await?;
+            link.reset().await?;
+        }
+        cx.sleep(3 * cx.ttl()).await;
+        let ended = waiters.try_join_next();
+        require!(ended.is_none(), "a waiter did not go through the outage: {ended:?}");
+        require!(holder.is_held(), "an outage of its waiters ended a holder");
+        link.pass().await?;
+        holder.release().await?;
+        for _ in 0..WAITERS {
+            let guard: Guard = cx
+                .by(cx.healed(), "a waiter is granted after the outage", waiters.join_next())
+                .await?
+                .ok_or_else(|| Stop::failed("nobody waits any more"))???;
+            require!(guard.token() > last, "token {} came after {last}", guard.token());
+            last = guard.token();
+            guard.release().await?;
+        }
+        cx.is_free("outage").await?;
+        cx.no_residue("outage").await?;
+    }
+    Ok(())
+}
+
+/// Waits as the driver does: through failures, with one request.
+async fn wait(client: Arc<dyn LockProvider>, request: Request) -> Result<Grant> {
+    loop {
+        match client.acquire(&request).await {
+            Err(Error::Unavailable { .. }) => {
+                request.clock().sleep(Duration::from_millis(10)).await;
+            }
+            ended => return ended,
+        }
+    }
+}
+
+async fn one_is_reset(cx: Context) -> Verdict {
+    const WAITERS: usize = 5;
+    const RESET: usize = 2;
+    let first = cx.request_with_ttl("order", cx.long_ttl())?;
+    let holder = cx.granted(&*cx.provider, &first).await?;
+    let (mut links, mut waiters) = (Vec::new(), JoinSet::new());
+    for number in 0..WAITERS {
+        let Linked { client, link, .. } = cx.linked().await?;
+        let request = cx.request("order")?;
+        let asked = request.clone();
+        waiters.spawn(async move { (number, wait(client, asked).await) });
+        cx.queued(&request).await?;
+        links.push(link);
+    }
+    links[RESET].reset().await?;
+    cx.sleep(cx.slack() / 5).await;
+    holder.lease.release().await?;
+    let mut order = Vec::new();
+    for _ in 0..WAITERS {
+        let granted = cx.by(cx.recovery(), "a waiter is granted", waiters.join_next()).await?;
+        let (number, granted) = granted.ok_or_else(|| Stop::failed("nobody waits any more"))??;
+        order.push(number);
+        granted?.lease.release().await?;
+    }
+    let others: Vec<_> = order.iter().copied().filter(|number| *number != RESET).collect();
+    require!(others.is_sorted(), "{RESET} was reset, and the order became {order:?}");
+    cx.no_residue("order").await
+}
