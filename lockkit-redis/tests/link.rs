@@ -1,0 +1,239 @@
+//! What goes over the link: how many requests each thing takes, and what a slow or stuck one costs.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{by, client, join, ms, queued};
+use lockkit_core::{Clock, LockName, LockProvider, Locks, Request, StoreSays};
+use lockkit_redis::{RedisConfig, RedisProvider};
+use testbed::{Connections, Counts, Fault, Link, RedisServer, Way};
+use tokio::task::JoinSet;
+
+/// Longer than any of these tests: no renewal comes in between.
+const TTL: Duration = Duration::from_secs(60);
+/// How often a waiter says that it lives, from a ttl of 3 s on.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A client behind a link of its own.
+async fn linked(server: &RedisServer) -> (Locks, Link) {
+    let link = Link::to_redis(server.address()).unwrap();
+    (join(link.port()).await, link)
+}
+
+/// What went over a link since `before`: the requests, and the answers, by name.
+fn since(before: &Counts, link: &Link) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+    let now = link.counts();
+    let difference = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
+        let more = now.iter().map(|(name, count)| {
+            (name.clone(), count - before.get(name).copied().unwrap_or_default())
+        });
+        more.filter(|(_, count)| *count > 0).collect()
+    };
+    (difference(&now.requests, &before.requests), difference(&now.answers, &before.answers))
+}
+
+fn only(name: &str, count: u64) -> BTreeMap<String, u64> {
+    BTreeMap::from([(name.to_owned(), count)])
+}
+
+/// Returns once the link is idle: nothing that was under way is counted any more.
+async fn idle(link: &Link) {
+    let mut before = link.counts();
+    loop {
+        tokio::time::sleep(ms(100)).await;
+        let now = link.counts();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_a_renewal_and_a_release_take_one_request_each() {
+    let server = RedisServer::start().unwrap();
+    let (locks, link) = linked(&server).await;
+    let lock = locks.lock("a").ttl(TTL);
+    for _ in 0..3 {
+        idle(&link).await;
+        let before = link.counts();
+        let guard = lock.acquire().await.unwrap();
+        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "acquire");
+
+        let before = link.counts();
+        guard.renew().await.unwrap();
+        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "renew");
+
+        let before = link.counts();
+        assert!(lock.try_acquire().await.unwrap().is_none());
+        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "try_acquire");
+
+        let before = link.counts();
+        guard.release().await.unwrap();
+        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "release");
+    }
+    // No withdrawal, no clean-up: that was all.
+    idle(&link).await;
+    assert_eq!(link.counts().accepted, 1, "connections for commands alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_off_takes_the_release_a_push_and_one_request() {
+    let server = RedisServer::start().unwrap();
+    let watcher = client(&server).await;
+    let ((holders, holders_link), (waiters, waiters_link)) =
+        (linked(&server).await, linked(&server).await);
+    let mut seen = Vec::new();
+    for number in 0..5 {
+        let name = format!("a{number}");
+        let holder = holders.lock(&name).ttl(TTL).acquire().await.unwrap();
+        let acquire = waiters.lock(&name).ttl(TTL).acquire();
+        let waiter = tokio::spawn(acquire);
+        queued(&watcher.lock(&name), 1).await;
+        idle(&waiters_link).await;
+        idle(&holders_link).await;
+        let (holders_before, waiters_before) = (holders_link.counts(), waiters_link.counts());
+        holder.release().await.unwrap();
+        let guard = by(ms(5_000), "the waiter's grant", waiter).await.unwrap().unwrap();
+        let (held, waited) =
+            (since(&holders_before, &holders_link), since(&waiters_before, &waiters_link));
+        seen.push((held, waited));
+        guard.release().await.unwrap();
+    }
+    let exact = (
+        (only("EVALSHA", 1), only("reply", 1)),
+        (only("EVALSHA", 1), BTreeMap::from([("push".to_owned(), 1), ("reply".to_owned(), 1)])),
+    );
+    // A heartbeat may fall into a hand-off, but not into all of them.
+    assert!(seen.contains(&exact), "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_idle_waiters_send_nothing_but_heartbeats() {
+    const WAITERS: u32 = 100;
+    const SECONDS: u32 = 5;
+    let server = RedisServer::start().unwrap();
+    let holder = client(&server).await.lock("a").ttl(TTL).acquire().await.unwrap();
+    let (locks, link) = linked(&server).await;
+    let mut waiters = JoinSet::new();
+    for _ in 0..WAITERS {
+        waiters.spawn(locks.lock("a").ttl(TTL).acquire());
+    }
+    queued(&client(&server).await.lock("a"), WAITERS as usize).await;
+    // The subscription is up, and its first questions are answered.
+    tokio::time::sleep(ms(500)).await;
+    let (before, began) = (link.counts(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(SECONDS.into())).await;
+    let (requests, _) = since(&before, &link);
+    let beats = began.elapsed().as_secs_f64() / HEARTBEAT.as_secs_f64();
+
+    let sent = requests.get("EVALSHA").copied().unwrap_or_default() as f64;
+    let most = f64::from(WAITERS) * (beats + 1.0);
+    assert!(sent <= most, "{sent} requests, where heartbeats are {most} at most");
+    assert!(sent >= most / 3.0, "{sent} requests: waiters fall silent");
+    let others: Vec<_> = requests.keys().filter(|name| *name != "EVALSHA").collect();
+    assert!(others.iter().all(|name| *name == "PING"), "{requests:?}");
+    assert!(requests.get("PING").copied().unwrap_or_default() <= 2, "{requests:?}");
+    assert_eq!(link.counts().open, 2, "one connection for commands, and one for wake-ups");
+
+    assert!(waiters.try_join_next().is_none(), "granted beside a holder");
+    holder.release().await.unwrap();
+    for _ in 0..WAITERS {
+        let granted = by(ms(5_000), "the next waiter's grant", waiters.join_next()).await;
+        granted.unwrap().unwrap().unwrap().release().await.unwrap();
+    }
+}
+
+/// The requests and pushes that one release causes among so many waiters.
+async fn caused_by_a_release(server: &RedisServer, waiters: usize) -> (u64, u64) {
+    let name = format!("of-{waiters}");
+    let holder = client(server).await.lock(&name).ttl(TTL).acquire().await.unwrap();
+    let link = Link::to_redis(server.address()).unwrap();
+    let config = RedisConfig::tcp("127.0.0.1", link.port());
+    let provider = Arc::new(RedisProvider::connect(config).await.unwrap());
+    // By this clock no heartbeat is ever due: whatever is sent was caused.
+    let clock = Clock::manual();
+    let mut waiting = JoinSet::new();
+    let mut requests = Vec::new();
+    for _ in 0..waiters {
+        let request = Request::new(LockName::new(&name).unwrap(), TTL, clock.clone()).unwrap();
+        let (provider, asked) = (Arc::clone(&provider), request.clone());
+        waiting.spawn(async move { provider.acquire(&asked).await });
+        requests.push(request);
+    }
+    let told = |request: &Request| matches!(request.last_word(), Some(StoreSays::Held(_)));
+    let all_wait = async {
+        while !requests.iter().all(told) {
+            tokio::time::sleep(ms(5)).await;
+        }
+    };
+    by(ms(10_000), "waiters in the queue", all_wait).await;
+    idle(&link).await;
+
+    let before = link.counts();
+    holder.release().await.unwrap();
+    let granted = by(ms(5_000), "the head's grant", waiting.join_next()).await;
+    let granted = granted.unwrap().unwrap().unwrap();
+    idle(&link).await;
+    let (requests, answers) = since(&before, &link);
+    assert!(waiting.try_join_next().is_none(), "two were granted");
+    granted.lease.release().await.unwrap();
+    waiting.shutdown().await;
+    let sum = |of: &BTreeMap<String, u64>, what: &str| of.get(what).copied().unwrap_or_default();
+    (sum(&requests, "EVALSHA"), sum(&answers, "push"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_release_among_a_thousand_waiters_causes_as_much_as_among_ten() {
+    let server = RedisServer::start().unwrap();
+    // The head is told, and the one behind it, which asks nothing yet; the head asks.
+    for waiters in [10, 1000] {
+        let caused = caused_by_a_release(&server, waiters).await;
+        assert_eq!(caused, (1, 2), "requests and pushes among {waiters} waiters");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_link_holds_up_no_name_behind_another() {
+    const NAMES: u32 = 100;
+    let server = RedisServer::start().unwrap();
+    let (locks, link) = linked(&server).await;
+    link.fault(Way::ToClient, Fault::delay(ms(200)));
+    let began = Instant::now();
+    let mut acquired = JoinSet::new();
+    for name in 0..NAMES {
+        acquired.spawn(locks.lock(format!("a{name}")).acquire());
+    }
+    let guards = acquired.join_all().await;
+    let took = began.elapsed();
+    assert!(took > ms(200), "the link was not slow: {took:?}");
+    assert!(took < ms(1_000), "{NAMES} names took {took:?} over a link that takes 200 ms");
+    for guard in guards {
+        drop(guard.unwrap());
+    }
+    locks.close(ms(5_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_connection_costs_one_call_and_is_replaced() {
+    let server = RedisServer::start().unwrap();
+    let (locks, link) = linked(&server).await;
+    let lock = locks.lock("a").ttl(ms(3_000));
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let made = link.counts().accepted;
+    link.fault_on(Connections::Existing, Way::Both, Fault::Blackhole);
+
+    let began = Instant::now();
+    assert!(lock.try_acquire().await.is_err(), "answered over a connection that is stuck");
+    let cost = began.elapsed();
+    assert!(cost < ms(2_000), "a stuck connection cost {cost:?}");
+    // What the stuck one left unclear is cleaned up meanwhile, over the new one too.
+    let guard = by(ms(700), "the next call", lock.acquire()).await.unwrap();
+    assert_eq!(link.counts().accepted, made + 1, "connections to replace one");
+    guard.release().await.unwrap();
+}
