@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -139,9 +138,10 @@ async fn resets(cx: Context) -> Verdict {
 
 async fn bad_renewals(cx: Context) -> Verdict {
     let Linked { client, link, .. } = cx.linked().await?;
-    let ttl = 4 * cx.ttl();
-    let guard = cx.locks_of(client).lock(cx.name("renewed")).ttl(ttl).acquire().await?;
-    let (held, millis) = (ttl / 4, Duration::from_millis);
+    let ttl = 2 * cx.ttl();
+    let lock = cx.locks_of(client).lock(cx.name("renewed")).ttl(ttl);
+    // So often that each fault meets a renewal.
+    let guard = lock.renew_every(ttl / 5).acquire().await?;
     for fault in ["lost", "unanswered", "refused", "held up", "delayed", "cut"] {
         match fault {
             "lost" => link.lose(Way::Requests).await?,
@@ -151,14 +151,11 @@ async fn bad_renewals(cx: Context) -> Verdict {
                 link.reset().await?;
             }
             "held up" => link.hold(Way::Requests).await?,
-            "delayed" => link.delay(millis(100)).await?,
+            "delayed" => link.delay(ttl / 30).await?,
             _ => link.cut(Way::Requests, 1).await?,
         }
-        // At least every second of these meets a renewal, which comes every third of the ttl.
-        for _ in 0..2 {
-            cx.sleep(held / 2).await;
-            require!(guard.is_held(), "lost while renewals were {fault}");
-        }
+        cx.sleep(ttl / 4).await;
+        require!(guard.is_held(), "lost while renewals were {fault}");
         link.pass().await?;
         cx.sleep(ttl / 2).await;
         require!(guard.is_held(), "lost after renewals had been {fault}");
