@@ -18,6 +18,10 @@ use crate::protocol::Script;
 /// The longest that anything here waits for the server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
+/// What a user of the server's access list needs.
+const RIGHTS: &str = "grant the user the commands +@read +@write +@scripting +@connection \
+    +publish +subscribe +info +time, the keys of its locks (~*), and the channels &lockkit:*";
+
 #[derive(Debug)]
 pub(crate) struct Commands {
     client: Client,
@@ -36,7 +40,9 @@ pub(crate) struct Answered {
 
 impl Commands {
     pub(crate) fn new(config: &RedisConfig) -> Result<Self> {
-        let client = client(config).map_err(|error| to_error(&error))?;
+        let client = client(config).map_err(|error| {
+            Error::invalid(error.to_string(), "correct the address or the certificates")
+        })?;
         Ok(Self { client, live: Mutex::new((0, None)), connecting: tokio::sync::Mutex::new(()) })
     }
 
@@ -224,17 +230,31 @@ fn is_gone(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_unrecoverable_error() || error.is_io_error()
 }
 
+/// Whether one side did not accept the other's certificate; the client gives only a text.
+fn is_mistrust(text: &str) -> bool {
+    let alert = text.split_once("fatal alert: ").map_or("", |(_, alert)| alert);
+    text.contains("peer certificate") || alert.contains("Certificate") || alert == "UnknownCA"
+}
+
 /// What the caller can do about it.
 pub(crate) fn to_error(error: &RedisError) -> Error {
     let text = error.to_string();
     match error.code() {
-        Some("NOPERM") => Error::rejected(
-            text,
-            "grant the user the commands +@read +@write +@scripting +@connection +publish \
-             +subscribe +info, the keys of its locks (~*), and the channels &lockkit:*",
-        ),
+        Some("NOPERM") => Error::rejected(text, RIGHTS),
+        // A command that a script may not use has no code of its own.
+        Some(_) if text.contains("The user executing the script can't") => {
+            Error::rejected(text, RIGHTS)
+        }
         Some("WRONGPASS" | "NOAUTH") => {
             Error::rejected(text, "check the user name and the password in the URL")
+        }
+        _ if is_mistrust(&text) => Error::rejected(
+            text,
+            "give the authority that signed the server's certificate, the host that it names, \
+             and our own certificate if the server asks for one",
+        ),
+        _ if text.contains("refused to switch database") => {
+            Error::invalid(text, "give a number below the server's setting `databases`")
         }
         Some("WRONGTYPE") => Error::rejected(
             "the lock's place holds data of another type",

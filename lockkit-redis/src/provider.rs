@@ -75,15 +75,7 @@ impl Inner {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim().to_owned()
         };
-        let version = field("redis_version");
-        let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
-        let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        if number < (6, 2) {
-            return Err(Error::rejected(
-                format!("Redis {version}"),
-                "use Redis 6.2 or newer, or Valkey",
-            ));
-        }
+        check_version(&field("redis_version"))?;
         if field("role") != "master" {
             return Err(Error::rejected(
                 "a server that is a replica",
@@ -106,6 +98,10 @@ impl Inner {
         let channel = format!("{CHANNELS}{}", self.address);
         let publish = redis::Cmd::publish(channel, "");
         self.commands.command::<Value>(&clock, LIMIT, &publish).await?;
+        // The one command in the scripts that is neither @read nor @write.
+        let mut time = redis::cmd("EVAL");
+        time.arg("return redis.call('TIME')").arg(0);
+        self.commands.command::<Value>(&clock, LIMIT, &time).await?;
         self.commands.load(&clock, &scripts()).await
     }
 
@@ -305,6 +301,19 @@ impl Inner {
     }
 }
 
+/// Refuses what lacks a command that the scripts use; Valkey tells the Redis it is like.
+fn check_version(version: &str) -> Result<()> {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if number < (6, 2) {
+        return Err(Error::rejected(
+            format!("Redis {version}"),
+            "use Redis 6.2 or newer, or Valkey",
+        ));
+    }
+    Ok(())
+}
+
 fn withdrawn() -> Error {
     Error::unavailable(Applied::No, "the request was withdrawn")
 }
@@ -313,4 +322,20 @@ fn withdrawn() -> Error {
 fn literal(prefix: &str) -> String {
     let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^');
     prefix.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_6_2_is_refused_by_its_version() {
+        for version in ["7.0.15", "6.2.0", "6.2", "8.0.0-rc1", "10.0.1"] {
+            check_version(version).expect(version);
+        }
+        for version in ["6.0.16", "5.0.14", "2.8", ""] {
+            let error = check_version(version).expect_err(version).to_string();
+            assert!(error.contains(version) && error.contains("6.2"), "{error}");
+        }
+    }
 }
