@@ -16,6 +16,7 @@ const NEEDS: &[Need] = &[
     Need { program: "kill", debian: "procps", purpose: "the quickstart stops a process" },
     Need { program: "ps", debian: "procps", purpose: "tests look for processes left behind" },
     Need { program: "redis-server", debian: "redis-server", purpose: "the tests of Redis" },
+    Need { program: "python3", debian: "python3-venv", purpose: "redis-py takes the same locks" },
 ];
 /// The tests of servers and processes are for Unix.
 #[cfg(not(unix))]
@@ -23,9 +24,9 @@ const NEEDS: &[Need] = &[];
 
 /// Installs what is missing, or says what to install.
 pub(crate) fn run() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !has(need.program)).collect();
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !is_there(need)).collect();
     for need in NEEDS {
-        let state = if has(need.program) { "is there" } else { "is missing" };
+        let state = if is_there(need) { "is there" } else { "is missing" };
         eprintln!("setup: {} {state} ({})", need.program, need.purpose);
     }
     if missing.is_empty() {
@@ -47,10 +48,16 @@ pub(crate) fn run() -> Result<()> {
     steps.command(&format!("{sudo}{install} {packages}"), &[]);
     // What counts is that the programs are there: an update may fail for a source not needed here.
     let outcome = steps.finish();
-    match missing.iter().find(|need| !has(need.program)) {
+    match missing.iter().find(|need| !is_there(need)) {
         None => Ok(()),
         Some(need) => outcome.and(Err(format!("{} is still missing", need.program))),
     }
+}
+
+/// Debian has Python's virtual environments in a package of their own, without a program.
+fn is_there(need: &Need) -> bool {
+    let has_venv = || output("python3 -c __import__('ensurepip')").is_ok();
+    has(need.program) && (need.debian != "python3-venv" || has_venv())
 }
 
 fn is_root() -> bool {

@@ -1,0 +1,191 @@
+//! What servers are refused at the connection, and with which words.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{SLACK, by, client, ms, waiter};
+use lockkit_core::{Applied, Error, LockProvider, Locks};
+use lockkit_redis::{RedisConfig, RedisProvider};
+use testbed::{Port, RedisServer};
+
+/// The rights that our errors ask for, on one application's keys.
+const RIGHTS: &str =
+    "-@all +@read +@write +@scripting +@connection +publish +subscribe +info +time";
+/// What no error, no Debug and no log may show.
+const SECRET: &str = "c0rrect-horse-battery";
+
+fn at(server: &RedisServer) -> RedisConfig {
+    RedisConfig::tcp("127.0.0.1", server.port())
+}
+
+/// Why a connection is refused for good, and what to do: what was refused, and the remedy.
+async fn refused(config: RedisConfig) -> (String, String) {
+    let outcome = by(ms(3_000), "an answer", RedisProvider::connect(config)).await;
+    match outcome.map(drop).unwrap_err() {
+        Error::Rejected { what, remedy } => (what, remedy),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Takes a name, waits for it, and lists it: every kind of call.
+async fn works(config: RedisConfig) {
+    let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
+    let lock = locks.lock("app:a");
+    let guard = lock.acquire().await.unwrap();
+    let next = waiter(&lock, 0).await;
+    assert_eq!(locks.list("app:", None, 10).await.unwrap().len(), 1);
+    guard.release().await.unwrap();
+    // By the push, long before the heartbeat.
+    by(ms(900), "the next grant", next).await.unwrap().release().await.unwrap();
+    locks.close(ms(2_000)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_is_refused() {
+    let primary = RedisServer::start().unwrap();
+    let replica = RedisServer::builder().replica_of(primary.address()).start().unwrap();
+    let (what, remedy) = refused(at(&replica)).await;
+    assert!(what.contains("replica") && remedy.contains("primary"), "{what}; {remedy}");
+}
+
+#[tokio::test]
+async fn every_eviction_policy_but_noeviction_is_refused() {
+    let server = RedisServer::start().unwrap();
+    let kinds = ["lru", "lfu", "random"];
+    let all = kinds.iter().flat_map(|kind| [format!("allkeys-{kind}"), format!("volatile-{kind}")]);
+    for policy in all.chain(["volatile-ttl".to_owned()]) {
+        server.cli(&["CONFIG", "SET", "maxmemory-policy", &policy]).unwrap();
+        let (what, remedy) = refused(at(&server)).await;
+        assert!(what.contains(&policy) && remedy.contains("noeviction"), "{what}; {remedy}");
+    }
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).unwrap();
+    works(at(&server)).await;
+}
+
+#[tokio::test]
+async fn a_user_without_a_right_is_refused_with_what_to_grant() {
+    let server = RedisServer::builder()
+        .user(
+            "enough",
+            &format!("on >{SECRET} resetchannels ~app:* ~{{app:*}}:* &lockkit:* {RIGHTS}"),
+        )
+        .user("no-channel", &format!("on >{SECRET} resetchannels ~app:* {RIGHTS}"))
+        .user("no-publish", &format!("on >{SECRET} allchannels ~* {RIGHTS} -publish"))
+        .user("no-scripts", &format!("on >{SECRET} allchannels ~* {RIGHTS} -@scripting"))
+        .user("no-time", &format!("on >{SECRET} allchannels ~* {RIGHTS} -time"))
+        .user("no-info", &format!("on >{SECRET} allchannels ~* {RIGHTS} -info"))
+        .start()
+        .unwrap();
+    let user = |name: &str| at(&server).username(name).password(SECRET);
+    works(user("enough")).await;
+    for (name, granted) in [
+        ("no-channel", "&lockkit:*"),
+        ("no-publish", "+publish"),
+        ("no-scripts", "+@scripting"),
+        ("no-time", "+time"),
+        ("no-info", "+info"),
+    ] {
+        let (what, remedy) = refused(user(name)).await;
+        assert!(remedy.contains(granted), "{name}: {what}; {remedy}");
+        assert!(!what.contains(SECRET), "{name}: {what}");
+        for right in RIGHTS.split(' ').skip(1) {
+            assert!(remedy.contains(right), "{right} is missing in: {remedy}");
+        }
+    }
+}
+
+/// What is logged, kept.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_fails_is_a_typed_error_and_no_password_is_ever_shown() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let server = RedisServer::builder()
+        .password("the-real-one")
+        .line(format!("user app on >{SECRET} ~* &* +@all"))
+        .start();
+    let server = server.unwrap();
+    let wrong = "wr0ng-horse-battery";
+    for config in [
+        at(&server),
+        at(&server).password(wrong),
+        at(&server).username("app").password(wrong),
+        at(&server).username("nobody").password(wrong),
+    ] {
+        let shown = format!("{config:?}");
+        let error = RedisProvider::connect(config).await.map(drop).unwrap_err();
+        assert!(
+            matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("password")),
+            "{error:?}"
+        );
+        let shown = format!("{shown} {error} {error:?}");
+        assert!(!shown.contains(wrong), "{shown}");
+    }
+    let config = at(&server).username("app").password(SECRET);
+    let provider = RedisProvider::connect(config.clone()).await.unwrap();
+    let shown = format!("{config:?} {provider:?} {provider:#?} {:?}", provider.guarantees());
+    assert!(!shown.contains(SECRET), "{shown}");
+    works(config).await;
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("granted"), "nothing was logged: {logged}");
+    assert!(!logged.contains(SECRET) && !logged.contains(wrong), "{logged}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_an_error_within_the_limit() {
+    const LIMIT: Duration = ms(2_000);
+    let port = Port::free().unwrap();
+    for host in ["127.0.0.1", "nowhere.invalid"] {
+        let began = Instant::now();
+        let config = RedisConfig::tcp(host, port.number()).password(SECRET);
+        let outcome = by(LIMIT + SLACK, "an answer", RedisProvider::connect(config)).await;
+        let error = outcome.map(drop).unwrap_err();
+        println!("{host}: {error} after {:?}", began.elapsed());
+        assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error:?}");
+        assert!(error.is_retryable() && !format!("{error:?}").contains(SECRET));
+    }
+    // One that takes connections and says nothing.
+    let server = RedisServer::start().unwrap();
+    server.pause().unwrap();
+    let outcome = by(LIMIT * 2 + SLACK, "an answer", RedisProvider::connect(at(&server))).await;
+    assert!(matches!(outcome.map(drop), Err(Error::Unavailable { .. })));
+    let error = RedisProvider::connect(RedisConfig::unix("/nowhere/socket")).await;
+    assert!(matches!(error.map(drop), Err(Error::Unavailable { applied: Applied::No, .. })));
+}
+
+#[tokio::test]
+async fn a_unix_socket_and_a_database_number_are_taken() {
+    let server = RedisServer::start().unwrap();
+    works(RedisConfig::unix(server.socket())).await;
+    works(at(&server).database(3)).await;
+    let locks = client(&server).await;
+    let third = Locks::new(RedisProvider::connect(at(&server).database(3)).await.unwrap());
+    // Two databases are two stores.
+    let (first, second) = (locks.lock("a").acquire().await, third.lock("a").acquire().await);
+    drop((first.unwrap(), second.unwrap()));
+    let error = RedisProvider::connect(at(&server).database(99)).await.map(drop).unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+}
