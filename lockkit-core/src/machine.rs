@@ -161,12 +161,10 @@ impl Machine {
     fn adopt(&mut self, term: Term, spread: u8) {
         self.term = term;
         self.deadline = self.timing.deadline(term);
-        if let Some((ttl, after)) =
-            term.ttl.and_then(|ttl| Some((ttl, self.timing.renew_after(ttl)?)))
-        {
+        if let Some(after) = term.ttl.and_then(|ttl| self.timing.renew_after(ttl)) {
             if spread > 0 {
                 // Up to an eighth of the interval later, the same for the whole life of a lease.
-                self.jitter = (ttl / 24) * u32::from(spread) / 256;
+                self.jitter = (after / 8) * u32::from(spread) / 256;
             }
             self.next_renewal = Some(term.sent.saturating_add(after).saturating_add(self.jitter));
         }
@@ -249,6 +247,14 @@ mod tests {
         assert!(!machine.on(at(10), Event::RenewNow).renew);
         machine.on(at(10), Event::RenewalFailed);
         assert!(machine.on(at(10), Event::RenewNow).renew);
+    }
+
+    #[test]
+    fn an_own_interval_is_spread_by_a_part_of_itself() {
+        let every = timing(Renewal::Every(Duration::from_millis(80)), None);
+        let machine = Machine::granted(every, term(0), at(0), 255).expect("granted in time");
+        let due = machine.wake_at(at(0)).map(|due| due.saturating_since(at(0)));
+        assert!(due > Some(Duration::from_millis(80)) && due < Some(Duration::from_millis(90)));
     }
 
     #[test]
