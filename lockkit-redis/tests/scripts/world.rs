@@ -45,7 +45,7 @@ struct Request {
 }
 
 /// How a message travels.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     Answered,
     /// It was executed; the client does not know.
@@ -142,7 +142,7 @@ impl World {
             0..35 if holds => {
                 let request = &self.locks[n].requests[i];
                 let deed = Deed::Renew { id: request.id.clone(), ttl: request.ttl };
-                self.send(n, &deed, &way)?;
+                self.send(n, &deed, way)?;
             }
             35..65 if holds => {
                 let request = self.locks[n].requests.remove(i);
@@ -166,7 +166,7 @@ impl World {
         request.unanswered |= way != Way::Answered;
         let deed = Deed::Ask { id: request.id.clone(), ttl: request.ttl, waits: request.waits };
         let waits = request.waits;
-        let Some(answer) = self.send(n, &deed, &way)? else {
+        let Some(answer) = self.send(n, &deed, way)? else {
             if !waits && self.chance.percent(80) {
                 let request = self.locks[n].requests.remove(i);
                 self.end(n, request, Way::Answered)?;
@@ -195,7 +195,7 @@ impl World {
         } else {
             Deed::Withdraw { id, tomb }
         };
-        self.send(n, &deed, &way).map(drop)
+        self.send(n, &deed, way).map(drop)
     }
 
     fn way(&mut self) -> Way {
@@ -208,7 +208,7 @@ impl World {
     }
 
     /// The answer, where the client gets one.
-    fn send(&mut self, n: usize, deed: &Deed, way: &Way) -> Result<Option<Answer>, String> {
+    fn send(&mut self, n: usize, deed: &Deed, way: Way) -> Result<Option<Answer>, String> {
         if matches!(way, Way::Delayed | Way::Twice) {
             let late = &mut self.locks[n].late;
             late.push(deed.clone());
@@ -216,11 +216,11 @@ impl World {
                 late.remove(0);
             }
         }
-        if *way == Way::Delayed {
+        if way == Way::Delayed {
             return Ok(None);
         }
         let answer = self.step(n, deed)?;
-        Ok((*way != Way::AnswerLost).then_some(answer))
+        Ok((way != Way::AnswerLost).then_some(answer))
     }
 
     /// A message that was long under way arrives; some do so again.
