@@ -9,7 +9,7 @@ use crate::conformance::Challenge::{Atomicity, Safety};
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::{Hook, Linked, Way};
-use crate::{Applied, Error, Lease};
+use crate::{Applied, Error, Guard, Lease};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -43,7 +43,7 @@ pub(super) const CASES: &[Case] = &[
         "a release that overtook an older one and a renewal leaves them without effect",
         |cx| Box::pin(overtaken_calls(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl]),
     Case::new(
         "SF-05-link",
         Safety,
@@ -97,9 +97,8 @@ async fn late_requests(cx: Context) -> Verdict {
     let cx = Arc::new(cx);
     let mut tasks = JoinSet::new();
     for asked in [Asked::Once, Asked::Waiting, Asked::WaitingBehindAHolder] {
-        for overtaken in [true, false] {
-            tasks.spawn(late_request(Arc::clone(&cx), asked, overtaken));
-        }
+        tasks.spawn(late_request(Arc::clone(&cx), asked));
+        tasks.spawn(overtaken_request(Arc::clone(&cx), asked));
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;
@@ -107,21 +106,13 @@ async fn late_requests(cx: Context) -> Verdict {
     Ok(())
 }
 
-/// Where `overtaken`, the withdrawal goes over a new connection, and the request arrives after it.
-async fn late_request(cx: Arc<Context>, asked: Asked, overtaken: bool) -> Verdict {
-    let tail = format!("{asked:?}-{overtaken}");
+/// The request arrives after its caller has left, with the withdrawal behind it.
+async fn late_request(cx: Arc<Context>, asked: Asked) -> Verdict {
+    let tail = format!("{asked:?}-late");
     let Linked { client, link, .. } = cx.linked().await?;
     let lock = cx.locks_of(client).lock(cx.name(&tail)).ttl(cx.long_ttl());
-    let probe = cx.lock(&tail).await?;
-    let holder = match asked {
-        Asked::WaitingBehindAHolder => Some(probe.acquire().await?),
-        Asked::Once | Asked::Waiting => None,
-    };
-    if overtaken {
-        link.hold_old(Way::Requests).await?;
-    } else {
-        link.hold(Way::Requests).await?;
-    }
+    let holder = holder(&cx, asked, &tail).await?;
+    link.hold(Way::Requests).await?;
     let limit = Duration::from_millis(50);
     let given_up = match asked {
         Asked::Once => {
@@ -130,19 +121,55 @@ async fn late_request(cx: Arc<Context>, asked: Asked, overtaken: bool) -> Verdic
         _ => lock.acquire_within(limit).await.map(Some),
     };
     require!(given_up.is_err(), "granted before the request was delivered: {given_up:?}");
-    // By then a call on the old connection has reached its limit, and was repeated.
-    let wait = if overtaken { cx.call_limit() } else { cx.slack() };
-    cx.sleep(wait).await;
+    cx.sleep(cx.slack()).await;
+    link.deliver().await?;
+    // It may hold for a moment, until its withdrawal is done.
+    nothing_stays(&cx, holder, &tail, cx.healed()).await
+}
+
+/// The request arrives after its withdrawal, which went over a new connection.
+async fn overtaken_request(cx: Arc<Context>, asked: Asked) -> Verdict {
+    let tail = format!("{asked:?}-overtaken");
+    let Linked { client, link, .. } = cx.linked().await?;
+    let holder = holder(&cx, asked, &tail).await?;
+    let request = cx.request_with_ttl(&tail, cx.long_ttl())?;
+    link.hold_old(Way::Requests).await?;
+    let given_up = async {
+        match asked {
+            Asked::Once => client.try_acquire(&request).await,
+            _ => client.acquire(&request).await.map(Some),
+        }
+    };
+    let given_up = cx.by(cx.call_limit(), "a request that is held up ends", given_up).await?;
+    let ambiguous = matches!(&given_up, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
+    require!(ambiguous, "a request that was held up answered {given_up:?}");
+    cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
+    link.deliver().await?;
+    nothing_stays(&cx, holder, &tail, cx.wake_up()).await
+}
+
+async fn holder(cx: &Context, asked: Asked, tail: &str) -> Verdict<Option<Guard>> {
+    Ok(match asked {
+        Asked::WaitingBehindAHolder => Some(cx.lock(tail).await?.acquire().await?),
+        Asked::Once | Asked::Waiting => None,
+    })
+}
+
+/// Once all is delivered, nobody but this holder is there; a ghost would stay for long.
+async fn nothing_stays(
+    cx: &Context,
+    holder: Option<Guard>,
+    tail: &str,
+    bound: Duration,
+) -> Verdict {
+    cx.sleep(cx.slack() / 5).await;
     if let Some(holder) = holder {
+        cx.have_come(tail, 1).await?;
         require!(holder.is_held(), "a request that was given up ended a holder");
         holder.release().await?;
     }
-    link.deliver().await?;
-    cx.sleep(cx.slack() / 5).await;
-    // What was delivered with its withdrawal behind it may hold for a moment; a ghost stays.
-    let bound = if overtaken { cx.wake_up() } else { cx.healed() };
-    probe.acquire_within(bound).await?.release().await?;
-    cx.no_residue(&tail).await
+    cx.lock(tail).await?.acquire_within(bound).await?.release().await?;
+    cx.no_residue(tail).await
 }
 
 async fn late_calls(cx: Context) -> Verdict {
@@ -166,10 +193,12 @@ async fn late_calls(cx: Context) -> Verdict {
         let other = cx.connect().await?;
         let third = other.try_acquire(&cx.request("late")?).await?;
         require!(third.is_none(), "a late call ended the next holder's grant");
-        // Nobody renews it, and nothing has extended it.
+        // Nobody renews it, and nothing has changed its end.
         let after = cx.request("late")?;
         let bound = ttl + cx.expiry_slack();
         let after = cx.by(bound, "the next grant ends in time", other.acquire(&after)).await??;
+        let lasted = cx.clock.now().saturating_since(next.term.sent);
+        require!(lasted > ttl * 9 / 10, "a late call ended the next grant after {lasted:?}");
         require!(after.token > next.token, "token {} came after {}", after.token, next.token);
         after.lease.release().await?;
         cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
@@ -198,14 +227,18 @@ async fn overtaken_calls(cx: Context) -> Verdict {
     // Over a new connection.
     let released = cx.answered("the release is answered", || lease.release()).await;
     require!(released.is_ok(), "a repeated release failed");
-    let next = cx.granted(&*cx.provider, &cx.request_with_ttl("overtaken", cx.long_ttl())?).await?;
+    let ttl = 2 * cx.ttl();
+    let next = cx.granted(&*cx.provider, &cx.request_with_ttl("overtaken", ttl)?).await?;
     link.deliver().await?;
     cx.sleep(cx.slack() / 5).await;
-    let third = cx.connect().await?.try_acquire(&cx.request("overtaken")?).await?;
+    let (other, after) = (cx.connect().await?, cx.request("overtaken")?);
+    let third = other.try_acquire(&cx.request("overtaken")?).await?;
     require!(third.is_none(), "a call that was overtaken ended the next holder's grant");
-    next.lease.renew().await?;
-    next.lease.release().await?;
-    cx.is_free("overtaken").await?;
+    // Nobody renews it, and nothing has extended it.
+    let bound = ttl + cx.expiry_slack();
+    let after = cx.by(bound, "the next grant ends in time", other.acquire(&after)).await??;
+    require!(after.token > next.token, "token {} came after {}", after.token, next.token);
+    after.lease.release().await?;
     cx.no_residue("overtaken").await
 }
 
