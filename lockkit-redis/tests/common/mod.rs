@@ -47,12 +47,15 @@ pub(crate) async fn waiter(lock: &Lock, before: usize) -> JoinHandle<Guard> {
 
 /// Waits until this many wait.
 pub(crate) async fn queued(lock: &Lock, count: usize) {
-    let seen = async {
-        while lock.inspect().await.unwrap().waiters != Some(count) {
-            tokio::time::sleep(ms(5)).await;
+    let began = Instant::now();
+    loop {
+        let seen = lock.inspect().await.unwrap();
+        if seen.waiters == Some(count) {
+            return;
         }
-    };
-    by(ms(5_000), "waiters in the queue", seen).await;
+        assert!(began.elapsed() < ms(5_000), "{count} waiters expected: {seen:?}");
+        tokio::time::sleep(ms(5)).await;
+    }
 }
 
 /// Each waiter's token, where each releases before the next is granted.
@@ -64,4 +67,18 @@ pub(crate) async fn tokens(waiters: Vec<JoinHandle<Guard>>, limit: Duration) -> 
         guard.release().await.unwrap();
     }
     tokens
+}
+
+/// The tokens of waiters that may have lost their places, where each releases at once.
+pub(crate) async fn tokens_in_any_order(
+    waiters: Vec<JoinHandle<Guard>>,
+    limit: Duration,
+) -> Vec<FencingToken> {
+    let all = waiters.into_iter().map(|waiter| async {
+        let guard = waiter.await.unwrap();
+        let token = guard.token();
+        guard.release().await.unwrap();
+        token
+    });
+    by(limit, "every waiter's grant", futures_util::future::join_all(all)).await
 }
