@@ -63,17 +63,21 @@ impl Commands {
         let call = async {
             let mut replayed = false;
             loop {
-                let (number, mut connection) = self.connection().await?;
+                let (number, mut connection) =
+                    self.connection().await.map_err(|error| after(replayed, error))?;
                 let outcome = script.run(&mut connection, lock, args).await;
                 match outcome {
                     Ok(value) => return Ok(Answered { value, replayed }),
-                    Err(error) if is_gone(&error) => {
+                    Err(error) if is_gone(&error) && !replayed => {
                         self.give_up(number);
-                        if std::mem::replace(&mut replayed, true) {
-                            return Err(to_error(&error));
-                        }
+                        replayed = true;
                     }
-                    Err(error) => return Err(to_error(&error)),
+                    Err(error) => {
+                        if is_gone(&error) {
+                            self.give_up(number);
+                        }
+                        return Err(after(replayed, to_error(&error)));
+                    }
                 }
             }
         };
@@ -223,6 +227,14 @@ fn with_tls(info: ConnectionInfo, tls: &crate::RedisTls) -> redis::RedisResult<C
 #[cfg(not(feature = "tls"))]
 fn with_tls(info: ConnectionInfo, _: &crate::RedisTls) -> redis::RedisResult<Client> {
     Client::open(info)
+}
+
+/// What an error says of both sendings: whatever became of the second, the first may have arrived.
+fn after(replayed: bool, error: Error) -> Error {
+    match error {
+        Error::Unavailable { cause, .. } if replayed => Error::unavailable(Applied::Maybe, cause),
+        other => other,
+    }
 }
 
 /// Whether the connection is of no more use.
