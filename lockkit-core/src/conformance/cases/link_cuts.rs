@@ -23,6 +23,15 @@ pub(super) const CASES: &[Case] = &[
     .needs(&[Need::Hook(Hook::Link)])
     .within(60),
     Case::new(
+        "AT-05-refused",
+        Atomicity,
+        "C15",
+        "an attempt cut after any byte, and refused from then on, tells whether it may have effect",
+        |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.attempt_alone()))),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .within(60),
+    Case::new(
         "AT-05-waiting",
         Atomicity,
         "C8",
@@ -120,6 +129,14 @@ impl Cut {
         Ok(self.linked.link.pass().await?)
     }
 
+    /// No second connection can mend what happens to the first.
+    async fn attempt_alone(&mut self) -> Verdict {
+        if self.at.is_some() {
+            self.linked.link.refuse().await?;
+        }
+        self.attempt().await
+    }
+
     async fn attempt(&mut self) -> Verdict {
         let cx = Arc::clone(&self.cx);
         let request = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
@@ -136,7 +153,7 @@ impl Cut {
                 require!(other.is_none(), "granted to another beside {grant:?}");
             }
             Err(Error::Unavailable { applied: Applied::No, .. }) => {
-                require!(entries == 0, "an attempt that said it had no effect left an entry");
+                require!(entries == 0, "an attempt with effect said that it had none: {tried:?}");
             }
             Err(Error::Unavailable { .. }) if self.at.is_some() => {}
             other => require!(false, "an attempt at a free name answered {other:?}"),
@@ -152,7 +169,8 @@ impl Cut {
         let cx = Arc::clone(&self.cx);
         let holder = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
         let holder = cx.granted(&*cx.provider, &holder).await?;
-        let (request, client) = (cx.request(&self.tail)?, Arc::clone(&self.linked.client));
+        let request = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
+        let client = Arc::clone(&self.linked.client);
         self.begin().await?;
         let waiting = {
             let request = request.clone();
