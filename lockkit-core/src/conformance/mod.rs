@@ -33,6 +33,11 @@
 //! A case that rests on a guarantee that is not declared is *not claimed*; one that needs a
 //! [`Hook`] that the fixture lacks is *not reached*. Both are shown as ignored, with the reason
 //! in the summary: neither counts as passed. A declared guarantee that does not hold fails.
+//!
+//! Most cases need a client and nothing else. Those that need a network between client and store
+//! come with [`Fixture::linked`], for any proxy that can be a [`Link`]; those that stop and start
+//! the store's server come with [`Fixture::served`], which gives each of them a [`Server`] of its
+//! own. Both are the same for every store.
 
 // Cases are programs of their own: they spawn and block as programs do.
 #![allow(clippy::disallowed_methods)]
