@@ -1,5 +1,5 @@
 -- ARGV: id, life of a waiter, ttl, label, '1' to wait. Replay, confirmation and heartbeat are this
--- same script. Answers {word, token or ms until the holder's expiry, rank, holder's value}.
+-- same script. Answers {word, token or ms until the holder's expiry, rank, holder's label}.
 local TTL, LABEL, WAITS = tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
 local holder = redis.call('GET', L)
 purge()
