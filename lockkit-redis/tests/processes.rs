@@ -191,7 +191,8 @@ async fn thirty_two_waiters_that_hold_nothing_for_long_get_equal_shares() {
     let (least, most) = (*grants.iter().min().unwrap(), *grants.iter().max().unwrap());
     let ratio = f64::from(least) / f64::from(most);
     println!("{} grants, least {least}, most {most}: {ratio:.3}", grants.iter().sum::<u32>());
-    assert!(ratio >= 0.95, "{grants:?}");
+    // The run ends in the middle of a round: one more or less says nothing.
+    assert!(f64::from(least + 1) / f64::from(most) >= 0.95, "{grants:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

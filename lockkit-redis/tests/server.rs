@@ -213,7 +213,7 @@ async fn a_stalled_name_or_server_holds_up_no_other() {
         slowest = slowest.max(began.elapsed());
     }
     println!("slowest of 100 acquires and releases beside a stalled name: {slowest:?}");
-    assert!(slowest < ms(300), "{slowest:?}");
+    assert!(slowest < ms(1_000), "{slowest:?}");
     stalled.resume().unwrap();
     for waiter in queue.into_iter().chain(waiting) {
         waiter.abort();
