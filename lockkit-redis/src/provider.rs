@@ -121,10 +121,16 @@ impl Inner {
         self.commands.script(request.clock(), limit, script, &lock, &all).await
     }
 
-    async fn ask(&self, request: &Request, waits: bool) -> Result<Answer> {
+    async fn ask(&self, request: &Request, seat: &Seat, waits: bool) -> Result<Answer> {
         let ttl = request.ttl().as_millis().to_string();
         let waits = if waits { "1" } else { "0" };
         let attempt = self.late.sent(request.id(), request.clock());
+        // Counted first: a withdrawal tells the seat before it looks for what may arrive, so that
+        // either we see it, or it leaves a tombstone for us.
+        if seat.is_withdrawn() {
+            attempt.answered();
+            return Ok(Answer::Withdrawn);
+        }
         let answer = self.run(request, &ACQUIRE, &[&ttl, request.label(), waits]).await;
         let ambiguous = matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
         let replayed = answer.as_ref().is_ok_and(|answer| answer.replayed);
@@ -171,7 +177,7 @@ impl LockProvider for RedisProvider {
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let seat = self.0.wake.seat(request.id());
         let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
-        match self.0.ask(request, false).await? {
+        match self.0.ask(request, &seat, false).await? {
             Answer::Granted { token } => self.0.grant(request, seat, sent, token).map(Some),
             Answer::Held { .. } => Ok(None),
             Answer::Withdrawn => Err(withdrawn()),
@@ -183,7 +189,7 @@ impl LockProvider for RedisProvider {
         let heartbeat = life(request.ttl()) / 3;
         loop {
             let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
-            let (expires_in, label) = match self.0.ask(request, true).await? {
+            let (expires_in, label) = match self.0.ask(request, &seat, true).await? {
                 Answer::Granted { token } => return self.0.grant(request, seat, sent, token),
                 Answer::Withdrawn => return Err(withdrawn()),
                 // Only the head watches the holder: when it leaves, the next one is told to.
@@ -212,10 +218,11 @@ impl LockProvider for RedisProvider {
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        self.0.run(request, &WITHDRAW, &[self.0.tombstone(request)]).await?;
+        // Told before it is sent: a waiter that asked once more would come back behind it.
         if let Some(seat) = self.0.wake.taken(request.id()) {
             seat.tell(Word::Withdrawn);
         }
+        self.0.run(request, &WITHDRAW, &[self.0.tombstone(request)]).await?;
         Ok(())
     }
 

@@ -80,6 +80,10 @@ impl Seat {
         }
     }
 
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        *self.latest() == Some(Word::Withdrawn)
+    }
+
     pub(crate) fn tell(&self, word: Word) {
         let mut latest = self.latest();
         // The last words stay.
