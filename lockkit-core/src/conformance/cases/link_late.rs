@@ -29,6 +29,14 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)]),
     Case::new(
+        "AT-07-waiting",
+        Atomicity,
+        "C9",
+        "a waiter that would ask again while its withdrawal is on its way does not come back",
+        |cx| Box::pin(withdrawn_while_waiting(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)]),
+    Case::new(
         "SF-02",
         Safety,
         "C6",
@@ -170,6 +178,35 @@ async fn nothing_stays(
     }
     cx.lock(tail).await?.acquire_within(bound).await?.release().await?;
     cx.no_residue(tail).await
+}
+
+async fn withdrawn_while_waiting(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let request = cx.request_with_ttl("waiting", 6 * cx.ttl())?;
+    let first = cx.request_with_ttl("waiting", cx.long_ttl())?;
+    let holder = cx.granted(&*cx.provider, &first).await?;
+    let waiting = {
+        let (client, request) = (Arc::clone(&client), request.clone());
+        tokio::spawn(async move { client.acquire(&request).await })
+    };
+    cx.queued(&request).await?;
+    // Nothing of its beginning is under way any more.
+    cx.sleep(cx.slack() / 2).await;
+    link.hold(Way::Requests).await?;
+    let withdrawn = {
+        let (client, request) = (Arc::clone(&client), request.clone());
+        tokio::spawn(async move { client.withdraw(&request).await })
+    };
+    // A waiter that keeps its place by asking again does so meanwhile, behind the withdrawal.
+    cx.sleep(cx.ttl()).await;
+    link.deliver().await?;
+    cx.by(cx.call_limit(), "the withdrawal is answered", withdrawn).await???;
+    let ended = cx.by(cx.wake_up(), "a wait ends with its withdrawal", waiting).await??;
+    require!(ended.is_err(), "granted beside a holder: {ended:?}");
+    cx.have_come("waiting", 1).await?;
+    holder.lease.release().await?;
+    cx.granted(&*cx.provider, &cx.request("waiting")?).await?.lease.release().await?;
+    cx.no_residue("waiting").await
 }
 
 async fn late_calls(cx: Context) -> Verdict {
