@@ -248,8 +248,8 @@ impl Stage {
 }
 
 fn new_request(shared: &Shared, order: &Order) -> Result<Request> {
-    let request = Request::new(order.name.clone(), order.timing.ttl, shared.clock.clone())?;
-    Ok(request.with_label(Arc::clone(&order.label)))
+    let (name, clock) = (order.name.clone(), shared.clock.clone());
+    Request::labelled(name, order.timing.ttl, clock, Arc::clone(&order.label))
 }
 
 /// A call that owns what it needs, so that it can outlive its caller.

@@ -1,8 +1,9 @@
 //! The second half of a driver's task: keeps a lease until it is over, then ends it.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
-
-use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::driver::Shared;
 use crate::hold::Hold;
@@ -53,7 +54,7 @@ pub(crate) async fn keep(
 
 /// Renews and watches until the machine says that the lease is over.
 async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
-    let mut renewals = FuturesUnordered::new();
+    let mut renewals = Vec::new();
     let mut signal = lease.lost();
     let mut happened = (Event::Tick, None);
     loop {
@@ -72,12 +73,28 @@ async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
             biased;
             event = hold.order() => (event, None),
             reason = &mut signal => (Event::Ended(reason), None),
-            Some(outcome) = renewals.next(), if !renewals.is_empty() => renewed(hold, outcome),
+            outcome = first_of(&mut renewals), if !renewals.is_empty() => renewed(hold, outcome),
             () = shared.closing.closed() => (Event::Ended(LossReason::Closed), None),
             () = hold.due() => (Event::Tick, None),
         };
     }
 }
+
+/// The next of the renewals under way to end; they are four at the most.
+async fn first_of(renewals: &mut Vec<Renewal<'_>>) -> Result<Term> {
+    poll_fn(|cx| {
+        for n in 0..renewals.len() {
+            if let Poll::Ready(outcome) = renewals[n].as_mut().poll(cx) {
+                drop(renewals.swap_remove(n));
+                return Poll::Ready(outcome);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+type Renewal<'a> = Pin<Box<dyn Future<Output = Result<Term>> + Send + 'a>>;
 
 fn renewed(hold: &Hold, outcome: Result<Term>) -> (Event, Option<Error>) {
     match outcome {

@@ -61,15 +61,18 @@ pub enum Kind {
 /// The same request may reach a provider more than once: a replay of one [`RequestId`] yields the
 /// same grant (C2).
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Request {
+pub struct Request(Arc<Inner>);
+
+/// Shared by the copies of a request: a call that outlives its caller has one of its own.
+#[derive(Debug)]
+struct Inner {
     name: LockName,
     id: RequestId,
     ttl: Duration,
     label: Arc<str>,
     clock: Clock,
     kind: Kind,
-    last_word: Arc<Mutex<Option<StoreSays>>>,
+    last_word: Mutex<Option<StoreSays>>,
 }
 
 /// What a store last said of a waiting request.
@@ -88,52 +91,57 @@ impl Request {
     /// # Errors
     /// `Unavailable`: the operating system gave no random bytes.
     pub fn new(name: LockName, ttl: Duration, clock: Clock) -> Result<Self, Error> {
-        Ok(Self {
-            name,
-            id: RequestId::random()?,
-            ttl,
-            label: default_label(),
-            clock,
-            kind: Kind::Exclusive,
-            last_word: Arc::default(),
-        })
+        Self::labelled(name, ttl, clock, default_label())
     }
 
-    /// The same request under another holder's label.
+    pub(crate) fn labelled(
+        name: LockName,
+        ttl: Duration,
+        clock: Clock,
+        label: Arc<str>,
+    ) -> Result<Self, Error> {
+        let (id, kind) = (RequestId::random()?, Kind::Exclusive);
+        let last_word = Mutex::new(None);
+        Ok(Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word })))
+    }
+
+    /// The same request, with the same id, under another holder's label.
     #[must_use]
-    pub fn with_label(mut self, label: impl Into<Arc<str>>) -> Self {
-        self.label = label.into();
-        self
+    pub fn with_label(&self, label: impl Into<Arc<str>>) -> Self {
+        let Inner { ref name, id, ttl, ref clock, kind, .. } = *self.0;
+        let last_word = Mutex::new(self.last_word());
+        let (name, label, clock) = (name.clone(), label.into(), clock.clone());
+        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word }))
     }
 
     /// What is to be locked.
-    pub const fn name(&self) -> &LockName {
-        &self.name
+    pub fn name(&self) -> &LockName {
+        &self.0.name
     }
 
     /// Who asks: unique to this request.
-    pub const fn id(&self) -> RequestId {
-        self.id
+    pub fn id(&self) -> RequestId {
+        self.0.id
     }
 
     /// The ttl to grant: already within what the provider declares.
-    pub const fn ttl(&self) -> Duration {
-        self.ttl
+    pub fn ttl(&self) -> Duration {
+        self.0.ttl
     }
 
     /// Who asks, for people: by default `host/pid/program`.
     pub fn label(&self) -> &Arc<str> {
-        &self.label
+        &self.0.label
     }
 
     /// The clock that every instant of this request is read from.
-    pub const fn clock(&self) -> &Clock {
-        &self.clock
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
     }
 
     /// The kind of lock.
-    pub const fn kind(&self) -> Kind {
-        self.kind
+    pub fn kind(&self) -> Kind {
+        self.0.kind
     }
 
     /// Tells the driver what the store said while the request waits.
@@ -141,12 +149,12 @@ impl Request {
     /// A provider calls it when it learns that the name is held, and when it loses the store; the
     /// driver needs it to tell "timed out behind a holder" from "unavailable" (C8).
     pub fn report(&self, word: StoreSays) {
-        *self.last_word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+        *self.0.last_word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
     }
 
     /// What [`report`](Self::report) was last told.
     pub fn last_word(&self) -> Option<StoreSays> {
-        self.last_word.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.last_word.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
