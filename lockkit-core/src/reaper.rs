@@ -1,11 +1,13 @@
 //! Clean-ups that outlive their callers: one task for all of a provider's.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
@@ -145,7 +147,9 @@ async fn work(
                     let (provider, clock) = (Arc::clone(&provider), clock.clone());
                     pending.push(async move {
                         let _counted = counted;
-                        clean_up.run(&*provider, &clock).await;
+                        // A bug in one call must not end the other clean-ups.
+                        let run = AssertUnwindSafe(clean_up.run(&*provider, &clock));
+                        drop(run.catch_unwind().await);
                     });
                 }
                 None => open = false,

@@ -161,6 +161,20 @@ async fn clean_ups_make_room_again_when_the_store_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bug_in_one_clean_up_does_not_end_the_others() {
+    let remote = Remote::new();
+    let locks = remote.locks();
+    for name in ["a", "b", "c"] {
+        remote.fail_next(Op::TryAcquire, Fault::LostReply);
+        remote.fail_next(Op::Withdraw, if name == "b" { Fault::Panic } else { Fault::Refused });
+        locks.lock(name).ttl(LONG).try_acquire().await.expect_err("ambiguous");
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(remote.is_clean("a").await && remote.is_clean("c").await);
+    locks.close(Duration::from_secs(1)).await.expect("nothing is pending");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_that_gets_no_answer_is_repeated_in_the_background() {
     let remote = Remote::new();
     let guard = remote.locks().lock("a").ttl(LONG).acquire().await.unwrap();
