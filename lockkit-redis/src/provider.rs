@@ -117,7 +117,9 @@ impl Inner {
         let lock = keys(&self.prefix, request.name());
         let mut all = vec![&*id, &*alive];
         all.extend_from_slice(args);
-        let limit = (request.ttl() / 3).clamp(LIMIT / 20, LIMIT);
+        // Sooner than the driver turns away (a third, 2 s): a stuck connection is then given up before
+        // the withdrawal, or the next caller, would be sent over it.
+        let limit = (request.ttl() / 4).clamp(LIMIT / 20, LIMIT * 3 / 4);
         self.commands.script(request.clock(), limit, script, &lock, &all).await
     }
 
