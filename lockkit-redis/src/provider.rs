@@ -119,7 +119,7 @@ impl Inner {
         all.extend_from_slice(args);
         // Sooner than the driver turns away (a third, 2 s): a stuck connection is then given up before
         // the withdrawal, or the next caller, would be sent over it.
-        let limit = (request.ttl() / 4).clamp(LIMIT / 20, LIMIT * 3 / 4);
+        let limit = (request.ttl() * 3 / 10).clamp(LIMIT / 20, LIMIT * 9 / 10);
         self.commands.script(request.clock(), limit, script, &lock, &all).await
     }
 
