@@ -19,6 +19,9 @@ pub struct Certificates {
 }
 
 impl Certificates {
+    /// The common name of the client's certificate, which some servers take for a user's name.
+    pub const CLIENT: &str = "client";
+
     /// Makes all of them: the server's for `localhost` and 127.0.0.1.
     ///
     /// # Errors
@@ -33,7 +36,12 @@ impl Certificates {
         certificates.authority("other-ca", "another testbed")?;
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         certificates.signed("server", names, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?;
-        certificates.signed("client", Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &issuer)?;
+        certificates.signed(
+            Self::CLIENT,
+            Vec::new(),
+            ExtendedKeyUsagePurpose::ClientAuth,
+            &issuer,
+        )?;
         Ok(certificates)
     }
 

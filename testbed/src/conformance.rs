@@ -5,7 +5,7 @@ use std::time::Duration;
 use lockkit_core::conformance::{self, Traffic};
 use lockkit_core::{Applied, Error, Result, async_trait};
 
-use crate::{Connections, Data, End, Fault, Link, Per, RedisServer, Way};
+use crate::{Connections, Data, End, EtcdServer, Fault, Link, Per, RedisServer, Way};
 
 fn failed(error: crate::Error) -> Error {
     Error::unavailable(Applied::No, error)
@@ -109,4 +109,5 @@ macro_rules! server {
     };
 }
 
+server!(EtcdServer);
 server!(RedisServer);

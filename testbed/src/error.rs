@@ -40,9 +40,17 @@ pub enum Error {
         /// How long.
         limit: Duration,
     },
-    /// The server answered with bytes that are not its protocol.
-    #[error("the answer is not RESP: {0}")]
+    /// The server answered with something else than its protocol says, or not at all.
+    #[error("the server's answer is of no use: {0}")]
     Answer(String),
+    /// A tool of the server's ended with an error.
+    #[error("{command} failed: {text}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// What it wrote to its standard error.
+        text: String,
+    },
     /// No certificate could be made.
     #[error("making certificates: {0}")]
     Certificates(#[from] rcgen::Error),

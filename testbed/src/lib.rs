@@ -10,6 +10,8 @@ pub mod children;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod error;
+mod etcd;
+mod http;
 mod link;
 mod port;
 mod process;
@@ -18,6 +20,7 @@ pub mod resp;
 mod server;
 
 pub use error::{Error, Result};
+pub use etcd::{Builder as EtcdBuilder, EtcdServer};
 pub use link::{
     Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
     Resp, Way,

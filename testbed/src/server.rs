@@ -42,6 +42,14 @@ pub trait Program: Send + Sync + 'static {
     /// # Errors
     /// Why it does not: an error's text if it never does.
     fn is_ready(&self, place: &Place, pid: u32) -> Result<(), String>;
+
+    /// What is still to do once it answers, after every start.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done; it fails the start.
+    fn prepare(&self, _: &Place) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Where a server lives: its temporary directory and its ports, the same after a restart.
@@ -84,7 +92,13 @@ impl Place {
         self.ports[index].address()
     }
 
-    fn log(&self) -> PathBuf {
+    /// All that the server has logged, restarts included.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    fn log_file(&self) -> PathBuf {
         self.directory().join("log")
     }
 
@@ -230,7 +244,7 @@ impl Server {
     /// All that it has logged, restarts included.
     #[must_use]
     pub fn log(&self) -> String {
-        read_log(&self.place)
+        self.place.log()
     }
 
     /// The process where it runs; one that ended by itself does not.
@@ -266,7 +280,7 @@ impl State {
 }
 
 fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
-    let open = || File::options().create(true).append(true).open(place.log());
+    let open = || File::options().create(true).append(true).open(place.log_file());
     let stdout = open().map_err(Error::system("opening the log"))?;
     let stderr = stdout.try_clone().map_err(Error::system("opening the log"))?;
     let mut process = {
@@ -276,7 +290,7 @@ fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
     let failed = |reason| Error::Start {
         program: program.name().to_owned(),
         reason,
-        log: tail(&read_log(place)),
+        log: tail(&place.log()),
     };
     let began = Instant::now();
     loop {
@@ -284,7 +298,10 @@ fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
             return Err(failed(describe(status)));
         }
         match program.is_ready(place, process.pid()) {
-            Ok(()) => return Ok(process),
+            Ok(()) => {
+                program.prepare(place)?;
+                return Ok(process);
+            }
             Err(why) if began.elapsed() > READY_WITHIN => {
                 return Err(failed(format!("no answer within {READY_WITHIN:?}: {why}")));
             }
@@ -296,11 +313,6 @@ fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
 /// Every server's words for EADDRINUSE hold these.
 fn lost_port(log: &str) -> bool {
     log.to_lowercase().contains("address already in use")
-}
-
-fn read_log(place: &Place) -> String {
-    let bytes = fs::read(place.log()).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn tail(log: &str) -> String {

@@ -13,6 +13,8 @@ struct Need {
 /// Only what is needed today: a store's tests add their server here.
 #[cfg(unix)]
 const NEEDS: &[Need] = &[
+    Need { program: "etcd", debian: "etcd-server", purpose: "the tests of etcd" },
+    Need { program: "etcdctl", debian: "etcd-client", purpose: "etcdctl takes the same locks" },
     Need { program: "kill", debian: "procps", purpose: "the quickstart stops a process" },
     Need { program: "ps", debian: "procps", purpose: "tests look for processes left behind" },
     Need { program: "redis-server", debian: "redis-server", purpose: "the tests of Redis" },

@@ -1,0 +1,277 @@
+//! An etcd server for one test.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::certificates::Certificates;
+use crate::{ClientCertificate, Error, Place, Program, Result, Server, http};
+
+/// The testbed's own user, whom etcd wants to have this name.
+const ROOT: &str = "root:testbed";
+/// The indices of its ports.
+const PLAIN: usize = 0;
+const PEER: usize = 1;
+const TLS: usize = 2;
+
+/// A running etcd server, and all that a [`Server`] can do.
+#[derive(Debug)]
+pub struct EtcdServer {
+    server: Server,
+    has_users: bool,
+    has_tls: bool,
+}
+
+impl EtcdServer {
+    /// Starts a cluster of one.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start() -> Result<Self> {
+        Self::builder().start()
+    }
+
+    /// One with settings of its own.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// `etcdctl` for this server, past every link and with all rights; the arguments come next.
+    #[must_use]
+    pub fn etcdctl(&self) -> Command {
+        etcdctl(&[self.address()], self.has_users)
+    }
+
+    /// What `etcdctl` prints for these arguments.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] where it is not installed; [`Error::Command`] where it fails.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String> {
+        run(self.etcdctl().args(arguments))
+    }
+
+    /// The revision of its last change.
+    ///
+    /// # Errors
+    /// [`Error::Answer`] where it does not answer.
+    pub fn revision(&self) -> Result<i64> {
+        revision(self.address())
+    }
+
+    /// Forgets all revisions before the last one, which it gives.
+    ///
+    /// # Errors
+    /// As [`revision`](Self::revision) and [`cli`](Self::cli).
+    pub fn compact(&self) -> Result<i64> {
+        let revision = self.revision()?;
+        self.cli(&["compaction", "--physical", &revision.to_string()])?;
+        Ok(revision)
+    }
+
+    /// The server's version, such as `3.4.23`.
+    ///
+    /// # Errors
+    /// [`Error::Answer`] where it does not answer.
+    pub fn version(&self) -> Result<String> {
+        let status = status(self.address()).map_err(Error::Answer)?;
+        Ok(status["version"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// The address of its TLS port; `None` without [`tls`](Builder::tls).
+    #[must_use]
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.has_tls.then(|| self.place().address(TLS))
+    }
+}
+
+impl Deref for EtcdServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+/// The settings of an etcd server.
+#[derive(Debug, Default, Clone)]
+pub struct Builder {
+    arguments: Vec<String>,
+    users: Vec<User>,
+    tls: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+struct User {
+    name: String,
+    password: Option<String>,
+    prefix: String,
+}
+
+impl Builder {
+    /// One more argument of its command line, such as `--quota-backend-bytes=1000000`.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// One more user, who may read and write the keys with this prefix; from the first one on
+    /// nobody may do anything without a login.
+    #[must_use]
+    pub fn user(self, name: &str, password: &str, prefix: &str) -> Self {
+        self.with_user(name, Some(password), prefix)
+    }
+
+    /// The same for whoever shows the client's certificate of [`Certificates`], without a password.
+    #[must_use]
+    pub fn user_by_certificate(self, prefix: &str) -> Self {
+        self.with_user(Certificates::CLIENT, None, prefix)
+    }
+
+    fn with_user(mut self, name: &str, password: Option<&str>, prefix: &str) -> Self {
+        let password = password.map(str::to_owned);
+        self.users.push(User { name: name.to_owned(), password, prefix: prefix.to_owned() });
+        self
+    }
+
+    /// One more port for TLS with the server's certificate of `certificates`.
+    #[must_use]
+    pub fn tls(mut self, certificates: &Certificates, clients: ClientCertificate) -> Self {
+        self.tls = vec![
+            format!("--cert-file={}", certificates.server_certificate().display()),
+            format!("--key-file={}", certificates.server_key().display()),
+        ];
+        if clients == ClientCertificate::Required {
+            self.tls.push("--client-cert-auth".to_owned());
+            self.tls.push(format!("--trusted-ca-file={}", certificates.ca().display()));
+        }
+        self
+    }
+
+    /// Starts the server, and returns once it answers.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start(self) -> Result<EtcdServer> {
+        let (has_users, has_tls) = (!self.users.is_empty(), !self.tls.is_empty());
+        Ok(EtcdServer { server: Server::start(Etcd(self))?, has_users, has_tls })
+    }
+}
+
+struct Etcd(Builder);
+
+impl Program for Etcd {
+    fn name(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn ports(&self) -> usize {
+        2 + usize::from(!self.0.tls.is_empty())
+    }
+
+    fn command(&self, place: &Place) -> Result<Command> {
+        let mut clients = format!("http://{}", place.address(PLAIN));
+        if !self.0.tls.is_empty() {
+            clients += &format!(",https://{}", place.address(TLS));
+        }
+        let peer = format!("http://{}", place.address(PEER));
+        let mut command = Command::new(self.name());
+        command
+            .arg("--name=testbed")
+            .arg(format!("--data-dir={}", place.data().display()))
+            .arg(format!("--listen-client-urls={clients}"))
+            .arg(format!("--advertise-client-urls={clients}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=testbed={peer}"))
+            .args(["--logger=zap", "--log-outputs=stderr"])
+            .args(&self.0.tls)
+            .args(&self.0.arguments);
+        Ok(command)
+    }
+
+    fn is_ready(&self, place: &Place, _: u32) -> Result<(), String> {
+        let status = status(place.address(PLAIN))?;
+        if !is_own(&status, place) {
+            return Err("another process answers at its port".to_owned());
+        }
+        if number(&status["leader"]) == 0 {
+            return Err("it has no leader".to_owned());
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, place: &Place) -> Result<()> {
+        // Users are data: those of the last run are there unless it was lost.
+        let cli = |arguments: &[&str], is_enabled: bool| {
+            run(etcdctl(&[place.address(PLAIN)], is_enabled).args(arguments))
+        };
+        if self.0.users.is_empty() || cli(&["user", "get", "root"], true).is_ok() {
+            return Ok(());
+        }
+        cli(&["user", "add", ROOT], false)?;
+        cli(&["user", "grant-role", "root", "root"], false)?;
+        for User { name, password, prefix } in &self.0.users {
+            match password {
+                Some(password) => cli(&["user", "add", &format!("{name}:{password}")], false)?,
+                None => cli(&["user", "add", "--no-password", name], false)?,
+            };
+            cli(&["role", "add", name], false)?;
+            let permission = ["role", "grant-permission", "--prefix", name, "readwrite", prefix];
+            cli(&permission, false)?;
+            cli(&["user", "grant-role", name, name], false)?;
+        }
+        cli(&["auth", "enable"], false).map(drop)
+    }
+}
+
+fn etcdctl(endpoints: &[SocketAddr], has_users: bool) -> Command {
+    let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", endpoints.join(","));
+    if has_users {
+        command.env("ETCDCTL_USER", ROOT);
+    }
+    command
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+        Ok(output) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            Err(Error::Command { command: format!("{command:?}"), text })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing { program }),
+        Err(error) => Err(Error::system(format!("starting {program}"))(error)),
+    }
+}
+
+/// What the member itself says, without asking the others.
+fn status(address: SocketAddr) -> Result<Value, String> {
+    http::post(address, "/v3/maintenance/status", "{}")
+}
+
+fn revision(address: SocketAddr) -> Result<i64> {
+    let status = status(address).map_err(Error::Answer)?;
+    let revision = status["header"]["revision"].as_str().unwrap_or_default();
+    revision.parse().map_err(|_| Error::Answer(format!("no revision in {status}")))
+}
+
+/// Whether the log that this process writes is of the member that answered.
+fn is_own(status: &Value, place: &Place) -> bool {
+    let member = number(&status["header"]["member_id"]);
+    place.log().contains(&format!("{member:x}"))
+}
+
+/// Numbers of 64 bits are texts here; one that is absent is 0.
+fn number(value: &Value) -> u64 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_default()
+}
