@@ -5,7 +5,9 @@ use std::time::Duration;
 use lockkit_core::conformance::{self, Traffic};
 use lockkit_core::{Applied, Error, Result, async_trait};
 
-use crate::{Connections, Data, End, EtcdServer, Fault, Link, Per, RedisServer, Way};
+use crate::{
+    Connections, Data, End, EtcdServer, Fault, Link, Per, PostgresServer, RedisServer, Way,
+};
 
 fn failed(error: crate::Error) -> Error {
     Error::unavailable(Applied::No, error)
@@ -110,4 +112,5 @@ macro_rules! server {
 }
 
 server!(EtcdServer);
+server!(PostgresServer);
 server!(RedisServer);

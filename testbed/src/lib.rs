@@ -13,11 +13,14 @@ mod error;
 mod etcd;
 mod http;
 mod link;
+mod pgbouncer;
 mod port;
+mod postgres;
 mod process;
 mod redis;
 pub mod resp;
 mod server;
+mod unprivileged;
 
 pub use error::{Error, Result};
 pub use etcd::{Builder as EtcdBuilder, EtcdServer};
@@ -25,6 +28,8 @@ pub use link::{
     Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
     Resp, Way,
 };
+pub use pgbouncer::{Pgbouncer, Pooling};
 pub use port::Port;
+pub use postgres::{Builder as PostgresBuilder, PostgresServer};
 pub use redis::{Builder as RedisBuilder, ClientCertificate, RedisServer};
 pub use server::{Data, Place, Program, Server};

@@ -10,17 +10,22 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
+};
 
 use crate::{Error, Result};
 
 /// Tells its process id to the watcher on its standard input, then becomes the program.
 const LAUNCH: &str = r#"echo $$ >&0; exec "$@" </dev/null"#;
-/// Kills the group it was told of and deletes its directory, unless a second line comes before the
-/// end of the pipe.
+/// Kills the group it was told of, and children that left it, and deletes its directory, unless a
+/// second line comes before the end of the pipe.
 const WATCH: &str = r#"trap "" HUP INT TERM
 read -r pid || exit
 read -r end && exit
+ps -A -o pid=,ppid= | while read -r child parent; do
+  [ "$parent" != "$pid" ] || kill -KILL "$child"
+done
 kill -KILL "-$pid"
 [ -z "$1" ] || rm -rf -- "$1""#;
 
@@ -36,6 +41,8 @@ pub(crate) struct Process {
     /// The watcher waits at its other end; the kernel closes it when this process ends.
     /// `None`: the child has ended.
     lifeline: Option<PipeWriter>,
+    /// Whether the child's own children leave its process group.
+    spreads: bool,
 }
 
 impl Process {
@@ -82,7 +89,13 @@ impl Process {
             .spawn()
             .map_err(refused())?;
         // `launcher` keeps its end of the pipe until it is dropped: it goes at the end of this.
-        Ok(Self { child, watcher, lifeline: Some(lifeline) })
+        Ok(Self { child, watcher, lifeline: Some(lifeline), spreads: false })
+    }
+
+    /// The same, for a child whose own children leave its process group: they are signalled too.
+    pub(crate) fn spreading(mut self, spreads: bool) -> Self {
+        self.spreads = spreads;
+        self
     }
 
     /// The child's standard output, where it was piped.
@@ -116,9 +129,9 @@ impl Process {
         self.signal(Signal::CONT)
     }
 
-    /// Asks the child to end (SIGTERM), and waits until it has.
-    pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
-        self.signal(Signal::TERM)?;
+    /// Asks the child to end, and waits until it has.
+    pub(crate) fn stop(&mut self, ask: Signal) -> Result<ExitStatus> {
+        self.ask(ask)?;
         self.until("a child to end", Self::ended)
     }
 
@@ -151,7 +164,24 @@ impl Process {
         Ok(found.map_err(Error::system("waiting for a child"))?.is_some())
     }
 
+    /// Signals the child, what it forked, and what has left its group.
     fn signal(&self, signal: Signal) -> Result<()> {
+        if !self.spreads {
+            return self.ask(signal);
+        }
+        if signal != Signal::CONT {
+            // First of all: it forks no more while its children are looked for.
+            self.ask(Signal::STOP)?;
+        }
+        for child in children_of(self.pid())? {
+            // It may have ended by itself.
+            kill_process(child, signal).ok();
+        }
+        self.ask(signal)
+    }
+
+    /// Signals the child's group alone.
+    fn ask(&self, signal: Signal) -> Result<()> {
         let context = format!("sending {signal:?} to process {}", self.pid());
         if self.lifeline.is_none() {
             return Err(Error::system(context)(std::io::Error::other("it has ended")));
@@ -191,6 +221,22 @@ pub(crate) fn describe(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("it was ended by signal {signal}"),
         (None, None) => "it ended".to_owned(),
     }
+}
+
+fn children_of(pid: u32) -> Result<Vec<Pid>> {
+    let listed = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
+    let listed = listed.map_err(Error::system("listing processes with ps"))?;
+    let mut children = Vec::new();
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        let mut numbers = line.split_whitespace().map(str::parse::<i32>);
+        let (Some(Ok(child)), Some(Ok(parent))) = (numbers.next(), numbers.next()) else {
+            continue;
+        };
+        if u32::try_from(parent) == Ok(pid) {
+            children.extend(Pid::from_raw(child));
+        }
+    }
+    Ok(children)
 }
 
 fn is_installed(program: &OsStr) -> bool {

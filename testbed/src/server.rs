@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{Process, describe};
@@ -18,6 +19,8 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 const STEP: Duration = Duration::from_millis(2);
 /// How often a start is tried on other ports when somebody else took one.
 const STARTS: usize = 5;
+/// How long what was killed may take to end.
+const REMAINS: Duration = Duration::from_millis(50);
 /// How much of the log an error shows.
 const LOG_LINES: usize = 20;
 
@@ -36,6 +39,16 @@ pub trait Program: Send + Sync + 'static {
     /// # Errors
     /// [`Error::System`] where a file cannot be written.
     fn command(&self, place: &Place) -> Result<Command>;
+
+    /// Whether its children leave its process group, so that signals must find them one by one.
+    fn spreads(&self) -> bool {
+        false
+    }
+
+    /// The signal that asks it to end in order, its clients served or not.
+    fn end(&self) -> Signal {
+        Signal::TERM
+    }
 
     /// Whether the process `pid`, and no other, answers at this place by now.
     ///
@@ -188,7 +201,7 @@ impl Server {
         self.state().kill()
     }
 
-    /// Asks the process to end in order (SIGTERM), and waits until it has.
+    /// Asks the process to end in order, and waits until it has.
     ///
     /// # Errors
     /// [`Error::Stopped`] where it does not run; [`Error::Late`] where it goes on for 10 seconds.
@@ -198,7 +211,8 @@ impl Server {
             self.running(&mut state)?.resume()?;
             state.is_paused = false;
         }
-        self.running(&mut state)?.stop()?;
+        let end = self.program.end();
+        self.running(&mut state)?.stop(end)?;
         state.process = None;
         Ok(())
     }
@@ -213,7 +227,16 @@ impl Server {
         if data == Data::Lost {
             self.place.delete_data()?;
         }
-        state.process = Some(launch(&*self.program, &self.place)?);
+        let mut starts = 1;
+        state.process = Some(loop {
+            match launch(&*self.program, &self.place) {
+                Err(Error::Start { log, .. }) if starts < STARTS && has_remains(&log) => {
+                    starts += 1;
+                }
+                launched => break launched?,
+            }
+            sleep(REMAINS);
+        });
         Ok(())
     }
 
@@ -286,6 +309,7 @@ fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
     let mut process = {
         let command = program.command(place)?;
         Process::start(&command, Stdio::from(stdout), stderr, Some(place.directory()))?
+            .spreading(program.spreads())
     };
     let failed = |reason| Error::Start {
         program: program.name().to_owned(),
@@ -313,6 +337,11 @@ fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
 /// Every server's words for EADDRINUSE hold these.
 fn lost_port(log: &str) -> bool {
     log.to_lowercase().contains("address already in use")
+}
+
+/// What was killed a moment ago, and has not quite ended, in the words of PostgreSQL.
+fn has_remains(log: &str) -> bool {
+    log.contains("pre-existing shared memory block")
 }
 
 fn tail(log: &str) -> String {

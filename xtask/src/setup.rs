@@ -17,6 +17,8 @@ const NEEDS: &[Need] = &[
     Need { program: "etcdctl", debian: "etcd-client", purpose: "etcdctl takes the same locks" },
     Need { program: "kill", debian: "procps", purpose: "the quickstart stops a process" },
     Need { program: "ps", debian: "procps", purpose: "tests look for processes left behind" },
+    Need { program: "pgbouncer", debian: "pgbouncer", purpose: "a pooler before Postgres" },
+    Need { program: "postgres", debian: "postgresql", purpose: "the tests of Postgres" },
     Need { program: "redis-server", debian: "redis-server", purpose: "the tests of Redis" },
     Need { program: "python3", debian: "python3-venv", purpose: "redis-py takes the same locks" },
 ];
@@ -59,7 +61,15 @@ pub(crate) fn run() -> Result<()> {
 /// Debian has Python's virtual environments in a package of their own, without a program.
 fn is_there(need: &Need) -> bool {
     let has_venv = || output("python3 -c __import__('ensurepip')").is_ok();
-    has(need.program) && (need.debian != "python3-venv" || has_venv())
+    let has_it = || has(need.program) || is_off_the_path(need.program);
+    has_it() && (need.debian != "python3-venv" || has_venv())
+}
+
+/// Debian keeps PostgreSQL's programs in directories of their versions, and some for root alone.
+fn is_off_the_path(program: &str) -> bool {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut bins = versions.map(|version| version.path().join("bin")).chain(["/usr/sbin".into()]);
+    bins.any(|bin| bin.join(program).is_file())
 }
 
 fn is_root() -> bool {
