@@ -20,6 +20,7 @@ const NEEDS: &[Need] = &[
     Need { program: "pgbouncer", debian: "pgbouncer", purpose: "a pooler before Postgres" },
     Need { program: "postgres", debian: "postgresql", purpose: "the tests of Postgres" },
     Need { program: "redis-server", debian: "redis-server", purpose: "the tests of Redis" },
+    Need { program: "protoc", debian: "protobuf-compiler", purpose: "building the etcd store" },
     Need { program: "python3", debian: "python3-venv", purpose: "redis-py takes the same locks" },
 ];
 /// The tests of servers and processes are for Unix.
