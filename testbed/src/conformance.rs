@@ -7,6 +7,7 @@ use lockkit_core::{Applied, Error, Result, async_trait};
 
 use crate::{
     Connections, Data, End, EtcdServer, Fault, Link, Per, PostgresServer, RedisServer, Way,
+    ZkServer,
 };
 
 fn failed(error: crate::Error) -> Error {
@@ -114,3 +115,4 @@ macro_rules! server {
 server!(EtcdServer);
 server!(PostgresServer);
 server!(RedisServer);
+server!(ZkServer);

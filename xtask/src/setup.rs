@@ -15,6 +15,17 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need { program: "etcd", debian: "etcd-server", purpose: "the tests of etcd" },
     Need { program: "etcdctl", debian: "etcd-client", purpose: "etcdctl takes the same locks" },
+    Need { program: "javac", debian: "default-jdk-headless", purpose: "ZooKeeper runs on it" },
+    Need {
+        program: "/usr/share/java/zookeeper.jar",
+        debian: "libzookeeper-java",
+        purpose: "the tests of ZooKeeper",
+    },
+    Need {
+        program: "/usr/share/java/curator-recipes.jar",
+        debian: "libcurator-recipes-java",
+        purpose: "Curator takes the same locks",
+    },
     Need { program: "kill", debian: "procps", purpose: "the quickstart stops a process" },
     Need { program: "ps", debian: "procps", purpose: "tests look for processes left behind" },
     Need { program: "pgbouncer", debian: "pgbouncer", purpose: "a pooler before Postgres" },
@@ -59,7 +70,8 @@ pub(crate) fn run() -> Result<()> {
     }
 }
 
-/// Debian has Python's virtual environments in a package of their own, without a program.
+/// Debian has Python's virtual environments in a package of their own, without a program; a jar is
+/// a path of its own.
 fn is_there(need: &Need) -> bool {
     let has_venv = || output("python3 -c __import__('ensurepip')").is_ok();
     let has_it = || has(need.program) || is_off_the_path(need.program);

@@ -1,5 +1,7 @@
 //! What several of these tests need.
 
+pub(crate) mod zk;
+
 use std::error::Error;
 use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream};
