@@ -6,8 +6,8 @@ use lockkit_core::conformance::{self, Traffic};
 use lockkit_core::{Applied, Error, Result, async_trait};
 
 use crate::{
-    Connections, Data, End, EtcdServer, Fault, Link, Per, PostgresServer, RedisServer, Way,
-    ZkServer,
+    Cluster, Connections, Data, End, EtcdCluster, EtcdServer, Fault, Link, Per, PostgresServer,
+    RedisServer, Server, Way, ZkServer,
 };
 
 fn failed(error: crate::Error) -> Error {
@@ -86,33 +86,34 @@ impl conformance::Link for Link {
 }
 
 macro_rules! server {
-    ($server:ty) => {
+    ($server:ty as $all:ty) => {
         #[async_trait]
         impl conformance::Server for $server {
             async fn pause(&self) -> Result<()> {
-                crate::Server::pause(self).map_err(failed)
+                <$all>::pause(self).map_err(failed)
             }
 
             async fn resume(&self) -> Result<()> {
-                crate::Server::resume(self).map_err(failed)
+                <$all>::resume(self).map_err(failed)
             }
 
             async fn kill(&self) -> Result<()> {
-                crate::Server::kill(self).map_err(failed)
+                <$all>::kill(self).map_err(failed)
             }
 
             async fn restart(&self) -> Result<()> {
-                crate::Server::restart(self, Data::Kept).map_err(failed)
+                <$all>::restart(self, Data::Kept).map_err(failed)
             }
 
             async fn restart_empty(&self) -> Result<()> {
-                crate::Server::restart(self, Data::Lost).map_err(failed)
+                <$all>::restart(self, Data::Lost).map_err(failed)
             }
         }
     };
 }
 
-server!(EtcdServer);
-server!(PostgresServer);
-server!(RedisServer);
-server!(ZkServer);
+server!(EtcdServer as Server);
+server!(EtcdCluster as Cluster);
+server!(PostgresServer as Server);
+server!(RedisServer as Server);
+server!(ZkServer as Server);

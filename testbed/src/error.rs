@@ -65,6 +65,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether somebody else took a port in the meantime, in the words of every server.
+    pub(crate) fn is_lost_port(&self) -> bool {
+        match self {
+            Self::Start { log, .. } => log.to_lowercase().contains("address already in use"),
+            Self::System { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+
     /// Says what was tried when the operating system refused.
     pub(crate) fn system<E: Into<io::Error>>(context: impl Into<String>) -> impl FnOnce(E) -> Self {
         |error| Self::System { context: context.into(), source: error.into() }

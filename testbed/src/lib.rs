@@ -7,6 +7,7 @@
 
 pub mod certificates;
 pub mod children;
+mod cluster;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod error;
@@ -24,8 +25,9 @@ mod server;
 mod unprivileged;
 mod zookeeper;
 
+pub use cluster::Cluster;
 pub use error::{Error, Result};
-pub use etcd::{Builder as EtcdBuilder, EtcdServer};
+pub use etcd::{Builder as EtcdBuilder, EtcdCluster, EtcdServer};
 pub use link::{
     Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
     Resp, Way,

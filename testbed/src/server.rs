@@ -165,10 +165,16 @@ impl Server {
                     let state = State { process: Some(process), is_paused: false };
                     return Ok(Self { program: Box::new(program), state: state.into(), place });
                 }
-                Err(Error::Start { log, .. }) if starts < STARTS && lost_port(&log) => starts += 1,
+                Err(error) if starts < STARTS && error.is_lost_port() => starts += 1,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// One with a place of its own, to be started by [`restart`](Self::restart).
+    pub(crate) fn stopped(program: impl Program) -> Result<Self> {
+        let place = Place::new(program.ports())?;
+        Ok(Self { program: Box::new(program), state: Mutex::default(), place })
     }
 
     /// Freezes the process (SIGSTOP): its connections stay open, and nothing answers.
@@ -270,6 +276,25 @@ impl Server {
         self.place.log()
     }
 
+    /// Whether its process is there and not paused.
+    pub(crate) fn is_running(&self) -> bool {
+        let mut state = self.state();
+        !state.is_paused && self.running(&mut state).is_ok()
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.state().is_paused
+    }
+
+    /// Says that its process ended after it had seemed to answer.
+    pub(crate) fn ended_early(&self) -> Error {
+        Error::Start {
+            program: self.program.name().to_owned(),
+            reason: "it ended soon".to_owned(),
+            log: tail(&self.log()),
+        }
+    }
+
     /// The process where it runs; one that ended by itself does not.
     fn running<'a>(&self, state: &'a mut State) -> Result<&'a mut Process> {
         let stopped = || Error::Stopped { program: self.program.name().to_owned() };
@@ -332,11 +357,6 @@ fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
             Err(_) => sleep(STEP),
         }
     }
-}
-
-/// Every server's words for EADDRINUSE hold these.
-fn lost_port(log: &str) -> bool {
-    log.to_lowercase().contains("address already in use")
 }
 
 /// What was killed a moment ago, and has not quite ended, in the words of PostgreSQL.

@@ -1,10 +1,14 @@
 //! An etcd server for one test.
 
+mod cluster;
+
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::process::Command;
 
+pub use cluster::EtcdCluster;
+use cluster::Member;
 use serde_json::Value;
 
 use crate::certificates::Certificates;
@@ -157,65 +161,39 @@ impl Builder {
     /// # Errors
     /// As [`Server::start`].
     pub fn start(self) -> Result<EtcdServer> {
-        let (has_users, has_tls) = (!self.users.is_empty(), !self.tls.is_empty());
-        Ok(EtcdServer { server: Server::start(Etcd(self))?, has_users, has_tls })
-    }
-}
-
-struct Etcd(Builder);
-
-impl Program for Etcd {
-    fn name(&self) -> &'static str {
-        "etcd"
+        let (has_users, has_tls) = (self.has_users(), self.has_tls());
+        let server = Server::start(Etcd { builder: self, member: None })?;
+        Ok(EtcdServer { server, has_users, has_tls })
     }
 
-    fn ports(&self) -> usize {
-        2 + usize::from(!self.0.tls.is_empty())
+    /// Starts a cluster of so many members, and returns once all follow a leader; users that a
+    /// restart loses stay lost.
+    ///
+    /// # Errors
+    /// As [`EtcdCluster::start`].
+    pub fn start_cluster(self, size: usize) -> Result<EtcdCluster> {
+        EtcdCluster::with(self, size)
     }
 
-    fn command(&self, place: &Place) -> Result<Command> {
-        let mut clients = format!("http://{}", place.address(PLAIN));
-        if !self.0.tls.is_empty() {
-            clients += &format!(",https://{}", place.address(TLS));
-        }
-        let peer = format!("http://{}", place.address(PEER));
-        let mut command = Command::new(self.name());
-        command
-            .arg("--name=testbed")
-            .arg(format!("--data-dir={}", place.data().display()))
-            .arg(format!("--listen-client-urls={clients}"))
-            .arg(format!("--advertise-client-urls={clients}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=testbed={peer}"))
-            .args(["--logger=zap", "--log-outputs=stderr"])
-            .args(&self.0.tls)
-            .args(&self.0.arguments);
-        Ok(command)
+    fn has_users(&self) -> bool {
+        !self.users.is_empty()
     }
 
-    fn is_ready(&self, place: &Place, _: u32) -> Result<(), String> {
-        let status = status(place.address(PLAIN))?;
-        if !is_own(&status, place) {
-            return Err("another process answers at its port".to_owned());
-        }
-        if number(&status["leader"]) == 0 {
-            return Err("it has no leader".to_owned());
-        }
-        Ok(())
+    fn has_tls(&self) -> bool {
+        !self.tls.is_empty()
     }
 
-    fn prepare(&self, place: &Place) -> Result<()> {
-        // Users are data: those of the last run are there unless it was lost.
+    /// Users are data: those of the last run are there unless it was lost.
+    fn add_users(&self, endpoints: &[SocketAddr]) -> Result<()> {
         let cli = |arguments: &[&str], is_enabled: bool| {
-            run(etcdctl(&[place.address(PLAIN)], is_enabled).args(arguments))
+            run(etcdctl(endpoints, is_enabled).args(arguments))
         };
-        if self.0.users.is_empty() || cli(&["user", "get", "root"], true).is_ok() {
+        if !self.has_users() || cli(&["user", "get", "root"], true).is_ok() {
             return Ok(());
         }
         cli(&["user", "add", ROOT], false)?;
         cli(&["user", "grant-role", "root", "root"], false)?;
-        for User { name, password, prefix } in &self.0.users {
+        for User { name, password, prefix } in &self.users {
             match password {
                 Some(password) => cli(&["user", "add", &format!("{name}:{password}")], false)?,
                 None => cli(&["user", "add", "--no-password", name], false)?,
@@ -226,6 +204,68 @@ impl Program for Etcd {
             cli(&["user", "grant-role", name, name], false)?;
         }
         cli(&["auth", "enable"], false).map(drop)
+    }
+}
+
+struct Etcd {
+    builder: Builder,
+    member: Option<Member>,
+}
+
+impl Program for Etcd {
+    fn name(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn ports(&self) -> usize {
+        2 + usize::from(self.builder.has_tls())
+    }
+
+    fn command(&self, place: &Place) -> Result<Command> {
+        let mut clients = format!("http://{}", place.address(PLAIN));
+        if self.builder.has_tls() {
+            clients += &format!(",https://{}", place.address(TLS));
+        }
+        let peer = format!("http://{}", place.address(PEER));
+        let mut command = Command::new(self.name());
+        let (name, advertised, all) = match self.member {
+            None => ("testbed".to_owned(), peer.clone(), format!("testbed={peer}")),
+            Some(member) => {
+                command.current_dir(Member::directory(place));
+                (member.name(), member.url(), member.all())
+            }
+        };
+        command
+            .arg(format!("--name={name}"))
+            .arg(format!("--data-dir={}", place.data().display()))
+            .arg(format!("--listen-client-urls={clients}"))
+            .arg(format!("--advertise-client-urls={clients}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={advertised}"))
+            .arg(format!("--initial-cluster={all}"))
+            .args(["--logger=zap", "--log-outputs=stderr"])
+            .args(&self.builder.tls)
+            .args(&self.builder.arguments);
+        Ok(command)
+    }
+
+    fn is_ready(&self, place: &Place, _: u32) -> Result<(), String> {
+        let status = status(place.address(PLAIN))?;
+        if !is_own(&status, place) {
+            return Err("another process answers at its port".to_owned());
+        }
+        // A member has a leader once the others are there, too.
+        if self.member.is_none() && number(&status["leader"]) == 0 {
+            return Err("it has no leader".to_owned());
+        }
+        Ok(())
+    }
+
+    fn prepare(&self, place: &Place) -> Result<()> {
+        match self.member {
+            None => self.builder.add_users(&[place.address(PLAIN)]),
+            Some(_) => Ok(()),
+        }
     }
 }
 

@@ -1,0 +1,97 @@
+//! Clusters of real servers: a leader, another one after its end, and members that are cut off.
+#![cfg(unix)]
+#![allow(dead_code, reason = "no test needs all that is common to them")]
+
+mod common;
+
+use common::{Tested, ends};
+use std::time::Instant;
+use testbed::{Data, EtcdCluster, EtcdServer};
+
+/// A write, which takes a majority.
+fn put(cluster: &EtcdCluster, member: usize, key: &str) -> testbed::Result<String> {
+    cluster.cli(member, &["--command-timeout=1s", "put", key, "1"])
+}
+
+/// What the member has itself; empty where it has no such key.
+fn own(cluster: &EtcdCluster, member: usize, key: &str) -> testbed::Result<String> {
+    let value = cluster.cli(member, &["get", "--consistency=s", "--print-value-only", key])?;
+    Ok(value.trim_end().to_owned())
+}
+
+#[test]
+fn an_etcd_cluster_has_another_leader_after_the_first_is_killed_or_paused() -> Tested {
+    let began = Instant::now();
+    let cluster = EtcdCluster::start(3)?;
+    eprintln!("started in {:?}", began.elapsed());
+    let first = cluster.leader()?;
+    assert_ne!(cluster.follower()?, first);
+    put(&cluster, cluster.follower()?, "a")?;
+    cluster.member(first).kill()?;
+    let began = Instant::now();
+    let second = cluster.leader_other_than(first)?;
+    eprintln!("another after {:?}", began.elapsed());
+    assert!(put(&cluster, first, "b").is_err());
+    put(&cluster, second, "b")?;
+    cluster.member(first).restart(Data::Kept)?;
+    cluster.settled()?;
+    assert_eq!(own(&cluster, first, "b")?, "1");
+    cluster.member(second).pause()?;
+    let third = cluster.leader_other_than(second)?;
+    put(&cluster, third, "c")?;
+    cluster.member(second).resume()?;
+    cluster.settled()?;
+    assert_ne!(cluster.leader()?, second);
+    Ok(())
+}
+
+#[test]
+fn an_isolated_member_of_etcd_answers_its_clients_and_learns_nothing() -> Tested {
+    let cluster = EtcdCluster::start(3)?;
+    let follower = cluster.follower()?;
+    put(&cluster, follower, "a")?;
+    cluster.isolate(follower);
+    assert!(put(&cluster, follower, "b").is_err());
+    put(&cluster, cluster.leader()?, "c")?;
+    assert_eq!(own(&cluster, follower, "a")?, "1");
+    assert_eq!(own(&cluster, follower, "c")?, "");
+    cluster.heal()?;
+    cluster.settled()?;
+    put(&cluster, follower, "d")?;
+    assert_eq!(own(&cluster, follower, "c")?, "1");
+    Ok(())
+}
+
+#[test]
+fn an_isolated_leader_of_etcd_is_replaced_and_follows_after_healing() -> Tested {
+    let cluster = EtcdCluster::start(3)?;
+    let former = cluster.leader()?;
+    cluster.isolate(former);
+    let leader = cluster.leader_other_than(former)?;
+    put(&cluster, leader, "a")?;
+    assert!(put(&cluster, former, "b").is_err());
+    cluster.heal()?;
+    cluster.settled()?;
+    assert_eq!(own(&cluster, former, "a")?, "1");
+    Ok(())
+}
+
+#[test]
+fn a_whole_etcd_cluster_comes_back_with_its_data_or_without() -> Tested {
+    let cluster = EtcdServer::builder().user("app", "secret", "lock/").start_cluster(3)?;
+    put(&cluster, 0, "a")?;
+    let revision = cluster.revision()?;
+    assert_eq!(cluster.compact()?, revision);
+    let pids: Vec<_> = cluster.members().iter().filter_map(|member| member.pid()).collect();
+    cluster.restart(Data::Kept)?;
+    for pid in pids {
+        assert!(ends(pid)?);
+    }
+    assert_eq!(cluster.cli(1, &["get", "--print-value-only", "a"])?, "1\n");
+    cluster.pause()?;
+    cluster.resume()?;
+    cluster.settled()?;
+    cluster.restart(Data::Lost)?;
+    assert_eq!(cluster.revision()?, 1);
+    Ok(())
+}
