@@ -48,6 +48,7 @@ mod child;
 mod context;
 mod faults;
 mod fixture;
+pub mod history;
 mod poll;
 mod queue;
 mod runner;

@@ -1,0 +1,139 @@
+//! The checker of histories is itself tested: with bad histories made by hand, with good ones at
+//! random, and beside a checker of another kind that searches where ours calculates.
+
+mod history {
+    mod bad;
+    mod good;
+    mod search;
+    pub(crate) mod truth;
+}
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lockkit_core::conformance::history::{
+    AttemptId, Event, History, Recorder, Summary, Violation, Violations, What, read,
+};
+use lockkit_core::{Clock, FencingToken, LockName};
+
+/// The verdict on events that are written as their lines, without the unit of a day's work.
+fn check(lines: &str) -> Result<Summary, Violations> {
+    let mut history = History::new();
+    for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        history.push(line.parse().expect("a line of a history"));
+    }
+    history.check()
+}
+
+fn violations(lines: &str) -> Vec<Violation> {
+    check(lines).err().map(|found| found.0).unwrap_or_default()
+}
+
+#[test]
+fn a_million_grants_are_judged_within_a_second() {
+    const PROCESSES: u64 = 16;
+    let name = LockName::new("billing/nightly").expect("a name");
+    let judge = |grants: u64| {
+        let mut events = Vec::new();
+        for grant in 0..grants {
+            let attempt = AttemptId { process: grant % PROCESSES, number: grant / PROCESSES };
+            let at = |micros| {
+                lockkit_core::Instant::from_origin(Duration::from_micros(grant * 10 + micros))
+            };
+            let token = FencingToken::new(grant + 1).expect("a token");
+            events.push(Event { at: at(0), attempt, what: What::Asks(name.clone()) });
+            events.push(Event { at: at(11), attempt, what: What::Granted(token) });
+            events.push(Event { at: at(18), attempt, what: What::Releases });
+            events.push(Event { at: at(20), attempt, what: What::Released });
+        }
+        let started = Instant::now();
+        let mut history = History::new();
+        events.into_iter().for_each(|event| history.push(event));
+        let summary = history.check().expect("no violation");
+        assert_eq!(summary.grants as u64, grants);
+        started.elapsed()
+    };
+    let quarter = (0..3).map(|_| judge(250_000)).min().expect("three runs");
+    let whole = (0..3).map(|_| judge(1_000_000)).min().expect("three runs");
+    println!("250,000 grants in {quarter:?}, 1,000,000 in {whole:?}");
+    // Without optimization it may take several times as long.
+    let limit = if cfg!(debug_assertions) { 10 } else { 1 };
+    assert!(whole < Duration::from_secs(limit), "{whole:?}");
+    assert!(whole < quarter * 8, "four times the input: {quarter:?}, then {whole:?}");
+}
+
+#[test]
+fn every_event_comes_back_from_its_line() {
+    let name = LockName::new("a b%\n/ä\0").expect("a name");
+    let token = FencingToken::MAX;
+    for what in [
+        What::Asks(name),
+        What::Granted(token),
+        What::Refused,
+        What::Unknown,
+        What::Believes,
+        What::Releases,
+        What::Released,
+        What::Lost,
+        What::Reads,
+        What::Read(7),
+        What::Writes { seen: 7, wrote: u64::MAX },
+        What::Wrote,
+        What::Stale,
+    ] {
+        let at = lockkit_core::Instant::from_origin(Duration::from_nanos(1_000_000_007));
+        let event = Event { at, attempt: AttemptId { process: 3, number: 14 }, what };
+        let line = event.to_string();
+        assert!(!line.contains('\n'), "{line:?}");
+        assert_eq!(line.parse::<Event>().ok().as_ref(), Some(&event), "{line:?}");
+    }
+    for line in ["", "1", "1 2 lost", "1 2.3 gone", "1 2.3 lost 4", "1 2.3 asks", "x 2.3 lost"] {
+        assert!(line.parse::<Event>().is_err(), "{line:?}");
+    }
+}
+
+struct Files(PathBuf);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+#[test]
+fn files_of_several_processes_are_one_history() {
+    let files = Files(std::env::temp_dir().join(format!("lockkit-history-{}", std::process::id())));
+    std::fs::create_dir_all(&files.0).expect("a directory");
+    let (one, two) = (files.0.join("1"), files.0.join("2"));
+    let name = LockName::new("a name").expect("a name");
+    let token = |token| FencingToken::new(token).expect("a token");
+    let clock = Clock::manual();
+    let first = Recorder::create(&one, 1, clock.clone()).expect("a file");
+    let second = Recorder::create(&two, 2, clock.clone()).expect("a file");
+    let tick = || clock.advance(Duration::from_nanos(1));
+    let a = first.asks(name.clone()).expect("written");
+    tick();
+    first.saw(a, What::Granted(token(1))).expect("written");
+    let b = second.asks(name).expect("written");
+    tick();
+    second.saw(b, What::Granted(token(2))).expect("written");
+    assert!(Recorder::create(&one, 1, clock.clone()).is_err(), "one process, one file");
+    let summary = read([&one, &two]).expect("read").check().expect("no violation");
+    assert_eq!((summary.names, summary.attempts, summary.grants), (1, 2, 2));
+    tick();
+    first.saw(a, What::Believes).expect("written");
+    let found = read([&one, &two]).expect("read").check().expect_err("an overlap");
+    assert!(
+        matches!(found.0[..], [Violation::Overlap { by, .. }] if by.as_nanos() == 1),
+        "{found}"
+    );
+    unfinished(&one);
+    assert_eq!(read([&one, &two]).expect("read").check(), Err(found));
+}
+
+/// What a process leaves that is killed while it writes.
+fn unfinished(path: &Path) {
+    let mut text = std::fs::read_to_string(path).expect("read");
+    text.push_str("99 1.0 relea");
+    std::fs::write(path, text).expect("written");
+}
