@@ -166,3 +166,85 @@ impl fmt::Display for Exclusion {
         })
     }
 }
+
+impl fmt::Display for Expiry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ttl(range) => write!(f, "after the ttl ({range})"),
+            Self::Session(range) => write!(f, "after the ttl of its session ({range})"),
+            Self::HolderDeath => f.write_str("when its process ends"),
+        }
+    }
+}
+
+impl fmt::Display for TtlRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [min, max, step] = [self.min, self.max, self.granularity].map(words);
+        write!(f, "{min} to {max}, in steps of {step}")
+    }
+}
+
+/// A duration as people write it: whole hours and minutes, else what its debug form says.
+fn words(duration: Duration) -> String {
+    match (duration.as_secs(), duration.subsec_nanos()) {
+        (seconds @ 1.., 0) if seconds % 3600 == 0 => format!("{} h", seconds / 3600),
+        (seconds @ 1.., 0) if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        (seconds @ 1.., 0) => format!("{seconds} s"),
+        (0, nanos) if nanos % 1_000_000 == 0 => format!("{} ms", nanos / 1_000_000),
+        _ => format!("{duration:?}"),
+    }
+}
+
+impl fmt::Display for Fairness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fifo => "first come, first served",
+            Self::Eventual => "some order",
+        })
+    }
+}
+
+impl fmt::Display for WakeUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Push => f.write_str("told at once"),
+            Self::Poll(every) => write!(f, "after {} at most", words(*every)),
+        }
+    }
+}
+
+impl fmt::Display for TokenScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { release, expiry, holder_crash, server_restart, failover, data_loss } = *self;
+        let events = [
+            (release, "a release"),
+            (expiry, "an expiry"),
+            (holder_crash, "the holder's crash"),
+            (server_restart, "a restart of the server"),
+            (failover, "a failover"),
+            (data_loss, "a loss of data"),
+        ];
+        let survived: Vec<_> =
+            events.iter().filter(|(survives, _)| *survives).map(|(_, event)| *event).collect();
+        f.write_str(if survived.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&survived.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_are_shown_in_words() {
+        let range = TtlRange { min: Duration::from_secs(2), ..TtlRange::ANY };
+        let session = Expiry::Session(range).to_string();
+        assert_eq!(session, "after the ttl of its session (2 s to 24 h, in steps of 1 ms)");
+        let every = WakeUp::Poll(Duration::from_millis(10)).to_string();
+        assert_eq!(every, "after 10 ms at most");
+        let least = Guarantees::new(Exclusion::OneHost, Expiry::HolderDeath).token_survives;
+        assert_eq!(least.to_string(), "a release, an expiry, the holder's crash");
+        assert_eq!(words(Duration::from_micros(1500)), "1.5ms");
+        assert_eq!(words(Duration::ZERO), "0 ms");
+    }
+}

@@ -14,6 +14,10 @@ impl Fixture for RealTime {
         Ok(Arc::new(self.0.clone()))
     }
 
+    fn store(&self) -> String {
+        "memory".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Remove]
     }

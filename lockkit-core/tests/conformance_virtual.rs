@@ -22,6 +22,10 @@ impl Fixture for VirtualTime {
         Some(Arc::new(Self(Memory::new())))
     }
 
+    fn store(&self) -> String {
+        "memory in virtual time".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Remove]
     }

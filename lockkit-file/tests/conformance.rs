@@ -47,6 +47,10 @@ impl Fixture for Files {
         Ok(Arc::new(FileProvider::connect(FileConfig::new(self.directory())).await?))
     }
 
+    fn store(&self) -> String {
+        "file".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Remove, Hook::Forget, Hook::Processes]
     }

@@ -35,6 +35,10 @@ impl Fixture for Redis {
         self.join(&port.to_string()).await
     }
 
+    fn store(&self) -> String {
+        "redis".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Remove, Hook::Forget, Hook::Processes, Hook::Link, Hook::Server, Hook::ServerLoss]
     }

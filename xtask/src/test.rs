@@ -31,13 +31,16 @@ fn features(steps: &mut Steps, package: &Package) {
     }
 }
 
+/// The examples that bring their store with them.
+const WITHOUT_URL: &[&str] = &["own_backend"];
+
 /// Each example runs as it is, and with the URL of a store that processes share.
 fn examples(steps: &mut Steps, package: &Package) {
     let directory = env::temp_dir().join(format!("lockkit-xtask-{}", process::id()));
     for example in &package.examples {
         let run = format!("run --locked -p {} --example {example}", package.name);
         steps.cargo(&run);
-        if cfg!(unix) {
+        if cfg!(unix) && !WITHOUT_URL.contains(&example.as_str()) {
             steps.cargo(&format!("{run} -- file:{}", directory.display()));
         }
     }

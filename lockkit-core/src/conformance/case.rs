@@ -26,6 +26,7 @@ pub struct Case {
     pub sentence: &'static str,
     pub(super) needs: &'static [Need],
     pub(super) limit: Duration,
+    pub(super) least_faults: u64,
     pub(super) body: Body,
 }
 
@@ -48,6 +49,20 @@ pub enum Challenge {
     Performance,
     /// Two sides that each believe they hold do no harm.
     SplitBrain,
+}
+
+/// How deep a case goes: what it disturbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// 1: the public API and the traits, with clients that fall silent or leave at any point.
+    Api,
+    /// 2: virtual time, in which hours pass at once.
+    Virtual,
+    /// 3: the network between a client and its store.
+    Link,
+    /// 4: processes and servers that are killed, paused and started again.
+    Processes,
 }
 
 /// All cases, in the order in which they run.
@@ -87,7 +102,7 @@ impl Case {
         body: Body,
     ) -> Self {
         let limit = Duration::from_secs(30);
-        Self { id, challenge, clause, sentence, needs: &[], limit, body }
+        Self { id, challenge, clause, sentence, needs: &[], limit, least_faults: 0, body }
     }
 
     pub(super) const fn needs(mut self, needs: &'static [Need]) -> Self {
@@ -99,6 +114,23 @@ impl Case {
     pub(super) const fn within(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
         self
+    }
+
+    /// Fails the case if it made fewer faults than this: it would prove nothing.
+    pub(super) const fn faults(mut self, least: u64) -> Self {
+        self.least_faults = least;
+        self
+    }
+
+    /// The level that it belongs to.
+    pub fn level(&self) -> Level {
+        let level = |need: &Need| match need {
+            Need::VirtualTime => Level::Virtual,
+            Need::Hook(Hook::Link) => Level::Link,
+            Need::Hook(Hook::Processes | Hook::Server | Hook::ServerLoss) => Level::Processes,
+            _ => Level::Api,
+        };
+        self.needs.iter().map(level).max().unwrap_or(Level::Api)
     }
 
     /// Why this case does not run here; `None`: it does.
@@ -190,6 +222,16 @@ macro_rules! require {
 pub(super) use require;
 
 impl Challenge {
+    /// All six, in the order of the report.
+    pub const ALL: [Self; 6] = [
+        Self::Atomicity,
+        Self::Liveness,
+        Self::Safety,
+        Self::Fairness,
+        Self::Performance,
+        Self::SplitBrain,
+    ];
+
     /// Its name as test names show it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -206,6 +248,33 @@ impl Challenge {
 impl fmt::Display for Challenge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Level {
+    /// All that the suite has cases for.
+    pub const ALL: [Self; 4] = [Self::Api, Self::Virtual, Self::Link, Self::Processes];
+
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Api => 1,
+            Self::Virtual => 2,
+            Self::Link => 3,
+            Self::Processes => 4,
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Self::Api => "the API and the traits",
+            Self::Virtual => "virtual time",
+            Self::Link => "the link",
+            Self::Processes => "processes and servers",
+        };
+        write!(f, "{} {what}", self.number())
     }
 }
 
@@ -240,14 +309,7 @@ mod tests {
 
     #[test]
     fn each_challenge_has_its_cases() {
-        for challenge in [
-            Challenge::Atomicity,
-            Challenge::Liveness,
-            Challenge::Safety,
-            Challenge::Fairness,
-            Challenge::Performance,
-            Challenge::SplitBrain,
-        ] {
+        for challenge in Challenge::ALL {
             assert!(cases().iter().filter(|case| case.challenge == challenge).count() >= 3);
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::case::{Stop, Verdict};
+use super::notes::Notes;
 use super::{Case, Fixture, Outcome, Time};
 use crate::{
     Clock, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator, Request,
@@ -25,6 +26,8 @@ pub(super) struct Context {
     pub(super) provider: Arc<dyn LockProvider>,
     pub(super) guarantees: Guarantees,
     pub(super) clock: Clock,
+    /// What the report shows of this run.
+    pub(super) notes: Notes,
     case: &'static Case,
     /// Starts every name of this run, so that runs on one store do not meet.
     prefix: String,
@@ -35,6 +38,7 @@ impl Context {
         case: &'static Case,
         fixture: Arc<dyn Fixture>,
         provider: Arc<dyn LockProvider>,
+        notes: Notes,
     ) -> Self {
         let clock = match fixture.time() {
             Time::Real => Clock::system(),
@@ -42,13 +46,13 @@ impl Context {
         };
         let run = RequestId::random().map(|id| id.to_string()).unwrap_or_default();
         let prefix = format!("conformance-{}-{run}", case.id);
-        Self { fixture, guarantees: provider.guarantees(), provider, clock, case, prefix }
+        Self { fixture, guarantees: provider.guarantees(), provider, clock, notes, case, prefix }
     }
 
     /// The same run on another fixture's store.
     pub(super) async fn on(&self, fixture: Arc<dyn Fixture>) -> Verdict<Self> {
         let provider = fixture.connect().await?;
-        Ok(Self::new(self.case, fixture, provider))
+        Ok(Self::new(self.case, fixture, provider, self.notes.clone()))
     }
 
     /// How long the case may take: its own limit, longer where ttls are, or where time is free.

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use super::case::{Stop, Verdict, require};
 use super::context::Context;
+use super::counted::{CountedClient, CountedLink, CountedServer};
 use super::fixture::cannot;
 use super::{Fixture, Hook};
 use crate::{Error, LockProvider, Result};
@@ -153,19 +154,24 @@ impl fmt::Debug for Served {
 }
 
 impl Context {
-    /// One more client of the store, behind a link of its own.
+    /// One more client of the store, behind a link of its own; calls and faults are counted.
     pub(super) async fn linked(&self) -> Verdict<Linked> {
-        self.fixture.linked().await.map_err(|error| {
+        let linked = self.fixture.linked().await.map_err(|error| {
             Stop::failed(format!("the fixture connects no client through a link: {error}"))
-        })
+        });
+        let Linked { client, link } = linked?;
+        let client = CountedClient { client, notes: self.notes.clone() };
+        let link = CountedLink { link, notes: self.notes.clone() };
+        Ok(Linked::new(Arc::new(client), link))
     }
 
-    /// The same run on a server of its own.
+    /// The same run on a server of its own, whose faults are counted.
     pub(super) async fn served(&self) -> Verdict<(Self, Arc<dyn Server>)> {
         let served = self.fixture.served().await.map_err(|error| {
             Stop::failed(format!("the fixture starts no server for one case: {error}"))
         })?;
-        Ok((self.on(served.fixture).await?, served.server))
+        let server = CountedServer { server: served.server, notes: self.notes.clone() };
+        Ok((self.on(served.fixture).await?, Arc::new(server)))
     }
 
     /// By when the next one is granted, whatever became of the holder (C11).

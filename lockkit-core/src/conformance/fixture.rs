@@ -27,6 +27,12 @@ pub trait Fixture: Send + Sync + 'static {
     /// The suite never drops it midway.
     async fn connect(&self) -> Result<Arc<dyn LockProvider>>;
 
+    /// What the report calls the store: the name of this type, unless it says better.
+    fn store(&self) -> String {
+        let name = std::any::type_name::<Self>();
+        name.rsplit("::").next().unwrap_or(name).to_owned()
+    }
+
     /// The time that the store lives by.
     fn time(&self) -> Time {
         Time::Real

@@ -1,17 +1,26 @@
 //! Runs cases: each in a runtime of its own, with a time limit.
 
 use std::any::Any;
+use std::env;
+use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use tokio::runtime::{Builder, Runtime};
 
 use super::context::Context;
-use super::{Case, Fixture, Time, cases, child};
+use super::notes::Notes;
+use super::{Case, CaseRun, Fixture, Report, Time, cases, child};
+use crate::{Applied, Error, Guarantees, Result};
+
+/// The environment variable that names the report's directory.
+const REPORT: &str = "LOCKKIT_REPORT";
 
 /// A case in virtual time may take this long by the machine's clock.
 const REAL_LIMIT: Duration = Duration::from_secs(120);
@@ -40,12 +49,57 @@ pub enum Outcome {
 /// several processes are `NotReached` here: only [`main`] can start the processes.
 pub fn check(id: &str, fixture: Arc<dyn Fixture>) -> Outcome {
     match cases().iter().find(|case| case.id == id) {
-        Some(case) => run(case, fixture),
+        Some(case) => run_case(case, fixture).outcome,
         None => Outcome::Failed(format!("there is no case {id}")),
     }
 }
 
+/// Runs every case on a fixture, four at a time, and tells how each ended.
+///
+/// ```no_run
+/// # use lockkit_core::conformance::{self, Fixture};
+/// # fn example(fixture: std::sync::Arc<impl Fixture>) -> Result<(), Box<dyn std::error::Error>> {
+/// let report = conformance::run(&fixture)?;
+/// println!("{report}");
+/// report.write_to("target/conformance".as_ref())?;
+/// # Ok(()) }
+/// ```
+///
+/// It blocks its thread and takes no runtime: cases have runtimes of their own, so it may be called
+/// inside one too. A fixture whose store lives on that runtime needs `spawn_blocking` around it.
+/// As in [`check`], cases with several processes are `NotReached`.
+///
+/// # Errors
+/// Whatever keeps the fixture from connecting at all.
+pub fn run<F: Fixture>(fixture: &Arc<F>) -> Result<Report> {
+    let fixture: Arc<dyn Fixture> = Arc::<F>::clone(fixture);
+    let (guarantees, barred) = standing(&fixture)?;
+    let started = Instant::now();
+    let next = AtomicUsize::new(0);
+    let runs: Vec<OnceLock<CaseRun>> = cases().iter().map(|_| OnceLock::new()).collect();
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME {
+            scope.spawn(|| {
+                while let Some(case) = cases().get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let place = case_number(case);
+                    let run = match &barred[place] {
+                        Some(outcome) => CaseRun::barred(case, outcome.clone()),
+                        None => run_case(case, Arc::clone(&fixture)),
+                    };
+                    runs[place].get_or_init(|| run);
+                }
+            });
+        }
+    });
+    let runs = runs.into_iter().filter_map(OnceLock::into_inner).collect();
+    Ok(Report::new(&*fixture, guarantees, runs, started.elapsed()))
+}
+
 /// The whole of a test binary: runs every case on `fixture`, with the arguments of `cargo test`.
+///
+/// It ends with the [`Report`]. `--report DIR`, or the directory in the environment variable
+/// `LOCKKIT_REPORT`, has it written there too, as JSON and as a page: `cargo test --test
+/// conformance -- --report target/conformance`.
 ///
 /// The binary starts itself again for cases with several processes, so this must come first in its
 /// `main`.
@@ -54,44 +108,114 @@ pub fn main(fixture: impl Fixture) -> ExitCode {
     if let Some(code) = child::serve(&fixture) {
         return code;
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(AT_A_TIME);
-    let barred = match standing(&fixture) {
-        Ok(barred) => barred,
-        Err(why) => {
-            eprintln!("the fixture does not connect: {why}");
-            return ExitCode::FAILURE;
-        }
+    let (arguments, directory) = match report_directory(env::args_os(), env::var_os(REPORT)) {
+        Ok((arguments, directory)) => (Arguments::from_iter(arguments), directory),
+        Err(why) => return failed(&why),
     };
-    let trials = cases().iter().zip(&barred).map(|(case, barred)| trial(case, &fixture, barred));
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    if !arguments.list {
-        for (case, barred) in cases().iter().zip(&barred) {
-            match barred {
-                Some(Outcome::NotClaimed(claim)) => println!("not claimed: {} ({claim})", case.id),
-                Some(Outcome::NotReached(hook)) => println!("not reached: {} ({hook})", case.id),
-                _ => {}
+    let arguments =
+        Arguments { test_threads: arguments.test_threads.or(Some(AT_A_TIME)), ..arguments };
+    let (guarantees, barred) = match standing(&fixture) {
+        Ok(standing) => standing,
+        Err(error) => return failed(&format!("the fixture does not connect: {error}")),
+    };
+    let started = Instant::now();
+    let runs: Arc<Vec<OnceLock<CaseRun>>> =
+        Arc::new(cases().iter().map(|_| OnceLock::new()).collect());
+    let trials: Vec<_> = cases()
+        .iter()
+        .zip(barred)
+        .map(|(case, barred)| {
+            let trial = trial(case, &fixture, barred.as_ref(), &runs);
+            if let Some(outcome) = barred.filter(|_| !arguments.is_filtered_out(&trial)) {
+                runs[case_number(case)].get_or_init(|| CaseRun::barred(case, outcome));
+            }
+            trial
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if arguments.list {
+        return conclusion.exit_code();
+    }
+    let runs = runs.iter().filter_map(OnceLock::get).cloned().collect();
+    let report = Report::new(&*fixture, guarantees, runs, started.elapsed());
+    println!("{report}");
+    if let Some(directory) = directory {
+        match report.write_to(&directory) {
+            Ok(files) => files.iter().for_each(|file| println!("written: {}", file.display())),
+            Err(error) => {
+                return failed(&format!("no report in {}: {error}", directory.display()));
             }
         }
     }
     conclusion.exit_code()
 }
 
-/// What keeps each case from running on `fixture`, in the order of the cases.
-fn standing(fixture: &Arc<dyn Fixture>) -> Result<Vec<Option<Outcome>>, String> {
-    let runtime = runtime(fixture.time()).map_err(|error| error.to_string())?;
-    let provider = runtime.block_on(fixture.connect()).map_err(|error| error.to_string())?;
-    let barred = cases().iter().map(|case| case.barred(&**fixture, &*provider)).collect();
-    let closed = runtime.block_on(provider.close()).map_err(|error| error.to_string());
-    closed.map(|()| barred)
+fn failed(why: &str) -> ExitCode {
+    eprintln!("{why}");
+    ExitCode::FAILURE
 }
 
-fn trial(case: &'static Case, fixture: &Arc<dyn Fixture>, barred: &Option<Outcome>) -> Trial {
+/// The arguments without those that are for the report, and the directory that it goes to.
+fn report_directory(
+    arguments: impl Iterator<Item = OsString>,
+    variable: Option<OsString>,
+) -> Result<(Vec<OsString>, Option<PathBuf>), String> {
+    let variable = variable.filter(|value| !value.is_empty());
+    let (mut others, mut directory) = (Vec::new(), variable.map(PathBuf::from));
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.to_str() {
+            Some("--report") => {
+                directory = arguments.next().map(PathBuf::from);
+                directory.as_ref().ok_or("--report needs a directory: --report DIR")?;
+            }
+            Some(text) if text.starts_with("--report=") => {
+                directory = Some(text["--report=".len()..].into());
+            }
+            _ => others.push(argument),
+        }
+    }
+    Ok((others, directory))
+}
+
+/// The claims of the store, and what keeps each case from running on it, in the order of the cases.
+fn standing(fixture: &Arc<dyn Fixture>) -> Result<(Guarantees, Vec<Option<Outcome>>)> {
     let fixture = Arc::clone(fixture);
-    let trial = Trial::ignorable_test(case.to_string(), move || match run(case, fixture) {
-        Outcome::Passed => Ok(Completion::Completed),
-        Outcome::Failed(why) => Err(why.into()),
-        Outcome::NotClaimed(why) | Outcome::NotReached(why) => Ok(Completion::ignored_with(why)),
+    // A thread of its own: the caller may be inside a runtime.
+    let asked = thread::spawn(move || {
+        let runtime =
+            runtime(fixture.time()).map_err(|error| Error::unavailable(Applied::No, error))?;
+        let provider = runtime.block_on(fixture.connect())?;
+        let barred = cases().iter().map(|case| case.barred(&*fixture, &*provider)).collect();
+        let guarantees = provider.guarantees();
+        runtime.block_on(provider.close()).map(|()| (guarantees, barred))
+    });
+    asked.join().unwrap_or_else(|panic| {
+        Err(Error::unavailable(Applied::No, format!("it panicked: {}", text_of(&*panic))))
+    })
+}
+
+/// The place of a case in the order in which they run.
+fn case_number(case: &Case) -> usize {
+    cases().iter().position(|other| other.id == case.id).unwrap_or_default()
+}
+
+fn trial(
+    case: &'static Case,
+    fixture: &Arc<dyn Fixture>,
+    barred: Option<&Outcome>,
+    runs: &Arc<Vec<OnceLock<CaseRun>>>,
+) -> Trial {
+    let (fixture, runs) = (Arc::clone(fixture), Arc::clone(runs));
+    let trial = Trial::ignorable_test(case.to_string(), move || {
+        let run = run_case(case, fixture);
+        match &runs[case_number(case)].get_or_init(|| run).outcome {
+            Outcome::Passed => Ok(Completion::Completed),
+            Outcome::Failed(why) => Err(why.into()),
+            Outcome::NotClaimed(why) | Outcome::NotReached(why) => {
+                Ok(Completion::ignored_with(why))
+            }
+        }
     });
     match barred {
         Some(Outcome::NotClaimed(_)) => trial.with_kind("not claimed").with_ignored_flag(true),
@@ -100,7 +224,20 @@ fn trial(case: &'static Case, fixture: &Arc<dyn Fixture>, barred: &Option<Outcom
     }
 }
 
-fn run(case: &'static Case, fixture: Arc<dyn Fixture>) -> Outcome {
+fn run_case(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
+    let (notes, started) = (Notes::default(), Instant::now());
+    let outcome = match ended(case, fixture, &notes) {
+        Outcome::Passed if notes.faults() < case.least_faults => Outcome::Failed(format!(
+            "it made {} faults, and proves nothing with fewer than {}",
+            notes.faults(),
+            case.least_faults
+        )),
+        outcome => outcome,
+    };
+    CaseRun::new(case, outcome, started.elapsed(), &notes)
+}
+
+fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Outcome {
     let fixture = fixture.fresh().unwrap_or(fixture);
     let limit = match fixture.time() {
         // The case ends itself in time, unless it blocks its thread.
@@ -108,7 +245,8 @@ fn run(case: &'static Case, fixture: Arc<dyn Fixture>) -> Outcome {
         Time::Virtual => REAL_LIMIT,
     };
     let (report, outcome) = mpsc::channel();
-    let work = move || report.send(in_runtime(case, fixture));
+    let notes = notes.clone();
+    let work = move || report.send(in_runtime(case, fixture, notes));
     let started = thread::Builder::new().name(case.id.to_owned()).spawn(work);
     if let Err(error) = started {
         return Outcome::Failed(format!("no thread to run in: {error}"));
@@ -119,17 +257,17 @@ fn run(case: &'static Case, fixture: Arc<dyn Fixture>) -> Outcome {
     })
 }
 
-fn in_runtime(case: &'static Case, fixture: Arc<dyn Fixture>) -> Outcome {
+fn in_runtime(case: &'static Case, fixture: Arc<dyn Fixture>, notes: Notes) -> Outcome {
     let runtime = match runtime(fixture.time()) {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::Failed(format!("no runtime to run in: {error}")),
     };
-    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(in_time(case, fixture))));
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(in_time(case, fixture, notes))));
     runtime.shutdown_timeout(SHUTDOWN);
     ended.unwrap_or_else(|panic| Outcome::Failed(format!("panicked: {}", text_of(&*panic))))
 }
 
-async fn in_time(case: &'static Case, fixture: Arc<dyn Fixture>) -> Outcome {
+async fn in_time(case: &'static Case, fixture: Arc<dyn Fixture>, notes: Notes) -> Outcome {
     let provider = match fixture.connect().await {
         Ok(provider) => provider,
         Err(error) => return Outcome::Failed(format!("the fixture does not connect: {error}")),
@@ -137,7 +275,7 @@ async fn in_time(case: &'static Case, fixture: Arc<dyn Fixture>) -> Outcome {
     if let Some(outcome) = case.barred(&*fixture, &*provider) {
         return outcome;
     }
-    let context = Context::new(case, fixture, provider);
+    let context = Context::new(case, fixture, provider, notes);
     let limit = context.limit();
     match tokio::time::timeout(limit, (case.body)(context)).await {
         Ok(Ok(())) => Outcome::Passed,
@@ -156,4 +294,33 @@ pub(super) fn runtime(time: Time) -> std::io::Result<Runtime> {
 fn text_of(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(
+        arguments: &[&str],
+        variable: Option<&str>,
+    ) -> Option<(Vec<OsString>, Option<PathBuf>)> {
+        let arguments = arguments.iter().map(OsString::from);
+        report_directory(arguments, variable.map(OsString::from)).ok()
+    }
+
+    #[test]
+    fn the_reports_directory_is_an_argument_or_a_variable() {
+        let some = |others: &[&str], directory: Option<&str>| {
+            Some((others.iter().map(OsString::from).collect(), directory.map(PathBuf::from)))
+        };
+        assert_eq!(taken(&["suite", "AT-01"], None), some(&["suite", "AT-01"], None));
+        assert_eq!(
+            taken(&["suite", "--report", "a", "-q"], None),
+            some(&["suite", "-q"], Some("a"))
+        );
+        assert_eq!(taken(&["suite", "--report=a"], Some("b")), some(&["suite"], Some("a")));
+        assert_eq!(taken(&["suite"], Some("b")), some(&["suite"], Some("b")));
+        assert_eq!(taken(&["suite"], Some("")), some(&["suite"], None));
+        assert_eq!(taken(&["suite", "--report"], Some("b")), None);
+    }
 }

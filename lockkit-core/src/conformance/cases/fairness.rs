@@ -159,6 +159,8 @@ async fn shares(cx: Context) -> Verdict {
     let shares = counts(&shares);
     let (least, most) = (shares.iter().min().copied(), shares.iter().max().copied());
     let (least, most) = (least.unwrap_or(0), most.unwrap_or(0));
+    cx.notes.count("grants of a client, least", least as u64);
+    cx.notes.count("grants of a client, most", most as u64);
     require!(least > 0, "a client was never granted in {PATIENCE:?}: {shares:?}");
     let even = cx.guarantees.fairness != Claim::Fifo || most <= least + least / 10 + 2;
     require!(even, "the order is Fifo, and the shares are {shares:?}");

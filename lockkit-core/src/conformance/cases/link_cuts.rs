@@ -21,7 +21,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.attempt()))),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .within(60),
+    .within(60)
+    .faults(20),
     Case::new(
         "AT-05-refused",
         Atomicity,
@@ -30,7 +31,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.attempt_alone()))),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .within(60),
+    .within(60)
+    .faults(20),
     Case::new(
         "AT-05-waiting",
         Atomicity,
@@ -39,7 +41,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.wait()))),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .within(60),
+    .within(60)
+    .faults(20),
     Case::new(
         "AT-05-renewal",
         Atomicity,
@@ -48,7 +51,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.renewal()))),
     )
     .needs(&[Need::Hook(Hook::Link), Need::Ttl])
-    .within(60),
+    .within(60)
+    .faults(20),
     Case::new(
         "AT-05-release",
         Atomicity,
@@ -57,7 +61,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.release()))),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .within(60),
+    .within(60)
+    .faults(20),
 ];
 
 /// How many clients share the work: the cases mostly wait for connections.
@@ -90,11 +95,13 @@ async fn sweep(cx: Context, operation: Operation) -> Verdict {
             operation(&mut cut).await?;
             let (sent, received) = cut.bytes;
             require!(sent > 0 && received > 0, "nothing went over the link");
+            let (before, mut cuts) = (cut.linked.link.traffic().await?.connections, 0);
             for (way, bytes) in [(Way::Requests, sent), (Way::Replies, received)] {
                 for after in
                     (0..=bytes).filter(|after| after % u64::from(CLIENTS) == u64::from(client))
                 {
                     cut.at = Some((way, after));
+                    cuts += 1;
                     operation(&mut cut).await.map_err(|Stop(outcome)| {
                         Stop::failed(format!(
                             "cut after byte {after} of {bytes} {way:?}: {outcome:?}"
@@ -102,12 +109,22 @@ async fn sweep(cx: Context, operation: Operation) -> Verdict {
                     })?;
                 }
             }
-            Verdict::Ok(())
+            // Whoever was cut has connected again, unless the cuts met nothing.
+            let made = cut.linked.link.traffic().await?.connections - before;
+            require!(made >= cuts / 2, "{cuts} cuts broke only {made} connections");
+            Verdict::Ok((sent + received, cuts))
         });
     }
+    let (mut bytes, mut cuts) = (0, 0);
     while let Some(ended) = clients.join_next().await {
-        ended??;
+        let (of_one, cut) = ended??;
+        bytes = of_one.max(bytes);
+        cuts += cut;
     }
+    cx.notes.count("bytes", bytes);
+    cx.notes.count("cuts", cuts);
+    // Each byte in both directions, the end and the beginning too.
+    require!(cuts >= bytes, "{cuts} cuts in {bytes} bytes");
     Ok(())
 }
 

@@ -19,7 +19,8 @@ pub(super) const CASES: &[Case] = &[
         "a grant whose reply the network lost is withdrawn, or found again by a replay",
         |cx| Box::pin(lost_replies(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link)]),
+    .needs(&[Need::Hook(Hook::Link)])
+    .faults(2),
     Case::new(
         "AT-07-link",
         Atomicity,
@@ -27,7 +28,8 @@ pub(super) const CASES: &[Case] = &[
         "a request that is delivered after its caller gave up leaves no lock held and no waiter",
         |cx| Box::pin(late_requests(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link)]),
+    .needs(&[Need::Hook(Hook::Link)])
+    .faults(6),
     Case::new(
         "AT-07-waiting",
         Atomicity,
@@ -35,7 +37,8 @@ pub(super) const CASES: &[Case] = &[
         "a waiter that would ask again while its withdrawal is on its way does not come back",
         |cx| Box::pin(withdrawn_while_waiting(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link)]),
+    .needs(&[Need::Hook(Hook::Link)])
+    .faults(1),
     Case::new(
         "SF-02",
         Safety,
@@ -43,7 +46,8 @@ pub(super) const CASES: &[Case] = &[
         "a release or a renewal delivered after the next grant neither ends nor extends it",
         |cx| Box::pin(late_calls(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl]),
+    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .faults(2),
     Case::new(
         "SF-02-release",
         Safety,
@@ -51,7 +55,8 @@ pub(super) const CASES: &[Case] = &[
         "a release that overtook an older one and a renewal leaves them without effect",
         |cx| Box::pin(overtaken_calls(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl]),
+    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .faults(1),
     Case::new(
         "SF-05-link",
         Safety,
@@ -59,7 +64,8 @@ pub(super) const CASES: &[Case] = &[
         "a renewal's reply that comes after the deadline takes no loss back",
         |cx| Box::pin(late_replies(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .faults(1),
 ];
 
 async fn lost_replies(cx: Context) -> Verdict {

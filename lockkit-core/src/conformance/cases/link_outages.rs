@@ -19,7 +19,8 @@ pub(super) const CASES: &[Case] = &[
         "a holder whose link goes dark is lost by its deadline, and before the next one is granted",
         |cx| Box::pin(dark(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .faults(3),
     Case::new(
         "SB-05",
         SplitBrain,
@@ -27,7 +28,8 @@ pub(super) const CASES: &[Case] = &[
         "a holder heard by the store but deaf, or the reverse, is lost before the next is granted",
         |cx| Box::pin(one_way(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::Ttl]),
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .faults(2),
     Case::new(
         "LV-04",
         Liveness,
@@ -35,7 +37,8 @@ pub(super) const CASES: &[Case] = &[
         "a lease survives fifty resets of all its client's connections",
         |cx| Box::pin(resets(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl]),
+    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .faults(50),
     Case::new(
         "LV-05-link",
         Liveness,
@@ -44,7 +47,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(bad_renewals(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
-    .within(60),
+    .within(60)
+    .faults(6),
     Case::new(
         "C12-02",
         Liveness,
@@ -52,7 +56,8 @@ pub(super) const CASES: &[Case] = &[
         "on a link that is dark, every call ends by its limit",
         |cx| Box::pin(limits(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link)]),
+    .needs(&[Need::Hook(Hook::Link)])
+    .faults(1),
     Case::new(
         "C12-03",
         Liveness,
@@ -60,7 +65,8 @@ pub(super) const CASES: &[Case] = &[
         "a connection that is stuck is replaced after the first call that it costs",
         |cx| Box::pin(stuck(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link)]),
+    .needs(&[Need::Hook(Hook::Link)])
+    .faults(3),
 ];
 
 /// Waits for the grant of `lock`, and looks at once whether another still believes.
@@ -72,6 +78,7 @@ async fn succeed(lock: Lock, before: GuardWatch) -> Result<(bool, Guard)> {
 async fn dark(cx: Context) -> Verdict {
     let Linked { client, link, .. } = cx.linked().await?;
     let (lock, ttl) = (cx.locks_of(client).lock(cx.name("dark")), cx.ttl());
+    let (mut lost_after, mut granted_after) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let acquired = cx.by(cx.healed(), "a link that passes again is used", lock.acquire());
         let guard = acquired.await??;
@@ -79,10 +86,13 @@ async fn dark(cx: Context) -> Verdict {
         cx.sleep(ttl / 2).await;
         require!(guard.is_held() && !next.is_finished(), "lost although it was renewed");
         link.blackhole().await?;
+        let dark = cx.clock.now();
         let bound = ttl + cx.slack();
         cx.by(bound, "a holder whose link is dark is lost", guard.lost()).await?;
+        lost_after.push(cx.clock.now().saturating_since(dark));
         require!(!guard.is_held(), "held after its loss");
         let (believed, next) = cx.by(cx.recovery(), "the next is granted", next).await???;
+        granted_after.push(cx.clock.now().saturating_since(dark));
         require!(!believed, "two guards held");
         require!(next.token() > guard.token(), "token {} came again", next.token());
         link.pass().await?;
@@ -90,6 +100,8 @@ async fn dark(cx: Context) -> Verdict {
         require!(next.is_held() && !guard.is_held(), "the end of the outage changed the holder");
         next.release().await?;
     }
+    cx.notes.times("dark to lost", lost_after);
+    cx.notes.times("dark to next grant", granted_after);
     cx.no_residue("dark").await
 }
 
@@ -135,6 +147,7 @@ async fn resets(cx: Context) -> Verdict {
     require!(!waiter.is_finished(), "granted beside a holder");
     guard.renew().await?;
     let made = link.traffic().await?.connections;
+    cx.notes.count("connections", made);
     require!(made >= 25, "only {made} connections were made over fifty resets");
     guard.release().await?;
     cx.by(cx.wake_up(), "the waiter is granted", waiter).await???.release().await?;

@@ -19,7 +19,8 @@ pub(super) const CASES: &[Case] = &[
         "a waiter whose connections are cut, or fall silent, learns that the name is free",
         |cx| Box::pin(cut_wake_ups(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link)]),
+    .needs(&[Need::Hook(Hook::Link)])
+    .faults(12),
     Case::new(
         "LV-09-link",
         Liveness,
@@ -28,7 +29,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(through_an_outage(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .within(60),
+    .within(60)
+    .faults(2),
     Case::new(
         "FR-06",
         Fairness,
@@ -36,7 +38,8 @@ pub(super) const CASES: &[Case] = &[
         "resetting one waiter's connections disturbs nobody else's place",
         |cx| Box::pin(one_is_reset(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::Fifo]),
+    .needs(&[Need::Hook(Hook::Link), Need::Fifo])
+    .faults(1),
 ];
 
 async fn cut_wake_ups(cx: Context) -> Verdict {

@@ -126,6 +126,7 @@ async fn held_for_long(cx: Context) -> Verdict {
         cx.sleep(ttl / 17).await;
     }
     let renewals = tap.renewals();
+    cx.notes.count("renewals in ten ttls", renewals.into());
     require!((20..=60).contains(&renewals), "{renewals} renewals in ten ttls");
     require!(guard.token() == token, "a renewal changed the token");
     guard.release().await?;
@@ -160,6 +161,7 @@ async fn cut_off(cx: Context) -> Verdict {
     let waiter = cx.lock("held").await?;
     let next = cx.by(ttl + cx.expiry_slack(), "the waiter is granted", waiter.acquire()).await??;
     let after = cx.clock.now().saturating_since(renewed);
+    cx.notes.time("last renewal to next grant", after);
     // Renewed a moment before the clock was read.
     let early = ttl.saturating_sub(cx.slack().min(ttl / 10));
     require!(after > early, "granted {after:?} after a renewal with a ttl of {ttl:?}");

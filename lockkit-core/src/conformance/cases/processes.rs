@@ -84,6 +84,7 @@ async fn one_of_many_processes_wins(cx: Context) -> Verdict {
 
 async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
     let ttl = cx.ttl();
+    let mut took = Vec::new();
     for _ in 0..3 {
         let mut holder = Process::start(&cx).await?;
         holder.tell(&format!("acquire {} {}", ttl.as_millis(), cx.name("orphaned")))?;
@@ -106,7 +107,9 @@ async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
             "granted {after:?} after the holder's end, before its ttl of {ttl:?}"
         );
         guard.release().await?;
+        took.push(after);
     }
+    cx.notes.times("end to next grant", took);
     cx.no_residue("orphaned").await
 }
 

@@ -19,7 +19,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(restarted(cx)),
     )
     .needs(&[Need::Hook(Hook::Server), Need::Ttl])
-    .within(60),
+    .within(60)
+    .faults(4),
     Case::new(
         "LV-09-loss",
         Liveness,
@@ -27,12 +28,8 @@ pub(super) const CASES: &[Case] = &[
         "a server that comes back empty costs the holder its lease, and the waiters nothing",
         |cx| Box::pin(restarted_empty(cx)),
     )
-    .needs(&[
-        Need::Hook(Hook::Server),
-        Need::Hook(Hook::ServerLoss),
-        Need::DataLoss,
-        Need::Ttl,
-    ]),
+    .needs(&[Need::Hook(Hook::Server), Need::Hook(Hook::ServerLoss), Need::DataLoss, Need::Ttl])
+    .faults(2),
     Case::new(
         "LV-10",
         Liveness,
@@ -40,7 +37,8 @@ pub(super) const CASES: &[Case] = &[
         "an outage of three ttls ends holds and calls in time; after it all goes on",
         |cx| Box::pin(outage(cx)),
     )
-    .needs(&[Need::Hook(Hook::Server), Need::Ttl]),
+    .needs(&[Need::Hook(Hook::Server), Need::Ttl])
+    .faults(2),
     Case::new(
         "SF-08-server",
         Safety,
@@ -49,7 +47,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(paused(cx)),
     )
     .needs(&[Need::Hook(Hook::Server), Need::Ttl])
-    .within(60),
+    .within(60)
+    .faults(5),
     Case::new(
         "SF-16",
         Safety,
@@ -58,7 +57,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(tokens(cx)),
     )
     .needs(&[Need::Hook(Hook::Server), Need::ServerRestart, Need::Ttl])
-    .within(60),
+    .within(60)
+    .faults(6),
 ];
 
 /// The next end of a wait.

@@ -1,0 +1,266 @@
+//! What the suite found on one store, as a value: a table, JSON, or a page.
+
+mod html;
+mod json;
+mod text;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use std::{fs, io};
+
+use super::notes::Notes;
+use super::{Case, Challenge, Figure, Fixture, Hook, Level, Outcome, Time};
+use crate::Guarantees;
+
+/// What the suite found on one store.
+///
+/// It displays as a table for a terminal. Only what ran and held counts as passed: a case that does
+/// not apply is *not claimed*, one that lacks a hook is *not reached*. Figures are as measured
+/// while other cases ran beside, so they are no benchmark.
+#[derive(Clone, Debug)]
+pub struct Report {
+    store: String,
+    time: Time,
+    hooks: Vec<Hook>,
+    guarantees: Guarantees,
+    runs: Vec<CaseRun>,
+    took: Duration,
+    at: SystemTime,
+}
+
+/// How one case went.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CaseRun {
+    /// The case.
+    pub case: &'static Case,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took by the machine's clock; zero if it did not run.
+    pub took: Duration,
+    /// What it measured.
+    pub figures: Vec<Figure>,
+    /// The calls that it made on clients whose link it disturbs.
+    pub operations: u64,
+    /// The faults that it made at links and servers.
+    pub faults: u64,
+}
+
+impl CaseRun {
+    pub(super) fn new(
+        case: &'static Case,
+        outcome: Outcome,
+        took: Duration,
+        notes: &Notes,
+    ) -> Self {
+        let (operations, faults) = (notes.operations(), notes.faults());
+        Self { case, outcome, took, figures: notes.figures(), operations, faults }
+    }
+
+    pub(super) fn barred(case: &'static Case, outcome: Outcome) -> Self {
+        Self::new(case, outcome, Duration::ZERO, &Notes::default())
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        fixture: &dyn Fixture,
+        guarantees: Guarantees,
+        runs: Vec<CaseRun>,
+        took: Duration,
+    ) -> Self {
+        let (store, time, hooks) = (fixture.store(), fixture.time(), fixture.hooks().to_vec());
+        Self { store, time, hooks, guarantees, runs, took, at: SystemTime::now() }
+    }
+
+    /// What the fixture calls its store.
+    pub fn store(&self) -> &str {
+        &self.store
+    }
+
+    /// What the provider declares.
+    pub const fn guarantees(&self) -> &Guarantees {
+        &self.guarantees
+    }
+
+    /// The cases that were asked for, in the order in which they run.
+    pub fn runs(&self) -> &[CaseRun] {
+        &self.runs
+    }
+
+    /// Those that failed.
+    pub fn failed(&self) -> impl Iterator<Item = &CaseRun> {
+        self.runs.iter().filter(|run| matches!(run.outcome, Outcome::Failed(_)))
+    }
+
+    /// Whether at least one case passed, and none failed.
+    pub fn is_passed(&self) -> bool {
+        let tally = self.tally(|_| true);
+        tally.failed == 0 && tally.passed > 0
+    }
+
+    /// All of it as one JSON object.
+    pub fn to_json(&self) -> String {
+        json::of(self).to_string()
+    }
+
+    /// All of it as one HTML page, which needs no other file.
+    pub fn to_html(&self) -> String {
+        html::page(self)
+    }
+
+    /// Writes `<store>.json` and `<store>.html` into a directory, which is made if need be; returns
+    /// their paths.
+    ///
+    /// # Errors
+    /// Whatever keeps it from writing.
+    pub fn write_to(&self, directory: &Path) -> io::Result<[PathBuf; 2]> {
+        fs::create_dir_all(directory)?;
+        let plain = |c: char| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let stem: String = self.store.chars().map(plain).collect();
+        let [json, html] = ["json", "html"].map(|end| directory.join(format!("{stem}.{end}")));
+        fs::write(&json, self.to_json())?;
+        fs::write(&html, self.to_html())?;
+        Ok([json, html])
+    }
+
+    fn of(&self, challenge: Challenge) -> impl Iterator<Item = &CaseRun> {
+        self.runs.iter().filter(move |run| run.case.challenge == challenge)
+    }
+
+    fn at(&self, level: Level) -> impl Iterator<Item = &CaseRun> {
+        self.runs.iter().filter(move |run| run.case.level() == level)
+    }
+
+    fn tally(&self, counts: impl Fn(&CaseRun) -> bool) -> Tally {
+        self.runs.iter().filter(|run| counts(run)).fold(Tally::default(), Tally::with)
+    }
+
+    /// The claims, each with what it is called.
+    fn claims(&self) -> Vec<(&'static str, String)> {
+        let Guarantees { exclusion, expiry, fairness, wake_up, token_survives, .. } =
+            &self.guarantees;
+        vec![
+            ("exclusion rests on", exclusion.to_string()),
+            ("a dead holder's name is free", expiry.to_string()),
+            ("waiters are granted", fairness.to_string()),
+            ("a waiter learns of a release", wake_up.to_string()),
+            ("tokens grow through", token_survives.to_string()),
+            ("two may believe at once after", self.guarantees.belief_breaks_on.join("; ")),
+        ]
+    }
+
+    /// When it was made, as `2026-01-31 23:59 UTC`.
+    fn date(&self) -> String {
+        let since = self.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let (days, minutes) = (since.as_secs() / 86_400, since.as_secs() % 86_400 / 60);
+        let (year, month, day) = civil(days);
+        format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+    }
+}
+
+/// The date so many days after 1970-01-01, for days that are not before it.
+///
+/// Source: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms" (`civil_from_days`).
+const fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400;
+    (if month <= 2 { year + 1 } else { year }, month, day)
+}
+
+/// How many cases ended how, and what they did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    not_claimed: usize,
+    not_reached: usize,
+    operations: u64,
+    faults: u64,
+}
+
+impl Tally {
+    fn with(mut self, run: &CaseRun) -> Self {
+        match run.outcome {
+            Outcome::Passed => self.passed += 1,
+            Outcome::Failed(_) => self.failed += 1,
+            Outcome::NotClaimed(_) => self.not_claimed += 1,
+            Outcome::NotReached(_) => self.not_reached += 1,
+        }
+        self.operations += run.operations;
+        self.faults += run.faults;
+        self
+    }
+
+    const fn cases(&self) -> usize {
+        self.passed + self.failed + self.not_claimed + self.not_reached
+    }
+
+    /// How each kind of end is called, and how many there are.
+    const fn ends(&self) -> [(&'static str, usize); 4] {
+        [
+            ("passed", self.passed),
+            ("failed", self.failed),
+            ("not claimed", self.not_claimed),
+            ("not reached", self.not_reached),
+        ]
+    }
+}
+
+impl Outcome {
+    /// How it is called.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed(_) => "failed",
+            Self::NotClaimed(_) => "not claimed",
+            Self::NotReached(_) => "not reached",
+        }
+    }
+
+    /// Why it ended so; `None` for what passed.
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Passed => None,
+            Self::Failed(why) | Self::NotClaimed(why) | Self::NotReached(why) => Some(why),
+        }
+    }
+}
+
+/// What a clause is about, in the contract's words: `no residue` for `C9`.
+fn clause_title(clause: &str) -> &'static str {
+    let contract = include_str!("../../../CONTRACT.md");
+    let row = contract.lines().find_map(|line| line.strip_prefix("| **")?.strip_prefix(clause));
+    row.and_then(|row| row.strip_prefix(' ')?.split_once("**")).map_or("", |(title, _)| title)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::cases;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_423), (2025, 12, 1));
+        assert_eq!(civil(47_540), (2100, 2, 28));
+        assert_eq!(civil(47_541), (2100, 3, 1));
+    }
+
+    #[test]
+    fn each_clause_has_a_title() {
+        for case in cases() {
+            assert_ne!(clause_title(case.clause), "", "{case}");
+        }
+        assert_eq!(clause_title("C1"), "exclusion");
+        assert_eq!(clause_title("C16"), "operators");
+    }
+}

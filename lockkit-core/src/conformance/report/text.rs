@@ -1,0 +1,85 @@
+//! The report as a table for a terminal.
+
+use std::fmt;
+
+use super::{Report, Tally};
+use crate::conformance::{Challenge, Level, Outcome, Time};
+
+const HEAD: [&str; 4] = ["passed", "failed", "not claimed", "not reached"];
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = if self.time == Time::Virtual { ", in virtual time" } else { "" };
+        writeln!(f, "{}: {} cases in {:.1?}{time}", self.store, self.runs.len(), self.took)?;
+
+        let [passed, failed, not_claimed, not_reached] = HEAD;
+        let head = format_args!("{passed:>7}{failed:>8}{not_claimed:>13}{not_reached:>13}");
+        writeln!(f, "\n{:<24}{head}", "challenge")?;
+        for challenge in Challenge::ALL {
+            row(f, challenge.as_str(), &self.tally(|run| run.case.challenge == challenge))?;
+            let marks: String = self.of(challenge).map(|run| mark(&run.outcome)).collect();
+            writeln!(f, "  {marks}")?;
+        }
+        row(f, "all", &self.tally(|_| true))?;
+        writeln!(f, "  . passed  F failed  - not claimed  ? not reached")?;
+
+        writeln!(f, "\n{:<24}{head}{:>12}{:>9}", "level", "operations", "faults")?;
+        for level in Level::ALL {
+            let tally = self.tally(|run| run.case.level() == level);
+            row(f, &level.to_string(), &tally)?;
+            match tally {
+                Tally { operations: 0, faults: 0, .. } => writeln!(f)?,
+                Tally { operations, faults, .. } => writeln!(f, "{operations:>12}{faults:>9}")?,
+            }
+        }
+
+        writeln!(f, "\nmeasured")?;
+        for run in &self.runs {
+            for figure in &run.figures {
+                writeln!(f, "  {:<14}{:<36}{:>12}", run.case.id, figure.what, figure.value)?;
+            }
+        }
+        writeln!(f, "\ndeclared")?;
+        for (what, claim) in self.claims() {
+            writeln!(f, "  {what:<30} {claim}")?;
+        }
+        for word in ["not claimed", "not reached"] {
+            skipped(f, self, word)?;
+        }
+        for run in self.failed() {
+            let why = run.outcome.reason().unwrap_or_default();
+            writeln!(f, "\nfailed: {} ({why})", run.case)?;
+        }
+        Ok(())
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, what: &str, tally: &Tally) -> fmt::Result {
+    let Tally { passed, failed, not_claimed, not_reached, .. } = tally;
+    write!(f, "{what:<24}{passed:>7}{failed:>8}{not_claimed:>13}{not_reached:>13}")
+}
+
+/// The cases that ended so, together where they have one reason.
+fn skipped(f: &mut fmt::Formatter<'_>, report: &Report, word: &str) -> fmt::Result {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for run in report.runs.iter().filter(|run| run.outcome.word() == word) {
+        let reason = run.outcome.reason().unwrap_or_default();
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, ids)) => ids.push(run.case.id),
+            None => reasons.push((reason, vec![run.case.id])),
+        }
+    }
+    for (reason, ids) in reasons {
+        writeln!(f, "\n{word} ({reason}): {}", ids.join(", "))?;
+    }
+    Ok(())
+}
+
+const fn mark(outcome: &Outcome) -> char {
+    match outcome {
+        Outcome::Passed => '.',
+        Outcome::Failed(_) => 'F',
+        Outcome::NotClaimed(_) => '-',
+        Outcome::NotReached(_) => '?',
+    }
+}
