@@ -25,6 +25,12 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
             Polls,
         ),
         Flaw::twist(
+            "polls-first",
+            "pauses before it asks, also for a name that is free",
+            &["PF-01"],
+            PollsFirst,
+        ),
+        Flaw::twist(
             "listens-late",
             "subscribes after it was told to wait: a wake-up between the two is lost",
             &["LV-14"],
@@ -102,6 +108,17 @@ impl Twist for Polls {
             request.report(StoreSays::Held(None));
             request.clock().sleep(Duration::from_secs(1)).await;
         }
+    }
+}
+
+#[derive(Debug)]
+struct PollsFirst;
+
+#[async_trait]
+impl Twist for PollsFirst {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        request.clock().sleep(Duration::from_millis(100)).await;
+        client.acquire(request).await
     }
 }
 
