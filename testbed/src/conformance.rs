@@ -7,7 +7,7 @@ use lockkit_core::{Applied, Error, Result, async_trait};
 
 use crate::{
     Cluster, Connections, Data, End, EtcdCluster, EtcdServer, Fault, Link, Per, PostgresServer,
-    RedisServer, Server, Way, ZkServer,
+    RedisServer, Server, Way, ZkEnsemble, ZkServer,
 };
 
 fn failed(error: crate::Error) -> Error {
@@ -117,3 +117,4 @@ server!(EtcdCluster as Cluster);
 server!(PostgresServer as Server);
 server!(RedisServer as Server);
 server!(ZkServer as Server);
+server!(ZkEnsemble as Cluster);

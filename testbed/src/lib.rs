@@ -10,6 +10,7 @@ pub mod children;
 mod cluster;
 #[cfg(feature = "conformance")]
 mod conformance;
+mod doors;
 mod error;
 mod etcd;
 mod http;
@@ -37,4 +38,4 @@ pub use port::Port;
 pub use postgres::{Builder as PostgresBuilder, PostgresServer};
 pub use redis::{Builder as RedisBuilder, ClientCertificate, RedisServer};
 pub use server::{Data, Place, Program, Server};
-pub use zookeeper::{Builder as ZkBuilder, ZkServer};
+pub use zookeeper::{Builder as ZkBuilder, ZkEnsemble, ZkServer};

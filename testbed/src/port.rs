@@ -61,6 +61,18 @@ impl Port {
     }
 }
 
+/// Whether a server listens there; elsewhere than on Linux, where it cannot be seen from outside,
+/// yes.
+pub(crate) fn is_listened_at(address: SocketAddr) -> bool {
+    let bind = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    };
+    // Beside a socket that does not listen it would succeed.
+    bind().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
 /// Binds without SO_REUSEADDR, which fails beside any other socket; sets it only afterwards.
 fn keep(number: u16) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;

@@ -4,9 +4,10 @@
 
 mod common;
 
-use common::{Tested, ends};
-use std::time::Instant;
-use testbed::{Data, EtcdCluster, EtcdServer};
+use common::zk::Zk;
+use common::{LONG, Tested, ends};
+use std::time::{Duration, Instant};
+use testbed::{Data, EtcdCluster, EtcdServer, ZkEnsemble};
 
 /// A write, which takes a majority.
 fn put(cluster: &EtcdCluster, member: usize, key: &str) -> testbed::Result<String> {
@@ -82,7 +83,7 @@ fn a_whole_etcd_cluster_comes_back_with_its_data_or_without() -> Tested {
     put(&cluster, 0, "a")?;
     let revision = cluster.revision()?;
     assert_eq!(cluster.compact()?, revision);
-    let pids: Vec<_> = cluster.members().iter().filter_map(|member| member.pid()).collect();
+    let pids: Vec<_> = cluster.members().iter().filter_map(testbed::Server::pid).collect();
     cluster.restart(Data::Kept)?;
     for pid in pids {
         assert!(ends(pid)?);
@@ -93,5 +94,92 @@ fn a_whole_etcd_cluster_comes_back_with_its_data_or_without() -> Tested {
     cluster.settled()?;
     cluster.restart(Data::Lost)?;
     assert_eq!(cluster.revision()?, 1);
+    Ok(())
+}
+
+/// A client of a member; a session takes a majority.
+fn client(ensemble: &ZkEnsemble, member: usize, within: Duration) -> std::io::Result<Zk> {
+    Zk::connect(ensemble.member(member).address(), within)
+}
+
+#[test]
+fn an_ensemble_has_another_leader_after_the_first_is_killed_or_paused() -> Tested {
+    let began = Instant::now();
+    let ensemble = ZkEnsemble::start(3)?;
+    eprintln!("started in {:?}", began.elapsed());
+    let first = ensemble.leader()?;
+    assert!(ensemble.ask(first, "srvr")?.contains("Mode: leader"));
+    assert!(ensemble.ask(ensemble.follower()?, "srvr")?.contains("Mode: follower"));
+    client(&ensemble, ensemble.follower()?, LONG)?.create("/a")?;
+    ensemble.member(first).kill()?;
+    let began = Instant::now();
+    let second = ensemble.leader_other_than(first)?;
+    eprintln!("another after {:?}", began.elapsed());
+    client(&ensemble, second, LONG)?.create("/b")?;
+    ensemble.member(first).restart(Data::Kept)?;
+    ensemble.settled()?;
+    eprintln!("settled after {:?}", began.elapsed());
+    assert!(client(&ensemble, first, LONG)?.exists("/b")?);
+    ensemble.member(second).pause()?;
+    let began = Instant::now();
+    let third = ensemble.leader_other_than(second)?;
+    eprintln!("another after pause {:?}", began.elapsed());
+    client(&ensemble, third, LONG)?.create("/c")?;
+    ensemble.member(second).resume()?;
+    ensemble.settled()?;
+    eprintln!("settled after {:?}", began.elapsed());
+    assert!(client(&ensemble, second, LONG)?.exists("/c")?);
+    Ok(())
+}
+
+#[test]
+fn an_isolated_follower_answers_its_clients_for_a_while_and_learns_nothing() -> Tested {
+    let ensemble = ZkEnsemble::start(3)?;
+    let follower = ensemble.follower()?;
+    let mut reader = client(&ensemble, follower, LONG)?;
+    reader.create("/a")?;
+    ensemble.isolate(follower);
+    client(&ensemble, ensemble.leader()?, LONG)?.create("/b")?;
+    assert!(reader.exists("/a")?);
+    assert!(!reader.exists("/b")?);
+    assert!(reader.create("/c").is_err());
+    assert!(client(&ensemble, follower, Duration::from_secs(5)).is_err());
+    ensemble.heal()?;
+    let began = Instant::now();
+    ensemble.settled()?;
+    eprintln!("settled after {:?}", began.elapsed());
+    assert!(client(&ensemble, follower, LONG)?.exists("/b")?);
+    Ok(())
+}
+
+#[test]
+fn an_isolated_leader_of_an_ensemble_is_replaced_and_follows_after_healing() -> Tested {
+    let ensemble = ZkEnsemble::start(3)?;
+    let former = ensemble.leader()?;
+    ensemble.isolate(former);
+    let began = Instant::now();
+    let leader = ensemble.leader_other_than(former)?;
+    eprintln!("another after isolation {:?}", began.elapsed());
+    client(&ensemble, leader, LONG)?.create("/a")?;
+    assert!(client(&ensemble, former, Duration::from_secs(5)).is_err());
+    ensemble.heal()?;
+    let began = Instant::now();
+    ensemble.settled()?;
+    eprintln!("settled after {:?}", began.elapsed());
+    assert!(client(&ensemble, former, LONG)?.exists("/a")?);
+    Ok(())
+}
+
+#[test]
+fn a_whole_ensemble_comes_back_with_its_data_or_without() -> Tested {
+    let ensemble = ZkEnsemble::start(3)?;
+    client(&ensemble, 0, LONG)?.create("/a")?;
+    ensemble.restart(Data::Kept)?;
+    assert!(client(&ensemble, 1, LONG)?.exists("/a")?);
+    ensemble.pause()?;
+    ensemble.resume()?;
+    ensemble.settled()?;
+    ensemble.restart(Data::Lost)?;
+    assert!(!client(&ensemble, 2, LONG)?.exists("/a")?);
     Ok(())
 }

@@ -3,16 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::Command;
-use std::thread::{self, JoinHandle};
-
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpStream, UnixListener};
-use tokio::sync::oneshot;
 
 use super::{Builder, Etcd, PEER, TLS, etcdctl, number, revision, run, status};
 use crate::cluster::{Between, Cluster, Seen, pairs};
+use crate::doors::{Door, Doors};
 use crate::{Error, Link, Place, Result, Server};
 
 /// A running etcd cluster, and all that a [`Cluster`] can do.
@@ -46,7 +43,7 @@ impl EtcdCluster {
             let mut doors = Vec::new();
             for (from, to) in pairs(size) {
                 let link = Link::to(members[to].place().address(PEER))?;
-                doors.push((directory(members[from].place())?.join(address(to)), link.address()));
+                doors.push(Door::Socket(socket(&members[from], to)?, link.address()));
                 links.push(Between { from, to, link });
             }
             Ok((members, links, Doors::open(doors)?))
@@ -156,10 +153,12 @@ fn address(member: usize) -> String {
     format!("{}:0", name(member))
 }
 
-fn directory(place: &Place) -> Result<PathBuf> {
-    let directory = Member::directory(place);
-    fs::create_dir_all(&directory).map_err(Error::system("making the directory of doors"))?;
-    Ok(directory)
+/// Where one member finds another.
+fn socket(from: &Server, to: usize) -> Result<UnixListener> {
+    let directory = Member::directory(from.place());
+    fs::create_dir_all(&directory).map_err(Error::system("making a directory of sockets"))?;
+    let socket = UnixListener::bind(directory.join(address(to)));
+    socket.map_err(Error::system("listening at a member's socket"))
 }
 
 fn view(member: &Server) -> Option<Seen> {
@@ -167,58 +166,4 @@ fn view(member: &Server) -> Option<Seen> {
     let leader = number(&status["leader"]);
     let is_leader = status["header"]["member_id"] == status["leader"];
     (leader != 0).then(|| Seen { term: number(&status["raftTerm"]), is_leader })
-}
-
-/// Sockets in directories, each of which leads to a link.
-#[derive(Debug)]
-struct Doors {
-    /// The thread ends when it is dropped.
-    end: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Doors {
-    fn open(doors: Vec<(PathBuf, SocketAddr)>) -> Result<Self> {
-        let refused = || Error::system("opening doors between members");
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused())?;
-        let (end, ended) = oneshot::channel();
-        for (path, link) in doors {
-            let _entered = runtime.enter();
-            let listener = listen(&path)?;
-            runtime.spawn(serve(listener, link));
-        }
-        let thread = thread::Builder::new()
-            .name("doors between members".to_owned())
-            .spawn(move || {
-                runtime.block_on(ended).ok();
-            })
-            .map_err(refused())?;
-        Ok(Self { end: Some(end), thread: Some(thread) })
-    }
-}
-
-impl Drop for Doors {
-    fn drop(&mut self) {
-        self.end.take();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been printed there.
-            thread.join().ok();
-        }
-    }
-}
-
-fn listen(path: &Path) -> Result<UnixListener> {
-    UnixListener::bind(path).map_err(Error::system(format!("listening at {}", path.display())))
-}
-
-async fn serve(listener: UnixListener, link: SocketAddr) {
-    while let Ok((mut from, _)) = listener.accept().await {
-        tokio::spawn(async move {
-            if let Ok(mut to) = TcpStream::connect(link).await {
-                to.set_nodelay(true).ok();
-                copy_bidirectional(&mut from, &mut to).await.ok();
-            }
-        });
-    }
 }

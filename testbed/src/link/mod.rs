@@ -254,7 +254,7 @@ impl Builder {
 }
 
 /// A listener on a free port; the standard library sets SO_REUSEADDR, which a kept port needs.
-fn bind() -> Result<(Port, std::net::TcpListener)> {
+pub(crate) fn bind() -> Result<(Port, std::net::TcpListener)> {
     let mut starts = 1;
     loop {
         let port = Port::free()?;

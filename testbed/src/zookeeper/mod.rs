@@ -1,5 +1,7 @@
 //! A ZooKeeper server for one test.
 
+mod ensemble;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,6 +9,9 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+
+use ensemble::Member;
+pub use ensemble::ZkEnsemble;
 
 use crate::certificates::Certificates;
 use crate::{ClientCertificate, Error, Place, Program, Result, Server, java};
@@ -18,6 +23,8 @@ const TICK: Duration = Duration::from_millis(500);
 /// The indices of its ports.
 const PLAIN: usize = 0;
 const TLS: usize = 1;
+const QUORUM: usize = 2;
+const ELECTION: usize = 3;
 
 /// A running ZooKeeper server, and all that a [`Server`] can do.
 ///
@@ -150,11 +157,22 @@ impl Builder {
     /// As [`Server::start`].
     pub fn start(self) -> Result<ZkServer> {
         let has_tls = self.tls.is_some();
-        Ok(ZkServer { server: Server::start(Zk(self))?, has_tls })
+        Ok(ZkServer { server: Server::start(Zk { builder: self, member: None })?, has_tls })
+    }
+
+    /// Starts an ensemble of so many members, and returns once all follow a leader.
+    ///
+    /// # Errors
+    /// As [`ZkEnsemble::start`].
+    pub fn start_ensemble(self, size: usize) -> Result<ZkEnsemble> {
+        ZkEnsemble::with(&self, size)
     }
 }
 
-struct Zk(Builder);
+struct Zk {
+    builder: Builder,
+    member: Option<Member>,
+}
 
 impl Program for Zk {
     fn name(&self) -> &'static str {
@@ -162,7 +180,10 @@ impl Program for Zk {
     }
 
     fn ports(&self) -> usize {
-        1 + usize::from(self.0.tls.is_some())
+        match self.member {
+            None => 1 + usize::from(self.builder.tls.is_some()),
+            Some(_) => 4,
+        }
     }
 
     fn command(&self, place: &Place) -> Result<Command> {
@@ -174,11 +195,11 @@ impl Program for Zk {
         let mut text = format!(
             "tickTime={}\nmaxSessionTimeout=40000\ndataDir={}\nclientPortAddress=127.0.0.1\n\
              clientPort={}\nadmin.enableServer=false\n4lw.commands.whitelist=*\n",
-            self.0.tick.as_millis(),
+            self.builder.tick.as_millis(),
             place.data().display(),
             place.address(PLAIN).port(),
         );
-        if let Some(tls) = &self.0.tls {
+        if let Some(tls) = &self.builder.tls {
             let identity = write("identity.pem", &tls.identity)?;
             text += &format!(
                 "secureClientPortAddress=127.0.0.1\nsecureClientPort={}\n\
@@ -188,17 +209,25 @@ impl Program for Zk {
                 tls.lines,
             );
         }
-        for line in &self.0.lines {
+        if let Some(member) = &self.member {
+            text += &member.lines(place)?;
+        }
+        for line in &self.builder.lines {
             text += line;
             text.push('\n');
         }
         let file = write("zoo.cfg", &text)?;
         let mut command = java::command(&["zookeeper", "slf4j-simple"])?;
         command
-            .args(["-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dzookeeper.forceSync=no"])
+            .args([
+                "-Dorg.slf4j.simpleLogger.showDateTime=true",
+                "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
+                "-Dzookeeper.forceSync=no",
+            ])
             // The log of changes takes 64 MiB of disk at once otherwise.
             .arg("-Dzookeeper.preAllocSize=1024")
-            .args(&self.0.properties)
+            .args(self.member.iter().flat_map(Member::properties))
+            .args(&self.builder.properties)
             .arg("org.apache.zookeeper.server.quorum.QuorumPeerMain")
             .arg(file);
         Ok(command)
@@ -206,6 +235,11 @@ impl Program for Zk {
 
     fn is_ready(&self, place: &Place, _: u32) -> Result<(), String> {
         let address = place.address(PLAIN);
+        if self.member.is_some() {
+            // It says more once it has a leader, and the others may not be there yet.
+            return ask(address, "ruok")
+                .and_then(|said| if said == "imok" { Ok(()) } else { Err(said) });
+        }
         // The directory is of this place alone.
         if !ask(address, "conf")?.contains(&*place.data().to_string_lossy()) {
             return Err("another process answers at its port".to_owned());

@@ -1,0 +1,156 @@
+//! A ZooKeeper ensemble for one test.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use super::{Builder, ELECTION, QUORUM, TLS, Zk, ask, field};
+use crate::cluster::{Between, Cluster, Seen, pairs};
+use crate::doors::{Door, Doors};
+use crate::link::bind;
+use crate::{Error, Link, Place, Result, Server};
+
+/// A running ZooKeeper ensemble, and all that a [`Cluster`] can do.
+///
+/// A member that was cut off looks for a leader every second, not less and less often.
+#[derive(Debug)]
+pub struct ZkEnsemble {
+    cluster: Cluster,
+    _doors: Doors,
+    has_tls: bool,
+}
+
+impl ZkEnsemble {
+    /// Starts one of so many members.
+    ///
+    /// # Errors
+    /// As [`Server::start`] and [`Cluster::settled`].
+    pub fn start(size: usize) -> Result<Self> {
+        Builder::default().start_ensemble(size)
+    }
+
+    pub(super) fn with(builder: &Builder, size: usize) -> Result<Self> {
+        let prepared = || {
+            let peers = Arc::default();
+            let members: Vec<Server> = (0..size)
+                .map(|number| {
+                    let member = Some(Member { number, peers: Arc::clone(&peers) });
+                    Server::stopped(Zk { builder: builder.clone(), member })
+                })
+                .collect::<Result<_>>()?;
+            let mut links = Vec::new();
+            let mut doors = vec![HashMap::new(); size];
+            for (from, to) in pairs(size) {
+                for port in [QUORUM, ELECTION] {
+                    let target = members[to].place().address(port);
+                    let link = Link::to(target)?;
+                    doors[from].insert(target.port(), link.address());
+                    links.push(Between { from, to, link });
+                }
+            }
+            let mut proxies = Vec::new();
+            let mut known = Vec::new();
+            for (member, links) in members.iter().zip(doors) {
+                let (port, listener) = bind()?;
+                let [quorum, election] =
+                    [QUORUM, ELECTION].map(|port| member.place().address(port).port());
+                known.push(Peer { quorum, election, proxy: port.number() });
+                proxies.push(Door::Proxy(port, listener, links));
+            }
+            // Nobody else sets it.
+            peers.set(known).ok();
+            Ok((members, links, Doors::open(proxies)?))
+        };
+        let (cluster, doors) = Cluster::start(prepared, view)?;
+        Ok(Self { cluster, _doors: doors, has_tls: builder.tls.is_some() })
+    }
+
+    /// A member's answer to a command of four letters, such as `srvr`, past every link.
+    ///
+    /// # Errors
+    /// [`Error::Answer`] where there is none.
+    pub fn ask(&self, member: usize, word: &str) -> Result<String> {
+        ask(self.member(member).address(), word).map_err(Error::Answer)
+    }
+
+    /// The plain addresses of all members.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.members().iter().map(Server::address).collect()
+    }
+
+    /// The addresses of all members' TLS ports; `None` without [`tls`](Builder::tls).
+    #[must_use]
+    pub fn tls_addresses(&self) -> Option<Vec<SocketAddr>> {
+        let addresses = self.members().iter().map(|member| member.place().address(TLS));
+        self.has_tls.then(|| addresses.collect())
+    }
+}
+
+impl Deref for ZkEnsemble {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+/// Which member of an ensemble a server is.
+///
+/// Members tell each other their addresses, whatever a list says; so all have the true ones, and
+/// leave by proxies.
+pub(super) struct Member {
+    number: usize,
+    peers: Arc<OnceLock<Vec<Peer>>>,
+}
+
+struct Peer {
+    quorum: u16,
+    election: u16,
+    /// Where the member itself leaves by.
+    proxy: u16,
+}
+
+impl Member {
+    /// Writes who it is; gives the lines of its configuration that say where all are.
+    pub(super) fn lines(&self, place: &Place) -> Result<String> {
+        let id = place.data().join("myid");
+        fs::write(id, id_of(self.number)).map_err(Error::system("writing myid"))?;
+        let mut lines = "initLimit=10\nsyncLimit=5\n".to_owned();
+        for (number, Peer { quorum, election, .. }) in self.peers().iter().enumerate() {
+            lines += &format!("server.{}=127.0.0.1:{quorum}:{election}\n", id_of(number));
+        }
+        Ok(lines)
+    }
+
+    pub(super) fn properties(&self) -> Vec<String> {
+        let proxy = self.peers().get(self.number).map(|peer| peer.proxy).unwrap_or_default();
+        vec![
+            "-DsocksProxyHost=127.0.0.1".to_owned(),
+            format!("-DsocksProxyPort={proxy}"),
+            // Java leaves out this machine otherwise.
+            "-DsocksNonProxyHosts=".to_owned(),
+            "-Dzookeeper.fastleader.maxNotificationInterval=1000".to_owned(),
+        ]
+    }
+
+    fn peers(&self) -> &[Peer] {
+        self.peers.get().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// ZooKeeper's own number of a member, which is not 0.
+fn id_of(member: usize) -> String {
+    (member + 1).to_string()
+}
+
+fn view(member: &Server) -> Option<Seen> {
+    let answer = ask(member.address(), "srvr").ok()?;
+    let mode = field(&answer, "Mode: ")?;
+    // The server writes it when it follows a new leader, and before it leads.
+    let epoch = member.place().data().join("version-2/currentEpoch");
+    let term = fs::read_to_string(epoch).ok()?.trim().parse().ok()?;
+    Some(Seen { term, is_leader: mode == "leader" })
+}
