@@ -220,7 +220,7 @@ impl fmt::Display for TokenScope {
             (release, "a release"),
             (expiry, "an expiry"),
             (holder_crash, "the holder's crash"),
-            (server_restart, "a restart of the server"),
+            (server_restart, "a restart"),
             (failover, "a failover"),
             (data_loss, "a loss of data"),
         ];

@@ -40,6 +40,22 @@ const YIELDS: u32 = 5;
 pub struct FileProvider(Arc<Inner>);
 
 impl FileProvider {
+    /// What every store of this kind promises, known before one is opened (C13); where the kernel
+    /// does not tell of closed files, a waiter looks again every 10 ms instead.
+    pub const fn declared() -> Guarantees {
+        let mut guarantees = Guarantees::new(Exclusion::OneHost, Expiry::HolderDeath);
+        guarantees.fairness = Fairness::Eventual;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
+        guarantees.token_survives.data_loss = true;
+        guarantees.belief_breaks_on = &[
+            "removal of both files of a name (or of the directory) under a holder in another \
+             process, until that holder has noticed",
+            "a network file system that drops locks or keeps them to one host",
+        ];
+        guarantees
+    }
+
     /// Opens the store, and creates its directory if the parent exists.
     ///
     /// Warns (event `network_file_system`) if the directory lies on the network.
@@ -92,16 +108,10 @@ impl FileProvider {
 #[async_trait]
 impl LockProvider for FileProvider {
     fn guarantees(&self) -> Guarantees {
-        let mut guarantees = Guarantees::new(Exclusion::OneHost, Expiry::HolderDeath);
-        guarantees.fairness = Fairness::Eventual;
-        guarantees.wake_up = if self.0.events.push() { WakeUp::Push } else { WakeUp::Poll(POLL) };
-        guarantees.token_survives.server_restart = true;
-        guarantees.token_survives.data_loss = true;
-        guarantees.belief_breaks_on = &[
-            "removal of both files of a name (or of the directory) under a holder in another \
-             process, until that holder has noticed",
-            "a network file system that drops locks or keeps them to one host",
-        ];
+        let mut guarantees = Self::declared();
+        if !self.0.events.push() {
+            guarantees.wake_up = WakeUp::Poll(POLL);
+        }
         guarantees
     }
 

@@ -41,6 +41,22 @@ pub(crate) struct Inner {
 }
 
 impl RedisProvider {
+    /// What every store of this kind promises, known before one is connected (C13).
+    pub const fn declared() -> Guarantees {
+        let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
+        guarantees.token_survives.data_loss = true;
+        guarantees.belief_breaks_on = &[
+            "a pause between a check and its use that outlasts the margin",
+            "a jump of the server's clock",
+            "a crash of a server that does not keep every write",
+            "a failover to a replica",
+        ];
+        guarantees
+    }
+
     /// Connects, and looks whether the server is fit for locks.
     ///
     /// # Errors
@@ -162,18 +178,7 @@ impl Inner {
 #[async_trait]
 impl LockProvider for RedisProvider {
     fn guarantees(&self) -> Guarantees {
-        let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
-        guarantees.fairness = Fairness::Fifo;
-        guarantees.wake_up = WakeUp::Push;
-        guarantees.token_survives.server_restart = true;
-        guarantees.token_survives.data_loss = true;
-        guarantees.belief_breaks_on = &[
-            "a pause between a check and its use that outlasts the margin",
-            "a jump of the server's clock",
-            "a crash of a server that does not keep every write",
-            "a failover to a replica",
-        ];
-        guarantees
+        Self::declared()
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {

@@ -18,6 +18,7 @@ cargo xtask setup   install what the tests need and this machine lacks
 cargo xtask test    setup, then every test, doc-test, example and combination of features
 cargo xtask bench   the benchmarks, or those whose name contains the words that follow
 cargo xtask msrv    whether each crate builds with the Rust version that it declares
+cargo xtask table   writes the README's table of what the stores declare
 cargo xtask ci      format, clippy, docs, msrv, licences, then the commands of the README
 ";
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ["test"] => test::run(),
         ["bench", ..] => bench(&args[1..]),
         ["msrv"] => msrv::run(),
+        ["table"] => table(),
         ["ci"] => ci::run(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -44,6 +46,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn table() -> Result<()> {
+    let mut steps = Steps::default();
+    let test = "cargo test --locked -q -p lockkit --all-features --test guarantees";
+    steps.command(test, &[("LOCKKIT_TABLE", "write")]);
+    steps.finish()
 }
 
 fn bench(filter: &[String]) -> Result<()> {
