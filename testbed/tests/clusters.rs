@@ -6,8 +6,14 @@ mod common;
 
 use common::zk::Zk;
 use common::{LONG, Tested, ends};
+use std::path::PathBuf;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
+use testbed::children::{self, Child};
 use testbed::{Data, EtcdCluster, EtcdServer, ZkEnsemble};
+
+/// For a start with an election.
+const ELECTED: Duration = Duration::from_secs(40);
 
 /// A write, which takes a majority.
 fn put(cluster: &EtcdCluster, member: usize, key: &str) -> testbed::Result<String> {
@@ -22,16 +28,12 @@ fn own(cluster: &EtcdCluster, member: usize, key: &str) -> testbed::Result<Strin
 
 #[test]
 fn an_etcd_cluster_has_another_leader_after_the_first_is_killed_or_paused() -> Tested {
-    let began = Instant::now();
     let cluster = EtcdCluster::start(3)?;
-    eprintln!("started in {:?}", began.elapsed());
     let first = cluster.leader()?;
     assert_ne!(cluster.follower()?, first);
     put(&cluster, cluster.follower()?, "a")?;
     cluster.member(first).kill()?;
-    let began = Instant::now();
     let second = cluster.leader_other_than(first)?;
-    eprintln!("another after {:?}", began.elapsed());
     assert!(put(&cluster, first, "b").is_err());
     put(&cluster, second, "b")?;
     cluster.member(first).restart(Data::Kept)?;
@@ -104,30 +106,22 @@ fn client(ensemble: &ZkEnsemble, member: usize, within: Duration) -> std::io::Re
 
 #[test]
 fn an_ensemble_has_another_leader_after_the_first_is_killed_or_paused() -> Tested {
-    let began = Instant::now();
     let ensemble = ZkEnsemble::start(3)?;
-    eprintln!("started in {:?}", began.elapsed());
     let first = ensemble.leader()?;
     assert!(ensemble.ask(first, "srvr")?.contains("Mode: leader"));
     assert!(ensemble.ask(ensemble.follower()?, "srvr")?.contains("Mode: follower"));
     client(&ensemble, ensemble.follower()?, LONG)?.create("/a")?;
     ensemble.member(first).kill()?;
-    let began = Instant::now();
     let second = ensemble.leader_other_than(first)?;
-    eprintln!("another after {:?}", began.elapsed());
     client(&ensemble, second, LONG)?.create("/b")?;
     ensemble.member(first).restart(Data::Kept)?;
     ensemble.settled()?;
-    eprintln!("settled after {:?}", began.elapsed());
     assert!(client(&ensemble, first, LONG)?.exists("/b")?);
     ensemble.member(second).pause()?;
-    let began = Instant::now();
     let third = ensemble.leader_other_than(second)?;
-    eprintln!("another after pause {:?}", began.elapsed());
     client(&ensemble, third, LONG)?.create("/c")?;
     ensemble.member(second).resume()?;
     ensemble.settled()?;
-    eprintln!("settled after {:?}", began.elapsed());
     assert!(client(&ensemble, second, LONG)?.exists("/c")?);
     Ok(())
 }
@@ -145,9 +139,7 @@ fn an_isolated_follower_answers_its_clients_for_a_while_and_learns_nothing() -> 
     assert!(reader.create("/c").is_err());
     assert!(client(&ensemble, follower, Duration::from_secs(5)).is_err());
     ensemble.heal()?;
-    let began = Instant::now();
     ensemble.settled()?;
-    eprintln!("settled after {:?}", began.elapsed());
     assert!(client(&ensemble, follower, LONG)?.exists("/b")?);
     Ok(())
 }
@@ -157,15 +149,11 @@ fn an_isolated_leader_of_an_ensemble_is_replaced_and_follows_after_healing() -> 
     let ensemble = ZkEnsemble::start(3)?;
     let former = ensemble.leader()?;
     ensemble.isolate(former);
-    let began = Instant::now();
     let leader = ensemble.leader_other_than(former)?;
-    eprintln!("another after isolation {:?}", began.elapsed());
     client(&ensemble, leader, LONG)?.create("/a")?;
     assert!(client(&ensemble, former, Duration::from_secs(5)).is_err());
     ensemble.heal()?;
-    let began = Instant::now();
     ensemble.settled()?;
-    eprintln!("settled after {:?}", began.elapsed());
     assert!(client(&ensemble, former, LONG)?.exists("/a")?);
     Ok(())
 }
@@ -181,5 +169,39 @@ fn a_whole_ensemble_comes_back_with_its_data_or_without() -> Tested {
     ensemble.settled()?;
     ensemble.restart(Data::Lost)?;
     assert!(!client(&ensemble, 2, LONG)?.exists("/a")?);
+    Ok(())
+}
+
+#[test]
+fn no_member_outlives_a_test_that_panics_or_is_killed() -> Tested {
+    if let Some(role) = children::role() {
+        let cluster = EtcdCluster::start(3)?;
+        cluster.member(0).pause()?;
+        for member in cluster.members() {
+            children::say(&member.pid().unwrap_or_default().to_string());
+            children::say(&member.place().directory().display().to_string());
+        }
+        assert_ne!(role, "panics");
+        children::wait_for_the_end();
+    }
+    for role in ["panics", "is killed"] {
+        let name = "no_member_outlives_a_test_that_panics_or_is_killed";
+        let child = Child::test(name, role).env("RUST_BACKTRACE", "0").start()?;
+        let mut left = Vec::new();
+        for _ in 0..3 {
+            left.push((child.line(ELECTED)?.parse()?, PathBuf::from(child.line(LONG)?)));
+        }
+        if role == "is killed" {
+            child.kill()?;
+        }
+        for (pid, directory) in left {
+            assert!(ends(pid)?);
+            let began = Instant::now();
+            while directory.exists() {
+                assert!(began.elapsed() < LONG, "{} is left", directory.display());
+                sleep(Duration::from_millis(5));
+            }
+        }
+    }
     Ok(())
 }

@@ -14,12 +14,15 @@ use ensemble::Member;
 pub use ensemble::ZkEnsemble;
 
 use crate::certificates::Certificates;
+use crate::port::is_listened_at;
 use crate::{ClientCertificate, Error, Place, Program, Result, Server, java};
 
 /// A server that is paused does not answer: better an error than a test that hangs.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// ZooKeeper's own default of 2 s makes tests of expiry slow.
 const TICK: Duration = Duration::from_millis(500);
+/// What it needs; its own jar does not name Netty's codec, which TLS needs.
+const JARS: [&str; 3] = ["zookeeper", "slf4j-simple", "netty-codec"];
 /// The indices of its ports.
 const PLAIN: usize = 0;
 const TLS: usize = 1;
@@ -217,7 +220,7 @@ impl Program for Zk {
             text.push('\n');
         }
         let file = write("zoo.cfg", &text)?;
-        let mut command = java::command(&["zookeeper", "slf4j-simple"])?;
+        let mut command = java::command(&JARS)?;
         command
             .args([
                 "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -235,14 +238,18 @@ impl Program for Zk {
 
     fn is_ready(&self, place: &Place, _: u32) -> Result<(), String> {
         let address = place.address(PLAIN);
+        if self.builder.tls.is_some() && !is_listened_at(place.address(TLS)) {
+            return Err("it does not listen at its TLS port".to_owned());
+        }
         if self.member.is_some() {
             // It says more once it has a leader, and the others may not be there yet.
             return ask(address, "ruok")
                 .and_then(|said| if said == "imok" { Ok(()) } else { Err(said) });
         }
         // The directory is of this place alone.
-        if !ask(address, "conf")?.contains(&*place.data().to_string_lossy()) {
-            return Err("another process answers at its port".to_owned());
+        let settings = ask(address, "conf")?;
+        if !settings.contains(&*place.data().to_string_lossy()) {
+            return Err(format!("what answers at its port has these settings: {settings:?}"));
         }
         let answer = ask(address, "srvr")?;
         field(&answer, "Mode: ").map(drop).ok_or(answer)
