@@ -41,7 +41,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.wait()))),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .within(60)
+    .within(120)
     .faults(20),
     Case::new(
         "AT-05-renewal",

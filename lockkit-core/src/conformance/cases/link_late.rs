@@ -203,8 +203,9 @@ async fn withdrawn_while_waiting(cx: Context) -> Verdict {
         let (client, request) = (Arc::clone(&client), request.clone());
         tokio::spawn(async move { client.withdraw(&request).await })
     };
-    // A waiter that keeps its place by asking again does so meanwhile, behind the withdrawal.
-    cx.sleep(cx.ttl()).await;
+    // A waiter that keeps its place by asking again does so meanwhile, behind the withdrawal, which
+    // has a limit of its own.
+    cx.sleep(cx.ttl().min(Duration::from_millis(1500))).await;
     link.deliver().await?;
     cx.by(cx.call_limit(), "the withdrawal is answered", withdrawn).await???;
     let ended = cx.by(cx.wake_up(), "a wait ends with its withdrawal", waiting).await??;

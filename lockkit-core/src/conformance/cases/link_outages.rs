@@ -194,6 +194,8 @@ async fn limits(cx: Context) -> Verdict {
     let (tried, withdrawn) = (request("tried")?, request("withdrawn")?);
     let renewed = cx.granted(&*client, &renewed).await?;
     let released = cx.granted(&*client, &released).await?;
+    // A client may know without asking that a request which it never made left nothing.
+    let _withdrawn = cx.granted(&*client, &withdrawn).await?;
     let locks = cx.locks_of(Arc::clone(&client));
     let lock = locks.lock(cx.name("lock")).ttl(cx.long_ttl());
     let guard = locks.lock(cx.name("guard")).ttl(cx.long_ttl()).acquire().await?;

@@ -7,7 +7,7 @@ use crate::conformance::Outcome;
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::tap::Tap;
-use crate::{Error, Guard, Instant, LossReason, Request, Term};
+use crate::{Error, Expiry, Guard, Instant, LossReason, Request, Term};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -217,6 +217,11 @@ async fn honest_terms(cx: Context) -> Verdict {
         let grant = cx.granted(&*client, &request).await?;
         let after = cx.clock.now();
         let sent = grant.term.sent;
+        // A session's term may count from a proof of life that it gave before.
+        let before = match cx.guarantees.expiry {
+            Expiry::Session(_) => before.saturating_sub(grant.term.ttl.unwrap_or_default()),
+            _ => before,
+        };
         require!(
             (before..=after).contains(&sent),
             "sent at {sent:?}, not in {before:?}..{after:?}"
