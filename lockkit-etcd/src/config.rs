@@ -1,0 +1,160 @@
+//! Where the cluster is, and how to speak to it.
+
+use std::fmt;
+
+use etcd_client::ConnectOptions;
+use lockkit_core::{Error, Result};
+
+/// Where the members of a cluster are, who we are there, and where our locks lie.
+///
+/// Its `Debug` shows no password and no private part of a certificate.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct EtcdConfig {
+    pub(crate) endpoints: Vec<(String, u16)>,
+    pub(crate) tls: Option<EtcdTls>,
+    pub(crate) login: Option<(String, String)>,
+    pub(crate) prefix: String,
+    pub(crate) token_base: u64,
+}
+
+/// Certificates for connections over TLS, each as the text of a PEM file.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct EtcdTls {
+    /// The authority that signed the servers' certificates, instead of the system's authorities.
+    pub authority: Option<Vec<u8>>,
+    /// Our own certificate and its private part, for servers that ask for one; with users
+    /// enabled its common name is a login.
+    pub client: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl EtcdConfig {
+    /// One member or several of one cluster, each at its host and client port; etcd's own port is
+    /// 2379.
+    pub fn new<H: Into<String>>(endpoints: impl IntoIterator<Item = (H, u16)>) -> Self {
+        let endpoints = endpoints.into_iter().map(|(host, port)| (host.into(), port)).collect();
+        Self { endpoints, tls: None, login: None, prefix: "lockkit".to_owned(), token_base: 0 }
+    }
+
+    /// Speaks TLS, which needs the feature `tls`.
+    #[must_use]
+    pub fn tls(mut self, tls: EtcdTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Logs in as this user.
+    #[must_use]
+    pub fn login(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
+        self.login = Some((user.into(), password.into()));
+        self
+    }
+
+    /// What every key begins with, before a slash; `lockkit` unless set here. A lock's key is below
+    /// `<prefix>/<name>/`, so `etcdctl lock <prefix>/<name>` takes the same lock.
+    ///
+    /// Each provider that holds or waits is told of every key that is deleted below it: give
+    /// applications prefixes of their own.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// What is added to the cluster's revisions, which are the tokens; 0 unless set here.
+    #[must_use]
+    pub const fn token_base(mut self, base: u64) -> Self {
+        self.token_base = base;
+        self
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.endpoints.is_empty() {
+            return Err(Error::invalid(
+                "an etcd cluster without endpoints",
+                "give the host and the port of one member at least",
+            ));
+        }
+        let strange = |host: &str| {
+            host.is_empty()
+                || host.contains(|c: char| !c.is_ascii_alphanumeric() && !".-_:".contains(c))
+        };
+        if let Some((host, _)) = self.endpoints.iter().find(|(host, _)| strange(host)) {
+            return Err(Error::invalid(
+                format!("the host {host:?}"),
+                "give a host's name or address without scheme, port and slashes",
+            ));
+        }
+        if self.tls.is_some() && !cfg!(feature = "tls") {
+            return Err(Error::invalid(
+                "TLS in a program that was built without it",
+                "enable the feature \"tls\"",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The driver's address of a member.
+    pub(crate) fn url(&self, (host, port): &(String, u16)) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let is_v6 = host.contains(':');
+        if is_v6 {
+            format!("{scheme}://[{host}]:{port}")
+        } else {
+            format!("{scheme}://{host}:{port}")
+        }
+    }
+
+    /// How the driver shall connect.
+    pub(crate) fn options(&self) -> ConnectOptions {
+        // A member without a leader answers at once, and its watches end, instead of standing still.
+        let mut options = ConnectOptions::new().with_require_leader(true);
+        if let Some((user, password)) = &self.login {
+            options = options.with_user(user, password).with_auto_token_refresh(true);
+        }
+        self.with_tls(options)
+    }
+
+    #[cfg(feature = "tls")]
+    fn with_tls(&self, options: ConnectOptions) -> ConnectOptions {
+        use etcd_client::{Certificate, Identity, TlsOptions};
+
+        let Some(EtcdTls { authority, client }) = &self.tls else { return options };
+        let mut tls = match authority {
+            Some(authority) => TlsOptions::new().ca_certificate(Certificate::from_pem(authority)),
+            None => TlsOptions::new().with_native_roots(),
+        };
+        if let Some((certificate, private)) = client {
+            tls = tls.identity(Identity::from_pem(certificate, private));
+        }
+        options.with_tls(tls)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn with_tls(&self, options: ConnectOptions) -> ConnectOptions {
+        options
+    }
+}
+
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", &self.endpoints)
+            .field("tls", &self.tls)
+            .field("user", &self.login.as_ref().map(|(user, _)| user))
+            .field("password", &self.login.as_ref().map(|_| "..."))
+            .field("prefix", &self.prefix)
+            .field("token_base", &self.token_base)
+            .finish()
+    }
+}
+
+impl fmt::Debug for EtcdTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdTls")
+            .field("authority", &self.authority.is_some())
+            .field("client", &self.client.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,157 @@
+//! What an error of the driver means.
+
+use lockkit_core::{Applied, Error};
+
+/// What a user's role needs.
+const RIGHTS: &str = "grant the user's role readwrite on the keys of the prefix: \
+    etcdctl role grant-permission ROLE --prefix readwrite <prefix>/";
+const LOGIN: &str = "check the user name and the password in the URL";
+
+/// What one call's failure says of its request.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The lease it named does not exist: it was not applied.
+    NoLease,
+    /// Not applied, and never will be.
+    Refused(Error),
+    /// Not applied: another endpoint, or a later try, may serve.
+    Unserved(String),
+    /// It may have been applied, or may be still.
+    Unclear(String),
+}
+
+impl Failure {
+    pub(crate) fn of(error: &etcd_client::Error) -> Self {
+        use etcd_client::Error as Driver;
+
+        let text = whole(error);
+        match error {
+            Driver::GRpcStatus(status) => {
+                Self::of_status(status.code() as i32, status.message(), text)
+            }
+            Driver::LeaseKeepAliveError(why) if why == "lease not found" => Self::NoLease,
+            Driver::InvalidArgs(_) | Driver::InvalidUri(_) | Driver::InvalidMetadataValue(_) => {
+                Self::Refused(Error::invalid(
+                    text,
+                    "correct the address, the login or the certificates",
+                ))
+            }
+            Driver::TransportError(_) => {
+                Self::Refused(Error::invalid(text, "correct the address or the certificates"))
+            }
+            _ => Self::Unclear(text),
+        }
+    }
+
+    /// By gRPC's code and etcd's message; the driver does not tell more.
+    fn of_status(code: i32, message: &str, text: String) -> Self {
+        let refused = |remedy: &str| Self::Refused(Error::rejected(text.clone(), remedy));
+        if is_mistrust(&text) {
+            return refused(
+                "give the authority that signed the server's certificate, the host that it names, \
+                 and our own certificate if the server asks for one",
+            );
+        }
+        match code {
+            5 if message.contains("lease not found") => Self::NoLease,
+            3 if message.contains("auth store is old") => Self::Unserved(text),
+            3 if message.contains("authentication failed") => refused(LOGIN),
+            3 if message.contains("user name is empty") => {
+                refused("give a user and a password: this cluster wants a login")
+            }
+            9 if message.contains("authentication is not enabled") => {
+                refused("leave the login out, or enable authentication in the cluster")
+            }
+            16 => refused(LOGIN),
+            7 => refused(RIGHTS),
+            8 if message.contains("database space exceeded") => {
+                refused("make room: compact and defragment the cluster, then disarm its alarm")
+            }
+            12 => refused("use etcd 3.4 or newer"),
+            3 | 5 | 9 | 11 => refused("see what etcd says"),
+            14 if is_unserved(message, &text) => Self::Unserved(text),
+            8 => Self::Unserved(text),
+            _ => Self::Unclear(text),
+        }
+    }
+
+    /// As the one error; `late` says that an earlier sending may still be applied.
+    pub(crate) fn into_error(self, late: bool) -> Error {
+        let unless_late = if late { Applied::Maybe } else { Applied::No };
+        match self {
+            Self::Refused(error) => error,
+            Self::NoLease => Error::unavailable(unless_late, "the session's lease has ended"),
+            Self::Unserved(text) => Error::unavailable(unless_late, text),
+            Self::Unclear(text) => Error::unavailable(Applied::Maybe, text),
+        }
+    }
+}
+
+/// Whether an answer `Unavailable` came before anything was sent or proposed.
+fn is_unserved(message: &str, text: &str) -> bool {
+    message == "etcdserver: no leader"
+        || text.contains("connect error")
+        || text.contains("dns error")
+}
+
+/// Whether one side did not accept the other's certificate.
+fn is_mistrust(text: &str) -> bool {
+    let alert = text.split_once("fatal alert: ").map_or("", |(_, alert)| alert);
+    text.contains("peer certificate")
+        || alert.contains("Certificate")
+        || alert.starts_with("UnknownCA")
+}
+
+/// An error and its sources, each said once; the driver hides what matters below its own words.
+fn whole(error: &etcd_client::Error) -> String {
+    let mut text = error.to_string();
+    let mut source: Option<&dyn std::error::Error> = match error {
+        etcd_client::Error::GRpcStatus(status) => std::error::Error::source(status),
+        etcd_client::Error::TransportError(error) => std::error::Error::source(error),
+        _ => None,
+    };
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(code: i32, message: &str) -> Failure {
+        Failure::of_status(code, message, message.to_owned())
+    }
+
+    #[test]
+    fn only_what_was_surely_not_applied_says_so() {
+        for message in ["etcdserver: no leader", "tcp connect error", "dns error"] {
+            assert!(matches!(of(14, message), Failure::Unserved(_)), "{message}");
+        }
+        for message in
+            ["etcdserver: request timed out", "etcdserver: leader changed", "broken pipe"]
+        {
+            assert!(matches!(of(14, message), Failure::Unclear(_)), "{message}");
+        }
+        assert!(matches!(of(1, "Timeout expired"), Failure::Unclear(_)));
+        assert!(matches!(of(2, "transport error"), Failure::Unclear(_)));
+    }
+
+    #[test]
+    fn an_earlier_sending_keeps_a_later_refusal_from_being_definite() {
+        let error = of(14, "tcp connect error").into_error(true);
+        assert!(matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }));
+    }
+
+    #[test]
+    fn certificates_are_a_matter_of_trust_and_not_of_time() {
+        let text = "transport error: invalid peer certificate: UnknownIssuer";
+        assert!(matches!(of(14, text), Failure::Refused(_)));
+        assert!(matches!(of(2, "received fatal alert: CertificateRequired"), Failure::Refused(_)));
+    }
+}

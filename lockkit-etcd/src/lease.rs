@@ -1,0 +1,211 @@
+//! A grant's life in etcd.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Compare, CompareOp};
+use lockkit_core::{Error, Instant, Lease, LossReason, Request, Result, Term};
+
+use crate::endpoints::{Called, call_limit};
+use crate::failure::Failure;
+use crate::protocol::{Own, revision_of};
+use crate::provider::Inner;
+use crate::queue::Place;
+use crate::seat::Worker;
+use crate::session::Use;
+use crate::watch::Seen;
+
+/// How old an acknowledged keep-alive may be to serve one more lock: many locks that are renewed
+/// at their own times then share a few keep-alives.
+const FRESH: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a grant lies in etcd: what a guard's `native` gives.
+///
+/// A transaction that compares it is applied only while the lock is held: a fence inside etcd.
+///
+/// ```no_run
+/// # async fn example(guard: lockkit_core::Guard, client: etcd_client::Client) {
+/// use etcd_client::{Txn, TxnOp};
+/// use lockkit_etcd::EtcdGrant;
+///
+/// let grant = guard.native::<EtcdGrant>().expect("a lock in etcd");
+/// let write = Txn::new().when([grant.held()]).and_then([TxnOp::put("report", "done", None)]);
+/// let answer = client.kv_client().txn(write).await.expect("an answer");
+/// assert!(answer.succeeded(), "no longer the holder: nothing was written");
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EtcdGrant {
+    /// The holder's key.
+    pub key: Vec<u8>,
+    /// The revision that created it: the token, without the `token_base`.
+    pub create_revision: i64,
+    /// The lease that the key lives on, shared by the provider's locks of equal ttl.
+    pub lease: i64,
+}
+
+impl EtcdGrant {
+    /// That the lock is still held by this grant, for a transaction of etcd-client.
+    pub fn held(&self) -> Compare {
+        Compare::create_revision(&*self.key, CompareOp::Equal, self.create_revision)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct EtcdLease {
+    provider: Arc<Inner>,
+    request: Request,
+    seat: Worker,
+    session: Use,
+    grant: Arc<EtcdGrant>,
+    /// When the request was sent that was granted.
+    sent: Instant,
+    /// A revision at which the key was there.
+    known: i64,
+    lost: OnceLock<LossReason>,
+    /// Whether a release was sent.
+    leaving: AtomicBool,
+    released: AtomicBool,
+}
+
+impl EtcdLease {
+    pub(crate) fn new(
+        provider: Arc<Inner>,
+        request: &Request,
+        seat: Worker,
+        session: Use,
+        (created, known): (i64, i64),
+        sent: Instant,
+    ) -> Self {
+        let key = provider.keys.directory(request.name()).key(session.lease, request.id());
+        let grant = EtcdGrant { key, create_revision: created, lease: session.lease };
+        Self {
+            provider,
+            request: request.clone(),
+            seat,
+            session,
+            grant: Arc::new(grant),
+            sent,
+            known,
+            lost: OnceLock::new(),
+            leaving: AtomicBool::new(false),
+            released: AtomicBool::new(false),
+        }
+    }
+
+    fn own(&self) -> Own<'_> {
+        Own { key: &self.grant.key, lease: self.session.lease, session: &self.session.key }
+    }
+
+    /// Reads the key: the revision at which it was there, or `None`.
+    async fn read(&self) -> Result<Option<i64>> {
+        let at = self.provider.keys.directory(self.request.name());
+        let created = self.grant.create_revision;
+        match self.provider.look(&self.request, &at, self.own(), created).await? {
+            Place::First { known, .. } | Place::Behind { known, .. } => Ok(Some(known)),
+            Place::Lost => Ok(None),
+        }
+    }
+
+    /// Waits until the store has ended the grant.
+    async fn watch(&self) -> LossReason {
+        let mut known = self.known;
+        loop {
+            let sight =
+                self.provider.watch.sight(&self.grant.key, self.grant.create_revision, known);
+            let seen = tokio::select! {
+                () = self.session.ended() => return LossReason::SessionEnded,
+                seen = sight.news() => seen,
+            };
+            if seen == Seen::Gone {
+                return LossReason::Removed;
+            }
+            tokio::select! {
+                () = self.session.ended() => return LossReason::SessionEnded,
+                () = self.provider.watch.up(&self.provider.endpoints) => {}
+            }
+            match self.read().await {
+                Ok(Some(now)) => known = now,
+                Ok(None) => return LossReason::Removed,
+                Err(_) => self.request.clock().sleep(PAUSE).await,
+            }
+        }
+    }
+
+    fn lose(&self, reason: LossReason) -> LossReason {
+        *self.lost.get_or_init(|| reason)
+    }
+}
+
+#[async_trait]
+impl Lease for EtcdLease {
+    async fn renew(&self) -> Result<Term> {
+        if let Some(reason) = self.lost.get() {
+            return Err(Error::lost(*reason));
+        }
+        if self.released.load(Ordering::SeqCst) || self.seat.is_withdrawn() {
+            return Err(Error::lost(LossReason::Removed));
+        }
+        let (clock, ttl) = (self.request.clock(), self.session.ttl);
+        // Not from before the grant, and hardly from before this call.
+        let age = clock.now().saturating_since(self.sent).min(FRESH).min(ttl / 20);
+        let renewed =
+            self.session.renewed(&self.provider.endpoints, clock, age, call_limit(ttl)).await;
+        let term = match renewed {
+            Err(Error::Lost { reason }) => return Err(Error::lost(self.lose(reason))),
+            renewed => renewed?,
+        };
+        // A lease that lives says nothing of the key: that is the watch's part, while it is up.
+        if !self.provider.watch.is_up() && self.read().await?.is_none() {
+            return Err(Error::lost(self.lose(LossReason::Removed)));
+        }
+        Ok(term)
+    }
+
+    async fn lost(&self) -> LossReason {
+        match self.lost.get() {
+            Some(reason) => *reason,
+            None => self.lose(self.watch().await),
+        }
+    }
+
+    async fn release(&self) -> Result<()> {
+        if self.released.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let touch = self.seat.may_arrive();
+        let delete = self.own().delete(self.grant.create_revision, touch);
+        let asked_before = self.leaving.swap(true, Ordering::SeqCst);
+        let Called { value, late } = self.provider.txn(&self.request, &delete).await;
+        let is_deleted = match value {
+            Ok(answer) => {
+                if touch {
+                    self.session.touched(revision_of(&answer)?);
+                    self.seat.settled();
+                }
+                answer.succeeded()
+            }
+            Err(Failure::NoLease) => {
+                self.session.end();
+                false
+            }
+            Err(failure) => return Err(failure.into_error(late)),
+        };
+        self.provider.seats.is_clear(&self.seat);
+        // Gone by an earlier sending of ours, as far as anybody can tell.
+        if is_deleted || asked_before || late {
+            self.released.store(true, Ordering::SeqCst);
+            return Ok(());
+        }
+        Err(Error::lost(self.lose(LossReason::Removed)))
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.grant) as Arc<dyn Any + Send + Sync>)
+    }
+}

@@ -1,0 +1,28 @@
+//! etcd for lockkit: a fair, push-woken lock whose fencing token is a revision, in one round trip.
+//!
+//! ```no_run
+//! # async fn connect() -> lockkit_core::Result<()> {
+//! use lockkit_etcd::{EtcdConfig, EtcdProvider};
+//!
+//! let config = EtcdConfig::new([("etcd-1", 2379), ("etcd-2", 2379), ("etcd-3", 2379)]);
+//! let locks = lockkit_core::Locks::new(EtcdProvider::connect(config).await?);
+//! # drop(locks); Ok(()) }
+//! ```
+
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
+mod config;
+mod endpoints;
+mod failure;
+mod lease;
+mod operator;
+mod protocol;
+mod provider;
+mod queue;
+mod seat;
+mod session;
+mod watch;
+
+pub use config::{EtcdConfig, EtcdTls};
+pub use lease::EtcdGrant;
+pub use provider::EtcdProvider;

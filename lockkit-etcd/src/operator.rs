@@ -1,0 +1,129 @@
+//! What an operator can see and do in etcd.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Client, GetOptions, GetResponse, Txn};
+use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
+
+use crate::endpoints::LIMIT;
+use crate::failure::Failure;
+use crate::protocol::{Contender, Own, reads, send};
+use crate::provider::Inner;
+
+/// How many keys are listed with one request.
+const PAGE: i64 = 1000;
+
+#[async_trait]
+impl Operator for Inner {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        let queue = self.queue(name).await?;
+        let mut holders = Vec::new();
+        if let Some(first) = queue.first() {
+            holders.push(self.holder(first).await?);
+        }
+        let waiters = queue.len().saturating_sub(1);
+        Ok(Inspection::new(name.clone(), holders, Some(waiters)))
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        // The store's order is that of the escaped names: all are read, and put into ours.
+        let mut queues: BTreeMap<LockName, Vec<Contender>> = BTreeMap::new();
+        let mut from = self.keys.directories(prefix).into_bytes();
+        let range = from.clone();
+        loop {
+            let page = self.page(&range, &from).await?;
+            for (name, contender) in page.kvs().iter().filter_map(|kv| self.keys.contender(kv)) {
+                if name.as_str().starts_with(prefix) && after.is_none_or(|past| name > *past) {
+                    queues.entry(name).or_default().push(contender);
+                }
+            }
+            match page.kvs().last() {
+                Some(last) if page.more() => {
+                    from = last.key().to_vec();
+                    from.push(0);
+                }
+                _ => break,
+            }
+        }
+        let mut seen = Vec::new();
+        for (name, queue) in queues.into_iter().take(limit) {
+            let waiters = queue.len().saturating_sub(1);
+            let mut holders = Vec::new();
+            if let Some(first) = queue.iter().min_by_key(|contender| contender.created) {
+                holders.push(self.holder(first).await?);
+            }
+            seen.push(Inspection::new(name, holders, Some(waiters)));
+        }
+        Ok(seen)
+    }
+
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
+        // Whoever waits has a number too, but no grant.
+        let queue = self.queue(name).await?;
+        let Some(holder) = queue.first().filter(|first| u64::try_from(first.created) == Ok(native))
+        else {
+            return Ok(false);
+        };
+        let own = Own { key: &holder.key, lease: holder.lease, session: &[] };
+        let txn = own.delete(holder.created, false);
+        let answer = self.endpoints.call(&Clock::system(), LIMIT, send(&txn)).await;
+        // Sent twice, the second one may find what the first one did.
+        let twice = answer.late;
+        Ok(answer.into_result()?.succeeded() || twice)
+    }
+}
+
+impl Inner {
+    /// Who holds and waits, in their order.
+    async fn queue(&self, name: &LockName) -> Result<Vec<Contender>> {
+        let at = self.keys.directory(name);
+        let txn = Txn::new().and_then([at.from_the_first(0)]);
+        let answer = self.endpoints.call(&Clock::system(), LIMIT, send(&txn)).await;
+        let found = reads(&answer.into_result()?);
+        Ok(found.first().map(|found| at.contenders(found)).unwrap_or_default())
+    }
+
+    async fn holder(&self, contender: &Contender) -> Result<Holder> {
+        let mut holder = Holder::new(&*contender.label);
+        if contender.is_ours {
+            let native = u64::try_from(contender.created).unwrap_or(0);
+            holder = holder.with_token(FencingToken::with_base(self.token_base, native)?);
+        }
+        let lease = contender.lease;
+        let ask =
+            |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
+        let answer = self.endpoints.call(&Clock::system(), LIMIT, ask).await;
+        let left = match answer.value {
+            // Whole seconds, rounded down there.
+            Ok(left) if left.ttl() >= 0 => (left.ttl() + 1).min(left.granted_ttl()),
+            Ok(_) | Err(Failure::NoLease) => 0,
+            Err(failure) => return Err(failure.into_error(false)),
+        };
+        Ok(holder.with_expires_in(Duration::from_secs(u64::try_from(left).unwrap_or(0))))
+    }
+
+    /// One page of the keys that begin with `range`, from `from` on.
+    async fn page(&self, range: &[u8], from: &[u8]) -> Result<GetResponse> {
+        let mut end = range.to_vec();
+        while end.pop_if(|last| *last == u8::MAX).is_some() {}
+        if let Some(last) = end.last_mut() {
+            *last += 1;
+        }
+        let get = |client: Client| {
+            let options = GetOptions::new().with_limit(PAGE);
+            let options =
+                if end.is_empty() { options.with_from_key() } else { options.with_range(&*end) };
+            let from = if from.is_empty() { vec![0] } else { from.to_vec() };
+            async move { client.kv_client().get(from, Some(options)).await }
+        };
+        self.endpoints.call(&Clock::system(), LIMIT, get).await.into_result()
+    }
+}

@@ -1,0 +1,271 @@
+//! What lies in the store, and the transactions on it.
+//!
+//! A contender's key is `<prefix>/<name>/<lease in hex>-<request in decimal>`, with its label as the
+//! value; Go's clients leave `<lease in hex>`. Who was created first holds; the token is the
+//! create revision. Beside the names lies a session key for each lease: `<prefix>/%/<lease in hex>`.
+
+use etcd_client::{
+    Client, Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, PutOptions,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+use futures_util::future::BoxFuture;
+use lockkit_core::{Applied, Error, LockName, RequestId, Result};
+
+/// How many keys are looked at first, from either end of a queue: only stray ones make it more.
+pub(crate) const FEW: i64 = 4;
+
+/// Where this deployment's keys lie.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys(String);
+
+/// A name's directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Directory(String);
+
+/// One that holds or waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Contender {
+    pub(crate) key: Vec<u8>,
+    /// The revision that created it: its place in the queue, and its token.
+    pub(crate) created: i64,
+    pub(crate) lease: i64,
+    pub(crate) label: String,
+    /// Whether a client of lockkit left it.
+    pub(crate) is_ours: bool,
+}
+
+impl Keys {
+    pub(crate) fn new(prefix: &str) -> Self {
+        let prefix = prefix.trim_end_matches('/');
+        Self(if prefix.is_empty() { String::new() } else { format!("{prefix}/") })
+    }
+
+    /// What all keys begin with.
+    pub(crate) fn range(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn directory(&self, name: &LockName) -> Directory {
+        Directory(format!("{}{}/", self.0, escape(name.as_str())))
+    }
+
+    /// What the directories of all names with this prefix begin with.
+    pub(crate) fn directories(&self, prefix: &str) -> String {
+        format!("{}{}", self.0, escape(prefix))
+    }
+
+    /// No name is escaped to a bare `%`.
+    pub(crate) fn session(&self, lease: i64) -> Vec<u8> {
+        format!("{}%/{lease:x}", self.0).into_bytes()
+    }
+
+    /// The name and the contender that a key stands for; `None` for a key that is none of either.
+    pub(crate) fn contender(&self, kv: &KeyValue) -> Option<(LockName, Contender)> {
+        let below = std::str::from_utf8(kv.key()).ok()?.strip_prefix(&self.0)?;
+        let escaped = below.split('/').next()?;
+        let name = LockName::new(unescape(escaped)?).ok()?;
+        let contender = self.directory(&name).contender(kv)?;
+        Some((name, contender))
+    }
+}
+
+impl Directory {
+    pub(crate) fn key(&self, lease: i64, request: RequestId) -> Vec<u8> {
+        format!("{}{lease:x}-{}", self.0, u128::from_be_bytes(request.to_bytes())).into_bytes()
+    }
+
+    /// Only a lease's key directly below the name contends: a stray key blocks nobody.
+    pub(crate) fn contender(&self, kv: &KeyValue) -> Option<Contender> {
+        let below = std::str::from_utf8(kv.key()).ok()?.strip_prefix(&self.0)?;
+        let is_ours = shape(below).filter(|_| kv.lease() != 0)?;
+        Some(Contender {
+            key: kv.key().to_vec(),
+            created: kv.create_revision(),
+            lease: kv.lease(),
+            label: String::from_utf8_lossy(kv.value()).into_owned(),
+            is_ours,
+        })
+    }
+
+    pub(crate) fn contenders(&self, found: &GetResponse) -> Vec<Contender> {
+        found.kvs().iter().filter_map(|kv| self.contender(kv)).collect()
+    }
+
+    /// From the first in the queue on, with labels.
+    pub(crate) fn from_the_first(&self, limit: i64) -> TxnOp {
+        let options = in_order(SortOrder::Ascend).with_limit(limit);
+        TxnOp::get(self.0.as_str(), Some(options))
+    }
+
+    /// From the last one before this revision on, backwards.
+    fn before(&self, created: i64, limit: i64) -> TxnOp {
+        let options = in_order(SortOrder::Descend).with_max_create_revision(created - 1);
+        TxnOp::get(self.0.as_str(), Some(options.with_limit(limit).with_keys_only()))
+    }
+}
+
+/// A request's key, and the session that it lives on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) lease: i64,
+    pub(crate) session: &'a [u8],
+}
+
+impl Own<'_> {
+    /// Refused once anybody has touched the session key since `revision`, and where the key is
+    /// there already: a replay.
+    fn guards(&self, revision: i64) -> Vec<Compare> {
+        vec![
+            Compare::mod_revision(self.session, CompareOp::Equal, revision),
+            Compare::create_revision(self.key, CompareOp::Equal, 0),
+        ]
+    }
+
+    fn put(&self, label: &str) -> TxnOp {
+        TxnOp::put(self.key, label, Some(PutOptions::new().with_lease(self.lease)))
+    }
+
+    fn see(&self) -> Vec<TxnOp> {
+        let keys_only = || Some(GetOptions::new().with_keys_only());
+        vec![TxnOp::get(self.key, keys_only()), TxnOp::get(self.session, keys_only())]
+    }
+
+    /// Touches the session key, so that what was sent before is refused when it comes.
+    fn touch(&self) -> TxnOp {
+        TxnOp::put(self.session, "", Some(PutOptions::new().with_lease(self.lease)))
+    }
+
+    /// Joins the queue, and reads the place in it.
+    pub(crate) fn enter(&self, at: &Directory, revision: i64, label: &str) -> Txn {
+        // Whoever has just entered is the last one.
+        let place = vec![self.put(label), at.from_the_first(FEW), at.before(i64::MAX, FEW)];
+        Txn::new().when(self.guards(revision)).and_then(place).or_else(self.see())
+    }
+
+    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray.
+    pub(crate) fn take(
+        &self,
+        at: &Directory,
+        revision: i64,
+        label: &str,
+        known: Option<i64>,
+    ) -> Txn {
+        let free = match known {
+            None => Compare::create_revision(at.0.as_str(), CompareOp::Equal, 0),
+            Some(known) => Compare::mod_revision(at.0.as_str(), CompareOp::Less, known + 1),
+        };
+        let mut guards = self.guards(revision);
+        guards.push(free.with_prefix());
+        let mut see = self.see();
+        see.push(at.from_the_first(if known.is_some() { 0 } else { FEW }));
+        Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
+    }
+
+    /// Reads the place of a key that has entered.
+    pub(crate) fn look(&self, at: &Directory, created: i64, limit: i64) -> Txn {
+        let own = TxnOp::get(self.key, Some(GetOptions::new().with_keys_only()));
+        Txn::new().and_then(vec![own, at.from_the_first(limit), at.before(created, limit)])
+    }
+
+    /// Deletes the key if that revision created it.
+    pub(crate) fn delete(&self, created: i64, touch: bool) -> Txn {
+        let own = Compare::create_revision(self.key, CompareOp::Equal, created);
+        let delete = TxnOp::delete(self.key, None);
+        let touched = || touch.then(|| self.touch());
+        Txn::new()
+            .when(vec![own])
+            .and_then([delete].into_iter().chain(touched()).collect::<Vec<_>>())
+            .or_else(touched().into_iter().collect::<Vec<_>>())
+    }
+
+    /// Deletes the key whenever it was created: only this request ever has it.
+    pub(crate) fn withdraw(&self, touch: bool) -> Txn {
+        let delete = TxnOp::delete(self.key, Some(DeleteOptions::new()));
+        let touched = touch.then(|| self.touch());
+        Txn::new().and_then([delete].into_iter().chain(touched).collect::<Vec<_>>())
+    }
+}
+
+fn in_order(order: SortOrder) -> GetOptions {
+    GetOptions::new().with_prefix().with_sort(SortTarget::Create, order)
+}
+
+/// Sends a transaction, as often as it is called.
+pub(crate) fn send(
+    txn: &Txn,
+) -> impl Fn(Client) -> BoxFuture<'static, Result<TxnResponse, etcd_client::Error>> {
+    let txn = txn.clone();
+    move |client| {
+        let txn = txn.clone();
+        Box::pin(async move { client.kv_client().txn(txn).await })
+    }
+}
+
+/// The revision at which a transaction was answered.
+pub(crate) fn revision_of(response: &TxnResponse) -> Result<i64> {
+    response.header().map(etcd_client::ResponseHeader::revision).ok_or_else(garbled)
+}
+
+/// The answers to a transaction's reads, in their order.
+pub(crate) fn reads(response: &TxnResponse) -> Vec<GetResponse> {
+    let read = |answer| match answer {
+        TxnOpResponse::Get(found) => Some(found),
+        _ => None,
+    };
+    response.op_responses().into_iter().filter_map(read).collect()
+}
+
+pub(crate) fn garbled() -> Error {
+    Error::unavailable(Applied::Maybe, "etcd left out a part of its answer")
+}
+
+/// Whether what lies below a name is of a client of lockkit, `hex-decimal`, or of another, `hex`;
+/// `None`: of neither.
+fn shape(below: &str) -> Option<bool> {
+    let (lease, number) = match below.split_once('-') {
+        Some((lease, number)) => (lease, Some(number)),
+        None => (below, None),
+    };
+    let all = |text: &str, digit: fn(u8) -> bool| !text.is_empty() && text.bytes().all(digit);
+    let hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+    let known = all(lease, hex) && number.is_none_or(|number| all(number, |c| c.is_ascii_digit()));
+    known.then_some(number.is_some())
+}
+
+fn escape(name: &str) -> String {
+    name.replace('%', "%25").replace('/', "%2F")
+}
+
+/// The name of a directory; `None` for what no name is escaped to.
+fn unescape(escaped: &str) -> Option<String> {
+    let name = escaped.replace("%2F", "/").replace("%25", "%");
+    (escape(&name) == escaped).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_directories_lead_to_each_other() {
+        for name in ["a", "a/b", "%", "%2F", "%25", "/", "//", "..", "é", "\0", "a b", "%%/2F"] {
+            let escaped = escape(name);
+            assert!(!escaped.contains('/') && escaped != "%", "{escaped}");
+            assert_eq!(unescape(&escaped).as_deref(), Some(name));
+        }
+        for none in ["%", "%2f", "a%", "%41"] {
+            assert_eq!(unescape(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn only_the_keys_of_leases_contend() {
+        for (below, ours) in [("694d7a1", false), ("694d7a1-0", true), ("0-12345678901", true)] {
+            assert_eq!(shape(below), Some(ours), "{below}");
+        }
+        for below in ["", "config", "694D7A1", "a-", "-1", "a-b", "a-1-2", "b/694d7a1", "a-1/2"] {
+            assert_eq!(shape(below), None, "{below}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The provider: what each call asks of etcd.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
+use lockkit_core::{
+    Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Instant,
+    LockProvider, Operator, Request, Result, TtlRange, WakeUp,
+};
+
+use crate::EtcdConfig;
+use crate::endpoints::{Endpoints, LIMIT, call_limit};
+use crate::lease::EtcdLease;
+use crate::protocol::Keys;
+use crate::queue::{Tried, withdrawn};
+use crate::seat::{Seat, Seats, Worker};
+use crate::session::{Session, Use};
+use crate::watch::Watch;
+
+/// A client of one etcd cluster, 3.4 or newer.
+///
+/// Its locks of equal ttl share a lease, and all of them one watch. It speaks to one member, and to
+/// the next when that one fails. The tasks that serve it live in the runtime that made them. See
+/// the page `docs/etcd.md` for the algorithm and its bounds.
+#[derive(Clone, Debug)]
+pub struct EtcdProvider(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) keys: Keys,
+    pub(crate) token_base: u64,
+    ttls: TtlRange,
+    /// By the ttl that was asked for.
+    sessions: tokio::sync::Mutex<HashMap<Duration, Arc<Session>>>,
+    pub(crate) seats: Arc<Seats>,
+    pub(crate) watch: Arc<Watch>,
+}
+
+impl EtcdProvider {
+    /// Connects, and looks whether the cluster is fit for locks and we may take them.
+    ///
+    /// # Errors
+    /// `Invalid`: the configuration. `Rejected`: the login, a certificate, a right that is missing,
+    /// or a cluster that is too old; each says what to do. `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: what it has asked for ends by itself within seconds.
+    pub async fn connect(config: EtcdConfig) -> Result<Self> {
+        config.check()?;
+        let endpoints = Endpoints::new(&config);
+        let keys = Keys::new(&config.prefix);
+        let ttls = look_around(&endpoints, &keys).await?;
+        Ok(Self(Arc::new(Inner {
+            endpoints: Arc::new(endpoints),
+            watch: Watch::new(keys.clone()),
+            keys,
+            token_base: config.token_base,
+            ttls,
+            sessions: tokio::sync::Mutex::default(),
+            seats: Arc::default(),
+        })))
+    }
+}
+
+/// Refuses what would break what we declare; the ttls that the cluster grants.
+async fn look_around(endpoints: &Endpoints, keys: &Keys) -> Result<TtlRange> {
+    let clock = Clock::system();
+    let end = clock.now().saturating_add(LIMIT);
+    let left = || end.saturating_since(clock.now());
+    let status = |client: Client| async move { client.maintenance_client().status().await };
+    let status = endpoints.call(&clock, left(), status).await.into_result()?;
+    check_version(status.version())?;
+    // The shortest lease there is shows the least ttl, and whether we may write and read.
+    let grant = |client: Client| async move { client.lease_client().grant(1, None).await };
+    let granted = endpoints.call(&clock, left(), grant).await.into_result()?;
+    let lease = granted.id();
+    let probe = |client: Client| {
+        let put = TxnOp::put(keys.session(lease), "", Some(PutOptions::new().with_lease(lease)));
+        let get = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
+        let get = TxnOp::get(keys.range(), Some(get));
+        async move { client.kv_client().txn(Txn::new().and_then([put, get])).await }
+    };
+    endpoints.call(&clock, left(), probe).await.into_result()?;
+    let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };
+    endpoints.call(&clock, left(), revoke).await.into_result()?;
+    let least = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
+    Ok(TtlRange {
+        min: Duration::from_secs(least),
+        max: TtlRange::ANY.max,
+        granularity: Duration::from_secs(1),
+    })
+}
+
+impl Inner {
+    /// The session of this ttl; opened where there is none.
+    async fn session(&self, request: &Request, seat: &Seat) -> Result<Use> {
+        let (clock, ttl) = (request.clock(), request.ttl());
+        let limit = call_limit(ttl);
+        let session = async {
+            let mut sessions = self.sessions.lock().await;
+            if let Some(session) = sessions.get(&ttl).and_then(Session::join) {
+                return Ok(session);
+            }
+            let session = Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl);
+            let session = session.await?;
+            sessions.insert(ttl, Arc::clone(&session));
+            self.seats.prune();
+            Ok(session)
+        };
+        tokio::select! {
+            biased;
+            () = seat.withdrawn() => Err(withdrawn()),
+            session = session => session,
+            () = clock.sleep(limit) => {
+                let silence = format!("etcd granted no lease within {limit:?}");
+                Err(Error::unavailable(Applied::No, silence))
+            }
+        }
+    }
+
+    async fn grant(
+        self: &Arc<Self>,
+        request: &Request,
+        seat: Worker,
+        session: Use,
+        place: (i64, i64),
+        sent: Instant,
+    ) -> Result<Grant> {
+        let (clock, ttl) = (request.clock(), session.ttl);
+        let native = u64::try_from(place.0).unwrap_or(0);
+        let token = FencingToken::with_base(self.token_base, native)?;
+        let mut term = session.term(clock);
+        // After trouble: what is granted should last.
+        if clock.now().saturating_since(term.sent) > ttl / 2 {
+            let renewed = session.renewed(&self.endpoints, clock, ttl / 2, call_limit(ttl)).await;
+            term =
+                renewed.map_err(|error| Error::unavailable(Applied::Maybe, error.to_string()))?;
+        }
+        self.watch.run(&self.endpoints);
+        let lease = EtcdLease::new(Arc::clone(self), request, seat, session, place, sent);
+        Ok(Grant::new(token, term, lease))
+    }
+
+    /// Removes what a request has in the store, and has refused what may still come of it.
+    async fn clear(&self, request: &Request, seat: &Seat) -> Result<()> {
+        let Some((session, key)) = seat.place() else { return Ok(()) };
+        let limit = call_limit(request.ttl());
+        session.clear(&self.endpoints, request.clock(), limit, seat, &key).await?;
+        self.seats.is_clear(seat);
+        Ok(())
+    }
+
+    /// Ends every session; whether the store has acknowledged all of it.
+    async fn end_sessions(&self) -> Result<()> {
+        let sessions: Vec<_> = self.sessions.lock().await.drain().collect();
+        let ended = sessions.iter().map(|(_, session)| session.revoke(&self.endpoints));
+        futures_util::future::join_all(ended).await.into_iter().collect()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.watch.close();
+    }
+}
+
+#[async_trait]
+impl LockProvider for EtcdProvider {
+    fn guarantees(&self) -> Guarantees {
+        let mut guarantees = Guarantees::new(Exclusion::Consensus, Expiry::Session(self.0.ttls));
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
+        guarantees.token_survives.failover = true;
+        guarantees.belief_breaks_on = &[
+            "a pause between a check and its use that outlasts the margin",
+            "a deposed leader that revokes a lease it had not seen renewed (before 3.4.31 and 3.5.13)",
+            "an operator who deletes the holder's key, until the holder is told",
+        ];
+        guarantees
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        let inner = &self.0;
+        let seat = inner.seats.attempt(request);
+        loop {
+            let session = inner.session(request, &seat).await?;
+            let sent = request.clock().now();
+            match inner.take(request, &seat, &session).await? {
+                Tried::Taken { created, known } => {
+                    let grant = inner.grant(request, seat, session, (created, known), sent);
+                    return grant.await.map(Some);
+                }
+                Tried::Held if !seat.may_arrive() => {
+                    inner.seats.is_clear(&seat);
+                    return Ok(None);
+                }
+                Tried::Held | Tried::Queued => {
+                    // A sending without an answer might still take the name.
+                    inner.clear(request, &seat).await?;
+                    return Ok(None);
+                }
+                Tried::Ended => {}
+            }
+        }
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let inner = &self.0;
+        let seat = inner.seats.attempt(request);
+        loop {
+            let session = inner.session(request, &seat).await?;
+            let sent = request.clock().now();
+            let Some(place) = inner.enter(request, &seat, &session).await? else { continue };
+            if let Some(place) = inner.wait(request, &seat, &session, place).await? {
+                return inner.grant(request, seat, session, place, sent).await;
+            }
+        }
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        let Some(seat) = self.0.seats.find(request.id()) else { return Ok(()) };
+        // Told before it is sent: an attempt that asked once more would come back behind it.
+        seat.withdraw();
+        self.0.clear(request, &seat).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(&*self.0)
+    }
+
+    async fn close(&self) -> Result<()> {
+        let ended = self.0.end_sessions().await;
+        self.0.watch.close();
+        self.0.endpoints.close();
+        ended
+    }
+}
+
+/// Refuses what lacks a request that we send.
+fn check_version(version: &str) -> Result<()> {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if number < (3, 4) {
+        return Err(Error::rejected(format!("etcd {version}"), "use etcd 3.4 or newer"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_3_4_is_refused_by_its_version() {
+        for version in ["3.4.23", "3.4.0", "3.5.13", "3.6.0-rc.1", "4.0.0"] {
+            check_version(version).expect(version);
+        }
+        for version in ["3.3.27", "3.2.0", "2.3.8", ""] {
+            let error = check_version(version).expect_err(version).to_string();
+            assert!(error.contains(version) && error.contains("3.4"), "{error}");
+        }
+    }
+}

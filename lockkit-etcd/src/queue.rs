@@ -1,0 +1,256 @@
+//! A request's way through the queue: entering it, waiting in it, leaving it.
+
+use etcd_client::{GetResponse, Txn, TxnResponse};
+use lockkit_core::{Applied, Error, Holder, Request, Result, StoreSays};
+
+use crate::endpoints::{Called, call_limit};
+use crate::failure::Failure;
+use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of, send};
+use crate::provider::Inner;
+use crate::seat::Seat;
+use crate::session::Use;
+use crate::watch::Seen;
+
+/// Where a request stands, as of the revision `known`.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// Nobody was created before it: it holds.
+    First { created: i64, known: i64 },
+    /// Directly behind this key, and somewhere behind the holder with this label.
+    Behind { created: i64, known: i64, before: (Vec<u8>, i64), holder: String },
+    /// Its key is gone.
+    Lost,
+}
+
+/// What an attempt that does not wait has found.
+#[derive(Debug)]
+pub(crate) enum Tried {
+    Taken {
+        created: i64,
+        known: i64,
+    },
+    Held,
+    /// Held, and a key of an earlier attempt is in the queue.
+    Queued,
+    /// The session has ended: it must be tried on another one.
+    Ended,
+}
+
+impl Inner {
+    /// Joins the queue, or finds the place in it again; `None`: the session has ended.
+    pub(crate) async fn enter(
+        &self,
+        request: &Request,
+        seat: &Seat,
+        session: &Use,
+    ) -> Result<Option<Place>> {
+        let at = self.keys.directory(request.name());
+        let key = at.key(session.lease, request.id());
+        let own = Own { key: &key, lease: session.lease, session: &session.key };
+        loop {
+            let revision = session.revision();
+            let txn = own.enter(&at, revision, request.label());
+            let Some(answer) = self.send(request, seat, session, own, txn).await? else {
+                return Ok(None);
+            };
+            let found = reads(&answer);
+            if answer.succeeded() {
+                let created = revision_of(&answer)?;
+                let [firsts, befores] = &found[..] else { return Err(garbled()) };
+                return match place(&at, (created, created), firsts, befores, FEW) {
+                    Some(place) => Ok(Some(place)),
+                    None => self.look(request, &at, own, created).await.map(Some),
+                };
+            }
+            let [ours, session_key] = &found[..] else { return Err(garbled()) };
+            if let Some(kv) = ours.kvs().first() {
+                return self.look(request, &at, own, kv.create_revision()).await.map(Some);
+            }
+            if !self.catch_up(session, session_key).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the name if nobody holds it or waits for it, and never enters the queue.
+    pub(crate) async fn take(
+        &self,
+        request: &Request,
+        seat: &Seat,
+        session: &Use,
+    ) -> Result<Tried> {
+        let at = self.keys.directory(request.name());
+        let key = at.key(session.lease, request.id());
+        let own = Own { key: &key, lease: session.lease, session: &session.key };
+        let mut known = None;
+        loop {
+            let revision = session.revision();
+            let txn = own.take(&at, revision, request.label(), known);
+            let Some(answer) = self.send(request, seat, session, own, txn).await? else {
+                return Ok(Tried::Ended);
+            };
+            let now = revision_of(&answer)?;
+            if answer.succeeded() {
+                return Ok(Tried::Taken { created: now, known: now });
+            }
+            let found = reads(&answer);
+            let [ours, session_key, firsts] = &found[..] else { return Err(garbled()) };
+            if let Some(kv) = ours.kvs().first() {
+                return match self.look(request, &at, own, kv.create_revision()).await? {
+                    Place::First { created, known } => Ok(Tried::Taken { created, known }),
+                    Place::Behind { .. } => Ok(Tried::Queued),
+                    Place::Lost => Ok(Tried::Held),
+                };
+            }
+            if !self.catch_up(session, session_key).await {
+                return Ok(Tried::Ended);
+            }
+            if !at.contenders(firsts).is_empty() {
+                return Ok(Tried::Held);
+            }
+            // Only stray keys, as far as we saw: they are no obstacle, what came after them is.
+            known = Some(now);
+        }
+    }
+
+    /// Waits for the first place; `None`: the key or its session is gone, with the place.
+    pub(crate) async fn wait(
+        &self,
+        request: &Request,
+        seat: &Seat,
+        session: &Use,
+        mut place: Place,
+    ) -> Result<Option<(i64, i64)>> {
+        let at = self.keys.directory(request.name());
+        let key = at.key(session.lease, request.id());
+        let own = Own { key: &key, lease: session.lease, session: &session.key };
+        loop {
+            let (created, known, before, holder) = match place {
+                Place::First { created, known } => return Ok(Some((created, known))),
+                Place::Lost => return Ok(None),
+                Place::Behind { created, known, before, holder } => {
+                    (created, known, before, holder)
+                }
+            };
+            request.report(StoreSays::Held(Some(Holder::new(holder))));
+            let ours = self.watch.sight(&key, created, known);
+            let theirs = self.watch.sight(&before.0, before.1, known);
+            let seen = async {
+                let seen = tokio::select! {
+                    seen = ours.news() => seen,
+                    seen = theirs.news() => seen,
+                };
+                if seen == Seen::Unsure {
+                    self.watch.up(&self.endpoints).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = seat.withdrawn() => return Err(withdrawn()),
+                () = session.ended() => return Ok(None),
+                () = seen => {}
+            }
+            place = self.look(request, &at, own, created).await?;
+        }
+    }
+
+    /// Reads the place of the key that `created` made.
+    pub(crate) async fn look(
+        &self,
+        request: &Request,
+        at: &Directory,
+        own: Own<'_>,
+        created: i64,
+    ) -> Result<Place> {
+        // All of them, if the first few are stray.
+        for limit in [FEW, 0] {
+            let answer = self.txn(request, &own.look(at, created, limit)).await;
+            // Whatever this read says, the key may be there.
+            let answer = answer.value.map_err(|failure| failure.into_error(true))?;
+            let found = reads(&answer);
+            let [ours, firsts, befores] = &found[..] else { return Err(garbled()) };
+            if ours.kvs().first().map(etcd_client::KeyValue::create_revision) != Some(created) {
+                return Ok(Place::Lost);
+            }
+            let known = revision_of(&answer)?;
+            if let Some(place) = place(at, (created, known), firsts, befores, limit) {
+                return Ok(place);
+            }
+        }
+        Err(garbled())
+    }
+
+    /// Sends what may leave a key; `None`: the session's lease is gone, and nothing was left.
+    async fn send(
+        &self,
+        request: &Request,
+        seat: &Seat,
+        session: &Use,
+        own: Own<'_>,
+        txn: Txn,
+    ) -> Result<Option<TxnResponse>> {
+        let sending = seat.sending(session, own.key);
+        // Counted first: a withdrawal tells the seat before it looks for what may arrive, so that
+        // either we see it, or it has what we send refused.
+        if seat.is_withdrawn() {
+            sending.answered();
+            return Err(withdrawn());
+        }
+        let Called { value, late } = self.txn(request, &txn).await;
+        if !late && !matches!(value, Err(Failure::Unclear(_))) {
+            sending.answered();
+        }
+        match value {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Failure::NoLease) => {
+                session.end();
+                Ok(None)
+            }
+            Err(failure) => Err(failure.into_error(late)),
+        }
+    }
+
+    pub(crate) async fn txn(&self, request: &Request, txn: &Txn) -> Called<TxnResponse> {
+        self.endpoints.call(request.clock(), call_limit(request.ttl()), send(txn)).await
+    }
+
+    /// Learns the session key's revision after a refusal; whether there is a session.
+    async fn catch_up(&self, session: &Use, session_key: &GetResponse) -> bool {
+        match session_key.kvs().first() {
+            Some(kv) => {
+                session.touched(kv.mod_revision());
+                true
+            }
+            None => {
+                // Expired; or somebody deleted that key, and the lease would go on for nothing.
+                if !session.has_ended() {
+                    drop(session.revoke(&self.endpoints).await);
+                }
+                false
+            }
+        }
+    }
+}
+
+/// The place that follows from the first keys of a queue and from those before ours, the nearest
+/// first; `None`: they are all stray, and more may lie behind them.
+fn place(
+    at: &Directory,
+    (created, known): (i64, i64),
+    firsts: &GetResponse,
+    befores: &GetResponse,
+    limit: i64,
+) -> Option<Place> {
+    let nearest = at.contenders(befores).into_iter().find(|other| other.created < created);
+    let Some(nearest) = nearest else {
+        let is_all = limit == 0 || i64::try_from(befores.kvs().len()).is_ok_and(|n| n < limit);
+        return is_all.then_some(Place::First { created, known });
+    };
+    let holder = at.contenders(firsts).into_iter().next().unwrap_or_else(|| nearest.clone());
+    let before = (nearest.key, nearest.created);
+    Some(Place::Behind { created, known, before, holder: holder.label })
+}
+
+pub(crate) fn withdrawn() -> Error {
+    Error::unavailable(Applied::No, "the request was withdrawn")
+}

@@ -1,0 +1,213 @@
+//! What this provider knows of its requests: whether they were withdrawn, and what of them may be
+//! in the store, now or later.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lockkit_core::{Clock, Instant, Request, RequestId};
+use tokio::sync::Notify;
+
+use crate::session::Use;
+
+/// The requests of a provider that somebody works on, or that may have left a trace.
+#[derive(Debug, Default)]
+pub(crate) struct Seats(Mutex<HashMap<RequestId, Arc<Seat>>>);
+
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    id: RequestId,
+    clock: Clock,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The attempts and the lease that live.
+    workers: usize,
+    left_at: Option<Instant>,
+    /// Its key, and the session on which that is, or may come to be.
+    place: Option<(Use, Vec<u8>)>,
+    /// Sendings without an answer so far.
+    under_way: usize,
+    /// Whether one was given up without an answer, and may still arrive.
+    late: bool,
+    withdrawn: bool,
+}
+
+/// Somebody who works on a request: an attempt, and then the lease that it leads to.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    seats: Arc<Seats>,
+    seat: Arc<Seat>,
+}
+
+/// One sending under way; dropped without [`answered`](Self::answered), it may still arrive.
+#[derive(Debug)]
+pub(crate) struct Sending<'a> {
+    seat: &'a Seat,
+    answered: bool,
+}
+
+impl Seats {
+    /// Takes part in a request.
+    pub(crate) fn attempt(self: &Arc<Self>, request: &Request) -> Worker {
+        let new = || {
+            let (id, clock) = (request.id(), request.clock().clone());
+            Arc::new(Seat { id, clock, state: Mutex::default(), changed: Notify::new() })
+        };
+        let seat = Arc::clone(self.all().entry(request.id()).or_insert_with(new));
+        {
+            let mut state = seat.state();
+            state.workers += 1;
+            state.left_at = None;
+        }
+        Worker { seats: Arc::clone(self), seat }
+    }
+
+    pub(crate) fn find(&self, id: RequestId) -> Option<Arc<Seat>> {
+        self.all().get(&id).cloned()
+    }
+
+    /// Nothing of this request is in the store, or will be.
+    pub(crate) fn is_clear(&self, seat: &Seat) {
+        let mut all = self.all();
+        let mut state = seat.state();
+        (state.place, state.late) = (None, false);
+        if state.workers == 0 {
+            all.remove(&seat.id);
+        }
+    }
+
+    /// Forgets the requests that ended with their sessions.
+    pub(crate) fn prune(&self) {
+        self.all().retain(|_, seat| {
+            let state = seat.state();
+            state.workers > 0 || state.place.as_ref().is_some_and(|(on, _)| !on.has_ended())
+        });
+    }
+
+    /// The requests on a lease that nobody has worked on for so long: their driver has ended.
+    pub(crate) fn orphans(&self, lease: i64, age: Duration) -> Vec<Arc<Seat>> {
+        let is_orphan = |seat: &&Arc<Seat>| {
+            let state = seat.state();
+            let is_on = state.place.as_ref().is_some_and(|(on, _)| on.lease == lease);
+            is_on && state.left_at.is_some_and(|at| seat.clock.now().saturating_since(at) >= age)
+        };
+        self.all().values().filter(is_orphan).cloned().collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<Seat>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Counts a sending in, before it leaves, with its key and the session that this is to live on.
+    pub(crate) fn sending(&self, session: &Use, key: &[u8]) -> Sending<'_> {
+        let mut state = self.state();
+        state.under_way += 1;
+        state.place = Some((session.clone(), key.to_vec()));
+        Sending { seat: self, answered: false }
+    }
+
+    /// The request's key, and the session on which it is, or may come to be.
+    pub(crate) fn place(&self) -> Option<(Use, Vec<u8>)> {
+        self.state().place.clone()
+    }
+
+    /// Whether an enqueueing of this request may still arrive.
+    pub(crate) fn may_arrive(&self) -> bool {
+        let state = self.state();
+        state.under_way > 0 || state.late
+    }
+
+    /// What was sent before will be refused when it comes.
+    pub(crate) fn settled(&self) {
+        self.state().late = false;
+    }
+
+    pub(crate) fn withdraw(&self) {
+        self.state().withdrawn = true;
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.state().withdrawn
+    }
+
+    /// Completes when the request was withdrawn; level-triggered.
+    pub(crate) async fn withdrawn(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.is_withdrawn() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::ops::Deref for Worker {
+    type Target = Seat;
+
+    fn deref(&self) -> &Seat {
+        &self.seat
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let mut all = self.seats.all();
+        let mut state = self.seat.state();
+        state.workers -= 1;
+        if state.workers == 0 {
+            state.left_at = Some(self.seat.clock.now());
+            if state.place.is_none() {
+                all.remove(&self.seat.id);
+            }
+        }
+    }
+}
+
+impl Sending<'_> {
+    /// The store has answered this sending, and every one that was repeated within it.
+    pub(crate) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        let mut state = self.seat.state();
+        state.under_way -= 1;
+        state.late |= !self.answered;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockkit_core::LockName;
+
+    use super::*;
+
+    #[test]
+    fn a_request_that_sent_nothing_is_forgotten_with_its_last_worker() {
+        let seats = Arc::new(Seats::default());
+        let name = LockName::new("a").expect("a name");
+        let request = Request::new(name, Duration::from_secs(2), Clock::manual()).expect("an id");
+        let (first, second) = (seats.attempt(&request), seats.attempt(&request));
+        first.withdraw();
+        assert!(second.is_withdrawn());
+        drop(first);
+        assert!(seats.find(request.id()).is_some());
+        drop(second);
+        assert!(seats.find(request.id()).is_none());
+    }
+}

@@ -1,0 +1,338 @@
+//! Deletions: one watch per provider over all its keys, opened at the first need, and resumed from
+//! the last revision when its stream ends.
+//!
+//! It is opened at "now" and stays, so it is always in step: a watch that is opened for each wait
+//! falls behind once, into a loop of the server that runs every 100 ms.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
+use tokio::sync::Notify;
+
+use crate::endpoints::{Endpoints, LIMIT, Line};
+use crate::protocol::Keys;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How often a silent stream is asked whether it lives.
+const PROBE: Duration = Duration::from_secs(5);
+/// How many deletions are kept for answers that come after them.
+const KEPT: usize = 1024;
+
+/// So many keys in sight are read anew when a stream ends: to resume it costs a turn of the
+/// server's loop, to read a thousand of them costs the server more.
+const FEW: usize = 16;
+
+/// The deletions below a prefix.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    keys: Keys,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Every deletion after this revision is kept, or will be told; `None`: nothing is known.
+    since: Option<i64>,
+    /// The newest revision that was told.
+    last: i64,
+    kept: HashMap<Vec<u8>, i64>,
+    order: VecDeque<(Vec<u8>, i64)>,
+    sights: HashMap<Vec<u8>, Vec<Weak<Sight>>>,
+    /// Whether a task follows the stream, and whether there is one now.
+    runs: bool,
+    is_up: bool,
+    closed: bool,
+}
+
+/// One incarnation of a key, kept in sight.
+#[derive(Debug)]
+pub(crate) struct Sight {
+    watch: Arc<Watch>,
+    key: Vec<u8>,
+    /// Its create revision: another incarnation of the same key is another one.
+    created: i64,
+    seen: Mutex<Seen>,
+    changed: Notify,
+}
+
+/// What is known of a key in sight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing new.
+    There,
+    /// It was deleted.
+    Gone,
+    /// It may have been deleted unseen: it must be read.
+    Unsure,
+}
+
+impl Watch {
+    pub(crate) fn new(keys: Keys) -> Arc<Self> {
+        Arc::new(Self { keys, state: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Keeps in sight the incarnation of `key` that `created` made and that was there at `known`.
+    pub(crate) fn sight(self: &Arc<Self>, key: &[u8], created: i64, known: i64) -> Arc<Sight> {
+        let mut state = self.state();
+        let seen = match state.kept.get(key) {
+            Some(deleted) if *deleted > created => Seen::Gone,
+            _ if state.since.is_some_and(|since| since <= known) => Seen::There,
+            _ => Seen::Unsure,
+        };
+        let sight = Arc::new(Sight {
+            watch: Arc::clone(self),
+            key: key.to_vec(),
+            created,
+            seen: Mutex::new(seen),
+            changed: Notify::new(),
+        });
+        if seen == Seen::There {
+            state.sights.entry(key.to_vec()).or_default().push(Arc::downgrade(&sight));
+        }
+        sight
+    }
+
+    /// Completes when what is read from now on can be kept in sight.
+    pub(crate) async fn up(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
+        self.run(endpoints);
+        loop {
+            let changed = self.changed.notified();
+            if self.state().since.is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether deletions are told now; while they are not, a renewal reads.
+    pub(crate) fn is_up(&self) -> bool {
+        self.state().is_up
+    }
+
+    /// Follows the stream in the current runtime, unless a task that lives does so.
+    pub(crate) fn run(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
+        {
+            let mut state = self.state();
+            if state.runs || state.closed {
+                return;
+            }
+            state.runs = true;
+        }
+        let (runs, endpoints) = (Runs(Arc::downgrade(self)), Arc::clone(endpoints));
+        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            while let Some(watch) = runs.0.upgrade() {
+                if watch.state().closed {
+                    return;
+                }
+                if watch.follow(&endpoints).await {
+                    pause = FIRST_PAUSE;
+                }
+                watch.state().is_up = false;
+                drop(watch);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        });
+    }
+
+    /// Ends the stream; nothing more is told.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_waiters();
+    }
+
+    /// Follows one stream until it ends; whether there was one.
+    async fn follow(self: &Arc<Self>, endpoints: &Endpoints) -> bool {
+        let opened = tokio::time::timeout(LIMIT, async {
+            let line = endpoints.line().await.ok()?;
+            match self.open(&line).await {
+                Ok(stream) => Some((line, stream)),
+                Err(_) => {
+                    endpoints.drop_line(&line);
+                    None
+                }
+            }
+        });
+        let Ok(Some((line, mut stream))) = opened.await else { return false };
+        let mut is_up = false;
+        loop {
+            let message = tokio::select! {
+                message = self.next(&mut stream) => message,
+                () = endpoints.given_up(&line) => None,
+                () = self.closed() => return true,
+            };
+            match message {
+                Some(message) if message.canceled() => {
+                    // What was told is lost to us: everybody reads.
+                    if message.compact_revision() > 0 {
+                        self.forget();
+                    }
+                    return is_up;
+                }
+                Some(message) => {
+                    is_up = true;
+                    self.take(&message);
+                    self.state().is_up = true;
+                }
+                None => {
+                    endpoints.drop_line(&line);
+                    return is_up;
+                }
+            }
+        }
+    }
+
+    async fn open(&self, line: &Line) -> Result<WatchStream, etcd_client::Error> {
+        if self.state().sights.len() <= FEW {
+            self.forget();
+        }
+        let from = {
+            let state = self.state();
+            state.since.map_or(0, |_| state.last + 1)
+        };
+        let options = WatchOptions::new()
+            .with_prefix()
+            .with_filters([WatchFilterType::NoPut])
+            .with_start_revision(from);
+        line.client.watch_client().watch(self.keys.range(), Some(options)).await
+    }
+
+    /// The next message; `None` where the stream ends, or is silent when asked whether it lives.
+    async fn next(&self, stream: &mut WatchStream) -> Option<WatchResponse> {
+        loop {
+            if let Ok(message) = tokio::time::timeout(PROBE, stream.message()).await {
+                return message.ok().flatten();
+            }
+            if !self.state().sights.is_empty() {
+                break;
+            }
+        }
+        stream.request_progress().await.ok()?;
+        tokio::time::timeout(LIMIT, stream.message()).await.ok()?.ok().flatten()
+    }
+
+    fn take(&self, message: &WatchResponse) {
+        if message.created() {
+            let mut state = self.state();
+            if state.since.is_none() {
+                let now = message.header().map_or(0, etcd_client::ResponseHeader::revision);
+                (state.since, state.last) = (Some(now), now);
+                drop(state);
+                self.changed.notify_waiters();
+            }
+        }
+        // Not by the header's revision, which may be ahead of what this watch was told.
+        for event in message.events() {
+            if let (EventType::Delete, Some(kv)) = (event.event_type(), event.kv()) {
+                let in_sight = self.state().deleted(kv.key(), kv.mod_revision());
+                for sight in in_sight {
+                    sight.deleted(kv.mod_revision());
+                }
+            }
+        }
+    }
+
+    /// Begins anew: whatever was in sight must be read.
+    fn forget(&self) {
+        let was = {
+            let mut state = self.state();
+            let empty = State { runs: state.runs, closed: state.closed, ..State::default() };
+            std::mem::replace(&mut *state, empty)
+        };
+        for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
+            sight.tell(Seen::Unsure);
+        }
+    }
+
+    async fn closed(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.state().closed {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Notes a deletion; who has that key in sight, to be told once the state is let go.
+    fn deleted(&mut self, key: &[u8], revision: i64) -> Vec<Arc<Sight>> {
+        self.last = self.last.max(revision);
+        self.kept.insert(key.to_vec(), revision);
+        self.order.push_back((key.to_vec(), revision));
+        if self.order.len() > KEPT {
+            if let Some((oldest, at)) = self.order.pop_front() {
+                if self.kept.get(&oldest) == Some(&at) {
+                    self.kept.remove(&oldest);
+                }
+                self.since = self.since.map(|since| since.max(at));
+            }
+        }
+        self.sights.get(key).into_iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Sight {
+    /// Completes when it is no longer known to be there; level-triggered.
+    pub(crate) async fn news(&self) -> Seen {
+        loop {
+            let changed = self.changed.notified();
+            let seen = *self.seen();
+            if seen != Seen::There {
+                return seen;
+            }
+            changed.await;
+        }
+    }
+
+    /// Only this incarnation counts: a later one's end is another's.
+    fn deleted(&self, revision: i64) {
+        if self.created < revision {
+            self.tell(Seen::Gone);
+        }
+    }
+
+    fn tell(&self, news: Seen) {
+        *self.seen() = news;
+        self.changed.notify_waiters();
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Sight {
+    fn drop(&mut self) {
+        let mut state = self.watch.state();
+        if let Some(sights) = state.sights.get_mut(&self.key) {
+            sights.retain(|sight| sight.strong_count() > 0);
+            if sights.is_empty() {
+                state.sights.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// Says that the stream's task lives, until its runtime drops it.
+struct Runs(Weak<Watch>);
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        if let Some(watch) = self.0.upgrade() {
+            let mut state = watch.state();
+            (state.runs, state.is_up) = (false, false);
+        }
+    }
+}
