@@ -10,7 +10,7 @@ use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::{Hook, Linked, Way};
-use crate::{Applied, Error, Grant};
+use crate::{Applied, Error, Grant, Request};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -59,6 +59,16 @@ pub(super) const CASES: &[Case] = &[
         "C6",
         "a release cut after any byte can be repeated, and frees the name for others",
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.release()))),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .within(60)
+    .faults(20),
+    Case::new(
+        "AT-05-withdrawal",
+        Atomicity,
+        "C9",
+        "a withdrawal cut after any byte can be repeated, and leaves nothing",
+        |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.withdrawal()))),
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
@@ -250,12 +260,33 @@ impl Cut {
         Ok(next.lease.release().await?)
     }
 
-    async fn granted(&self) -> Verdict<(Arc<Context>, Grant)> {
-        let (cx, client) = (Arc::clone(&self.cx), &self.linked.client);
+    async fn withdrawal(&mut self) -> Verdict {
+        let (cx, client) = (Arc::clone(&self.cx), Arc::clone(&self.linked.client));
         let request = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
-        let granted = cx.answered("an attempt is answered", || client.try_acquire(&request));
-        let granted = granted.await?;
-        Ok((cx, granted.ok_or_else(|| Stop::failed("a free name was refused"))?))
+        let grant = self.granted_to(&request).await?;
+        self.begin().await?;
+        let withdrawn = cx.by(cx.call_limit(), "a withdrawal ends", client.withdraw(&request));
+        let withdrawn = withdrawn.await?;
+        self.end().await?;
+        let known = matches!(withdrawn, Ok(()) | Err(Error::Unavailable { .. }));
+        require!(known, "a withdrawal that was cut answered {withdrawn:?}");
+        cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
+        self.all_is_free().await?;
+        drop(grant);
+        Ok(())
+    }
+
+    async fn granted(&self) -> Verdict<(Arc<Context>, Grant)> {
+        let cx = Arc::clone(&self.cx);
+        let request = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
+        let grant = self.granted_to(&request).await?;
+        Ok((cx, grant))
+    }
+
+    async fn granted_to(&self, request: &Request) -> Verdict<Grant> {
+        let (cx, client) = (&self.cx, &self.linked.client);
+        let granted = cx.answered("an attempt is answered", || client.try_acquire(request));
+        granted.await?.ok_or_else(|| Stop::failed("a free name was refused"))
     }
 
     async fn ended(&self, grant: &Grant) -> Verdict {

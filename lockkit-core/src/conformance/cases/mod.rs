@@ -6,6 +6,7 @@ mod cancellation;
 mod endings;
 mod expiry;
 mod fairness;
+mod link_calls;
 mod link_cuts;
 mod link_late;
 mod link_outages;
@@ -45,6 +46,7 @@ pub(super) const GROUPS: &[&[Case]] = &[
     operator::CASES,
     split_brain::CASES,
     link_cuts::CASES,
+    link_calls::CASES,
     link_late::CASES,
     link_outages::CASES,
     link_waits::CASES,

@@ -36,7 +36,7 @@ impl fmt::Display for Report {
         writeln!(f, "\nmeasured")?;
         for run in &self.runs {
             for figure in &run.figures {
-                writeln!(f, "  {:<14}{:<36}{:>12}", run.case.id, figure.what, figure.value)?;
+                writeln!(f, "  {:<18}{:<36}{:>12}", run.case.id, figure.what, figure.value)?;
             }
         }
         writeln!(f, "\ndeclared")?;
