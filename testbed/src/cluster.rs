@@ -1,5 +1,6 @@
 //! Several servers that replicate one store, and the links between them.
 
+use std::net::SocketAddr;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ const STARTS: usize = 5;
 /// The members of a cluster, numbered from 0; each talks to each other one over links of their own.
 ///
 /// Clients talk to the members directly. Every member is a [`Server`], to be paused, killed and
-/// restarted alone; the methods of this type are for all of them at once.
+/// restarted alone; it then listens, and [`settled`](Self::settled) waits until it has joined the
+/// others. The methods of this type are for all members at once.
 pub struct Cluster {
     members: Vec<Server>,
     links: Vec<Between>,
@@ -69,6 +71,12 @@ impl Cluster {
     #[must_use]
     pub fn members(&self) -> &[Server] {
         &self.members
+    }
+
+    /// The addresses that clients without TLS connect to, one for each member.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(Server::address).collect()
     }
 
     /// The member that leads a majority, as soon as there is one.
@@ -162,7 +170,8 @@ impl Cluster {
         self.members.iter().try_for_each(Server::kill)
     }
 
-    /// Kills all members and starts them again, side by side; returns once all follow a leader.
+    /// Kills all members and starts them again, side by side; returns once all follow a leader,
+    /// for which none may be cut off.
     ///
     /// # Errors
     /// As [`Server::restart`] and [`settled`](Self::settled).

@@ -12,6 +12,7 @@ use cluster::Member;
 use serde_json::Value;
 
 use crate::certificates::Certificates;
+use crate::port::is_listened_at;
 use crate::{ClientCertificate, Error, Place, Program, Result, Server, http};
 
 /// The testbed's own user, whom etcd wants to have this name.
@@ -166,8 +167,8 @@ impl Builder {
         Ok(EtcdServer { server, has_users, has_tls })
     }
 
-    /// Starts a cluster of so many members, and returns once all follow a leader; users that a
-    /// restart loses stay lost.
+    /// Starts a cluster of so many members, and returns once all follow a leader; users that its
+    /// restart without data loses stay lost.
     ///
     /// # Errors
     /// As [`EtcdCluster::start`].
@@ -250,12 +251,16 @@ impl Program for Etcd {
     }
 
     fn is_ready(&self, place: &Place, _: u32) -> Result<(), String> {
+        // Without the others, which may not be there yet, a member listens and does not answer.
+        if self.member.is_some() {
+            let is_there = is_listened_at(place.address(PLAIN));
+            return is_there.then_some(()).ok_or_else(|| "it does not listen".to_owned());
+        }
         let status = status(place.address(PLAIN))?;
         if !is_own(&status, place) {
             return Err("another process answers at its port".to_owned());
         }
-        // A member has a leader once the others are there, too.
-        if self.member.is_none() && number(&status["leader"]) == 0 {
+        if number(&status["leader"]) == 0 {
             return Err("it has no leader".to_owned());
         }
         Ok(())

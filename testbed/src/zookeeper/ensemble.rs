@@ -75,12 +75,6 @@ impl ZkEnsemble {
         ask(self.member(member).address(), word).map_err(Error::Answer)
     }
 
-    /// The plain addresses of all members.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.members().iter().map(Server::address).collect()
-    }
-
     /// The addresses of all members' TLS ports; `None` without [`tls`](Builder::tls).
     #[must_use]
     pub fn tls_addresses(&self) -> Option<Vec<SocketAddr>> {
