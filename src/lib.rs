@@ -2,6 +2,7 @@
 //! [contract]: crate::contract
 //! [CONTRIBUTING]: https://github.com/lockkit/lockkit/blob/main/CONTRIBUTING.md
 //! [operations]: https://github.com/lockkit/lockkit/blob/main/docs/operations.md
+//! [Writing a backend]: https://github.com/lockkit/lockkit/blob/main/docs/writing-a-backend.md
 //! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
 //! [file]: https://github.com/lockkit/lockkit/blob/main/docs/file.md
 //! [redis]: https://github.com/lockkit/lockkit/blob/main/docs/redis.md

@@ -32,7 +32,10 @@
 //!
 //! A case that rests on a guarantee that is not declared is *not claimed*; one that needs a
 //! [`Hook`] that the fixture lacks is *not reached*. Both are shown as ignored, with the reason
-//! in the summary: neither counts as passed. A declared guarantee that does not hold fails.
+//! in the [`Report`]: neither counts as passed. A declared guarantee that does not hold fails.
+//!
+//! The report ends every run, with what cases measured; `--report DIR` writes it as JSON and as a
+//! page too, and [`run`] gives it as a value.
 //!
 //! Most cases need a client and nothing else. Those that need a network between client and store
 //! come with [`Fixture::linked`], for any proxy that can be a [`Link`]; those that stop and start

@@ -13,7 +13,7 @@ use crate::conformance::Challenge::{Atomicity, Performance, Safety};
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::{Hook, Link, Linked, Way};
-use crate::{Applied, Error, Grant, LockProvider, Request, Result};
+use crate::{Applied, Error, Expiry, Grant, LockProvider, Request, Result};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
         "each call whose request or reply is lost says so in time, and did what the store was told",
         |cx| Box::pin(each(cx, &[Fault::LostRequest, Fault::LostReply])),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .needs(&[Need::Hook(Hook::Link)])
     .within(60)
     .faults(8),
     Case::new(
@@ -33,7 +33,7 @@ pub(super) const CASES: &[Case] = &[
         "each call whose reply is held up is answered when it comes, or says so in time",
         |cx| Box::pin(each(cx, &[Fault::LateReply, Fault::TooLateReply])),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .needs(&[Need::Hook(Hook::Link)])
     .within(60)
     .faults(8),
     Case::new(
@@ -43,7 +43,7 @@ pub(super) const CASES: &[Case] = &[
         "each call that was reset on its way and asked again is done once",
         |cx| Box::pin(each(cx, &[Fault::Reset])),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .needs(&[Need::Hook(Hook::Link)])
     .within(60)
     .faults(8),
     Case::new(
@@ -53,7 +53,7 @@ pub(super) const CASES: &[Case] = &[
         "an attempt that reaches the store twice is granted once, and does not come back",
         |cx| Box::pin(twice(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .needs(&[Need::Hook(Hook::Link)])
     .within(60)
     .faults(2),
     Case::new(
@@ -63,7 +63,7 @@ pub(super) const CASES: &[Case] = &[
         "on a slow link each call takes a few round trips, and a term counts from before it was sent",
         |cx| Box::pin(slow(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .needs(&[Need::Hook(Hook::Link)])
     .faults(1),
 ];
 
@@ -186,12 +186,14 @@ impl<'a> Trial<'a> {
             Fault::LostRequest => unknown,
             // What was done is not called undone.
             Fault::LostReply | Fault::TooLateReply => maybe,
-            Fault::LateReply => done && took >= HELD_UP,
+            Fault::LateReply => done && answer.is_ok() && took >= HELD_UP,
             // A client may ask again by itself.
             Fault::Reset => done || maybe,
         };
         require!(right, "after {took:?} it answered {answer:?}");
-        self.look(fault != Fault::LostRequest).await?;
+        if fault != Fault::Reset || !self.is_of_a_session() {
+            self.look(fault != Fault::LostRequest).await?;
+        }
         match fault {
             // The reply comes to a caller that has long had another answer.
             Fault::TooLateReply => link.deliver().await?,
@@ -200,13 +202,22 @@ impl<'a> Trial<'a> {
         self.once_more().await
     }
 
+    /// Whether what the call is about may have ended with a connection.
+    fn is_of_a_session(&self) -> bool {
+        matches!(self.cx.guarantees.expiry, Expiry::Session(_))
+    }
+
     /// Whether the answer says that the call is done; a repeated release may find it done.
     fn is_done(&self, answer: &Result<Option<Grant>>) -> bool {
         match answer {
             Ok(granted) => granted.is_some() == (self.call == Call::Attempt),
-            Err(Error::Lost { .. }) => self.call == Call::Release,
+            Err(Error::Lost { .. }) => self.may_be_lost(),
             Err(_) => false,
         }
+    }
+
+    fn may_be_lost(&self) -> bool {
+        self.call == Call::Release || (self.call == Call::Renewal && self.is_of_a_session())
     }
 
     /// The store has done what reached it, and nothing else.
@@ -234,7 +245,7 @@ impl<'a> Trial<'a> {
         let answer = cx.answered("the call is answered after the fault", || async {
             // An end that was reached before is an answer too.
             match self.ask().await {
-                Err(Error::Lost { .. }) if self.call == Call::Release => Ok(None),
+                Err(Error::Lost { .. }) if self.may_be_lost() => Ok(None),
                 answer => answer,
             }
         });
