@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -81,68 +82,92 @@ impl Lease for CountedLease {
     }
 }
 
-/// A link that counts the faults made at it.
+/// A link that counts the faults made at it, as soon as it has carried something: one that the
+/// client does not go through disturbs nobody.
 pub(super) struct CountedLink {
-    pub(super) link: Arc<dyn Link>,
-    pub(super) notes: Notes,
+    link: Arc<dyn Link>,
+    notes: Notes,
+    /// Those made while it had carried nothing.
+    idle: AtomicU64,
+}
+
+impl CountedLink {
+    pub(super) fn new(link: Arc<dyn Link>, notes: Notes) -> Self {
+        Self { link, notes, idle: AtomicU64::new(0) }
+    }
+
+    async fn fault(&self) -> Result<()> {
+        self.idle.fetch_add(1, Ordering::SeqCst);
+        self.look().await
+    }
+
+    async fn look(&self) -> Result<()> {
+        if self.link.traffic().await?.sent > 0 {
+            (0..self.idle.swap(0, Ordering::SeqCst)).for_each(|_| self.notes.fault());
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl Link for CountedLink {
     async fn pass(&self) -> Result<()> {
+        self.look().await?;
         self.link.pass().await
     }
 
     async fn refuse(&self) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.refuse().await
     }
 
     async fn reset(&self) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.reset().await
     }
 
     async fn blackhole(&self) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.blackhole().await
     }
 
     async fn blackhole_old(&self) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.blackhole_old().await
     }
 
     async fn lose(&self, way: Way) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.lose(way).await
     }
 
     async fn hold(&self, way: Way) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.hold(way).await
     }
 
     async fn hold_old(&self, way: Way) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.hold_old(way).await
     }
 
     async fn deliver(&self) -> Result<()> {
+        self.look().await?;
         self.link.deliver().await
     }
 
     async fn delay(&self, by: Duration) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.delay(by).await
     }
 
     async fn cut(&self, way: Way, after: u64) -> Result<()> {
-        self.notes.fault();
+        self.fault().await?;
         self.link.cut(way, after).await
     }
 
     async fn traffic(&self) -> Result<Traffic> {
+        self.look().await?;
         self.link.traffic().await
     }
 }

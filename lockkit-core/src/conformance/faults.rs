@@ -161,7 +161,7 @@ impl Context {
         });
         let Linked { client, link } = linked?;
         let client = CountedClient { client, notes: self.notes.clone() };
-        let link = CountedLink { link, notes: self.notes.clone() };
+        let link = CountedLink::new(link, self.notes.clone());
         Ok(Linked::new(Arc::new(client), link))
     }
 
