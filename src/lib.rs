@@ -5,6 +5,7 @@
 //! [Writing a backend]: https://github.com/lockkit/lockkit/blob/main/docs/writing-a-backend.md
 //! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
 //! [file]: https://github.com/lockkit/lockkit/blob/main/docs/file.md
+//! [postgres]: https://github.com/lockkit/lockkit/blob/main/docs/postgres.md
 //! [redis]: https://github.com/lockkit/lockkit/blob/main/docs/redis.md
 //!
 #![doc = include_str!("../README.md")]
@@ -29,6 +30,10 @@ pub use lockkit_core::conformance;
 #[cfg(feature = "file")]
 #[doc(inline)]
 pub use lockkit_file as file;
+
+#[cfg(feature = "postgres")]
+#[doc(inline)]
+pub use lockkit_postgres as postgres;
 
 #[cfg(feature = "redis")]
 #[doc(inline)]

@@ -13,7 +13,6 @@
 
 mod config;
 mod connection;
-mod late;
 mod lease;
 mod protocol;
 mod provider;

@@ -6,14 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Inspection, LockName, LockProvider, Operator, Request, RequestId, Result, StoreSays, Term,
-    TtlRange, WakeUp,
+    Inspection, Late, LockName, LockProvider, Operator, Request, RequestId, Result, StoreSays,
+    Term, TtlRange, WakeUp,
 };
 use redis::Value;
 
 use crate::RedisConfig;
 use crate::connection::{Answered, Commands, LIMIT};
-use crate::late::Late;
 use crate::lease::RedisLease;
 use crate::protocol::{
     ACQUIRE, Answer, CHANNELS, INSPECT, REVOKE, Script, WITHDRAW, entry, keys, life, milliseconds,

@@ -67,7 +67,7 @@ impl Options {
     }
 
     /// Takes out an option that only some stores know.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "postgres", feature = "redis"))]
     pub(super) fn take(&mut self, option: &str) -> Option<String> {
         self.0.remove(option)
     }

@@ -1,6 +1,8 @@
 //! From a URL to a store's locks.
 
 mod address;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 
@@ -9,7 +11,7 @@ use lockkit_core::{Builder, Error, Locks, Memory, Result};
 use address::{Address, split};
 
 /// The schemes of stores that exist.
-const SCHEMES: &str = "memory:, file:, redis:, rediss:, redis+unix:";
+const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:";
 
 /// Connects to the store that `url` names, with every setting at its default.
 ///
@@ -19,6 +21,7 @@ const SCHEMES: &str = "memory:, file:, redis:, rediss:, redis+unix:";
 /// | `memory:NAME` | the same, shared by everybody in this process who gives this name |
 /// | `file:/path`, `file:///path` | a directory of this machine, made if its parent exists (feature `file`) |
 /// | `file:relative/path` | the same, from the working directory |
+/// | `postgres://[user[:password]@]host[:port][/database]`, `postgresql://...` | a PostgreSQL server, 14 or newer (feature `postgres`) |
 /// | `redis://[user[:password]@]host[:port][/database]` | a Redis or Valkey server (feature `redis`) |
 /// | `rediss://...` | the same over TLS (features `redis` and `tls`) |
 /// | `redis+unix:///path` | the same by a socket of this machine |
@@ -31,6 +34,7 @@ const SCHEMES: &str = "memory:, file:, redis:, rediss:, redis+unix:";
 /// | `ttl` | of locks that name none: whole numbers with a unit, as `500ms`, `15s`, `2m`, `1h` or `1m30s`, from `50ms` to `24h`; 15 s without it |
 /// | `token_base` | a whole number that is added to the store's own tokens, for moves and restores |
 ///
+/// Postgres also takes `strategy`, `schema`, `connections`, `budget`, `creates` and libpq's parameters.
 /// Redis also takes `prefix`, and `database`, `ca`, `cert` and `key` where they apply: see its page.
 /// An option that the store does not know is refused, and so is one that is given twice.
 ///
@@ -75,11 +79,15 @@ pub async fn connect_with(url: &str, builder: Builder) -> Result<Locks> {
     match &*scheme {
         "memory" => memory(Address::parse(rest)?, builder),
         "file" => file(Address::parse(rest)?, builder).await,
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => postgres::connect(rest, builder).await,
+        #[cfg(not(feature = "postgres"))]
+        "postgres" | "postgresql" => Err(without(&scheme, "postgres")),
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "redis+unix" => redis::connect(&scheme, rest, builder).await,
         #[cfg(not(feature = "redis"))]
         "redis" | "rediss" | "redis+unix" => Err(without(&scheme, "redis")),
-        "etcd" | "etcds" | "zk" | "zookeeper" | "postgres" | "postgresql" => Err(Error::invalid(
+        "etcd" | "etcds" | "zk" | "zookeeper" => Err(Error::invalid(
             format!("{scheme}: names a store that this version of lockkit does not have"),
             format!("it is planned; the stores that exist are {SCHEMES}"),
         )),
@@ -136,7 +144,7 @@ async fn file(_: Address, _: Builder) -> Result<Locks> {
 }
 
 /// The refusal of a scheme whose feature is off.
-#[cfg(not(all(feature = "file", feature = "redis")))]
+#[cfg(not(all(feature = "file", feature = "postgres", feature = "redis")))]
 fn without(scheme: &str, feature: &str) -> Error {
     Error::invalid(
         format!("{scheme}: names a store that this program was built without"),

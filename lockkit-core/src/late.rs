@@ -1,22 +1,22 @@
-//! Which requests may still arrive at the server although nobody waits for their answer.
+//! Which requests may still arrive at a store although nobody waits for their answer.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lockkit_core::{Clock, Instant, RequestId};
+use crate::{Clock, Instant, RequestId};
 
-/// As long as the scripts keep a tombstone: nothing is delivered later than that.
+/// As long as stores keep a tombstone: nothing is delivered later than that.
 const KEPT: Duration = Duration::from_secs(120);
 /// Forgetting the old ones is looked after once there are this many.
 const MANY: usize = 256;
 
-/// The attempts under way, and those that were given up without an answer.
+/// The attempts under way, and those that were given up without an answer; for backends.
 ///
-/// Whoever ends a request of which one may still arrive leaves a tombstone; nobody else does, for
-/// each tombstone is a key that stays for a while.
+/// Upholds C9: whoever ends a request of which one may still arrive leaves a tombstone for at least
+/// 120 s, so that it is never granted; nobody else does, for each tombstone is kept in the store.
 #[derive(Debug, Default)]
-pub(crate) struct Late(Mutex<HashMap<RequestId, Fate>>);
+pub struct Late(Mutex<HashMap<RequestId, Fate>>);
 
 #[derive(Debug, Default)]
 struct Fate {
@@ -26,7 +26,8 @@ struct Fate {
 
 /// One attempt under way; dropped without [`answered`](Self::answered), it may still arrive.
 #[derive(Debug)]
-pub(crate) struct UnderWay<'a> {
+#[must_use = "dropped, the attempt counts as unanswered"]
+pub struct UnderWay<'a> {
     late: &'a Late,
     id: RequestId,
     clock: &'a Clock,
@@ -35,13 +36,13 @@ pub(crate) struct UnderWay<'a> {
 
 impl Late {
     /// Counts an attempt in, before it is sent.
-    pub(crate) fn sent<'a>(&'a self, id: RequestId, clock: &'a Clock) -> UnderWay<'a> {
+    pub fn sent<'a>(&'a self, id: RequestId, clock: &'a Clock) -> UnderWay<'a> {
         self.fates().entry(id).or_default().under_way += 1;
         UnderWay { late: self, id, clock, answered: false }
     }
 
     /// Whether an attempt of this request may still arrive.
-    pub(crate) fn may_arrive(&self, id: RequestId) -> bool {
+    pub fn may_arrive(&self, id: RequestId) -> bool {
         self.fates().contains_key(&id)
     }
 
@@ -52,7 +53,7 @@ impl Late {
 
 impl UnderWay<'_> {
     /// The server has answered: this attempt will not arrive any more.
-    pub(crate) fn answered(mut self) {
+    pub fn answered(mut self) {
         self.answered = true;
     }
 }

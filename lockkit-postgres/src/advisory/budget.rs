@@ -1,0 +1,105 @@
+//! How many advisory locks there may be on the server: a full lock table locks everybody out.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lockkit_core::{Error, Result};
+
+/// A part of the lock table for all advisory locks: what is left serves the other clients.
+const SHARE: usize = 4;
+/// How many clients may grow at the same time before the count of one is looked at again.
+const GROWING: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Budget {
+    limit: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    ours: usize,
+    /// What the server had when it was last looked at, and what of it was ours.
+    seen: usize,
+    ours_then: usize,
+}
+
+/// One lock that is counted, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Budget>);
+
+impl Budget {
+    pub(super) fn new(limit: Option<usize>, lock_table: usize, seen: usize) -> Self {
+        let limit = limit.unwrap_or(lock_table / SHARE);
+        Self { limit, state: Mutex::new(State { ours: 0, seen, ours_then: 0 }) }
+    }
+
+    /// Counts one more, before it is asked for.
+    pub(super) fn take(self: &Arc<Self>) -> Place {
+        self.state().ours += 1;
+        Place(Arc::clone(self))
+    }
+
+    /// Whether so many have come since the last look that the server must be looked at again.
+    pub(super) fn is_stale(&self) -> bool {
+        let state = self.state();
+        let more = state.ours.saturating_sub(state.ours_then);
+        more > self.limit.saturating_sub(state.seen) / GROWING
+    }
+
+    /// Takes in what the server has now, without what is only asked for.
+    pub(super) fn saw(&self, locks: usize) {
+        let mut state = self.state();
+        state.seen = locks;
+        state.ours_then = state.ours;
+    }
+
+    /// Refuses one more where there are too many.
+    pub(super) fn check(&self) -> Result<()> {
+        let (seen, limit) = (self.state().seen, self.limit);
+        if seen < limit {
+            return Ok(());
+        }
+        Err(Error::rejected(
+            format!("one more advisory lock: the server has {seen}, and the budget is {limit}"),
+            "raise max_locks_per_transaction on the server (the budget is a quarter of the locks \
+             that it has room for, unless `budget` is set), or use the strategy \"table\"",
+        ))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.ours -= 1;
+        state.ours_then = state.ours_then.min(state.ours);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_looked_at_more_often_the_fuller_it_is() {
+        let budget = Arc::new(Budget::new(None, 6_400, 0));
+        let mut places: Vec<_> = (0..100).map(|_| budget.take()).collect();
+        assert!(!budget.is_stale());
+        places.push(budget.take());
+        assert!(budget.is_stale());
+        budget.saw(1_590);
+        assert!(!budget.is_stale());
+        places.push(budget.take());
+        assert!(budget.is_stale());
+        budget.check().expect("some are left");
+        budget.saw(1_600);
+        let refused = budget.check().expect_err("none is left").to_string();
+        assert!(refused.contains("max_locks_per_transaction"), "{refused}");
+        drop(places);
+        budget.saw(3);
+        budget.check().expect("all are left");
+    }
+}

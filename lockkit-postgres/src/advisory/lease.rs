@@ -1,0 +1,168 @@
+//! A grant's life on a session.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lockkit_core::{
+    Clock, Error, FencingToken, Grant, Instant, Lease, LossReason, Request, Result, Term,
+};
+use tokio::sync::watch;
+
+use super::budget::Place;
+use super::sessions::Use;
+use super::{Inner, call_limit};
+
+/// A lock that a session of ours holds, for one request.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) key: i64,
+    pub(super) request: Request,
+    pub(super) token: FencingToken,
+    pub(super) ttl: Duration,
+    pub(super) state: watch::Sender<State>,
+    renewed: Mutex<Instant>,
+    /// Taken when the session's lock goes on to somebody else, or ends.
+    life: Mutex<Option<Life>>,
+}
+
+/// What a lock in the server lives on.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) session: Use,
+    /// Counted for as long as the lock is in the server.
+    pub(super) _place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Live,
+    /// It is being released.
+    Ending,
+    Released,
+    Lost(LossReason),
+}
+
+impl Held {
+    pub(super) fn new(
+        key: i64,
+        request: Request,
+        token: FencingToken,
+        sent: Instant,
+        life: Life,
+    ) -> Self {
+        Self {
+            key,
+            request,
+            token,
+            ttl: life.session.ttl(),
+            state: watch::Sender::new(State::Live),
+            renewed: Mutex::new(sent),
+            life: Mutex::new(Some(life)),
+        }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        *self.state.borrow() == State::Live
+    }
+
+    /// Ends it if it lives; whether it did.
+    pub(super) fn end(&self, how: State) -> bool {
+        self.state.send_if_modified(|state| {
+            let ends = *state == State::Live || *state == State::Ending;
+            if ends {
+                *state = how;
+            }
+            ends
+        })
+    }
+
+    /// Whether its renewals have stopped: others' on its session may go on.
+    pub(super) fn has_lapsed(&self) -> bool {
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.request.clock().now().saturating_since(renewed) >= self.ttl
+    }
+
+    fn renew(&self, sent: Instant) {
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        *renewed = sent.max(*renewed);
+    }
+
+    pub(super) fn life(&self) -> MutexGuard<'_, Option<Life>> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clock(&self) -> &Clock {
+        self.request.clock()
+    }
+
+    pub(super) fn grant(self: &Arc<Self>, inner: &Arc<Inner>, sent: Instant) -> Grant {
+        let term = Term { sent, ttl: Some(self.ttl) };
+        let (inner, held) = (Arc::clone(inner), Arc::clone(self));
+        Grant::new(self.token, term, AdvisoryLease { inner, held })
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct AdvisoryLease {
+    inner: Arc<Inner>,
+    held: Arc<Held>,
+}
+
+#[async_trait]
+impl Lease for AdvisoryLease {
+    async fn renew(&self) -> Result<Term> {
+        let held = &self.held;
+        let sent = held.clock().now();
+        let session = held.life().as_ref().map(|life| Arc::clone(life.session.session()));
+        let outcome = match &session {
+            Some(session) => session.ping(held.clock(), call_limit(held.ttl)).await,
+            None => Ok(()),
+        };
+        if let State::Lost(reason) = *held.state.borrow() {
+            return Err(Error::lost(reason));
+        }
+        if !held.is_live() {
+            return Err(Error::lost(LossReason::Released));
+        }
+        if session.is_none_or(|session| session.is_ended()) {
+            return Err(Error::lost(LossReason::SessionEnded));
+        }
+        outcome?;
+        held.renew(sent);
+        Ok(Term { sent, ttl: Some(held.ttl) })
+    }
+
+    async fn lost(&self) -> LossReason {
+        let ended = self.held.life().as_ref().map(|life| life.session.ended());
+        let mut states = self.held.state.subscribe();
+        let told = async move {
+            let lost = states.wait_for(|state| matches!(state, State::Lost(_))).await;
+            match lost.map(|state| *state) {
+                Ok(State::Lost(reason)) => Some(reason),
+                _ => None,
+            }
+        };
+        let ended = async {
+            match ended {
+                Some(ended) => ended.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(reason) = told => reason,
+            () = ended => LossReason::SessionEnded,
+            else => std::future::pending().await,
+        }
+    }
+
+    async fn release(&self) -> Result<()> {
+        self.inner.release(&self.held).await
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+}

@@ -1,0 +1,335 @@
+//! The task that gets a lock from the server for the queue of one key.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lockkit_core::{Applied, Clock, Error, FencingToken, Instant, Request, Result, StoreSays};
+
+use super::lease::{Held, Life};
+use super::sessions::{FOREVER, LockSession, Use, of_key};
+use super::slots::Seeker;
+use super::{Inner, call_limit};
+use crate::connection::Columns;
+use crate::protocol::{column, garbled, number};
+
+/// How often one tries where no session is left to wait on.
+const POLL: Duration = Duration::from_millis(100);
+/// How long an answer that nobody wants any more is waited for.
+const PATIENCE: Duration = Duration::from_millis(150);
+/// How often a waiting session is looked after from another one, at the least and at the most.
+const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+
+/// What became of asking the server.
+enum Asked {
+    Granted {
+        life: Life,
+        token: u64,
+        sent: Instant,
+    },
+    HeldElsewhere,
+    /// Nobody wants it any more, or it is to be asked anew.
+    Again,
+}
+
+/// Ends the seeking when its task ends, also with its runtime.
+struct Seeking {
+    inner: Arc<Inner>,
+    key: i64,
+    seeker: Arc<Seeker>,
+}
+
+impl Drop for Seeking {
+    fn drop(&mut self) {
+        let mut slots = self.inner.slots.lock();
+        if let Some(slot) = slots.get_mut(&self.key)
+            && slot.seeker.as_ref().is_some_and(|seeker| Arc::ptr_eq(seeker, &self.seeker))
+        {
+            slot.seeker = None;
+            if slot.is_free() {
+                slots.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Starts the task for a key that has none; the caller keeps the slots.
+    pub(super) fn seek(self: &Arc<Self>, key: i64, seeker: Arc<Seeker>) {
+        let seeking = Seeking { inner: Arc::clone(self), key, seeker };
+        #[allow(clippy::disallowed_methods)] // as part of an attempt, which may be dropped
+        tokio::spawn(async move {
+            while let Some(head) = seeking.inner.wanted(&seeking) {
+                seeking.seeker.rounds.send_modify(|rounds| *rounds += 1);
+                if let Err(error) = seeking.round(&head).await {
+                    seeking.inner.slots.fail(key, &error);
+                }
+            }
+        });
+    }
+
+    /// The head of the queue; where there is none, or the lock is held here, the seeking ends in
+    /// the same moment, so that whoever comes next begins anew.
+    fn wanted(&self, seeking: &Seeking) -> Option<Request> {
+        let mut slots = self.slots.lock();
+        let slot = slots.get_mut(&seeking.key)?;
+        slot.prune();
+        let head = slot.queue.front().filter(|_| slot.held.is_none());
+        if head.is_none() {
+            slot.seeker = None;
+            if slot.is_free() {
+                slots.remove(&seeking.key);
+                return None;
+            }
+        }
+        head.map(|waiter| waiter.request.clone())
+    }
+}
+
+impl Seeking {
+    /// Asks once, and waits where another session holds the lock.
+    async fn round(&self, head: &Request) -> Result<()> {
+        let mut asked = self.try_for(head).await?;
+        if matches!(asked, Asked::HeldElsewhere) {
+            self.inner.slots.held_elsewhere(self.key);
+            if self.inner.slots.is_wanted(self.key) {
+                asked = self.wait_for(head).await?;
+            }
+        }
+        if let Asked::Granted { life, token, sent } = asked
+            && let Err(life) = self.inner.give(self.key, life, token, sent)
+        {
+            self.give_back(head.clock(), life).await;
+        }
+        Ok(())
+    }
+
+    async fn try_for(&self, head: &Request) -> Result<Asked> {
+        let (inner, clock, key) = (&self.inner, head.clock(), self.key);
+        let session = inner.sessions.holder(head.ttl()).await?;
+        let place = inner.budget.take();
+        if inner.budget.is_stale() {
+            let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+            let rows = session.run(clock, call_limit(head.ttl()), count).await?;
+            let locks = rows.first().and_then(|row| number(row, 0));
+            inner.budget.saw(locks.ok_or_else(|| garbled(&rows))?);
+        }
+        inner.budget.check()?;
+        let sent = clock.now();
+        let sql = format!(
+            "SELECT CASE WHEN pg_try_advisory_lock({key}) THEN nextval('{}.token') END",
+            inner.schema
+        );
+        let rows = self.answer(head, &session, &sql).await?;
+        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+        if column(row, 0).is_none() {
+            return Ok(Asked::HeldElsewhere);
+        }
+        let token = session.base + number::<u64>(row, 0).ok_or_else(|| garbled(&rows))?;
+        Ok(Asked::Granted { life: Life { session, _place: place }, token, sent })
+    }
+
+    /// Waits on a session of its own, which is the holder's afterwards.
+    async fn wait_for(&self, head: &Request) -> Result<Asked> {
+        let (inner, clock, key) = (&self.inner, head.clock(), self.key);
+        let Some(session) = inner.sessions.waiter(head.ttl()).await? else {
+            tokio::select! {
+                () = clock.sleep(POLL) => {}
+                () = self.seeker.left.notified() => {}
+            }
+            return Ok(Asked::Again);
+        };
+        let place = inner.budget.take();
+        let sql = format!("SELECT pg_advisory_lock({key})");
+        let waited = {
+            let mut waiting = pin!(session.run(clock, FOREVER, &sql));
+            let [least, most] = LOOK_AFTER;
+            let look_after = (head.ttl() / 4).clamp(least, most);
+            loop {
+                tokio::select! {
+                    biased;
+                    waited = &mut waiting => break waited,
+                    () = self.seeker.left.notified() => {
+                        if inner.slots.is_wanted(key) {
+                            continue;
+                        }
+                        if inner.sessions.cancel(clock, &session).await.is_err() {
+                            session.cut();
+                        }
+                    }
+                    () = clock.sleep(look_after) => match inner
+                        .sessions
+                        .still_waits(clock, &session, key)
+                        .await
+                    {
+                        Ok(true) => inner.slots.report(key, &StoreSays::Held(None)),
+                        Ok(false) => {
+                            // Granted or gone, and we were not told: give the word a moment.
+                            tokio::select! {
+                                biased;
+                                waited = &mut waiting => break waited,
+                                () = clock.sleep(PATIENCE) => session.cut(),
+                            }
+                        }
+                        Err(_) => inner.slots.report(key, &StoreSays::Unreachable),
+                    },
+                }
+            }
+        };
+        match waited {
+            Ok(_) => {}
+            Err(error) if session.is_ended() => {
+                inner.sessions.terminate(clock, &session).await.ok();
+                return Err(error);
+            }
+            // It was told to stop.
+            Err(_) => {
+                session.unblock();
+                return Ok(Asked::Again);
+            }
+        }
+        // Who is the head by now?
+        let head = inner.slots.head(key).unwrap_or_else(|| head.clone());
+        session.aim(head.ttl());
+        let (token, sent) = inner.token(&head, &session).await?;
+        session.unblock();
+        Ok(Asked::Granted { life: Life { session, _place: place }, token, sent })
+    }
+
+    /// Gives a lock that nobody wants back to the server.
+    async fn give_back(&self, clock: &Clock, life: Life) {
+        self.inner.unlock(clock, self.key, &life.session).await.ok();
+    }
+
+    /// The answer to a statement that may take the lock. Callers that it is too late for are told;
+    /// it is waited for all the same, for what it brings must be given back.
+    async fn answer(&self, head: &Request, session: &Use, sql: &str) -> Result<Vec<Columns>> {
+        let (inner, clock) = (&self.inner, head.clock());
+        let mut asked = pin!(session.run(clock, FOREVER, sql));
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut asked => break answer,
+                () = clock.sleep(call_limit(head.ttl())) => {
+                    let silence = "PostgreSQL gave no answer in time";
+                    inner.slots.fail(self.key, &Error::unavailable(Applied::Maybe, silence));
+                    session.hush();
+                }
+                () = self.seeker.left.notified() => {}
+            }
+            if inner.slots.is_wanted(self.key) {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                answer = &mut asked => break answer,
+                () = clock.sleep(PATIENCE) => {}
+            }
+            // Nothing else lives on it: then it is of no more use.
+            if session.users() == 1 && !inner.slots.is_wanted(self.key) {
+                session.cut();
+                break asked.await;
+            }
+        };
+        if answer.is_err() && session.is_ended() {
+            inner.sessions.terminate(clock, session).await.ok();
+        }
+        answer
+    }
+}
+
+impl Inner {
+    /// A new token over a session that holds the lock, and when it was asked for.
+    pub(super) async fn token(
+        &self,
+        next: &Request,
+        session: &LockSession,
+    ) -> Result<(u64, Instant)> {
+        let (sent, clock) = (next.clock().now(), next.clock());
+        let sql = format!("SELECT nextval('{}.token')", self.schema);
+        let rows = session.run(clock, call_limit(next.ttl()), &sql).await;
+        if rows.is_err() {
+            // It holds a lock, and does not say so.
+            self.sessions.terminate(clock, session).await.ok();
+        }
+        let rows = rows?;
+        let number: Option<u64> = rows.first().and_then(|row| number(row, 0));
+        Ok((session.base + number.ok_or_else(|| garbled(&rows))?, sent))
+    }
+
+    /// Grants the lock that a session holds to the first in the queue who wants it; gives it back
+    /// where nobody does, or the session would end too early for that one.
+    pub(super) fn give(
+        self: &Arc<Self>,
+        key: i64,
+        life: Life,
+        token: u64,
+        sent: Instant,
+    ) -> Result<(), Life> {
+        let Ok(token) = FencingToken::with_base(self.token_base, token) else { return Err(life) };
+        let mut life = life;
+        let mut slots = self.slots.lock();
+        let Some(slot) = slots.get_mut(&key) else { return Err(life) };
+        slot.prune();
+        loop {
+            match slot.queue.front() {
+                Some(next) if next.request.ttl() <= life.session.ttl() => {}
+                _ => return Err(life),
+            }
+            let Some(next) = slot.queue.pop_front() else { return Err(life) };
+            let held = Arc::new(Held::new(key, next.request, token, sent, life));
+            match next.reply.send(Ok(Some(held.grant(self, sent)))) {
+                Ok(()) => {
+                    slot.hold(&held);
+                    return Ok(());
+                }
+                // It has left just now.
+                Err(_) => match held.life().take() {
+                    Some(back) => life = back,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    /// Frees a lock in the server; whether the session held it.
+    pub(super) async fn unlock(
+        &self,
+        clock: &Clock,
+        key: i64,
+        session: &LockSession,
+    ) -> Result<bool> {
+        let sql = format!("SELECT pg_advisory_unlock({key})");
+        let mut asked = pin!(session.run(clock, FOREVER, &sql));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut asked => answer,
+            () = clock.sleep(call_limit(session.ttl())) => {
+                if session.users() == 1 {
+                    session.cut();
+                }
+                asked.await
+            }
+        };
+        match answer {
+            Ok(rows) => match rows.first().and_then(|row| column(row, 0)) {
+                Some(text) => Ok(text == "t"),
+                None => Err(garbled(&rows)),
+            },
+            Err(error) => {
+                if session.is_ended() {
+                    self.sessions.terminate(clock, session).await.ok();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether another session waits for this lock.
+    pub(super) async fn others_wait(&self, clock: &Clock, session: &Use, key: i64) -> Result<bool> {
+        let sql =
+            format!("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND {})", of_key(key));
+        let rows = session.run(clock, call_limit(session.ttl()), &sql).await?;
+        Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
+    }
+}

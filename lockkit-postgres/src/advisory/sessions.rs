@@ -1,0 +1,414 @@
+//! The sessions that locks live on: the server ends each that is not heard of for a ttl.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lockkit_core::{Applied, Clock, Error, Result};
+use sqlx::postgres::PgConnectOptions;
+
+use crate::connection::{Columns, LIMIT, Session, What};
+use crate::error::{POOLER, STANDBY};
+use crate::protocol::{column, garbled, number};
+
+/// Nothing here is waited for longer.
+pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// How many statements wait for a session before another one is opened.
+const CROWD: usize = 8;
+/// What an unused session has: longer than any ttl.
+const UNUSED: Duration = Duration::from_secs(25 * 3600);
+
+/// One session, and what lives on it.
+#[derive(Debug)]
+pub(super) struct LockSession {
+    session: Session,
+    pid: i32,
+    since: String,
+    /// The epoch, where it stands in a token.
+    pub(super) base: u64,
+    /// Its `idle_session_timeout` in milliseconds, and whether the server was told.
+    ttl: AtomicU64,
+    is_aimed: AtomicBool,
+    users: AtomicUsize,
+    /// It waits for a lock, and serves nobody else.
+    blocks: AtomicBool,
+    /// It did not answer in time, and has not answered since.
+    is_silent: AtomicBool,
+}
+
+/// A use of a session: a lock that it holds, or that it is asked for.
+#[derive(Debug)]
+pub(super) struct Use(Arc<LockSession>);
+
+impl Use {
+    fn of(session: &Arc<LockSession>) -> Self {
+        session.users.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(session))
+    }
+
+    pub(super) const fn session(&self) -> &Arc<LockSession> {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Use {
+    type Target = LockSession;
+
+    fn deref(&self) -> &LockSession {
+        &self.0
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl LockSession {
+    pub(super) fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl.load(Ordering::SeqCst))
+    }
+
+    pub(super) fn users(&self) -> usize {
+        self.users.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.session.is_ended()
+    }
+
+    /// Completes when the session has ended, and does not keep it alive.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.session.ended()
+    }
+
+    pub(super) fn cut(&self) {
+        self.session.cut();
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::SeqCst)
+    }
+
+    /// From now on it expires after this; nobody else may use it.
+    pub(super) fn aim(&self, ttl: Duration) {
+        let ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        if self.ttl.swap(ms, Ordering::SeqCst) != ms {
+            self.is_aimed.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether a lock on it can go on to a request of this ttl: it has it, or can be given it.
+    pub(super) fn suits(&self, ttl: Duration) -> bool {
+        if self.users() == 1 {
+            self.aim(ttl);
+        }
+        self.ttl() == ttl
+    }
+
+    /// It did not answer in time: others keep away from it until it does.
+    pub(super) fn hush(&self) {
+        self.is_silent.store(true, Ordering::SeqCst);
+    }
+
+    /// Runs a statement, telling the server the ttl first where it does not know it.
+    pub(super) async fn run(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        sql: &str,
+    ) -> Result<Vec<Columns>> {
+        let is_aimed = self.is_aimed.load(Ordering::SeqCst);
+        let sql = if is_aimed {
+            sql.to_owned()
+        } else {
+            format!("SET idle_session_timeout = {}; {sql}", self.ttl.load(Ordering::SeqCst))
+        };
+        let answer = self.ask(clock, limit, What::Sql(sql)).await;
+        if !is_aimed && answer.is_ok() {
+            self.is_aimed.store(true, Ordering::SeqCst);
+        }
+        answer
+    }
+
+    /// Lets the server hear of us.
+    pub(super) async fn ping(&self, clock: &Clock, limit: Duration) -> Result<()> {
+        self.ask(clock, limit, What::Ping).await.map(drop)
+    }
+
+    async fn ask(&self, clock: &Clock, limit: Duration, what: What) -> Result<Vec<Columns>> {
+        let answer = self.session.ask(clock, limit, what).await;
+        let unanswered = matches!(answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
+        self.is_silent.store(unanswered && !self.is_ended(), Ordering::SeqCst);
+        answer
+    }
+
+    /// It waits no longer for a lock, and others may use it.
+    pub(super) fn unblock(&self) {
+        self.blocks.store(false, Ordering::SeqCst);
+    }
+
+    fn is_open_to_others(&self) -> bool {
+        let closed = self.blocks.load(Ordering::SeqCst) || self.is_silent() || self.is_ended();
+        !closed
+    }
+}
+
+/// What is told of each new session.
+pub(super) type Watch = Box<dyn Fn(&Arc<LockSession>) + Send + Sync>;
+
+pub(super) struct Sessions {
+    options: PgConnectOptions,
+    schema: String,
+    most: usize,
+    all: Mutex<Vec<Arc<LockSession>>>,
+    opening: tokio::sync::Mutex<()>,
+    watch: Watch,
+}
+
+impl fmt::Debug for Sessions {
+    /// Without the options: they hold the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("all", &self.all).finish_non_exhaustive()
+    }
+}
+
+impl Sessions {
+    pub(super) fn new(options: &PgConnectOptions, schema: &str, most: usize, watch: Watch) -> Self {
+        let timeout = UNUSED.as_millis().to_string();
+        let options = options.clone().options([
+            ("default_transaction_isolation", "read committed"),
+            ("idle_session_timeout", &timeout),
+            // A client that is gone waits no longer, and one that is cut off is found out.
+            ("client_connection_check_interval", "500"),
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            // A role's own limits would end a wait.
+            ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
+        ]);
+        let opening = tokio::sync::Mutex::default();
+        let schema = schema.to_owned();
+        Self { options, schema, most, all: Mutex::default(), opening, watch }
+    }
+
+    /// Opens the first session, and leaves it for whoever comes.
+    pub(super) async fn warm(&self) -> Result<()> {
+        let session = self.open().await?;
+        self.all().push(session);
+        Ok(())
+    }
+
+    /// A session to try for a lock of this ttl on.
+    pub(super) async fn holder(&self, ttl: Duration) -> Result<Use> {
+        if let Some(session) = self.for_holder(ttl, true) {
+            return Ok(session);
+        }
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(session) = self.for_holder(ttl, true) {
+            return Ok(session);
+        }
+        if self.has_room() {
+            let session = self.open().await?;
+            let used = Use::of(&session);
+            session.aim(ttl);
+            self.all().push(session);
+            return Ok(used);
+        }
+        self.for_holder(ttl, false).ok_or_else(|| {
+            let what = format!("all {} connections hold locks of other ttls", self.most);
+            Error::unavailable(Applied::No, format!("{what}; raise `connections`"))
+        })
+    }
+
+    /// A session to wait for a lock on; `None`: there are enough that wait.
+    pub(super) async fn waiter(&self, ttl: Duration) -> Result<Option<Use>> {
+        if let Some(session) = self.for_waiter(ttl) {
+            return Ok(Some(session));
+        }
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(session) = self.for_waiter(ttl) {
+            return Ok(Some(session));
+        }
+        if !self.has_room() || self.blocked() >= self.most / 2 {
+            return Ok(None);
+        }
+        let session = self.open().await?;
+        session.blocks.store(true, Ordering::SeqCst);
+        let used = Use::of(&session);
+        session.aim(ttl);
+        self.all().push(session);
+        Ok(Some(used))
+    }
+
+    /// Runs a statement that has nothing to do with any lock of ours, on whatever session is free.
+    pub(super) async fn control(&self, clock: &Clock, sql: &str) -> Result<Vec<Columns>> {
+        let session = {
+            let all = self.all();
+            let open = all.iter().filter(|session| session.is_open_to_others());
+            open.min_by_key(|session| session.session.pending()).cloned()
+        };
+        let session = match session {
+            Some(session) => session,
+            None => {
+                let session = self.open().await?;
+                self.all().push(Arc::clone(&session));
+                session
+            }
+        };
+        session.ask(clock, LIMIT / 2, What::Sql(sql.to_owned())).await
+    }
+
+    /// Ends the backend of a session of ours that is of no more use, with all its locks.
+    pub(super) async fn terminate(&self, clock: &Clock, session: &LockSession) -> Result<()> {
+        session.cut();
+        self.control(clock, &session.told("pg_terminate_backend(pid, 500)")).await.map(drop)
+    }
+
+    /// Ends the statement that a session of ours waits in.
+    pub(super) async fn cancel(&self, clock: &Clock, session: &LockSession) -> Result<()> {
+        self.control(clock, &session.told("pg_cancel_backend(pid)")).await.map(drop)
+    }
+
+    /// Whether a session of ours still waits for this lock.
+    pub(super) async fn still_waits(
+        &self,
+        clock: &Clock,
+        session: &LockSession,
+        key: i64,
+    ) -> Result<bool> {
+        let sql = format!(
+            "SELECT NOT bool_or(l.granted) FROM pg_stat_activity a JOIN pg_locks l USING (pid) \
+             WHERE pid = {} AND backend_start = '{}' AND {}",
+            session.pid,
+            session.since,
+            of_key(key),
+        );
+        let rows = self.control(clock, &sql).await?;
+        Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
+    }
+
+    /// Ends every session that nobody uses but one, and those that have ended.
+    pub(super) fn tidy(&self) {
+        let mut kept = false;
+        self.all().retain(|session| {
+            let is_spare = session.users() == 0 && !session.is_ended() && !session.is_silent();
+            let keep = (is_spare && !kept) || (session.users() > 0 && !session.is_ended());
+            kept |= is_spare;
+            keep
+        });
+    }
+
+    /// Ends all of them.
+    pub(super) fn close(&self) {
+        for session in self.all().drain(..) {
+            session.cut();
+        }
+    }
+
+    fn for_holder(&self, ttl: Duration, fits: bool) -> Option<Use> {
+        let mut all = self.all();
+        all.retain(|session| !session.is_ended());
+        let room = all.len() < self.most;
+        let open = || all.iter().filter(|session| session.is_open_to_others());
+        let busy = |session: &&Arc<LockSession>| session.session.pending();
+        let same = open().filter(|session| session.users() > 0 && session.ttl() == ttl);
+        if let Some(session) = same.min_by_key(busy)
+            && (busy(&session) < CROWD || !room)
+        {
+            return Some(Use::of(session));
+        }
+        if let Some(session) = open().find(|session| session.users() == 0) {
+            let used = Use::of(session);
+            session.aim(ttl);
+            return Some(used);
+        }
+        if fits {
+            return None;
+        }
+        let longer = open().filter(|session| session.ttl() >= ttl);
+        longer.min_by_key(|session| session.ttl()).map(Use::of)
+    }
+
+    fn for_waiter(&self, ttl: Duration) -> Option<Use> {
+        let mut all = self.all();
+        all.retain(|session| !session.is_ended());
+        let blocked = all.iter().filter(|session| session.blocks.load(Ordering::SeqCst)).count();
+        let mut unused =
+            all.iter().filter(|session| session.is_open_to_others() && session.users() == 0);
+        // One is left for those that try, and to look after those that wait.
+        let session =
+            unused.next().filter(|_| all.len() > blocked + 1 && blocked < self.most / 2)?;
+        session.blocks.store(true, Ordering::SeqCst);
+        let used = Use::of(session);
+        session.aim(ttl);
+        Some(used)
+    }
+
+    fn has_room(&self) -> bool {
+        self.all().len() < self.most
+    }
+
+    fn blocked(&self) -> usize {
+        self.all().iter().filter(|session| session.blocks.load(Ordering::SeqCst)).count()
+    }
+
+    async fn open(&self) -> Result<Arc<LockSession>> {
+        let session = Session::open(&self.options, FOREVER).await?;
+        let hello = format!(
+            "SELECT pid, backend_start, pg_is_in_recovery(), \
+             (SELECT source FROM pg_settings WHERE name = 'idle_session_timeout'), \
+             CASE WHEN NOT pg_is_in_recovery() THEN {}.enter() END \
+             FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+            self.schema
+        );
+        let rows = session.ask(&Clock::system(), LIMIT, What::Sql(hello)).await?;
+        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+        if column(row, 2) == Some("t") {
+            return Err(Error::rejected("a server in recovery", STANDBY));
+        }
+        // Ours came with the first message: whoever stands between has swallowed it.
+        if column(row, 3) != Some("client") {
+            return Err(Error::rejected("a connection through a pooler", POOLER));
+        }
+        let epoch: u64 = number(row, 4).ok_or_else(|| garbled(&rows))?;
+        let session = Arc::new(LockSession {
+            session,
+            pid: number(row, 0).ok_or_else(|| garbled(&rows))?,
+            since: column(row, 1).unwrap_or_default().to_owned(),
+            base: epoch << 42,
+            ttl: AtomicU64::new(u64::try_from(UNUSED.as_millis()).unwrap_or(u64::MAX)),
+            is_aimed: AtomicBool::new(true),
+            users: AtomicUsize::new(0),
+            blocks: AtomicBool::new(false),
+            is_silent: AtomicBool::new(false),
+        });
+        (self.watch)(&session);
+        Ok(session)
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<LockSession>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LockSession {
+    /// Something that is done to this very backend, and to no later one with its number.
+    fn told(&self, what: &str) -> String {
+        let Self { pid, since, .. } = self;
+        format!(
+            "SELECT {what} FROM pg_stat_activity WHERE pid = {pid} AND backend_start = '{since}'"
+        )
+    }
+}
+
+/// The condition that a row of `pg_locks` is about this key.
+pub(super) fn of_key(key: i64) -> String {
+    format!(
+        "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = \
+         current_database()) AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = {key}"
+    )
+}

@@ -1,0 +1,167 @@
+//! Who holds and who waits in this process, by key.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lockkit_core::{Applied, Error, Grant, Holder, Request, RequestId, Result, StoreSays};
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::lease::Held;
+
+/// How often a lock goes from hand to hand in one process before the others' are thought of.
+const HAND_OFFS: u32 = 32;
+
+#[derive(Debug, Default)]
+pub(super) struct Slots(Mutex<HashMap<i64, Slot>>);
+
+/// One key: its holder here, and the queue behind it.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) held: Option<Arc<Held>>,
+    pub(super) queue: VecDeque<Waiter>,
+    /// The task that asks the server; there is one at the most.
+    pub(super) seeker: Option<Arc<Seeker>>,
+    is_held_elsewhere: bool,
+    hand_offs: u32,
+}
+
+/// A request that waits here, or tries.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) request: Request,
+    pub(super) waits: bool,
+    pub(super) reply: oneshot::Sender<Result<Option<Grant>>>,
+}
+
+/// What the task that asks the server is told, and tells.
+#[derive(Debug, Default)]
+pub(super) struct Seeker {
+    /// Somebody has left the queue.
+    pub(super) left: Notify,
+    /// Counts its rounds: with each one nothing is left in the server of those before.
+    pub(super) rounds: watch::Sender<u64>,
+}
+
+impl Slots {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<i64, Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first in the queue of this key who still wants it.
+    pub(super) fn head(&self, key: i64) -> Option<Request> {
+        let mut slots = self.lock();
+        let slot = slots.get_mut(&key)?;
+        slot.prune();
+        slot.queue.front().map(|waiter| waiter.request.clone())
+    }
+
+    pub(super) fn is_wanted(&self, key: i64) -> bool {
+        self.head(key).is_some()
+    }
+
+    /// Tells everybody in the queue why they are not served.
+    pub(super) fn fail(&self, key: i64, error: &Error) {
+        let waiters = self.lock().get_mut(&key).map(|slot| std::mem::take(&mut slot.queue));
+        for waiter in waiters.into_iter().flatten() {
+            waiter.reply.send(Err(error.clone())).ok();
+        }
+    }
+
+    /// Another session holds it: those that only try go, the others wait.
+    pub(super) fn held_elsewhere(&self, key: i64) {
+        let mut slots = self.lock();
+        let Some(slot) = slots.get_mut(&key) else { return };
+        slot.is_held_elsewhere = true;
+        for waiter in std::mem::take(&mut slot.queue) {
+            if waiter.waits {
+                slot.queue.push_back(waiter);
+            } else {
+                waiter.reply.send(Ok(None)).ok();
+            }
+        }
+        slot.report(&StoreSays::Held(None));
+    }
+
+    /// Tells the waiters what the server says, or that it says nothing.
+    pub(super) fn report(&self, key: i64, word: &StoreSays) {
+        if let Some(slot) = self.lock().get_mut(&key) {
+            slot.report(word);
+        }
+    }
+}
+
+impl Slot {
+    /// Without those who have left, and without a holder whose session has ended.
+    pub(super) fn prune(&mut self) {
+        self.queue.retain(|waiter| !waiter.reply.is_closed());
+        let ended = |held: &Arc<Held>| {
+            held.life().as_ref().is_none_or(|life| life.session.is_ended()) && held.is_live()
+        };
+        if self.held.as_ref().is_some_and(ended) {
+            self.held = None;
+        }
+    }
+
+    pub(super) fn is_free(&self) -> bool {
+        self.held.is_none() && self.queue.is_empty() && self.seeker.is_none()
+    }
+
+    /// A place in the queue: that of the same request, if it asks again.
+    pub(super) fn enqueue(&mut self, waiter: Waiter) {
+        if let Some(held) = &self.held {
+            waiter.request.report(StoreSays::Held(Some(told(held))));
+        } else if self.is_held_elsewhere {
+            waiter.request.report(StoreSays::Held(None));
+        }
+        let id = waiter.request.id();
+        match self.queue.iter_mut().find(|other| other.request.id() == id) {
+            Some(before) => *before = waiter,
+            None => self.queue.push_back(waiter),
+        }
+    }
+
+    /// Takes a request out of the queue, whose attempt ends with that.
+    pub(super) fn leave(&mut self, id: RequestId) {
+        let withdrawn = || Error::unavailable(Applied::No, "the request was withdrawn");
+        if let Some(at) = self.queue.iter().position(|waiter| waiter.request.id() == id)
+            && let Some(waiter) = self.queue.remove(at)
+        {
+            waiter.reply.send(Err(withdrawn())).ok();
+        }
+    }
+
+    /// The lock is this one's now.
+    pub(super) fn hold(&mut self, held: &Arc<Held>) {
+        self.held = Some(Arc::clone(held));
+        self.is_held_elsewhere = false;
+        self.hand_offs += 1;
+        for waiter in std::mem::take(&mut self.queue) {
+            if waiter.waits {
+                self.queue.push_back(waiter);
+            } else {
+                waiter.reply.send(Ok(None)).ok();
+            }
+        }
+        self.report(&StoreSays::Held(Some(told(held))));
+    }
+
+    /// Whether others' turn has come, if there are any.
+    pub(super) const fn has_gone_round(&self) -> bool {
+        self.hand_offs >= HAND_OFFS
+    }
+
+    /// The lock comes from the server, or nobody else waits there.
+    pub(super) const fn begin_round(&mut self) {
+        self.hand_offs = 0;
+    }
+
+    fn report(&self, word: &StoreSays) {
+        for waiter in &self.queue {
+            waiter.request.report(word.clone());
+        }
+    }
+}
+
+fn told(held: &Held) -> Holder {
+    Holder::new(held.request.label().as_ref()).with_token(held.token)
+}

@@ -1,0 +1,219 @@
+//! Where the server is, how to speak to it, and which of its primitives to use.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use lockkit_core::{Error, LockName, Result};
+use sqlx::postgres::PgConnectOptions;
+use url::Url;
+
+/// What the connection takes from a URL's options; the driver would only warn of others.
+const OPTIONS: [&str; 16] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+];
+
+/// Where the server is, who we are there, and where our locks lie.
+///
+/// Its `Debug` shows no password.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct PostgresConfig {
+    pub(crate) options: PgConnectOptions,
+    pub(crate) strategy: Strategy,
+    pub(crate) schema: String,
+    pub(crate) connections: usize,
+    pub(crate) budget: Option<usize>,
+    pub(crate) keys: HashMap<LockName, i64>,
+    pub(crate) creates: bool,
+    pub(crate) token_base: u64,
+}
+
+/// Which of the server's primitives the locks rest on; the page `docs/postgres.md` compares them.
+///
+/// The locks of the two know nothing of each other: all clients of a name use the same one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// Session-level advisory locks, whose session the server ends when it is not heard of for a ttl.
+    #[default]
+    Advisory,
+    /// A row for each name, with an expiry.
+    Table,
+}
+
+impl PostgresConfig {
+    /// The options of a URL that [`from_url`](Self::from_url) takes: those of libpq that sqlx knows.
+    pub const CONNECTION_OPTIONS: &[&str] = &OPTIONS;
+
+    /// The server that the environment names (`PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
+    /// `PGDATABASE`, `PGSSLMODE` and their like), else the one at `localhost:5432`.
+    ///
+    /// # Errors
+    /// As [`from_url`](Self::from_url).
+    pub fn from_environment() -> Result<Self> {
+        Self::from_url("postgres:")
+    }
+
+    /// The server that this URL names: `postgres://[user[:password]@]host[:port][/database]`, with
+    /// the parameters of libpq that sqlx knows, such as `sslmode` and `sslrootcert`. What it leaves
+    /// out comes from the environment.
+    ///
+    /// # Errors
+    /// `Invalid`: the URL; no error repeats it.
+    pub fn from_url(url: &str) -> Result<Self> {
+        let shape = |why: String| {
+            Error::invalid(
+                format!("a postgres: URL that cannot be read ({why})"),
+                "write postgres://[user[:password]@]host[:port][/database], with special \
+                 characters as %XX",
+            )
+        };
+        let url = Url::parse(url).map_err(|error| shape(error.to_string()))?;
+        for (option, _) in url.query_pairs() {
+            if !OPTIONS.contains(&&*option) {
+                return Err(Error::invalid(
+                    format!("the option {option} is unknown"),
+                    format!("the connection's options are {}", OPTIONS.join(", ")),
+                ));
+            }
+        }
+        let named = url.query_pairs().any(|(option, _)| option == "application_name");
+        let options =
+            PgConnectOptions::from_str(url.as_str()).map_err(|error| shape(error.to_string()))?;
+        let options = if named || std::env::var_os("PGAPPNAME").is_some() {
+            options
+        } else {
+            options.application_name("lockkit")
+        };
+        Ok(Self {
+            options,
+            strategy: Strategy::default(),
+            schema: "lockkit".to_owned(),
+            connections: 8,
+            budget: None,
+            keys: HashMap::new(),
+            creates: true,
+            token_base: 0,
+        })
+    }
+
+    /// Which of the server's primitives to use; [`Strategy::Advisory`] unless set here.
+    #[must_use]
+    pub const fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// The schema of our tables and functions; `lockkit` unless set here.
+    #[must_use]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// How many connections there may be at once, without the one for wake-ups; 8 unless set here.
+    #[must_use]
+    pub const fn connections(mut self, most: usize) -> Self {
+        self.connections = most;
+        self
+    }
+
+    /// How many advisory locks there may be on the server, ours and others', before we take no
+    /// more; unless set here, a quarter of what its lock table is made for.
+    ///
+    /// A full lock table locks everybody out of the whole cluster.
+    #[must_use]
+    pub const fn budget(mut self, locks: usize) -> Self {
+        self.budget = Some(locks);
+        self
+    }
+
+    /// Locks this name by this key instead of the one that is derived from it, under the strategy
+    /// [`Strategy::Advisory`]: it then excludes whoever calls `pg_advisory_lock` with that key.
+    #[must_use]
+    pub fn key(mut self, name: LockName, key: i64) -> Self {
+        self.keys.insert(name, key);
+        self
+    }
+
+    /// Whether our tables and functions are created where they are missing; they are unless set
+    /// here.
+    #[must_use]
+    pub const fn creates(mut self, creates: bool) -> Self {
+        self.creates = creates;
+        self
+    }
+
+    /// What is added to the server's tokens; 0 unless set here.
+    #[must_use]
+    pub const fn token_base(mut self, base: u64) -> Self {
+        self.token_base = base;
+        self
+    }
+
+    /// The SQL that makes our tables and functions, for whoever may run it; it may be run again, and
+    /// by several at once.
+    #[must_use]
+    pub fn setup_sql(&self) -> String {
+        crate::setup::sql(&self.schema)
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let first = self.schema.chars().next();
+        if self.schema.len() > 63
+            || !self.schema.chars().all(plain)
+            || first.is_none_or(|c| c.is_ascii_digit())
+        {
+            return Err(Error::invalid(
+                format!("the schema {:?}", self.schema),
+                "give a name of at most 63 lower-case letters, digits and _, not beginning with \
+                 a digit",
+            ));
+        }
+        if self.connections < 3 {
+            return Err(Error::invalid(
+                format!("{} connections", self.connections),
+                "allow at least 3: to hold, to wait, and to clean up",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PostgresConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = &self.options;
+        f.debug_struct("PostgresConfig")
+            .field("host", &options.get_host())
+            .field("port", &options.get_port())
+            .field("socket", &options.get_socket())
+            .field("user", &options.get_username())
+            .field("database", &options.get_database())
+            .field("ssl_mode", &options.get_ssl_mode())
+            .field("application_name", &options.get_application_name())
+            .field("strategy", &self.strategy)
+            .field("schema", &self.schema)
+            .field("connections", &self.connections)
+            .field("budget", &self.budget)
+            .field("creates", &self.creates)
+            .field("token_base", &self.token_base)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,238 @@
+//! One connection, owned by a task that runs one statement after the other to its end.
+//!
+//! A statement whose caller has gone is still run to its end, and its answer read: a connection
+//! that was left in the middle of one would be of no use, and might keep what nobody knows of.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lockkit_core::{Applied, Clock, Error, Result};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, ValueRef};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::error::{is_broken, to_error};
+
+/// The longest that a caller waits for the server.
+pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a statement's answer is waited for when its caller has gone.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The texts of an answer's columns.
+pub(crate) type Columns = Vec<Option<String>>;
+
+const QUEUED: u8 = 0;
+const SENT: u8 = 1;
+const GIVEN_UP: u8 = 2;
+
+/// A connection to the server.
+#[derive(Debug)]
+pub(crate) struct Session {
+    orders: mpsc::UnboundedSender<Order>,
+    pending: Arc<AtomicUsize>,
+    ended: watch::Receiver<bool>,
+    cut: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Order {
+    what: What,
+    state: Arc<AtomicU8>,
+    reply: oneshot::Sender<Result<Vec<Columns>>>,
+}
+
+/// What is sent.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// One message of the simple protocol, which the server gets whole or not at all.
+    Sql(String),
+    /// Nothing but a request for an answer; those that come together are sent as one.
+    Ping,
+}
+
+impl Session {
+    /// Connects, within the longest that a caller waits.
+    pub(crate) async fn open(options: &PgConnectOptions, give_up: Duration) -> Result<Self> {
+        let connection = match tokio::time::timeout(LIMIT, options.connect()).await {
+            Ok(connected) => connected.map_err(|error| to_error(&error, false))?,
+            Err(_) => {
+                let silence = format!("PostgreSQL took no connection within {LIMIT:?}");
+                return Err(Error::unavailable(Applied::No, silence));
+            }
+        };
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let (ending, ended) = watch::channel(false);
+        let (pending, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (count, until) = (Arc::clone(&pending), Arc::clone(&cut));
+        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
+        tokio::spawn(async move {
+            let ending = ending;
+            let last = tokio::select! {
+                last = serve(connection, ordered, &count, give_up) => last,
+                () = until.notified() => None,
+            };
+            // By now the connection is closed, before anybody is told.
+            ending.send_replace(true);
+            if let Some((replies, answer)) = last {
+                reply(replies, &answer);
+            }
+        });
+        Ok(Self { orders, pending, ended, cut })
+    }
+
+    /// Sends it after what was sent before, and waits for the answer within `limit`.
+    ///
+    /// Dropped midway, it is sent or not; what was sent is run to its end.
+    pub(crate) async fn ask(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        what: What,
+    ) -> Result<Vec<Columns>> {
+        let (reply, answer) = oneshot::channel();
+        let state = Asked(Arc::new(AtomicU8::new(QUEUED)));
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        let order = Order { what, state: Arc::clone(&state.0), reply };
+        if self.orders.send(order).is_err() {
+            return Err(Error::unavailable(Applied::No, "the connection has ended"));
+        }
+        tokio::select! {
+            biased;
+            answered = answer => answered.unwrap_or_else(|_| {
+                Err(Error::unavailable(state.give_up(), "the connection has ended"))
+            }),
+            () = clock.sleep(limit) => {
+                let silence = format!("PostgreSQL gave no answer within {limit:?}");
+                Err(Error::unavailable(state.give_up(), silence))
+            }
+        }
+    }
+
+    /// How many statements are under way or wait for their turn.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        // Its task is gone with its runtime, or has said so.
+        *self.ended.borrow() || self.ended.has_changed().is_err()
+    }
+
+    /// Completes when the connection has ended; level-triggered.
+    pub(crate) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut ended = self.ended.clone();
+        async move {
+            // An error says that its task has ended, and the connection with it.
+            ended.wait_for(|ended| *ended).await.ok();
+        }
+    }
+
+    /// Closes the connection at once, also in the middle of a statement.
+    pub(crate) fn cut(&self) {
+        self.cut.notify_one();
+    }
+}
+
+/// A caller's side of an order: one that was given up before it was sent is not sent at all.
+struct Asked(Arc<AtomicU8>);
+
+impl Asked {
+    fn give_up(&self) -> Applied {
+        match self.0.compare_exchange(QUEUED, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) | Err(GIVEN_UP) => Applied::No,
+            Err(_) => Applied::Maybe,
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+impl Order {
+    /// Whether somebody still wants it; from then on it counts as sent.
+    fn take_up(&self) -> bool {
+        self.state.compare_exchange(QUEUED, SENT, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+/// Those who wait for an answer.
+type Replies = Vec<oneshot::Sender<Result<Vec<Columns>>>>;
+
+fn reply(replies: Replies, answer: &Result<Vec<Columns>>) {
+    for reply in replies {
+        // It may have left.
+        reply.send(answer.clone()).ok();
+    }
+}
+
+/// Runs the orders until one breaks the connection, or nobody is left to give one; what is to be
+/// told of the last one.
+async fn serve(
+    mut connection: PgConnection,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    pending: &AtomicUsize,
+    give_up: Duration,
+) -> Option<(Replies, Result<Vec<Columns>>)> {
+    let mut next = None;
+    loop {
+        let Some(order) = (match next.take() {
+            Some(order) => Some(order),
+            None => orders.recv().await,
+        }) else {
+            // In order: the server then frees at once what the session held.
+            tokio::time::timeout(LIMIT, connection.close()).await.ok();
+            return None;
+        };
+        if !order.take_up() {
+            pending.fetch_sub(1, Ordering::SeqCst);
+            continue;
+        }
+        let mut together = vec![order.reply];
+        let outcome = match order.what {
+            What::Sql(sql) => {
+                let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection);
+                tokio::time::timeout(give_up, run).await.map(|rows| rows.map(|rows| texts(&rows)))
+            }
+            What::Ping => {
+                while let Ok(order) = orders.try_recv() {
+                    match order.what {
+                        What::Ping if order.take_up() => together.push(order.reply),
+                        What::Ping => drop(pending.fetch_sub(1, Ordering::SeqCst)),
+                        What::Sql(_) => {
+                            next = Some(order);
+                            break;
+                        }
+                    }
+                }
+                let ping = connection.ping();
+                tokio::time::timeout(give_up, ping).await.map(|done| done.map(|()| Vec::new()))
+            }
+        };
+        pending.fetch_sub(together.len(), Ordering::SeqCst);
+        let (answer, is_over) = match outcome {
+            Ok(Ok(rows)) => (Ok(rows), false),
+            Ok(Err(error)) => (Err(to_error(&error, true)), is_broken(&error)),
+            Err(_) => {
+                let silence = format!("PostgreSQL gave no answer within {give_up:?}");
+                (Err(Error::unavailable(Applied::Maybe, silence)), true)
+            }
+        };
+        if is_over {
+            return Some((together, answer));
+        }
+        reply(together, &answer);
+    }
+}
+
+fn texts(rows: &[PgRow]) -> Vec<Columns> {
+    let text = |row: &PgRow, column: usize| {
+        let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
+        value.as_str().ok().map(str::to_owned)
+    };
+    rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect()
+}

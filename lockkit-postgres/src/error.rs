@@ -1,0 +1,71 @@
+//! What the server and its driver say, in terms of what the caller can do about it.
+
+use lockkit_core::{Applied, Error};
+
+/// What each of our roles needs, beside the objects themselves.
+const GRANTS: &str = "let a role that may create a schema run the SQL of \
+    PostgresConfig::setup_sql(), and then GRANT USAGE ON SCHEMA lockkit, ALL ON ALL TABLES IN SCHEMA \
+    lockkit and ALL ON ALL SEQUENCES IN SCHEMA lockkit to this one (with your schema's name)";
+
+pub(crate) const POOLER: &str = "connect to the server itself, or use the strategy \"table\": \
+    session-level locks do not live through a pooler";
+
+pub(crate) const STANDBY: &str = "connect to the primary: a standby takes no locks";
+
+/// An error of a statement; `sent`: it may have reached the server.
+pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
+    let text = error.to_string();
+    let maybe = if sent { Applied::Maybe } else { Applied::No };
+    match error {
+        sqlx::Error::Database(said) => match said.code().as_deref().unwrap_or_default() {
+            "28P01" | "28000" => Error::rejected(
+                text,
+                "check the user, the password and the certificate, and the server's pg_hba.conf",
+            ),
+            "3D000" => Error::rejected(text, "name a database that exists"),
+            "42501" => Error::rejected(text, GRANTS),
+            "3F000" | "42P01" | "42883" | "42703" => Error::rejected(text, GRANTS),
+            "25006" => Error::rejected(text, STANDBY),
+            "53200" => Error::rejected(
+                text,
+                "raise max_locks_per_transaction on the server, or set a smaller budget",
+            ),
+            // What it refuses of a startup message, pgbouncer says this way.
+            "08P01" if !sent && text.contains("startup parameter") => Error::rejected(text, POOLER),
+            // It ended while the statement ran, or before.
+            "57P01" | "57P02" | "57P05" | "08P01" => Error::unavailable(maybe, text),
+            _ => Error::unavailable(Applied::No, text),
+        },
+        sqlx::Error::Tls(_) => Error::rejected(
+            text,
+            "give the authority that signed the server's certificate (sslrootcert), the host that \
+             it names, and our own certificate if the server asks for one",
+        ),
+        sqlx::Error::Configuration(_) => {
+            Error::invalid(text, "correct the address or the certificates")
+        }
+        _ if is_mistrust(&text) => Error::rejected(
+            text,
+            "give the authority that signed the server's certificate (sslrootcert), the host that \
+             it names, and our own certificate if the server asks for one",
+        ),
+        _ => Error::unavailable(maybe, text),
+    }
+}
+
+/// Whether one side did not accept the other's certificate; the driver gives only a text.
+fn is_mistrust(text: &str) -> bool {
+    text.contains("peer certificate") || text.contains("received fatal alert")
+}
+
+/// Whether the connection is of no more use.
+pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(said) => {
+            let code = said.code();
+            let code = code.as_deref().unwrap_or_default();
+            code.starts_with("57P") || code.starts_with("08")
+        }
+        _ => true,
+    }
+}

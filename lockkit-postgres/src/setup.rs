@@ -1,0 +1,72 @@
+//! Our objects in the server, and whether it is fit for locks.
+
+use lockkit_core::{Applied, Clock, Error, Result};
+
+use crate::PostgresConfig;
+use crate::connection::{LIMIT, PATIENCE, Session, What};
+use crate::error::STANDBY;
+
+/// The oldest server that ends idle sessions.
+const OLDEST: u32 = 140_000;
+
+/// The SQL that makes our objects in this schema.
+pub(crate) fn sql(schema: &str) -> String {
+    include_str!("sql/setup.sql").replace('@', schema)
+}
+
+/// Refuses a server that would break what we declare, and makes our objects where they are missing.
+pub(crate) async fn look_around(config: &PostgresConfig, session: &Session) -> Result<Server> {
+    let schema = &config.schema;
+    let look = format!(
+        "SELECT current_setting('server_version_num'), pg_is_in_recovery(), \
+         current_setting('server_encoding'), \
+         to_regprocedure('{schema}.lockkit_version()') IS NOT NULL, \
+         current_setting('max_locks_per_transaction')::bigint * \
+         (current_setting('max_connections')::bigint \
+         + current_setting('max_prepared_transactions')::bigint), \
+         (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
+    );
+    let clock = Clock::system();
+    let rows = session.ask(&clock, LIMIT, What::Sql(look)).await?;
+    let row = rows.first();
+    let column = |n: usize| row.and_then(|row| row.get(n)?.as_deref()).unwrap_or_default();
+    let version: u32 = column(0).parse().unwrap_or(0);
+    if version < OLDEST {
+        return Err(Error::rejected(
+            format!("PostgreSQL {}", version / 10_000),
+            "use PostgreSQL 14 or newer",
+        ));
+    }
+    if column(1) == "t" {
+        return Err(Error::rejected("a server in recovery", STANDBY));
+    }
+    if column(2) != "UTF8" {
+        return Err(Error::rejected(
+            format!("a database in the encoding {}", column(2)),
+            "use a database in UTF8: a name is any UTF-8 text",
+        ));
+    }
+    if column(3) != "t" {
+        if !config.creates {
+            return Err(Error::rejected(
+                format!("the schema {schema} lacks our tables and functions"),
+                "run the SQL of PostgresConfig::setup_sql()",
+            ));
+        }
+        session.ask(&clock, PATIENCE, What::Sql(sql(schema))).await?;
+    }
+    let garbled = || Error::unavailable(Applied::No, "PostgreSQL's settings make no sense");
+    Ok(Server {
+        lock_table: column(4).parse().map_err(|_| garbled())?,
+        locks: column(5).parse().map_err(|_| garbled())?,
+    })
+}
+
+/// What matters of the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Server {
+    /// How many locks its lock table is made for.
+    pub(crate) lock_table: usize,
+    /// How many advisory locks there are, ours and others'.
+    pub(crate) locks: usize,
+}

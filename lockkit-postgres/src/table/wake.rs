@@ -1,0 +1,213 @@
+//! Wake-ups: a connection of its own that listens, made at the first wait, re-made when it ends.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use lockkit_core::{LossReason, RequestId};
+use sqlx::Executor;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use tokio::sync::watch;
+
+use crate::connection::LIMIT;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// How often a silent connection is asked whether it lives.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// What a request is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Word {
+    #[default]
+    Wait,
+    /// Ask again now.
+    Ask,
+    /// Ask again after this.
+    AskIn(Duration),
+    /// The grant was revoked.
+    Revoked,
+    /// The request was withdrawn: nobody shall ask again.
+    Withdrawn,
+}
+
+impl Word {
+    const fn is_last(self) -> bool {
+        matches!(self, Self::Revoked | Self::Withdrawn)
+    }
+}
+
+/// One request of this provider, as long as somebody asks or holds for it.
+#[derive(Debug)]
+pub(super) struct Seat(watch::Sender<Word>);
+
+impl Seat {
+    /// Takes the latest word, waiting for one; last words stay.
+    pub(super) async fn news(&self) -> Word {
+        let mut words = self.0.subscribe();
+        // The sender lives as long as this seat.
+        let word = words.wait_for(|word| *word != Word::Wait).await.map_or(Word::Ask, |word| *word);
+        self.tell(Word::Wait);
+        word
+    }
+
+    /// Completes when the grant was revoked; level-triggered.
+    pub(super) async fn lost(&self) -> LossReason {
+        self.0.subscribe().wait_for(|word| *word == Word::Revoked).await.ok();
+        LossReason::Revoked
+    }
+
+    pub(super) fn is_withdrawn(&self) -> bool {
+        *self.0.borrow() == Word::Withdrawn
+    }
+
+    pub(super) fn tell(&self, word: Word) {
+        self.0.send_if_modified(|latest| {
+            let changes = !latest.is_last() && *latest != word;
+            if changes {
+                *latest = word;
+            }
+            changes
+        });
+    }
+}
+
+/// The seats of a provider, and whether somebody listens for them.
+#[derive(Debug, Default)]
+pub(super) struct Wake {
+    seats: Mutex<HashMap<RequestId, Weak<Seat>>>,
+    listening: AtomicBool,
+    closed: watch::Sender<bool>,
+}
+
+impl Wake {
+    /// The seat of this request.
+    pub(super) fn seat(&self, id: RequestId) -> Arc<Seat> {
+        let mut seats = self.seats();
+        if let Some(seat) = seats.get(&id).and_then(Weak::upgrade) {
+            return seat;
+        }
+        if seats.len() >= 64 && seats.len() == seats.capacity() {
+            seats.retain(|_, seat| seat.strong_count() > 0);
+        }
+        let seat = Arc::new(Seat(watch::Sender::new(Word::Wait)));
+        seats.insert(id, Arc::downgrade(&seat));
+        seat
+    }
+
+    /// The seat of this request, if somebody sits there.
+    pub(super) fn taken(&self, id: RequestId) -> Option<Arc<Seat>> {
+        self.seats().get(&id).and_then(Weak::upgrade)
+    }
+
+    /// Listens in the current runtime, unless somebody does.
+    pub(super) fn listen(self: &Arc<Self>, options: &PgConnectOptions, channel: &str) {
+        if self.listening.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let up = Up(Arc::downgrade(self));
+        let (options, channel) = (options.clone(), channel.to_owned());
+        let mut closed = self.closed.subscribe();
+        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            while up.0.strong_count() > 0 {
+                tokio::select! {
+                    lasted = listen(&up.0, &options, &channel) => {
+                        if lasted {
+                            pause = FIRST_PAUSE;
+                        }
+                    }
+                    // Also when its provider is gone.
+                    _ = closed.wait_for(|closed| *closed) => return,
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        });
+    }
+
+    /// Ends the listening.
+    pub(super) fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// A message: what to do, for whom, and a time in milliseconds.
+    fn deliver(&self, message: &str) {
+        let mut words = message.split(' ');
+        let (Some(word), Some(id)) = (words.next(), words.next()) else { return };
+        let after = words.next().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+        let word = match (word, after) {
+            ("go", _) => Word::Ask,
+            ("arm", Some(after)) => Word::AskIn(after),
+            ("lost", _) => Word::Revoked,
+            _ => return,
+        };
+        let id = u128::from_str_radix(id, 16).map(|id| RequestId::from_bytes(id.to_be_bytes()));
+        if let Some(seat) = id.ok().and_then(|id| self.taken(id)) {
+            seat.tell(word);
+        }
+    }
+
+    /// Everybody asks again: what was said while nobody listened is lost.
+    fn ask_all(&self) {
+        for seat in self.seats().values().filter_map(Weak::upgrade) {
+            seat.tell(Word::Ask);
+        }
+    }
+
+    fn seats(&self) -> MutexGuard<'_, HashMap<RequestId, Weak<Seat>>> {
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that the listener's task lives, until its runtime drops it.
+struct Up(Weak<Wake>);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        if let Some(wake) = self.0.upgrade() {
+            wake.listening.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Listens until the connection ends; whether there was one.
+async fn listen(wake: &Weak<Wake>, options: &PgConnectOptions, channel: &str) -> bool {
+    let start = async {
+        // The driver listens only over a connection that a pool made: this one has no other.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(LIMIT)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        // We make it anew ourselves, and look at what came meanwhile.
+        listener.eager_reconnect(false);
+        listener.listen(channel).await?;
+        Ok::<_, sqlx::Error>(listener)
+    };
+    let Ok(Ok(mut listener)) = tokio::time::timeout(LIMIT, start).await else { return false };
+    if let Some(wake) = wake.upgrade() {
+        wake.ask_all();
+    }
+    loop {
+        match tokio::time::timeout(PROBE, listener.try_recv()).await {
+            Ok(Ok(Some(message))) => match wake.upgrade() {
+                Some(wake) => wake.deliver(message.payload()),
+                None => return true,
+            },
+            // It ended.
+            Ok(_) => return true,
+            Err(_) => {
+                let probe = listener.execute("SELECT 1");
+                if !matches!(tokio::time::timeout(LIMIT, probe).await, Ok(Ok(_))) {
+                    return true;
+                }
+            }
+        }
+    }
+}
