@@ -3,6 +3,7 @@
 //! A statement whose caller has gone is still run to its end, and its answer read: a connection
 //! that was left in the middle of one would be of no use, and might keep what nobody knows of.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -69,11 +70,12 @@ impl Session {
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let ending = ending;
+            let mut serving = pin!(serve(connection, ordered, &count, give_up));
             let last = tokio::select! {
-                last = serve(connection, ordered, &count, give_up) => last,
+                last = &mut serving => last,
                 () = until.notified() => None,
             };
-            // By now the connection is closed, before anybody is told.
+            // Before anybody is told.
             ending.send_replace(true);
             if let Some((replies, answer)) = last {
                 reply(replies, &answer);

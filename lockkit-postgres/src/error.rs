@@ -12,6 +12,9 @@ pub(crate) const POOLER: &str = "connect to the server itself, or use the strate
 
 pub(crate) const STANDBY: &str = "connect to the primary: a standby takes no locks";
 
+/// What the codes begin with by which a server ends a session.
+const ENDED: &str = "57P";
+
 /// An error of a statement; `sent`: it may have reached the server.
 pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
     let text = error.to_string();
@@ -33,7 +36,10 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
             // What it refuses of a startup message, pgbouncer says this way.
             "08P01" if !sent && text.contains("startup parameter") => Error::rejected(text, POOLER),
             // It ended while the statement ran, or before.
-            "57P01" | "57P02" | "57P05" | "08P01" => Error::unavailable(maybe, text),
+            "08P01" => Error::unavailable(maybe, text),
+            code if code.starts_with(ENDED) => {
+                Error::unavailable(maybe, format!("{text} ({code})"))
+            }
             _ => Error::unavailable(Applied::No, text),
         },
         sqlx::Error::Tls(_) => Error::rejected(
@@ -53,6 +59,11 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
     }
 }
 
+/// Whether the server said that it has ended the session.
+pub(crate) fn is_ended_by_server(error: &Error) -> bool {
+    error.to_string().contains(&format!("({ENDED}"))
+}
+
 /// Whether one side did not accept the other's certificate; the driver gives only a text.
 fn is_mistrust(text: &str) -> bool {
     text.contains("peer certificate") || text.contains("received fatal alert")
@@ -64,7 +75,7 @@ pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(said) => {
             let code = said.code();
             let code = code.as_deref().unwrap_or_default();
-            code.starts_with("57P") || code.starts_with("08")
+            code.starts_with(ENDED) || code.starts_with("08")
         }
         _ => true,
     }

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::PostgresConfig;
 use crate::connection::{LIMIT, PATIENCE, Session};
+use crate::error::is_ended_by_server;
 use crate::protocol::key;
 use crate::setup::look_around;
 use budget::Budget;
@@ -81,7 +82,7 @@ impl Advisory {
     /// Has the epoch looked after, for tokens in others' transactions.
     pub(crate) async fn enter(&self) -> Result<()> {
         let sql = format!("SELECT {}.enter()", self.0.schema);
-        self.0.sessions.control(&Clock::system(), &sql).await.map(drop)
+        self.0.sessions.control(&Clock::system(), LIMIT, &sql).await.map(drop)
     }
 }
 
@@ -111,9 +112,9 @@ fn watch(inner: Weak<Inner>, session: &Arc<LockSession>) {
                 return;
             }
             inner.lapse(&session);
-            if session.users() == 0 {
+            if session.users() == 0 || session.is_waiting() {
                 inner.sessions.tidy();
-                // The server may have been silent for as long as nobody asked.
+                // Nobody has asked it anything, or it is not to answer yet.
                 last_heard = clock.now();
                 continue;
             }
@@ -142,10 +143,10 @@ impl Inner {
             let ours = slot.held.as_ref().filter(|held| held.request.id() == request.id());
             let ours = ours.cloned();
             if ours.is_none() {
-                if !waits && !slot.is_free() {
+                if !waits && slot.is_taken() {
                     return Ok(None);
                 }
-                slot.enqueue(Waiter { request: request.clone(), waits, reply });
+                slot.enqueue(Waiter { request: request.clone(), waits, replies: vec![reply] });
                 if slot.held.is_none() && slot.seeker.is_none() {
                     let seeker = Arc::new(Seeker::default());
                     slot.seeker = Some(Arc::clone(&seeker));
@@ -248,14 +249,30 @@ impl Inner {
             let next = slot.queue.front().map(|waiter| waiter.request.clone());
             (seeker, next, slot.has_gone_round())
         };
-        // From here on the seeker stands for us: it takes over when we are done.
+        // From here on the seeker stands for us, so that nobody else asks the server meanwhile.
         let how = self.pass_on(key, clock, life, next, goes_round).await;
-        self.seek(key, seeker);
+        self.go_on(key, seeker);
         match how {
             Ok(true) if was_held => State::Released,
             Ok(true) => State::Lost(LossReason::Expired),
             Ok(false) => State::Lost(LossReason::Removed),
-            Err(_) => State::Lost(LossReason::SessionEnded),
+            Err(error) if is_ended_by_server(&error) => State::Lost(LossReason::SessionEnded),
+            // The connection broke, and what was left of it is gone by now.
+            Err(_) => State::Released,
+        }
+    }
+
+    /// Asks the server for those who wait, if there are any and nobody holds it here.
+    fn go_on(self: &Arc<Self>, key: i64, seeker: Arc<Seeker>) {
+        let mut slots = self.slots.lock();
+        let Some(slot) = slots.get_mut(&key) else { return };
+        slot.prune();
+        if slot.held.is_none() && !slot.queue.is_empty() {
+            return self.seek(key, seeker);
+        }
+        slot.seeker = None;
+        if slot.is_free() {
+            slots.remove(&key);
         }
     }
 
@@ -292,8 +309,6 @@ impl Inner {
         for held in &on_it {
             held.end(State::Lost(LossReason::SessionEnded));
         }
-        // Its backend may not know yet.
-        self.sessions.terminate(&Clock::system(), session).await.ok();
         for held in on_it {
             held.life().take();
             let mut slots = self.slots.lock();
@@ -309,6 +324,8 @@ impl Inner {
                 self.seek(held.key, seeker);
             }
         }
+        // Its backend may not know yet.
+        self.sessions.bury(&Clock::system(), session).await;
     }
 
     /// Gives back what is renewed no more, where others keep its session alive.

@@ -15,6 +15,8 @@ use crate::protocol::{column, garbled, number};
 
 /// How often one tries where no session is left to wait on.
 const POLL: Duration = Duration::from_millis(100);
+/// How often a session is told to stop waiting, until it does.
+const STOP_AGAIN: Duration = Duration::from_millis(20);
 /// How long an answer that nobody wants any more is waited for.
 const PATIENCE: Duration = Duration::from_millis(150);
 /// How often a waiting session is looked after from another one, at the least and at the most.
@@ -73,6 +75,8 @@ impl Inner {
     fn wanted(&self, seeking: &Seeking) -> Option<Request> {
         let mut slots = self.slots.lock();
         let slot = slots.get_mut(&seeking.key)?;
+        // A lock that came and went has left the key to another task by now.
+        slot.seeker.as_ref().filter(|seeker| Arc::ptr_eq(seeker, &seeking.seeker))?;
         slot.prune();
         let head = slot.queue.front().filter(|_| slot.held.is_none());
         if head.is_none() {
@@ -82,7 +86,9 @@ impl Inner {
                 return None;
             }
         }
-        head.map(|waiter| waiter.request.clone())
+        let head = head.map(|waiter| waiter.request.clone());
+        slot.begin_asking();
+        head
     }
 }
 
@@ -120,7 +126,9 @@ impl Seeking {
             "SELECT CASE WHEN pg_try_advisory_lock({key}) THEN nextval('{}.token') END",
             inner.schema
         );
-        let rows = self.answer(head, &session, &sql).await?;
+        let Some(rows) = self.answer(head, &session, &sql).await? else {
+            return Ok(Asked::Again);
+        };
         let row = rows.first().ok_or_else(|| garbled(&rows))?;
         if column(row, 0).is_none() {
             return Ok(Asked::HeldElsewhere);
@@ -141,53 +149,7 @@ impl Seeking {
         };
         let place = inner.budget.take();
         let sql = format!("SELECT pg_advisory_lock({key})");
-        let waited = {
-            let mut waiting = pin!(session.run(clock, FOREVER, &sql));
-            let [least, most] = LOOK_AFTER;
-            let look_after = (head.ttl() / 4).clamp(least, most);
-            loop {
-                tokio::select! {
-                    biased;
-                    waited = &mut waiting => break waited,
-                    () = self.seeker.left.notified() => {
-                        if inner.slots.is_wanted(key) {
-                            continue;
-                        }
-                        if inner.sessions.cancel(clock, &session).await.is_err() {
-                            session.cut();
-                        }
-                    }
-                    () = clock.sleep(look_after) => match inner
-                        .sessions
-                        .still_waits(clock, &session, key)
-                        .await
-                    {
-                        Ok(true) => inner.slots.report(key, &StoreSays::Held(None)),
-                        Ok(false) => {
-                            // Granted or gone, and we were not told: give the word a moment.
-                            tokio::select! {
-                                biased;
-                                waited = &mut waiting => break waited,
-                                () = clock.sleep(PATIENCE) => session.cut(),
-                            }
-                        }
-                        Err(_) => inner.slots.report(key, &StoreSays::Unreachable),
-                    },
-                }
-            }
-        };
-        match waited {
-            Ok(_) => {}
-            Err(error) if session.is_ended() => {
-                inner.sessions.terminate(clock, &session).await.ok();
-                return Err(error);
-            }
-            // It was told to stop.
-            Err(_) => {
-                session.unblock();
-                return Ok(Asked::Again);
-            }
-        }
+        let Some(()) = self.waited(head, &session, &sql).await else { return Ok(Asked::Again) };
         // Who is the head by now?
         let head = inner.slots.head(key).unwrap_or_else(|| head.clone());
         session.aim(head.ttl());
@@ -196,14 +158,92 @@ impl Seeking {
         Ok(Asked::Granted { life: Life { session, _place: place }, token, sent })
     }
 
+    /// Waits in the server's queue; `None`: nobody wants it any more, or the session has ended.
+    async fn waited(&self, head: &Request, session: &Use, sql: &str) -> Option<()> {
+        let (inner, clock, key) = (&self.inner, head.clock(), self.key);
+        let mut waiting = pin!(session.run(clock, FOREVER, sql));
+        let [least, most] = LOOK_AFTER;
+        let waited = loop {
+            let is_wanted = inner.slots.is_wanted(key);
+            let look_after =
+                if is_wanted { (head.ttl() / 4).clamp(least, most) } else { STOP_AGAIN };
+            tokio::select! {
+                biased;
+                waited = &mut waiting => break waited,
+                () = self.seeker.left.notified() => {}
+                () = clock.sleep(look_after) => {}
+            }
+            if !inner.slots.is_wanted(key) {
+                // It may not have begun yet, and then goes unheard: said again until it ends.
+                if inner.sessions.cancel(clock, session).await.is_err() {
+                    session.cut();
+                }
+            } else if is_wanted {
+                match inner.sessions.still_waits(clock, session, key).await {
+                    Ok(true) => inner.slots.report(key, &StoreSays::Held(None)),
+                    Err(_) => inner.slots.report(key, &StoreSays::Unreachable),
+                    // Granted or gone, and we were not told: give the word a moment.
+                    Ok(false) => {
+                        tokio::select! {
+                            biased;
+                            waited = &mut waiting => break waited,
+                            () = clock.sleep(PATIENCE) => {}
+                        }
+                        let again = inner.sessions.still_waits(clock, session, key).await;
+                        if matches!(again, Ok(false)) {
+                            session.cut();
+                        }
+                    }
+                }
+            }
+        };
+        match waited {
+            Ok(_) => Some(()),
+            Err(_) if session.is_ended() => {
+                self.patiently(head, inner.sessions.bury(clock, session)).await;
+                None
+            }
+            // It was told to stop. A statement that is cancelled at its very end keeps its lock.
+            Err(_) => {
+                let all = "SELECT pg_advisory_unlock_all()";
+                if session.run(clock, call_limit(head.ttl()), all).await.is_err() {
+                    self.patiently(head, inner.sessions.bury(clock, session)).await;
+                }
+                session.unblock();
+                None
+            }
+        }
+    }
+
+    /// Does something that takes its time, and tells those for whom it takes too long.
+    async fn patiently<T>(&self, head: &Request, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = head.clock().sleep(call_limit(head.ttl())) => {
+                    let silence = "PostgreSQL gave no answer in time";
+                    let error = Error::unavailable(Applied::Maybe, silence);
+                    self.inner.slots.fail(self.key, &error);
+                }
+            }
+        }
+    }
+
     /// Gives a lock that nobody wants back to the server.
     async fn give_back(&self, clock: &Clock, life: Life) {
         self.inner.unlock(clock, self.key, &life.session).await.ok();
     }
 
-    /// The answer to a statement that may take the lock. Callers that it is too late for are told;
-    /// it is waited for all the same, for what it brings must be given back.
-    async fn answer(&self, head: &Request, session: &Use, sql: &str) -> Result<Vec<Columns>> {
+    /// The answer to a statement that may take the lock, waited for also when nobody wants it any
+    /// more: what it brings must be given back. `None`: its session has ended, and the lock with it.
+    async fn answer(
+        &self,
+        head: &Request,
+        session: &Use,
+        sql: &str,
+    ) -> Result<Option<Vec<Columns>>> {
         let (inner, clock) = (&self.inner, head.clock());
         let mut asked = pin!(session.run(clock, FOREVER, sql));
         let answer = loop {
@@ -217,24 +257,29 @@ impl Seeking {
                 }
                 () = self.seeker.left.notified() => {}
             }
-            if inner.slots.is_wanted(self.key) {
-                continue;
-            }
-            tokio::select! {
-                biased;
-                answer = &mut asked => break answer,
-                () = clock.sleep(PATIENCE) => {}
+            if !session.is_silent() {
+                if inner.slots.is_wanted(self.key) {
+                    continue;
+                }
+                tokio::select! {
+                    biased;
+                    answer = &mut asked => break answer,
+                    () = clock.sleep(PATIENCE) => {}
+                }
             }
             // Nothing else lives on it: then it is of no more use.
-            if session.users() == 1 && !inner.slots.is_wanted(self.key) {
+            if session.users() == 1 {
                 session.cut();
                 break asked.await;
             }
         };
-        if answer.is_err() && session.is_ended() {
-            inner.sessions.terminate(clock, session).await.ok();
+        match answer {
+            Err(_) if session.is_ended() => {
+                self.patiently(head, inner.sessions.bury(clock, session)).await;
+                Ok(None)
+            }
+            answer => answer.map(Some),
         }
-        answer
     }
 }
 
@@ -250,7 +295,7 @@ impl Inner {
         let rows = session.run(clock, call_limit(next.ttl()), &sql).await;
         if rows.is_err() {
             // It holds a lock, and does not say so.
-            self.sessions.terminate(clock, session).await.ok();
+            self.sessions.bury(clock, session).await;
         }
         let rows = rows?;
         let number: Option<u64> = rows.first().and_then(|row| number(row, 0));
@@ -277,17 +322,15 @@ impl Inner {
                 _ => return Err(life),
             }
             let Some(next) = slot.queue.pop_front() else { return Err(life) };
-            let held = Arc::new(Held::new(key, next.request, token, sent, life));
-            match next.reply.send(Ok(Some(held.grant(self, sent)))) {
-                Ok(()) => {
-                    slot.hold(&held);
-                    return Ok(());
-                }
-                // It has left just now.
-                Err(_) => match held.life().take() {
-                    Some(back) => life = back,
-                    None => return Ok(()),
-                },
+            let held = Arc::new(Held::new(key, next.request.clone(), token, sent, life));
+            if next.answer(|| Ok(Some(held.grant(self, sent)))) {
+                slot.hold(&held);
+                return Ok(());
+            }
+            // It has left just now.
+            match held.life().take() {
+                Some(back) => life = back,
+                None => return Ok(()),
             }
         }
     }
@@ -318,7 +361,7 @@ impl Inner {
             },
             Err(error) => {
                 if session.is_ended() {
-                    self.sessions.terminate(clock, session).await.ok();
+                    self.sessions.bury(clock, session).await;
                 }
                 Err(error)
             }

@@ -16,6 +16,8 @@ use crate::protocol::{column, garbled, number};
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How many statements wait for a session before another one is opened.
 const CROWD: usize = 8;
+/// How soon what the server did not answer is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
 /// What an unused session has: longer than any ttl.
 const UNUSED: Duration = Duration::from_secs(25 * 3600);
 
@@ -145,6 +147,10 @@ impl LockSession {
         answer
     }
 
+    pub(super) fn is_waiting(&self) -> bool {
+        self.blocks.load(Ordering::SeqCst)
+    }
+
     /// It waits no longer for a lock, and others may use it.
     pub(super) fn unblock(&self) {
         self.blocks.store(false, Ordering::SeqCst);
@@ -245,7 +251,12 @@ impl Sessions {
     }
 
     /// Runs a statement that has nothing to do with any lock of ours, on whatever session is free.
-    pub(super) async fn control(&self, clock: &Clock, sql: &str) -> Result<Vec<Columns>> {
+    pub(super) async fn control(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        sql: &str,
+    ) -> Result<Vec<Columns>> {
         let session = {
             let all = self.all();
             let open = all.iter().filter(|session| session.is_open_to_others());
@@ -259,18 +270,36 @@ impl Sessions {
                 session
             }
         };
-        session.ask(clock, LIMIT / 2, What::Sql(sql.to_owned())).await
+        let answer = session.ask(clock, limit, What::Sql(sql.to_owned())).await;
+        if session.is_silent() && session.users() == 0 {
+            session.cut();
+        }
+        answer
     }
 
-    /// Ends the backend of a session of ours that is of no more use, with all its locks.
-    pub(super) async fn terminate(&self, clock: &Clock, session: &LockSession) -> Result<()> {
+    /// Ends the backend of a session of ours that is of no more use, with all its locks; returns
+    /// once it is gone, or the server has had the time to end it by itself.
+    pub(super) async fn bury(&self, clock: &Clock, session: &LockSession) {
         session.cut();
-        self.control(clock, &session.told("pg_terminate_backend(pid, 500)")).await.map(drop)
+        let end = clock.now().saturating_add(session.ttl());
+        // Said again each time: it says whether there is anything left to end.
+        let sql = session.told("pg_terminate_backend(pid)");
+        // Short at first: what silenced it may have silenced its neighbours.
+        let mut limit = LIMIT / 20;
+        while clock.now() < end {
+            let answer = self.control(clock, limit, &sql).await;
+            limit = (limit * 2).min(LIMIT / 2);
+            match answer {
+                Ok(rows) if rows.is_empty() => return,
+                Ok(_) => clock.sleep(AGAIN / 10).await,
+                Err(_) => clock.sleep(AGAIN).await,
+            }
+        }
     }
 
     /// Ends the statement that a session of ours waits in.
     pub(super) async fn cancel(&self, clock: &Clock, session: &LockSession) -> Result<()> {
-        self.control(clock, &session.told("pg_cancel_backend(pid)")).await.map(drop)
+        self.control(clock, LIMIT / 2, &session.told("pg_cancel_backend(pid)")).await.map(drop)
     }
 
     /// Whether a session of ours still waits for this lock.
@@ -287,7 +316,7 @@ impl Sessions {
             session.since,
             of_key(key),
         );
-        let rows = self.control(clock, &sql).await?;
+        let rows = self.control(clock, LIMIT / 2, &sql).await?;
         Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
     }
 

@@ -30,7 +30,22 @@ pub(super) struct Slot {
 pub(super) struct Waiter {
     pub(super) request: Request,
     pub(super) waits: bool,
-    pub(super) reply: oneshot::Sender<Result<Option<Grant>>>,
+    /// One for each attempt of it: a replay may come beside the first.
+    pub(super) replies: Vec<Reply>,
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Option<Grant>>>;
+
+impl Waiter {
+    pub(super) fn is_there(&self) -> bool {
+        self.replies.iter().any(|reply| !reply.is_closed())
+    }
+
+    /// Answers every attempt; whether one of them took it.
+    pub(super) fn answer(self, answer: impl Fn() -> Result<Option<Grant>>) -> bool {
+        let sent = self.replies.into_iter().map(|reply| reply.send(answer()).is_ok());
+        sent.filter(|sent| *sent).count() > 0
+    }
 }
 
 /// What the task that asks the server is told, and tells.
@@ -63,7 +78,7 @@ impl Slots {
     pub(super) fn fail(&self, key: i64, error: &Error) {
         let waiters = self.lock().get_mut(&key).map(|slot| std::mem::take(&mut slot.queue));
         for waiter in waiters.into_iter().flatten() {
-            waiter.reply.send(Err(error.clone())).ok();
+            waiter.answer(|| Err(error.clone()));
         }
     }
 
@@ -76,7 +91,7 @@ impl Slots {
             if waiter.waits {
                 slot.queue.push_back(waiter);
             } else {
-                waiter.reply.send(Ok(None)).ok();
+                waiter.answer(|| Ok(None));
             }
         }
         slot.report(&StoreSays::Held(None));
@@ -93,13 +108,24 @@ impl Slots {
 impl Slot {
     /// Without those who have left, and without a holder whose session has ended.
     pub(super) fn prune(&mut self) {
-        self.queue.retain(|waiter| !waiter.reply.is_closed());
+        self.queue.retain(Waiter::is_there);
         let ended = |held: &Arc<Held>| {
             held.life().as_ref().is_none_or(|life| life.session.is_ended()) && held.is_live()
         };
         if self.held.as_ref().is_some_and(ended) {
             self.held = None;
         }
+    }
+
+    /// Whether one who only tries is to be told no: another holds it, or stands before.
+    pub(super) fn is_taken(&self) -> bool {
+        let elsewhere = self.seeker.is_some() && self.is_held_elsewhere;
+        self.held.is_some() || elsewhere || !self.queue.is_empty()
+    }
+
+    /// The server is asked anew.
+    pub(super) const fn begin_asking(&mut self) {
+        self.is_held_elsewhere = false;
     }
 
     pub(super) fn is_free(&self) -> bool {
@@ -115,7 +141,7 @@ impl Slot {
         }
         let id = waiter.request.id();
         match self.queue.iter_mut().find(|other| other.request.id() == id) {
-            Some(before) => *before = waiter,
+            Some(before) => before.replies.extend(waiter.replies),
             None => self.queue.push_back(waiter),
         }
     }
@@ -126,7 +152,7 @@ impl Slot {
         if let Some(at) = self.queue.iter().position(|waiter| waiter.request.id() == id)
             && let Some(waiter) = self.queue.remove(at)
         {
-            waiter.reply.send(Err(withdrawn())).ok();
+            waiter.answer(|| Err(withdrawn()));
         }
     }
 
@@ -139,7 +165,7 @@ impl Slot {
             if waiter.waits {
                 self.queue.push_back(waiter);
             } else {
-                waiter.reply.send(Ok(None)).ok();
+                waiter.answer(|| Ok(None));
             }
         }
         self.report(&StoreSays::Held(Some(told(held))));

@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
-use crate::conformance::{Hook, Linked, Way};
-use crate::{Applied, Error, Grant, Request};
+use crate::conformance::{Hook, Linked, Outcome, Way};
+use crate::{Applied, Error, Expiry, Grant, LossReason, Request};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -112,10 +112,11 @@ async fn sweep(cx: Context, operation: Operation) -> Verdict {
                 {
                     cut.at = Some((way, after));
                     cuts += 1;
-                    operation(&mut cut).await.map_err(|Stop(outcome)| {
-                        Stop::failed(format!(
+                    operation(&mut cut).await.map_err(|Stop(outcome)| match outcome {
+                        Outcome::NotClaimed(_) => Stop(outcome),
+                        outcome => Stop::failed(format!(
                             "cut after byte {after} of {bytes} {way:?}: {outcome:?}"
-                        ))
+                        )),
                     })?;
                 }
             }
@@ -177,7 +178,14 @@ impl Cut {
         match &tried {
             Ok(Some(grant)) => {
                 let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
-                require!(other.is_none(), "granted to another beside {grant:?}");
+                if let Some(other) = other {
+                    // Cut after its last byte, a session that lived on the connection is over.
+                    let session = matches!(cx.guarantees.expiry, Expiry::Session(_));
+                    let told = tokio::time::timeout(cx.slack(), grant.lease.lost()).await;
+                    let over = session && told == Ok(LossReason::SessionEnded);
+                    require!(over, "granted to another beside {grant:?}, which was told {told:?}");
+                    other.lease.release().await?;
+                }
             }
             Err(Error::Unavailable { applied: Applied::No, .. }) => {
                 require!(entries == 0, "an attempt with effect said that it had none: {tried:?}");
@@ -233,6 +241,15 @@ impl Cut {
         let renewed = cx.by(cx.call_limit(), "a renewal that is cut ends", grant.lease.renew());
         let renewed = renewed.await?;
         self.end().await?;
+        let session = matches!(cx.guarantees.expiry, Expiry::Session(_));
+        if session && matches!(renewed, Err(Error::Lost { reason: LossReason::SessionEnded })) {
+            // Then it is over for everybody, and at once.
+            let bound = cx.wake_up();
+            let next = cx.lock(&self.tail).await?.acquire_within(bound).await?;
+            next.release().await?;
+            let claim = "C12: a session outlives the connection that it was opened on";
+            return Err(Stop(Outcome::NotClaimed(claim.into())));
+        }
         let known = matches!(renewed, Ok(_) | Err(Error::Unavailable { .. }));
         require!(known, "a renewal that was cut answered {renewed:?}");
         let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;

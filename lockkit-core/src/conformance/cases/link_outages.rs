@@ -238,7 +238,9 @@ async fn limits(cx: Context) -> Verdict {
             )));
         };
         let failed = matches!(ended, Err(Error::Unavailable { .. } | Error::Rejected { .. }));
-        require!(failed, "{what} on a dark link answered {ended:?}");
+        // A client may know by itself that nothing of this request can be in the store.
+        let known = what == "LockProvider::withdraw" && ended.is_ok();
+        require!(failed || known, "{what} on a dark link answered {ended:?}");
     }
 
     let within = cx.slack() / 2;
