@@ -5,7 +5,7 @@ use std::{env, fs, process};
 use crate::Result;
 use crate::metadata::{Package, packages};
 use crate::setup;
-use crate::steps::Steps;
+use crate::steps::{Steps, root};
 
 /// Sets up what is missing, then runs everything; the test suites come last, so that their results
 /// are what one sees.
@@ -18,7 +18,10 @@ pub(crate) fn run() -> Result<()> {
         examples(&mut steps, package);
     }
     steps.cargo("test --locked -p lockkit --no-default-features --tests");
-    steps.cargo("test --locked --workspace --all-features --no-fail-fast");
+    let reports = root().join("target").join("conformance").display().to_string();
+    let all = "cargo test --locked --workspace --all-features --no-fail-fast";
+    steps.command(all, &[("LOCKKIT_REPORT", &reports)]);
+    eprintln!("the conformance suite's reports are in {reports}");
     steps.finish()
 }
 
