@@ -26,9 +26,9 @@ pub(super) fn page(report: &Report) -> String {
          <title>{store}: lockkit conformance, {verdict}</title>\n<style>\n{}</style>\n</head>\n\
          <body>\n<header>\n<p class=\"kicker\">lockkit conformance</p>\n\
          <h1>{store} <span class=\"{verdict}\">{verdict}</span></h1>\n\
-         <p>{} cases in {:.0?} of {time}, on {} · lockkit-core {}</p>\n</header>\n",
+         <p>{} in {:.0?} of {time}, on {} · lockkit-core {}</p>\n</header>\n",
         include_str!("page.css"),
-        report.runs.len(),
+        report.extent(),
         report.took,
         report.date(),
         env!("CARGO_PKG_VERSION"),
@@ -39,7 +39,7 @@ pub(super) fn page(report: &Report) -> String {
     headlines(&mut page, report);
     claims(&mut page, report);
     levels(&mut page, report);
-    for challenge in Challenge::ALL {
+    for challenge in Challenge::ALL.into_iter().filter(|one| report.of(*one).next().is_some()) {
         section(&mut page, report, challenge);
     }
     page.push_str(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{CaseRun, Report, Tally, clause_title};
-use crate::conformance::{Challenge, Figure, Level, Measure, Time};
+use crate::conformance::{Challenge, Figure, Level, Measure, Time, cases};
 use crate::{Expiry, Fairness, Guarantees, TokenScope, WakeUp};
 
 /// A JSON value: no more of it than a report needs.
@@ -39,6 +39,7 @@ pub(super) fn of(report: &Report) -> Json {
         ("time", text(if report.time == Time::Virtual { "virtual" } else { "real" })),
         ("seconds", Seconds(report.took)),
         ("passed", Bool(report.is_passed())),
+        ("is_whole", Bool(report.runs.len() == cases().len())),
         ("hooks", List(report.hooks.iter().map(text).collect())),
         ("declared", declared(&report.guarantees)),
         ("summary", Object(ends(&tally))),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
 use super::notes::Notes;
-use super::{Case, Challenge, Figure, Fixture, Hook, Level, Outcome, Time};
+use super::{Case, Challenge, Figure, Fixture, Hook, Level, Outcome, Time, cases};
 use crate::Guarantees;
 
 /// What the suite found on one store.
@@ -146,8 +146,22 @@ impl Report {
             ("waiters are granted", fairness.to_string()),
             ("a waiter learns of a release", wake_up.to_string()),
             ("tokens grow through", token_survives.to_string()),
-            ("two may believe at once after", self.guarantees.belief_breaks_on.join("; ")),
+            (
+                "two may believe at once after",
+                match self.guarantees.belief_breaks_on {
+                    [] => "nothing that is named".to_owned(),
+                    events => events.join("; "),
+                },
+            ),
         ]
+    }
+
+    /// How many cases there are: fewer than all were asked for if a filter chose them.
+    fn extent(&self) -> String {
+        match (self.runs.len(), cases().len()) {
+            (some, all) if some < all => format!("{some} of {all} cases"),
+            (all, _) => format!("{all} cases"),
+        }
     }
 
     /// When it was made, as `2026-01-31 23:59 UTC`.
@@ -244,7 +258,6 @@ fn clause_title(clause: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance::cases;
 
     #[test]
     fn days_become_dates() {

@@ -10,7 +10,7 @@ const HEAD: [&str; 4] = ["passed", "failed", "not claimed", "not reached"];
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = if self.time == Time::Virtual { ", in virtual time" } else { "" };
-        writeln!(f, "{}: {} cases in {:.1?}{time}", self.store, self.runs.len(), self.took)?;
+        writeln!(f, "{}: {} in {:.1?}{time}", self.store, self.extent(), self.took)?;
 
         let [passed, failed, not_claimed, not_reached] = HEAD;
         let head = format_args!("{passed:>7}{failed:>8}{not_claimed:>13}{not_reached:>13}");
