@@ -21,11 +21,14 @@ const CONTENDED: Duration = Duration::from_secs(3);
 const CYCLES: u32 = 2_000;
 /// How long those wait that have no queue; rslock's own default is up to 200 ms, rlock's 100 ms.
 const POLL: Duration = Duration::from_millis(5);
+const FAST: Duration = Duration::from_millis(1);
 
 /// A way to take a name and give it back; one per task, as its crate wants it to be shared.
 #[derive(Clone)]
 enum Way {
     Lockkit(Locks),
+    /// Several clients, as several processes have them; each task uses one.
+    Clients(Vec<Locks>),
     Floor(MultiplexedConnection),
     Rslock(LockManager),
     Rlock(Arc<RLock>, Duration),
@@ -34,6 +37,14 @@ enum Way {
 static IDS: AtomicU64 = AtomicU64::new(0);
 
 impl Way {
+    /// What the task with this number uses.
+    fn of_task(&self, number: usize) -> Self {
+        match self {
+            Self::Clients(clients) => Self::Lockkit(clients[number % clients.len()].clone()),
+            way => way.clone(),
+        }
+    }
+
     /// Acquires and releases once.
     async fn cycle(&mut self, name: &str) {
         match self {
@@ -41,6 +52,7 @@ impl Way {
                 let guard = locks.lock(name).ttl(TTL).acquire().await.unwrap();
                 guard.release().await.unwrap();
             }
+            Self::Clients(_) => unreachable!("each task has one of them"),
             Self::Floor(connection) => floor(connection, name).await,
             Self::Rslock(manager) => {
                 let lock = manager.acquire_no_guard(name.as_bytes(), TTL).await.unwrap();
@@ -88,8 +100,8 @@ async fn contended(way: Way, name: &str, tasks: usize) -> (f64, f64) {
     let over = Arc::new(AtomicBool::new(false));
     let mut running = Vec::new();
     let began = Instant::now();
-    for _ in 0..tasks {
-        let (mut way, over, name) = (way.clone(), Arc::clone(&over), name.to_owned());
+    for number in 0..tasks {
+        let (mut way, over, name) = (way.of_task(number), Arc::clone(&over), name.to_owned());
         running.push(tokio::spawn(async move {
             let mut grants = 0_u32;
             loop {
@@ -116,18 +128,28 @@ async fn contended(way: Way, name: &str, tasks: usize) -> (f64, f64) {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let server = RedisServer::start().unwrap();
-    let provider = RedisProvider::connect(RedisConfig::tcp("127.0.0.1", server.port()));
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let config = RedisConfig::tcp("127.0.0.1", server.port());
+        clients.push(Locks::new(RedisProvider::connect(config).await.unwrap()));
+    }
     let client = redis::Client::open(server.url()).unwrap();
-    let mut patient = LockManager::new(vec![server.url()]);
-    patient.set_retry(u32::MAX, POLL);
+    let rslock = |poll| {
+        let mut manager = LockManager::new(vec![server.url()]);
+        manager.set_retry(u32::MAX, poll);
+        manager
+    };
     let rlock = Arc::new(RLock::new(server.url()).await.unwrap());
     let ways = [
-        ("lockkit-redis", Way::Lockkit(Locks::new(provider.await.unwrap()))),
+        ("lockkit-redis", Way::Lockkit(clients.remove(0))),
         ("SET NX, 5 ms", Way::Floor(client.get_multiplexed_async_connection().await.unwrap())),
         ("rslock, as it is", Way::Rslock(LockManager::new(vec![server.url()]))),
-        ("rslock, 5 ms", Way::Rslock(patient)),
+        ("rslock, 5 ms", Way::Rslock(rslock(POLL))),
+        ("rslock, 1 ms", Way::Rslock(rslock(FAST))),
         ("rlock, as it is", Way::Rlock(Arc::clone(&rlock), Duration::from_millis(100))),
-        ("rlock, 5 ms", Way::Rlock(rlock, POLL)),
+        ("rlock, 5 ms", Way::Rlock(Arc::clone(&rlock), POLL)),
+        ("rlock, 1 ms", Way::Rlock(rlock, FAST)),
+        ("lockkit, 4 clients", Way::Clients(clients)),
     ];
     println!("Redis {}, least/most over {CONTENDED:?}", server.version().unwrap());
     println!(
@@ -142,7 +164,7 @@ async fn main() {
     let mut rates = Vec::new();
     for (n, (label, way)) in ways.into_iter().enumerate() {
         let name = |round: &str| format!("{round}-{n}");
-        let one = alone(way.clone(), &name("alone")).await;
+        let one = alone(way.of_task(0), &name("alone")).await;
         let (eight, eight_fair) = contended(way.clone(), &name("eight"), 8).await;
         let (many, fair) = contended(way, &name("many"), 32).await;
         println!(

@@ -11,6 +11,7 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod cohort;
 mod config;
 mod connection;
 mod lease;

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use lockkit_core::{Applied, Error, LockName, RequestId, Result};
+use lockkit_core::{Applied, Error, LockName, Request, RequestId, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 
@@ -106,12 +106,15 @@ pub(crate) fn life(ttl: Duration) -> Duration {
 pub(crate) enum Answer {
     Granted {
         token: u64,
+        /// The first of those who wait behind it.
+        line: Vec<Place>,
     },
-    /// Held by another, whose lease ends then unless it is renewed, with this place in the queue.
+    /// Held by another, with this place in the queue; the head is told when that lease ends.
     Held {
         expires_in: Option<Duration>,
         rank: Option<u64>,
         label: String,
+        ticket: Option<u64>,
     },
     Withdrawn,
 }
@@ -121,16 +124,71 @@ impl Answer {
         let parts = texts(value)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
         match part(0) {
-            "granted" => Ok(Self::Granted { token: part(1).parse().map_err(|_| garbled(value))? }),
+            "granted" => Ok(Self::Granted {
+                token: part(1).parse().map_err(|_| garbled(value))?,
+                line: match value {
+                    Value::Array(parts) => parts.get(2).map(line).transpose()?.unwrap_or_default(),
+                    _ => Vec::new(),
+                },
+            }),
             "held" => Ok(Self::Held {
                 expires_in: milliseconds(part(1)),
                 rank: part(2).parse().ok(),
                 label: part(3).to_owned(),
+                ticket: part(4).parse().ok(),
             }),
             "withdrawn" => Ok(Self::Withdrawn),
             _ => Err(garbled(value)),
         }
     }
+}
+
+/// What ends grants in the store: a release, or hand-offs that were made without the store.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    /// Whom the store knows to hold.
+    pub(crate) from: RequestId,
+    /// The newest token given out.
+    pub(crate) token: u64,
+    /// Who holds by now; `None`: the name is free.
+    pub(crate) to: Option<Request>,
+    /// Whose grants have ended, and whether an attempt of theirs may still arrive.
+    pub(crate) ended: Vec<(RequestId, bool)>,
+}
+
+/// The answer to a [`Pass`].
+#[derive(Debug)]
+pub(crate) enum Passed {
+    /// The grants had ended before.
+    Refused,
+    Freed,
+    /// It is held as the pass said, and these wait first.
+    On(Vec<Place>),
+}
+
+impl Passed {
+    pub(crate) fn of(value: &Value) -> Result<Self> {
+        match value {
+            Value::Int(0) => Ok(Self::Refused),
+            Value::Int(_) => Ok(Self::Freed),
+            _ => line(value).map(Self::On),
+        }
+    }
+}
+
+/// A place in the queue: whose, and its ticket. Whoever enters again has another ticket.
+pub(crate) type Place = (RequestId, u64);
+
+/// Entries of a queue, each with its ticket.
+fn line(value: &Value) -> Result<Vec<Place>> {
+    let place = |pair: &[String]| Some((request_of(&pair[0])?, pair[1].parse().ok()?));
+    Ok(texts(value)?.chunks_exact(2).filter_map(place).collect())
+}
+
+/// The request behind an entry of the store.
+pub(crate) fn request_of(entry: &str) -> Option<RequestId> {
+    let id = entry.split('.').next().and_then(|hex| u128::from_str_radix(hex, 16).ok())?;
+    Some(RequestId::from_bytes(id.to_be_bytes()))
 }
 
 /// Whether a script that answers 1 or 0 said 1.

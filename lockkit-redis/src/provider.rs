@@ -6,17 +6,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Inspection, Late, LockName, LockProvider, Operator, Request, RequestId, Result, StoreSays,
-    Term, TtlRange, WakeUp,
+    Inspection, Instant, Late, LockName, LockProvider, Operator, Request, RequestId, Result,
+    StoreSays, Term, TtlRange, WakeUp,
 };
 use redis::Value;
 
 use crate::RedisConfig;
+use crate::cohort::HandedOn;
 use crate::connection::{Answered, Commands, LIMIT};
 use crate::lease::RedisLease;
 use crate::protocol::{
-    ACQUIRE, Answer, CHANNELS, INSPECT, REVOKE, Script, WITHDRAW, entry, keys, life, milliseconds,
-    name_of, scripts, texts, yes,
+    ACQUIRE, Answer, CHANNELS, INSPECT, Pass, Passed, Place, RELEASE, REVOKE, Script, WITHDRAW,
+    entry, keys, life, milliseconds, name_of, scripts, texts, yes,
 };
 use crate::wake::{Seat, Wake, Word};
 
@@ -127,7 +128,17 @@ impl Inner {
         script: &Script,
         args: &[&str],
     ) -> Result<Answered> {
-        let id = entry(request.id(), &self.address);
+        self.run_for(request.id(), request, script, args).await
+    }
+
+    async fn run_for(
+        &self,
+        id: RequestId,
+        request: &Request,
+        script: &Script,
+        args: &[&str],
+    ) -> Result<Answered> {
+        let id = entry(id, &self.address);
         let alive = life(request.ttl()).as_millis().to_string();
         let lock = keys(&self.prefix, request.name());
         let mut all = vec![&*id, &*alive];
@@ -138,40 +149,84 @@ impl Inner {
         self.commands.script(request.clock(), limit, script, &lock, &all).await
     }
 
-    async fn ask(&self, request: &Request, seat: &Seat, waits: bool) -> Result<Answer> {
+    /// Tells the server which grants have ended, and who holds by now.
+    pub(crate) async fn pass(&self, request: &Request, pass: &Pass) -> Result<Passed> {
+        let token = pass.token.to_string();
+        let (mut next, mut ttl, mut label) = (String::new(), String::new(), "");
+        if let Some(to) = &pass.to {
+            next = entry(to.id(), &self.address);
+            ttl = to.ttl().as_millis().to_string();
+            label = to.label();
+        }
+        let ended: Vec<_> = pass.ended.iter().map(|(id, _)| entry(*id, &self.address)).collect();
+        let mut args = vec![&*token, &*next, &*ttl, label];
+        for (id, (_, late)) in ended.iter().zip(&pass.ended) {
+            args.extend([&**id, tombstone(*late)]);
+        }
+        let answer = self.run_for(pass.from, request, &RELEASE, &args).await?;
+        Passed::of(&answer.value)
+    }
+
+    /// Asks for a request that has not been told what became of it.
+    async fn ask(&self, request: &Request, seat: &Seat, waits: bool) -> Result<Asked> {
         let ttl = request.ttl().as_millis().to_string();
         let waits = if waits { "1" } else { "0" };
         let attempt = self.late.sent(request.id(), request.clock());
         // Counted first: a withdrawal tells the seat before it looks for what may arrive, so that
         // either we see it, or it leaves a tombstone for us.
-        if seat.is_withdrawn() {
-            attempt.answered();
-            return Ok(Answer::Withdrawn);
-        }
+        let _asking = match seat.ask() {
+            Ok(asking) => asking,
+            Err(word) => {
+                attempt.answered();
+                return Ok(Asked::Needless(word));
+            }
+        };
         let answer = self.run(request, &ACQUIRE, &[&ttl, request.label(), waits]).await;
         let ambiguous = matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
         let replayed = answer.as_ref().is_ok_and(|answer| answer.replayed);
         if !ambiguous && !replayed {
             attempt.answered();
         }
-        Answer::of(&answer?.value)
+        Answer::of(&answer?.value).map(Asked::Answered)
     }
 
-    /// For a script that ends a request: whether it leaves a tombstone.
-    pub(crate) fn tombstone(&self, request: &Request) -> &'static str {
-        if self.late.may_arrive(request.id()) { "1" } else { "0" }
+    /// What the server granted.
+    fn granted(
+        self: &Arc<Self>,
+        request: &Request,
+        seat: Arc<Seat>,
+        sent: Instant,
+        token: u64,
+        line: Vec<Place>,
+    ) -> Result<Grant> {
+        let cohort = self.wake.granted(request, token, sent, line);
+        self.grant(request, seat, HandedOn { cohort, token, sent })
     }
 
+    /// What the server, or a holder of ours, granted.
     fn grant(
         self: &Arc<Self>,
         request: &Request,
         seat: Arc<Seat>,
-        sent: Term,
-        token: u64,
+        granted: HandedOn,
     ) -> Result<Grant> {
-        let token = FencingToken::with_base(self.token_base, token)?;
-        Ok(Grant::new(token, sent, RedisLease::new(Arc::clone(self), request.clone(), seat)))
+        let HandedOn { cohort, token, sent } = granted;
+        let term = Term { sent, ttl: Some(request.ttl()) };
+        let lease = RedisLease::new(Arc::clone(self), request.clone(), token, seat, cohort);
+        Ok(Grant::new(FencingToken::with_base(self.token_base, token)?, term, lease))
     }
+}
+
+/// What asking came to.
+enum Asked {
+    Answered(Answer),
+    /// This was told first.
+    Needless(Word),
+}
+
+/// For a script that ends a request: whether it leaves a tombstone.
+const fn tombstone(late: bool) -> &'static str {
+    if late { "1" } else { "0" }
 }
 
 #[async_trait]
@@ -181,31 +236,48 @@ impl LockProvider for RedisProvider {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        let seat = self.0.wake.seat(request.id());
-        let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+        let seat = self.0.wake.seat(request);
+        let sent = request.clock().now();
         match self.0.ask(request, &seat, false).await? {
-            Answer::Granted { token } => self.0.grant(request, seat, sent, token).map(Some),
-            Answer::Held { .. } => Ok(None),
-            Answer::Withdrawn => Err(withdrawn()),
+            Asked::Answered(Answer::Granted { token, line }) => {
+                self.0.granted(request, seat, sent, token, line).map(Some)
+            }
+            Asked::Answered(Answer::Held { .. }) => Ok(None),
+            Asked::Needless(Word::Granted(granted)) => {
+                self.0.grant(request, seat, granted).map(Some)
+            }
+            Asked::Answered(Answer::Withdrawn) | Asked::Needless(_) => Err(withdrawn()),
         }
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        let seat = self.0.wake.seat(request.id());
+        let seat = self.0.wake.seat(request);
         let heartbeat = life(request.ttl()) / 3;
+        let clock = request.clock();
         loop {
-            let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
-            let (expires_in, label) = match self.0.ask(request, &seat, true).await? {
-                Answer::Granted { token } => return self.0.grant(request, seat, sent, token),
-                Answer::Withdrawn => return Err(withdrawn()),
-                // Only the head watches the holder: when it leaves, the next one is told to.
-                Answer::Held { expires_in, rank: Some(0), label } => (expires_in, label),
-                Answer::Held { label, .. } => (None, label),
+            let sent = clock.now();
+            let (expires_in, label, ticket) = match self.0.ask(request, &seat, true).await? {
+                Asked::Answered(Answer::Granted { token, line }) => {
+                    return self.0.granted(request, seat, sent, token, line);
+                }
+                Asked::Needless(Word::Granted(granted)) => {
+                    return self.0.grant(request, seat, granted);
+                }
+                Asked::Answered(Answer::Withdrawn) | Asked::Needless(_) => return Err(withdrawn()),
+                Asked::Answered(Answer::Held { expires_in, rank, label, ticket }) => {
+                    if let (Some(0), Some(ticket)) = (rank, ticket)
+                        && let Some(cohort) = self.0.wake.cohort(request.name())
+                    {
+                        cohort.head((request.id(), ticket));
+                    }
+                    (expires_in, label, ticket)
+                }
             };
             request.report(StoreSays::Held(Some(Holder::new(label))));
             self.0.wake.subscribe(self.0.commands.client(), &self.0.address);
-            let clock = request.clock();
             let next_heartbeat = clock.now().saturating_add(heartbeat);
+            // Past its life it may have lost its place, and be queued again by what comes late.
+            let resting = seat.rest(ticket, sent.saturating_add(heartbeat * 3));
             let just_after = |left: Duration| {
                 clock.now().saturating_add(left + Duration::from_millis(1)).min(next_heartbeat)
             };
@@ -215,7 +287,11 @@ impl LockProvider for RedisProvider {
                     word = seat.news() => match word {
                         Word::AskIn(after) => until = until.min(just_after(after)),
                         Word::Ask => break,
-                        Word::Withdrawn | Word::Revoked => return Err(withdrawn()),
+                        Word::Granted(granted) => {
+                            drop(resting);
+                            return self.0.grant(request, seat, granted);
+                        }
+                        Word::Withdrawn | Word::Lost(_) => return Err(withdrawn()),
                     },
                     () = clock.sleep_until(until) => break,
                 }
@@ -228,7 +304,19 @@ impl LockProvider for RedisProvider {
         if let Some(seat) = self.0.wake.taken(request.id()) {
             seat.tell(Word::Withdrawn);
         }
-        self.0.run(request, &WITHDRAW, &[self.0.tombstone(request)]).await?;
+        // Told before we look: a holder of ours either sees it, or has granted to it by now.
+        if let Some(cohort) = self.0.wake.cohort(request.name()) {
+            cohort.forget(request.id());
+            if let Some(token) = cohort.token_of(request.id()) {
+                cohort.end(request.id());
+                match cohort.ended(&self.0, request, token).await {
+                    Ok(()) | Err(Error::Lost { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let late = tombstone(self.0.late.may_arrive(request.id()));
+        self.0.run(request, &WITHDRAW, &[late]).await?;
         Ok(())
     }
 
@@ -246,6 +334,7 @@ impl LockProvider for RedisProvider {
 #[async_trait]
 impl Operator for Inner {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        self.catch_up(name).await?;
         let answer = self.look(name, &INSPECT, &[]).await?;
         let parts = texts(&answer)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
@@ -302,11 +391,22 @@ impl Operator for Inner {
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
+        self.catch_up(name).await?;
         yes(&self.look(name, &REVOKE, &[&native.to_string()]).await?)
     }
 }
 
 impl Inner {
+    /// Completes when the server knows what was handed on here, or with the time for a call.
+    async fn catch_up(&self, name: &LockName) -> Result<()> {
+        let Some(cohort) = self.wake.cohort(name) else { return Ok(()) };
+        let clock = Clock::system();
+        tokio::select! {
+            caught_up = cohort.caught_up(self) => caught_up,
+            () = clock.sleep(LIMIT) => Ok(()),
+        }
+    }
+
     async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Result<Value> {
         let lock = keys(&self.prefix, name);
         let answer = self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await?;

@@ -6,96 +6,191 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lockkit_core::RequestId;
+use lockkit_core::{Instant, LockName, LossReason, Request, RequestId};
 use redis::Client;
 use tokio::sync::Notify;
 
+use crate::cohort::{Cohort, HandedOn};
 use crate::connection::LIMIT;
-use crate::protocol::CHANNELS;
+use crate::protocol::{CHANNELS, Place, request_of};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often a silent subscription is asked whether it lives.
 const PROBE: Duration = Duration::from_secs(5);
+/// Forgetting the cohorts that have ended is looked after once there are this many.
+const MANY: usize = 256;
 
 /// What a request is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Word {
     /// Ask again now.
     Ask,
     /// Ask again after this.
     AskIn(Duration),
-    /// The grant was revoked.
-    Revoked,
+    /// A holder of this provider granted it the name.
+    Granted(HandedOn),
+    /// The grant has ended.
+    Lost(LossReason),
     /// The request was withdrawn: nobody shall ask again.
     Withdrawn,
+}
+
+/// What became of an offer to hand the name on.
+#[derive(Debug)]
+pub(crate) enum Offered {
+    Taken(Request),
+    /// It was withdrawn, or has another place by now.
+    Left,
+    /// It asks by itself, does not listen, or needs another term.
+    Busy,
 }
 
 /// One request of this provider, as long as somebody asks or holds for it.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    id: RequestId,
+    request: Request,
     wake: Arc<Wake>,
-    news: Mutex<Option<Word>>,
+    news: Mutex<News>,
     changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    latest: Option<Word>,
+    /// How many ask the server for it now.
+    asking: u32,
+    /// How many wait for news, and ask nothing.
+    resting: u32,
+    /// Its ticket by the last answer, and until when it has that for certain.
+    place: Option<(u64, Instant)>,
 }
 
 /// The seats of a provider, and whether its subscription is up.
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
     seats: Mutex<HashMap<RequestId, Weak<Seat>>>,
+    /// The latest of each name that was granted to us.
+    cohorts: Mutex<HashMap<LockName, Weak<Cohort>>>,
     subscribed: AtomicBool,
     closed: AtomicBool,
     closing: Notify,
 }
 
+impl Word {
+    /// Whether it stays, and is not taken but shown.
+    const fn is_last(&self) -> bool {
+        matches!(self, Self::Granted(_) | Self::Lost(_) | Self::Withdrawn)
+    }
+}
+
 impl Seat {
-    /// Takes the latest news, waiting for it; last words are not taken but shown.
+    /// Takes the latest news, waiting for it.
     pub(crate) async fn news(&self) -> Word {
         loop {
             let changed = self.changed.notified();
             {
-                let mut latest = self.latest();
-                match *latest {
-                    Some(last @ (Word::Revoked | Word::Withdrawn)) => return last,
-                    Some(word) => {
-                        *latest = None;
-                        return word;
-                    }
-                    None => {}
+                let mut news = self.lock();
+                if let Some(last) = news.latest.as_ref().filter(|word| word.is_last()) {
+                    return last.clone();
+                }
+                if let Some(word) = news.latest.take() {
+                    return word;
                 }
             }
             changed.await;
         }
     }
 
-    /// Completes when the grant was revoked; level-triggered.
-    pub(crate) async fn revoked(&self) {
+    /// Completes when the grant was lost; level-triggered.
+    pub(crate) async fn lost(&self) -> LossReason {
         loop {
             let changed = self.changed.notified();
-            if *self.latest() == Some(Word::Revoked) {
-                return;
+            if let Some(Word::Lost(reason)) = self.lock().latest {
+                return reason;
             }
             changed.await;
         }
     }
 
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        *self.latest() == Some(Word::Withdrawn)
+    /// Begins to ask the server, unless a last word makes that needless.
+    pub(crate) fn ask(&self) -> Result<Asking<'_>, Word> {
+        let mut news = self.lock();
+        if let Some(last) = news.latest.as_ref().filter(|word| word.is_last()) {
+            return Err(last.clone());
+        }
+        news.asking += 1;
+        Ok(Asking(self))
+    }
+
+    /// Waits for news, and asks nothing meanwhile; it has this ticket until then.
+    pub(crate) fn rest(&self, ticket: Option<u64>, until: Instant) -> Resting<'_> {
+        let mut news = self.lock();
+        news.resting += 1;
+        news.place = ticket.map(|ticket| (ticket, until));
+        Resting(self)
+    }
+
+    /// Grants what `of` held, if this request waits for just that, with this ticket.
+    pub(crate) fn offer(&self, of: &Request, ticket: u64, handed_on: HandedOn) -> Offered {
+        let request = &self.request;
+        let mut news = self.lock();
+        let same_term = request.ttl() == of.ttl() && request.clock().shares_time_with(of.clock());
+        let is_idle = news.resting > 0 && news.asking == 0 && same_term;
+        match (&news.latest, news.place) {
+            (Some(Word::Withdrawn), _) => Offered::Left,
+            (None | Some(Word::Ask | Word::AskIn(_)), Some((own, until)))
+                if is_idle && request.clock().now() < until =>
+            {
+                if own != ticket {
+                    return Offered::Left;
+                }
+                news.latest = Some(Word::Granted(handed_on));
+                drop(news);
+                self.changed.notify_waiters();
+                Offered::Taken(request.clone())
+            }
+            _ => Offered::Busy,
+        }
     }
 
     pub(crate) fn tell(&self, word: Word) {
-        let mut latest = self.latest();
-        // The last words stay.
-        if !matches!(*latest, Some(Word::Revoked | Word::Withdrawn)) {
-            *latest = Some(word);
+        let mut news = self.lock();
+        // The last words stay; a grant may still end.
+        let stays = match news.latest {
+            Some(Word::Lost(_) | Word::Withdrawn) => true,
+            Some(Word::Granted(_)) => !word.is_last(),
+            _ => false,
+        };
+        if !stays {
+            news.latest = Some(word);
         }
-        drop(latest);
+        drop(news);
         self.changed.notify_waiters();
     }
 
-    fn latest(&self) -> MutexGuard<'_, Option<Word>> {
+    fn lock(&self) -> MutexGuard<'_, News> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who asks, until dropped.
+#[derive(Debug)]
+pub(crate) struct Asking<'a>(&'a Seat);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.lock().asking -= 1;
+    }
+}
+
+/// One who rests, until dropped.
+#[derive(Debug)]
+pub(crate) struct Resting<'a>(&'a Seat);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().resting -= 1;
     }
 }
 
@@ -103,27 +198,54 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut seats = self.wake.seats();
         // A replay of the same request may have taken its place.
-        if seats.get(&self.id).is_some_and(|seat| seat.strong_count() == 0) {
-            seats.remove(&self.id);
+        let id = self.request.id();
+        if seats.get(&id).is_some_and(|seat| seat.strong_count() == 0) {
+            seats.remove(&id);
         }
     }
 }
 
 impl Wake {
     /// The seat of this request.
-    pub(crate) fn seat(self: &Arc<Self>, id: RequestId) -> Arc<Seat> {
+    pub(crate) fn seat(self: &Arc<Self>, request: &Request) -> Arc<Seat> {
         let mut seats = self.seats();
-        if let Some(seat) = seats.get(&id).and_then(Weak::upgrade) {
+        if let Some(seat) = seats.get(&request.id()).and_then(Weak::upgrade) {
             return seat;
         }
         let seat = Arc::new(Seat {
-            id,
+            request: request.clone(),
             wake: Arc::clone(self),
-            news: Mutex::new(None),
+            news: Mutex::default(),
             changed: Notify::new(),
         });
-        seats.insert(id, Arc::downgrade(&seat));
+        seats.insert(request.id(), Arc::downgrade(&seat));
         seat
+    }
+
+    /// The cohort of the server's grant to this request: a new one, unless it is known here.
+    pub(crate) fn granted(
+        self: &Arc<Self>,
+        request: &Request,
+        token: u64,
+        sent: Instant,
+        line: Vec<Place>,
+    ) -> Arc<Cohort> {
+        let mut cohorts = self.cohorts();
+        let latest = cohorts.get(request.name()).and_then(Weak::upgrade);
+        if let Some(known) = latest.filter(|latest| latest.token_of(request.id()) == Some(token)) {
+            return known;
+        }
+        let cohort = Arc::new(Cohort::new(Arc::clone(self), request, token, sent, line));
+        if cohorts.len() >= MANY {
+            cohorts.retain(|_, cohort| cohort.strong_count() > 0);
+        }
+        cohorts.insert(request.name().clone(), Arc::downgrade(&cohort));
+        cohort
+    }
+
+    /// The latest cohort of this name.
+    pub(crate) fn cohort(&self, name: &LockName) -> Option<Arc<Cohort>> {
+        self.cohorts().get(name).and_then(Weak::upgrade)
     }
 
     /// The seat of this request, if somebody sits there.
@@ -175,12 +297,15 @@ impl Wake {
         let word = match (word, after) {
             ("go", _) => Word::Ask,
             ("arm", Some(after)) => Word::AskIn(after),
-            ("lost", _) => Word::Revoked,
+            ("lost", _) => Word::Lost(LossReason::Revoked),
             _ => return,
         };
-        let id = entry.split('.').next().and_then(|hex| u128::from_str_radix(hex, 16).ok());
-        let id = id.map(|id| RequestId::from_bytes(id.to_be_bytes()));
-        if let Some(seat) = id.and_then(|id| self.taken(id)) {
+        let Some(id) = request_of(entry) else { return };
+        if let Word::Lost(reason) = word {
+            // It may have handed on what the server took from it.
+            let cohorts: Vec<_> = self.cohorts().values().filter_map(Weak::upgrade).collect();
+            cohorts.iter().for_each(|cohort| cohort.lost(id, reason));
+        } else if let Some(seat) = self.taken(id) {
             seat.tell(word);
         }
     }
@@ -191,6 +316,10 @@ impl Wake {
         for seat in seats {
             seat.tell(Word::Ask);
         }
+    }
+
+    fn cohorts(&self) -> MutexGuard<'_, HashMap<LockName, Weak<Cohort>>> {
+        self.cohorts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seats(&self) -> MutexGuard<'_, HashMap<RequestId, Weak<Seat>>> {

@@ -159,15 +159,23 @@ async fn killed_waiters_delay_the_next_grant_by_no_more_than_declared() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thirty_two_waiters_that_hold_nothing_for_long_get_equal_shares() {
-    const CLIENTS: usize = 4;
+async fn thirty_two_waiters_of_four_clients_that_hold_nothing_for_long_get_equal_shares() {
+    equal_shares(4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_two_waiters_of_one_client_that_hold_nothing_for_long_get_equal_shares() {
+    equal_shares(1).await;
+}
+
+async fn equal_shares(clients: usize) {
     let server = RedisServer::start().unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
     let held = client(&server).await.lock("a").acquire().await.unwrap();
-    for _ in 0..CLIENTS {
+    for _ in 0..clients {
         let locks = client(&server).await;
-        for _ in 0..32 / CLIENTS {
+        for _ in 0..32 / clients {
             let (lock, over) = (locks.lock("a"), Arc::clone(&over));
             tasks.push(tokio::spawn(async move {
                 let mut grants = 0_u32;
@@ -220,4 +228,54 @@ async fn a_holder_that_was_stopped_past_its_ttl_knows_when_it_wakes() {
     tokio::time::sleep(ttl * 2).await;
     assert!(next.is_held());
     next.release().await.unwrap();
+}
+
+/// In a child: one task hands the name on to another, which keeps it.
+async fn hand_on(ttl: Duration) {
+    let locks = parents_server().await;
+    let first = locks.lock("a").ttl(ttl).acquire().await.unwrap();
+    let second = tokio::spawn(locks.lock("a").ttl(ttl).acquire());
+    queued(&locks.lock("a"), 1).await;
+    // By now it rests, subscribed.
+    tokio::time::sleep(ms(200)).await;
+    let release = tokio::spawn(first.release());
+    let guard = second.await.unwrap().unwrap();
+    children::say("held");
+    release.await.unwrap().unwrap();
+    let reason = guard.lost().await;
+    assert!(!guard.is_held() && matches!(reason, LossReason::Expired | LossReason::Removed));
+    children::say("lost");
+    children::wait_for_the_end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_stopped_or_killed_right_after_a_hand_off_among_its_tasks_delays_by_its_ttl() {
+    let ttl = ms(900);
+    if children::role().is_some() {
+        return hand_on(ttl).await;
+    }
+    let server = RedisServer::start().unwrap();
+    let locks = client(&server).await;
+    let name =
+        "a_process_stopped_or_killed_right_after_a_hand_off_among_its_tasks_delays_by_its_ttl";
+    // Who was handed the name may still be in the queue, dead, for a life of a second.
+    let bound = ms(1_000) + RESERVATION + ms(1_000) / 3;
+    for kill in [false, true, false, true] {
+        let holder = child(name, "holder", &server).start().unwrap();
+        assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
+        if kill {
+            holder.kill().unwrap()
+        } else {
+            holder.pause().unwrap()
+        }
+        let next = locks.lock("a").ttl(ttl).acquire();
+        let next = by(bound + SLACK, "the next grant", next).await.unwrap();
+        if !kill {
+            holder.resume().unwrap();
+            assert_eq!(holder.line(ms(1_000)).unwrap(), "lost");
+        }
+        tokio::time::sleep(ttl * 2).await;
+        assert!(next.is_held());
+        next.release().await.unwrap();
+    }
 }

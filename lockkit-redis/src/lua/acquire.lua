@@ -1,37 +1,46 @@
 -- ARGV: id, life of a waiter, ttl, label, '1' to wait. Replay, confirmation and heartbeat are this
--- same script. Answers {word, token or ms until the holder's expiry, rank, holder's label}.
+-- same script. Answers {'granted', token, the first of the queue with their tickets} or {'held', ms
+-- until the holder's expiry, rank, holder's label, ticket} or {'withdrawn'}.
 local TTL, LABEL, WAITS = tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
-local holder = redis.call('GET', L)
+local buried = redis.call('ZSCORE', X, ID)
+if buried and tonumber(buried) > NOW then return { 'withdrawn' } end
 purge()
-if redis.call('ZSCORE', X, ID) then return { 'withdrawn' } end
+local holder = redis.call('GET', L)
+local f = redis.call('HMGET', F, 'id', 'token', 'label')
 
-local function grant()
-  local last = tonumber(redis.call('HGET', F, 'token') or '0')
-  local token = string.format('%.0f', math.max(last + 1, NOW))
-  redis.call('SET', L, ID, 'PX', TTL)
-  redis.call('HSET', F, 'token', token, 'id', ID, 'label', LABEL, 'since', string.format('%.0f', NOW))
-  redis.call('PEXPIRE', F, FENCE + TTL)
-  leave(ID)
-  return { 'granted', token }
+if not holder or holder == ID then
+  local line = redis.call('ZRANGE', Q, 0, AHEAD, 'WITHSCORES')
+  if holder and f[1] == ID then
+    redis.call('PEXPIRE', L, TTL)
+    return { 'granted', f[2], line }
+  end
+  if holder or not line[1] or line[1] == ID then
+    local token = math.max(tonumber(f[2] or '0') + AHEAD + 1, NOW)
+    granted(ID, token, TTL, LABEL)
+    if line[1] then leave(ID) end
+    for _ = 1, line[1] == ID and 2 or 0 do table.remove(line, 1) end
+    return { 'granted', string.format('%.0f', token), line }
+  end
 end
-
-if holder == ID then
-  if not granted_to(ID) then return grant() end
-  redis.call('PEXPIRE', L, TTL)
-  return { 'granted', redis.call('HGET', F, 'token') }
-end
-local head = waiter(0)
-if not holder and (not head or head == ID) then return grant() end
+local rank, ticket = redis.call('ZRANK', Q, ID), nil
 if WAITS then
-  if not redis.call('ZSCORE', Q, ID) then
-    local last = redis.call('ZRANGE', Q, -1, -1, 'WITHSCORES')[2]
-    redis.call('ZADD', Q, tonumber(last or '0') + 1, ID)
+  if rank then
+    ticket = redis.call('ZSCORE', Q, ID)
+  else
+    -- By time, so that whoever lost its place and queued again has another ticket.
+    ticket = math.max(tonumber(redis.call('ZRANGE', Q, -1, -1, 'WITHSCORES')[2] or '0') + 1, NOW)
+    redis.call('ZADD', Q, ticket, ID)
+    rank = redis.call('ZRANK', Q, ID)
   end
   redis.call('ZADD', W, NOW + ALIVE * 1000, ID)
-  outlive(Q, ALIVE + 1000)
-  outlive(W, ALIVE + 1000)
+  redis.call('PEXPIRE', Q, LASTS)
+  redis.call('PEXPIRE', W, LASTS)
 end
-if not holder then hand_over() end
-holder = redis.call('GET', L) or ''
-local label = granted_to(holder) and redis.call('HGET', F, 'label') or ''
-return { 'held', tostring(redis.call('PTTL', L)), tostring(redis.call('ZRANK', Q, ID) or -1), label }
+if not holder then
+  hand_over()
+  holder = redis.call('GET', L)
+  f[1] = false
+end
+-- Only the head watches the holder's expiry.
+local ms = rank == 0 and redis.call('PTTL', L) or -1
+return { 'held', ms, rank or -1, holder and holder == f[1] and f[3] or '', ticket or -1 }

@@ -1,17 +1,15 @@
 -- Shared by every script. Keys: the lock, its queue, its waiters' lives, its tombstones, its fence.
 local L, Q, W, X, F = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ID = ARGV[1]
--- Milliseconds: a reservation, a waiter's life without a heartbeat, a tombstone, a fence unused.
-local RESERVE, ALIVE, TOMB, FENCE = 500, tonumber(ARGV[2]), 120000, 86400000
+-- Milliseconds: a reservation, a waiter's life without a heartbeat, a queue (the longest life and a
+-- second more), a tombstone, a fence unused.
+local RESERVE, ALIVE, LASTS, TOMB, FENCE = 500, tonumber(ARGV[2]), 4000, 120000, 86400000
+-- How many tokens after its own, and how many waiters, a holder's provider may hand the name on by.
+local AHEAD = 16
 
 -- TIME moves on inside a script: read once. Microseconds stay exact in a double until 2255.
 local time = redis.call('TIME')
 local NOW = time[1] * 1000000 + time[2]
-
--- A structure outlives the last waiter in it, and nothing outlives that for long.
-local function outlive(key, ms)
-  if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, ms) end
-end
 
 -- One channel per provider: its name follows the dot in every id. PUBLISH may be denied by an ACL,
 -- and an error here would leave the script half done.
@@ -21,19 +19,30 @@ end
 
 local function waiter(rank) return redis.call('ZRANGE', Q, rank, rank)[1] end
 
-local function leave(id)
-  redis.call('ZREM', Q, id)
-  redis.call('ZREM', W, id)
+local function leave(...)
+  redis.call('ZREM', Q, ...)
+  redis.call('ZREM', W, ...)
 end
 
 local function purge()
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', W, '-inf', NOW)) do leave(id) end
-  redis.call('ZREMRANGEBYSCORE', X, '-inf', NOW)
+  repeat
+    local dead = redis.call('ZRANGEBYSCORE', W, '-inf', NOW, 'LIMIT', 0, 1000)
+    if dead[1] then leave(unpack(dead)) end
+  until #dead < 1000
 end
 
-local function bury()
-  redis.call('ZADD', X, NOW + TOMB * 1000, ID)
-  outlive(X, TOMB + 1000)
+local function bury(id)
+  redis.call('ZREMRANGEBYSCORE', X, '-inf', NOW)
+  redis.call('ZADD', X, NOW + TOMB * 1000, id)
+  redis.call('PEXPIRE', X, TOMB + 1000)
+end
+
+-- The fence: the last token, and whose grant it is. A name is only reserved while they differ.
+local function granted(id, token, ttl, label)
+  redis.call('SET', L, id, 'PX', ttl)
+  local since = string.format('%.0f', NOW)
+  redis.call('HSET', F, 'token', string.format('%.0f', token), 'id', id, 'label', label, 'since', since)
+  redis.call('PEXPIRE', F, FENCE + ttl)
 end
 
 -- Reserves the free name for the head of the queue, who confirms by asking again. Its deadline can
@@ -46,12 +55,7 @@ local function hand_over()
   redis.call('HDEL', F, 'id')
   redis.call('SET', L, head, 'PX', RESERVE)
   redis.call('ZADD', W, NOW + RESERVE * 1000, head)
-  outlive(Q, RESERVE + 1000)
-  outlive(W, RESERVE + 1000)
   push('go', head, RESERVE)
   local next = waiter(1)
   if next then push('arm', next, RESERVE) end
 end
-
--- The fence: the last token, and whose grant it is. A name is only reserved while they differ.
-local function granted_to(id) return redis.call('HGET', F, 'id') == id end

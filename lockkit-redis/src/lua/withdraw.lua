@@ -1,5 +1,5 @@
 -- ARGV: id, life of a waiter, '1' if an attempt of this id may still arrive.
-if ARGV[3] == '1' then bury() end
+if ARGV[3] == '1' then bury(ID) end
 local was_head = waiter(0) == ID
 leave(ID)
 local holder = redis.call('GET', L)

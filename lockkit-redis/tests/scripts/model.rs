@@ -11,7 +11,7 @@ use super::store::{State, text};
 pub(crate) enum Deed {
     Ask { id: String, ttl: i64, waits: bool },
     Renew { id: String, ttl: i64 },
-    Release { id: String, tomb: bool },
+    Pass(Pass),
     Withdraw { id: String, tomb: bool },
     Inspect,
     Revoke { token: u64 },
@@ -20,12 +20,27 @@ pub(crate) enum Deed {
     Forget,
 }
 
+/// A release, or hand-offs that were made without the server.
+#[derive(Debug, Clone)]
+pub(crate) struct Pass {
+    pub(crate) from: String,
+    /// The newest token given out.
+    pub(crate) token: u64,
+    /// Who holds by now, and its ttl.
+    pub(crate) to: Option<(String, i64)>,
+    /// Whose grants have ended, and whether they leave a tombstone.
+    pub(crate) ended: Vec<(String, bool)>,
+}
+
 /// What a client learns of its step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Granted(u64),
-    Held,
+    /// With this ticket, if it waits.
+    Held(Option<u64>),
     Withdrawn,
+    /// Passed to the one that was named.
+    Passed,
     Yes,
     No,
 }
@@ -37,6 +52,11 @@ pub(crate) struct Counts {
     pub(crate) grants: u64,
     pub(crate) confirmed: u64,
     pub(crate) replayed: u64,
+    pub(crate) handed_on: u64,
+    pub(crate) passed: u64,
+    pub(crate) passed_several: u64,
+    pub(crate) passed_again: u64,
+    pub(crate) pass_refused: u64,
     pub(crate) expired: u64,
     pub(crate) reservations_expired: u64,
     pub(crate) refused_by_tombstone: u64,
@@ -53,6 +73,8 @@ pub(crate) struct Model {
     /// The live grant: whose, its token, and until when by the store's word.
     grant: Option<(String, u64, i64)>,
     newest: u64,
+    /// The newest token that anybody was given, be it without the server.
+    pub(crate) given: u64,
     buried: HashSet<String>,
 }
 
@@ -60,12 +82,23 @@ impl Deed {
     /// The request whose script it is.
     pub(crate) fn id(&self) -> Option<&str> {
         match self {
-            Self::Ask { id, .. }
-            | Self::Renew { id, .. }
-            | Self::Release { id, .. }
-            | Self::Withdraw { id, .. } => Some(id),
+            Self::Ask { id, .. } | Self::Renew { id, .. } | Self::Withdraw { id, .. } => Some(id),
             _ => None,
         }
+    }
+
+    /// Whether it may end what this request has.
+    fn is_about(&self, id: &str) -> bool {
+        match self {
+            Self::Pass(pass) => pass.ends(id) || pass.to.as_ref().is_some_and(|(to, _)| to == id),
+            _ => self.id() == Some(id),
+        }
+    }
+}
+
+impl Pass {
+    fn ends(&self, id: &str) -> bool {
+        self.ended.iter().any(|(ended, _)| ended == id)
     }
 }
 
@@ -86,6 +119,11 @@ impl Model {
         counts: &mut Counts,
     ) -> Result<Answer, String> {
         let answer = answer(deed, reply)?;
+        match answer {
+            Answer::Granted(_) => line(&reply.items()[2], &now)?,
+            Answer::Passed => line(reply, &now)?,
+            _ => {}
+        }
         shape(&now)?;
         self.others_untouched(deed, answer, &now)?;
         self.own_answer(deed, answer, &now, counts)?;
@@ -101,6 +139,7 @@ impl Model {
         let ours_to_change = match deed {
             Deed::ForeignDelete | Deed::Forget => true,
             Deed::Revoke { .. } => answer == Answer::Yes,
+            Deed::Pass(pass) => pass.ends(&before.holder) || answer == Answer::Passed,
             _ => deed.id() == Some(&before.holder),
         };
         let Some(end) = before.end() else { return Ok(()) };
@@ -144,7 +183,7 @@ impl Model {
                     hold!(is_live(id), "an ended grant came back with its token");
                     counts.replayed += 1;
                 } else {
-                    hold!(token > self.newest, "token {token} after {}", self.newest);
+                    hold!(token > self.given, "token {token} after {}", self.given);
                     let reserved = before.holder == *id && !is_live(id);
                     let over = before.end().is_none_or(|end| end >= 0 && now.now_ms() >= end);
                     hold!(reserved || over, "a token while another has the name, or its own again");
@@ -155,8 +194,21 @@ impl Model {
                         hold!(dead, "a live waiter was passed");
                     }
                     self.newest = token;
+                    self.given = token;
                     self.grant = Some((id.clone(), token, now.ends[0]));
                 }
+            }
+            (Deed::Pass(pass), Answer::Passed) => self.passed(pass, now, counts)?,
+            (Deed::Pass(pass), _) => {
+                for (id, _) in &pass.ended {
+                    hold!(now.holder != *id, "ended, and still holds");
+                    hold!(!is_queued(id), "ended, and still in the queue");
+                }
+                let named = pass.ends(&before.holder) && is_live(&before.holder);
+                let over = before.end().is_none_or(|end| end >= 0 && now.now_ms() + 1 >= end);
+                let known = self.grant.as_ref().is_some_and(|grant| grant.1 <= pass.token);
+                hold!(answer == Answer::Yes || over || !named || !known, "refused a live grant");
+                counts.pass_refused += u64::from(answer == Answer::No);
             }
             (Deed::Ask { id, waits, .. }, _) => {
                 let was = before.queue.contains(id);
@@ -166,7 +218,7 @@ impl Model {
             (Deed::Renew { id, .. }, Answer::Yes) => {
                 hold!(is_live(id), "renewed without a grant, or while only reserved");
             }
-            (Deed::Release { id, .. } | Deed::Withdraw { id, .. }, _) => {
+            (Deed::Withdraw { id, .. }, _) => {
                 hold!(now.holder != *id, "ended, and still holds");
                 hold!(!is_queued(id), "ended, and still in the queue");
             }
@@ -180,6 +232,55 @@ impl Model {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// A provider granted by itself: nobody of another one, or before it, is passed.
+    pub(crate) fn handed_on(
+        &mut self,
+        id: &str,
+        token: u64,
+        served: &[&str],
+    ) -> Result<(), String> {
+        self.given = self.given.max(token);
+        // Where the grant has ended behind its back, be it for another one of its own, it is refused.
+        let is_live = |(holder, live, _): &(String, u64, i64)| {
+            served.contains(&holder.as_str()) && *live < token
+        };
+        if !self.grant.as_ref().is_some_and(is_live) {
+            return Ok(());
+        }
+        let ahead = self.last.queue.iter().take_while(|waiter| *waiter != id);
+        for earlier in ahead.filter(|earlier| !served.contains(&earlier.as_str())) {
+            let dead = self.last.lives.get(earlier).is_none_or(|until| *until <= self.last.now);
+            hold!(dead, "{id} was handed what {earlier} waits for");
+        }
+        Ok(())
+    }
+
+    /// The name went from one who held it to the one who was named.
+    fn passed(&mut self, pass: &Pass, now: &State, counts: &mut Counts) -> Result<(), String> {
+        let Some((to, ttl)) = &pass.to else { return Err("passed to nobody".to_owned()) };
+        let before = &self.last;
+        let Some((from, token, _)) = self.grant.clone() else {
+            return Err("passed what nobody held".to_owned());
+        };
+        hold!(before.holder == from, "passed what its holder had lost");
+        hold!(pass.ends(&from) || from == *to, "passed by one who did not hold");
+        hold!(!self.buried.contains(to), "passed to a tombstoned id");
+        let again = from == *to;
+        hold!(pass.token > token || again && pass.token == token, "{} after {token}", pass.token);
+        let over = now.now - before.now >= ttl * 1000 && now.holder != *to;
+        hold!(over || now.holder == *to, "passed, and another holds");
+        let fence = now.fence.get("token").and_then(|token| token.parse().ok());
+        hold!(fence == Some(pass.token) && now.fence.get("id") == Some(to), "passed, and no fence");
+        let over = |id: &String| pass.ends(id) || id == to;
+        hold!(!now.queue.iter().any(over), "served, and still in the queue");
+        counts.passed += u64::from(!again);
+        counts.passed_several += u64::from(!again && pass.ended.len() > 1);
+        counts.passed_again += u64::from(again);
+        self.newest = pass.token;
+        self.grant = Some((to.clone(), pass.token, now.ends[0]));
         Ok(())
     }
 
@@ -198,7 +299,7 @@ impl Model {
         let others: Vec<_> = stayed.iter().filter(|id| !again(id)).copied().collect();
         hold!(follows(&stayed) || follows(&others), "the queue's order changed");
         let left = before.iter().filter(|id| !now.queue.contains(id));
-        let lost = left.filter(|id| Some(&***id) != deed.id()).find(live);
+        let lost = left.filter(|id| !deed.is_about(id)).find(live);
         hold!(matches!(deed, Deed::Forget) || lost.is_none(), "a live waiter lost its place");
         Ok(())
     }
@@ -209,7 +310,7 @@ impl Model {
         let waited_for = now.lives.values().any(|until| *until > now.now);
         let freed = match deed {
             Deed::Ask { .. } | Deed::Withdraw { .. } => answer != Answer::Withdrawn,
-            Deed::Release { id, .. } => self.grant.as_ref().is_some_and(|grant| grant.0 == *id),
+            Deed::Pass(_) => answer == Answer::Yes && now.holder != self.last.holder,
             _ => false,
         };
         // A short grant may have ended before it was looked at.
@@ -220,8 +321,10 @@ impl Model {
 
     fn follow(&mut self, deed: &Deed, now: State, counts: &mut Counts) {
         match deed {
-            Deed::Release { id, tomb: true } | Deed::Withdraw { id, tomb: true } => {
-                self.buried.insert(id.clone());
+            Deed::Withdraw { id, tomb: true } => drop(self.buried.insert(id.clone())),
+            Deed::Pass(pass) => {
+                let tombs = pass.ended.iter().filter(|(_, tomb)| *tomb);
+                self.buried.extend(tombs.map(|(id, _)| id.clone()));
             }
             Deed::Forget => self.buried.clear(),
             _ => {}
@@ -278,16 +381,25 @@ pub(crate) fn is_foreign(value: &str) -> bool {
     value.starts_with("foreign")
 }
 
+/// The first of the queue, as an answer tells them, are those who are.
+fn line(told: &Reply, now: &State) -> Result<(), String> {
+    let told: Vec<_> = told.items().iter().step_by(2).map(text).collect();
+    let first: Vec<_> = now.queue.iter().take(16).cloned().collect();
+    hold!(told == first, "told {told:?} of {first:?}");
+    Ok(())
+}
+
 fn answer(deed: &Deed, reply: &Reply) -> Result<Answer, String> {
     let said = |yes: bool| if yes { Answer::Yes } else { Answer::No };
     Ok(match (deed, reply) {
         (_, Reply::Error(why)) => return Err(format!("the server says {why}")),
         (Deed::Ask { .. }, Reply::List(parts)) => match &*text(&parts[0]) {
             "granted" => Answer::Granted(text(&parts[1]).parse().map_err(|_| "no token")?),
-            "held" => Answer::Held,
+            "held" => Answer::Held(text(&parts[4]).parse().ok()),
             "withdrawn" => Answer::Withdrawn,
             other => return Err(format!("answered {other}")),
         },
+        (Deed::Pass(_), Reply::List(_)) => Answer::Passed,
         (Deed::ForeignSet { .. }, reply) => said(reply.text().is_some()),
         (_, reply) => said(reply.integer().is_some_and(|n| n > 0)),
     })

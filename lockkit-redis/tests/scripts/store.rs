@@ -23,7 +23,7 @@ local time, holder, ends = redis.call('TIME'), redis.call('GET', L) or '', {}
 for i = 1, 5 do ends[i] = redis.call('PEXPIRETIME', KEYS[i]) end
 return {
   time[1] .. string.format('%06d', time[2]), holder, ends,
-  redis.call('ZRANGE', Q, 0, -1), redis.call('ZRANGE', W, 0, -1, 'WITHSCORES'),
+  redis.call('ZRANGE', Q, 0, -1, 'WITHSCORES'), redis.call('ZRANGE', W, 0, -1, 'WITHSCORES'),
   redis.call('ZINTER', 2, X, Q), redis.call('ZSCORE', X, holder) or '', redis.call('HGETALL', F)
 }";
 
@@ -42,6 +42,7 @@ pub(crate) struct State {
     /// When the keys end, in the order of the scripts' KEYS; -1: never, -2: no such key.
     pub(crate) ends: [i64; 5],
     pub(crate) queue: Vec<String>,
+    pub(crate) tickets: Vec<u64>,
     pub(crate) lives: BTreeMap<String, i64>,
     pub(crate) buried_waiters: Vec<String>,
     pub(crate) is_holder_buried: bool,
@@ -130,7 +131,8 @@ fn state(reply: &Reply) -> State {
     let mut state = State {
         now: text(&parts[0]).parse().unwrap(),
         holder: text(&parts[1]),
-        queue: texts(3),
+        queue: texts(3).into_iter().step_by(2).collect(),
+        tickets: texts(3).iter().skip(1).step_by(2).map(|it| it.parse().unwrap()).collect(),
         buried_waiters: texts(5),
         is_holder_buried: !text(&parts[6]).is_empty(),
         ..State::default()

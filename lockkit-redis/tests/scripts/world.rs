@@ -1,14 +1,20 @@
 //! Simulated clients, and a random schedule of what they and their messages do.
 
+use std::collections::VecDeque;
+
 use testbed::RedisServer;
 
-use super::model::{Answer, Counts, Deed, Model, is_foreign};
+use super::model::{Answer, Counts, Deed, Model, Pass, is_foreign};
 use super::store::{Cut, State, Store, keys, text};
 
 /// Enough that one name whose reservation nobody answers does not stop the run.
 const NAMES: usize = 16;
-const CLIENTS: usize = 6;
+const CLIENTS: usize = 8;
 const LATE: usize = 30;
+/// Every so many requests come from another provider than the rest.
+const FOREIGN: u64 = 8;
+/// How many tokens a provider may hand the name on by.
+const AHEAD: u64 = 16;
 
 /// A seeded source of chance (SplitMix64), so that a seed reruns the same schedule.
 #[derive(Debug)]
@@ -39,7 +45,10 @@ struct Request {
     id: String,
     ttl: i64,
     waits: bool,
-    holds: bool,
+    /// Its token, while it holds.
+    holds: Option<u64>,
+    /// Its ticket by the last answer, and until when it has that for certain.
+    place: Option<(u64, i64)>,
     /// Some attempt of it was never answered: whoever ends it leaves a tombstone.
     unanswered: bool,
 }
@@ -56,11 +65,31 @@ enum Way {
     Twice,
 }
 
+/// A grant of the server and the hand-offs that followed it, as its provider knows them.
+#[derive(Debug)]
+struct Cohort {
+    provider: String,
+    members: VecDeque<Member>,
+    has_ended: bool,
+    is_freeing: bool,
+    spare: u64,
+    line: VecDeque<(String, u64)>,
+}
+
+#[derive(Debug)]
+struct Member {
+    id: String,
+    token: u64,
+    ttl: i64,
+    unanswered: bool,
+}
+
 #[derive(Debug)]
 struct Lock {
     keys: [String; 5],
     model: Model,
     requests: Vec<Request>,
+    cohorts: Vec<Cohort>,
     late: Vec<Deed>,
 }
 
@@ -81,6 +110,7 @@ impl World {
             keys: keys(&format!("lock {n}")),
             model: Model::default(),
             requests: Vec::new(),
+            cohorts: Vec::new(),
             late: Vec::new(),
         };
         let locks = (0..NAMES).map(lock).collect();
@@ -97,6 +127,7 @@ impl World {
                 250..350 => drop(self.step(n, &Deed::Inspect)?),
                 350..450 => self.revoke(n)?,
                 450..1800 => self.deliver(n)?,
+                1800..2300 => self.pass_again(n)?,
                 _ => self.client(n)?,
             }
         }
@@ -107,6 +138,7 @@ impl World {
     pub(crate) fn leave(&mut self) -> Result<(), String> {
         for n in 0..NAMES {
             self.step(n, &Deed::ForeignDelete)?;
+            self.locks[n].cohorts.clear();
             while let Some(request) = self.locks[n].requests.pop() {
                 self.end(n, request, Way::Answered)?;
             }
@@ -124,10 +156,15 @@ impl World {
         if count == 0 || (count < CLIENTS && self.chance.percent(12)) {
             self.ids += 1;
             let request = Request {
-                id: format!("{:032x}.0123456789abcdef", self.ids),
+                id: format!(
+                    "{:032x}.{:016x}",
+                    self.ids,
+                    u64::from(self.ids.is_multiple_of(FOREIGN))
+                ),
                 ttl: 4 + i64::try_from(self.chance.below(40)).unwrap(),
                 waits: self.chance.percent(85),
-                holds: false,
+                holds: None,
+                place: None,
                 unanswered: false,
             };
             self.locks[n].requests.push(request);
@@ -136,7 +173,8 @@ impl World {
         let i = self.chance.below(count);
         let way = self.way();
         let crashes = self.chance.percent(3);
-        let (holds, waits) = (self.locks[n].requests[i].holds, self.locks[n].requests[i].waits);
+        let request = &self.locks[n].requests[i];
+        let (holds, waits) = (request.holds.is_some(), request.waits);
         match self.chance.below(100) {
             _ if crashes => drop(self.locks[n].requests.remove(i)),
             0..35 if holds => {
@@ -166,6 +204,7 @@ impl World {
         request.unanswered |= way != Way::Answered;
         let deed = Deed::Ask { id: request.id.clone(), ttl: request.ttl, waits: request.waits };
         let waits = request.waits;
+        let lives = self.locks[n].model.last.now + life(self.locks[n].requests[i].ttl) * 1000;
         let Some(answer) = self.send(n, &deed, way)? else {
             if !waits && self.chance.percent(80) {
                 let request = self.locks[n].requests.remove(i);
@@ -175,10 +214,16 @@ impl World {
         };
         let request = &mut self.locks[n].requests[i];
         match answer {
-            Answer::Granted(_) => request.holds = true,
-            Answer::Held if waits => {}
+            Answer::Granted(token) => {
+                request.holds = Some(token);
+                self.granted(n, i, token);
+            }
+            Answer::Held(ticket) if waits => {
+                request.place = ticket.map(|ticket| (ticket, lives));
+                self.heads(n);
+            }
             // Answered for certain, unless an earlier one is on its way.
-            Answer::Held if request.unanswered => {
+            Answer::Held(_) if request.unanswered => {
                 let request = self.locks[n].requests.remove(i);
                 self.end(n, request, Way::Answered)?;
             }
@@ -187,15 +232,146 @@ impl World {
         Ok(())
     }
 
+    /// The server granted: a cohort begins, unless it only said again what it was told.
+    fn granted(&mut self, n: usize, i: usize, token: u64) {
+        let Lock { requests, cohorts, model, .. } = &mut self.locks[n];
+        let Request { id, ttl, unanswered, .. } = &requests[i];
+        let provider = provider(id);
+        let knows = |member: &Member| member.id == *id && member.token == token;
+        if cohorts.iter().any(|cohort| cohort.members.iter().any(knows)) {
+            return;
+        }
+        cohorts.retain(|cohort| cohort.provider != provider);
+        let member = Member { id: id.clone(), token, ttl: *ttl, unanswered: *unanswered };
+        cohorts.push(Cohort {
+            provider: provider.to_owned(),
+            members: VecDeque::from([member]),
+            has_ended: false,
+            is_freeing: false,
+            spare: token + AHEAD,
+            line: line(&model.last),
+        });
+    }
+
+    /// A waiter was told that it is the head: its provider may hand the name on to it.
+    fn heads(&mut self, n: usize) {
+        let Lock { cohorts, model, .. } = &mut self.locks[n];
+        let first = line(&model.last).into_iter().take(1);
+        let own = |cohort: &&mut Cohort| {
+            model.last.queue.first().is_some_and(|head| provider(head) == cohort.provider)
+        };
+        if let Some(cohort) = cohorts.iter_mut().find(own) {
+            let first: VecDeque<_> = first.collect();
+            let knows = cohort.members.iter().any(|member| member.id == first[0].0);
+            if !cohort.line.contains(&first[0]) && !knows {
+                cohort.line = first;
+            }
+        }
+    }
+
+    /// Hands the name on to the next in the queue, where that waits at the same provider.
+    fn hand_on(&mut self, n: usize, c: usize) -> Result<(), String> {
+        let Lock { requests, cohorts, model, .. } = &mut self.locks[n];
+        let cohort = &mut cohorts[c];
+        let token = cohort.members.back().map_or(0, |last| last.token) + 1;
+        if !cohort.has_ended || cohort.is_freeing || token > cohort.spare {
+            return Ok(());
+        }
+        let Some((next, ticket)) = cohort.line.front() else { return Ok(()) };
+        let idle = |request: &&mut Request| {
+            let place = request.place.filter(|(_, until)| model.last.now < *until);
+            let is_there = place.is_some_and(|(own, _)| own == *ticket);
+            request.waits && request.holds.is_none() && is_there
+        };
+        let own = requests.iter_mut().find(|request| request.id == *next).filter(idle);
+        let Some(next) = own.filter(|next| provider(&next.id) == cohort.provider) else {
+            return Ok(());
+        };
+        let served: Vec<_> = cohort.members.iter().map(|member| &*member.id).collect();
+        model
+            .handed_on(&next.id, token, &served)
+            .map_err(|why| format!("{why}\n{cohort:#?}\n{next:#?}\n{:#?}", model.last))?;
+        next.holds = Some(token);
+        let Request { id, ttl, unanswered, .. } = &*next;
+        let member = Member { id: id.clone(), token, ttl: *ttl, unanswered: *unanswered };
+        cohort.members.push_back(member);
+        cohort.line.pop_front();
+        cohort.has_ended = false;
+        self.counts.handed_on += 1;
+        Ok(())
+    }
+
+    /// Tells the server what a provider's cohort has done.
+    fn pass(&mut self, n: usize, c: usize, way: Way) -> Result<(), String> {
+        let Lock { requests, cohorts, .. } = &mut self.locks[n];
+        let cohort = &mut cohorts[c];
+        for member in &mut cohort.members {
+            let request = requests.iter().find(|request| request.id == member.id);
+            member.unanswered |= request.is_some_and(|request| request.unanswered);
+        }
+        cohort.is_freeing |= cohort.has_ended;
+        let mut ended: Vec<&Member> = cohort.members.iter().collect();
+        let last = if cohort.is_freeing { ended.last().copied() } else { ended.pop() };
+        let (Some(first), Some(last)) = (cohort.members.front(), last) else { return Ok(()) };
+        let pass = Pass {
+            from: first.id.clone(),
+            token: last.token,
+            to: (!cohort.is_freeing).then(|| (last.id.clone(), last.ttl)),
+            ended: ended.iter().map(|member| (member.id.clone(), member.unanswered)).collect(),
+        };
+        let answer = self.send(n, &Deed::Pass(pass.clone()), way)?;
+        let Lock { cohorts, model, .. } = &mut self.locks[n];
+        match (answer, &pass.to) {
+            (None, _) => {}
+            (Some(Answer::Passed), Some((to, _))) => {
+                let cohort = &mut cohorts[c];
+                while cohort.members.front().is_some_and(|member| member.id != *to) {
+                    cohort.members.pop_front();
+                }
+                cohort.spare = cohort.spare.max(pass.token + AHEAD);
+                cohort.line = line(&model.last);
+            }
+            // Freed, or refused: it is over, and whoever holds by it has lost.
+            _ => drop(cohorts.remove(c)),
+        }
+        Ok(())
+    }
+
+    /// What was not acknowledged is told again, together with what happened since.
+    fn pass_again(&mut self, n: usize) -> Result<(), String> {
+        let count = self.locks[n].cohorts.len();
+        let c = self.chance.below(count.max(1));
+        match self.locks[n].cohorts.get(c) {
+            Some(cohort) if cohort.members.len() > 1 || cohort.has_ended => {
+                let way = self.way();
+                self.pass(n, c, way)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A request's release or withdrawal, with a tombstone as the provider decides.
     fn end(&mut self, n: usize, request: Request, way: Way) -> Result<(), String> {
-        let (id, tomb) = (request.id, request.unanswered);
-        let deed = if request.holds && self.chance.percent(85) {
-            Deed::Release { id, tomb }
-        } else {
-            Deed::Withdraw { id, tomb }
-        };
-        self.send(n, &deed, way).map(drop)
+        let Request { id, unanswered: tomb, holds, .. } = request;
+        let holds = holds.filter(|_| self.chance.percent(85));
+        let last = |cohort: &Cohort| cohort.members.back().is_some_and(|last| last.id == id);
+        if let Some(c) = self.locks[n].cohorts.iter().position(last) {
+            let cohort = &mut self.locks[n].cohorts[c];
+            cohort.has_ended = true;
+            cohort.members.iter_mut().filter(|it| it.id == id).for_each(|it| it.unanswered |= tomb);
+            self.hand_on(n, c)?;
+            // Now and then more happens before the server is told.
+            if self.chance.percent(60) {
+                self.pass(n, c, way)?;
+            }
+            if holds.is_some() {
+                return Ok(());
+            }
+        } else if let Some(token) = holds {
+            let pass = Pass { from: id.clone(), token, to: None, ended: vec![(id, tomb)] };
+            return self.send(n, &Deed::Pass(pass), way).map(drop);
+        }
+        self.send(n, &Deed::Withdraw { id, tomb }, way).map(drop)
     }
 
     fn way(&mut self) -> Way {
@@ -284,18 +460,39 @@ impl World {
     }
 }
 
+/// In the provider a life is the ttl too, within bounds that would take too long here.
+fn life(ttl: i64) -> i64 {
+    ttl.clamp(40, 80)
+}
+
+/// The first of the queue with their tickets, as the last answer told.
+fn line(last: &State) -> VecDeque<(String, u64)> {
+    last.queue.iter().cloned().zip(last.tickets.iter().copied()).take(16).collect()
+}
+
+/// The provider in a request's entry.
+fn provider(id: &str) -> &str {
+    id.split_once('.').map_or("", |(_, provider)| provider)
+}
+
 /// What goes over the wire, as the provider sends it.
 fn words(deed: &Deed, lock: &str) -> Vec<String> {
     let number = |n: i64| n.to_string();
     let flag = |set: bool| if set { "1" } else { "0" }.to_owned();
-    // In the provider a life is the ttl too, within bounds that would take too long here.
-    let life = |ttl: i64| number(ttl.clamp(15, 30));
     let (script, id, args) = match deed {
-        Deed::Ask { id, ttl, waits } => {
-            ("acquire", &**id, vec![life(*ttl), number(*ttl), "label".to_owned(), flag(*waits)])
+        Deed::Ask { id, ttl, waits } => (
+            "acquire",
+            &**id,
+            vec![number(life(*ttl)), number(*ttl), "label".to_owned(), flag(*waits)],
+        ),
+        Deed::Renew { id, ttl } => ("renew", &**id, vec![number(life(*ttl)), number(*ttl)]),
+        Deed::Pass(pass) => {
+            let (to, ttl) =
+                pass.to.clone().map_or_else(Default::default, |(to, ttl)| (to, number(ttl)));
+            let mut args = vec![number(20), pass.token.to_string(), to, ttl, "label".to_owned()];
+            args.extend(pass.ended.iter().flat_map(|(id, tomb)| [id.clone(), flag(*tomb)]));
+            ("release", &*pass.from, args)
         }
-        Deed::Renew { id, ttl } => ("renew", &**id, vec![life(*ttl), number(*ttl)]),
-        Deed::Release { id, tomb } => ("release", &**id, vec![number(20), flag(*tomb)]),
         Deed::Withdraw { id, tomb } => ("withdraw", &**id, vec![number(20), flag(*tomb)]),
         // As the provider has it: these two pass no id.
         Deed::Inspect => ("inspect", "", Vec::new()),
