@@ -38,7 +38,7 @@ fn too_little(world: &World) -> Option<&'static str> {
         ("replayed", counts.replayed, 500),
         ("handed on", counts.handed_on, 500),
         ("passed", counts.passed, 200),
-        ("passed over several", counts.passed_several, 3),
+        ("passed over several", counts.passed_several, 10),
         ("passed again", counts.passed_again, 5),
         ("passes refused", counts.pass_refused, 300),
         ("expired", counts.expired, 500),

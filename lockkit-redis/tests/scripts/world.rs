@@ -127,7 +127,7 @@ impl World {
                 250..350 => drop(self.step(n, &Deed::Inspect)?),
                 350..450 => self.revoke(n)?,
                 450..1800 => self.deliver(n)?,
-                1800..2300 => self.pass_again(n)?,
+                1800..2500 => self.pass_again(n)?,
                 _ => self.client(n)?,
             }
         }
@@ -361,7 +361,7 @@ impl World {
             cohort.members.iter_mut().filter(|it| it.id == id).for_each(|it| it.unanswered |= tomb);
             self.hand_on(n, c)?;
             // Now and then more happens before the server is told.
-            if self.chance.percent(60) {
+            if self.chance.percent(30) {
                 self.pass(n, c, way)?;
             }
             if holds.is_some() {
