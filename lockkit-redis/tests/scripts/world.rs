@@ -127,7 +127,7 @@ impl World {
                 250..350 => drop(self.step(n, &Deed::Inspect)?),
                 350..450 => self.revoke(n)?,
                 450..1800 => self.deliver(n)?,
-                1800..2500 => self.pass_again(n)?,
+                1800..2300 => self.pass_again(n)?,
                 _ => self.client(n)?,
             }
         }
@@ -360,8 +360,11 @@ impl World {
             cohort.has_ended = true;
             cohort.members.iter_mut().filter(|it| it.id == id).for_each(|it| it.unanswered |= tomb);
             self.hand_on(n, c)?;
-            // Now and then more happens before the server is told.
-            if self.chance.percent(30) {
+            // Now and then who was handed the name lets it go before the server is told.
+            while self.chance.percent(60) && self.ended_at_once(n, c) {
+                self.hand_on(n, c)?;
+            }
+            if self.chance.percent(60) {
                 self.pass(n, c, way)?;
             }
             if holds.is_some() {
@@ -372,6 +375,21 @@ impl World {
             return self.send(n, &Deed::Pass(pass), way).map(drop);
         }
         self.send(n, &Deed::Withdraw { id, tomb }, way).map(drop)
+    }
+
+    /// Whether there is a holder that the server does not know of, who has let go now.
+    fn ended_at_once(&mut self, n: usize, c: usize) -> bool {
+        let Lock { requests, cohorts, .. } = &mut self.locks[n];
+        let cohort = &mut cohorts[c];
+        let (false, Some(last)) = (cohort.has_ended, cohort.members.back_mut()) else {
+            return false;
+        };
+        let Some(i) = requests.iter().position(|request| request.id == last.id) else {
+            return false;
+        };
+        last.unanswered |= requests.remove(i).unanswered;
+        cohort.has_ended = true;
+        true
     }
 
     fn way(&mut self) -> Way {
