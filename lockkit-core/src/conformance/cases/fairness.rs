@@ -129,11 +129,15 @@ async fn shares(cx: Context) -> Verdict {
     let counts = |shares: &[AtomicUsize]| -> Vec<usize> {
         shares.iter().map(|share| share.load(Ordering::SeqCst)).collect()
     };
+    // All are connected before the first one asks: alone, it would be granted every time.
+    let mut locks = Vec::new();
+    for _ in 0..CLIENTS {
+        locks.push(cx.lock("shared").await?);
+    }
     let end = cx.clock.now().saturating_add(PATIENCE);
     let mut clients = JoinSet::new();
-    for client in 0..CLIENTS {
-        let (lock, clock, shares) =
-            (cx.lock("shared").await?, cx.clock.clone(), Arc::clone(&shares));
+    for (client, lock) in locks.into_iter().enumerate() {
+        let (clock, shares) = (cx.clock.clone(), Arc::clone(&shares));
         clients.spawn(async move {
             // What comes once all have had enough is no share.
             let over = || {
