@@ -7,6 +7,7 @@
 //! [file]: https://github.com/lockkit/lockkit/blob/main/docs/file.md
 //! [postgres]: https://github.com/lockkit/lockkit/blob/main/docs/postgres.md
 //! [redis]: https://github.com/lockkit/lockkit/blob/main/docs/redis.md
+//! [zookeeper]: https://github.com/lockkit/lockkit/blob/main/docs/zookeeper.md
 //!
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
@@ -38,3 +39,7 @@ pub use lockkit_postgres as postgres;
 #[cfg(feature = "redis")]
 #[doc(inline)]
 pub use lockkit_redis as redis;
+
+#[cfg(feature = "zk")]
+#[doc(inline)]
+pub use lockkit_zk as zk;

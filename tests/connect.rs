@@ -25,7 +25,6 @@ async fn every_bad_url_is_refused_with_its_remedy() {
         ("1file:/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
         ("consul://localhost", ["consul:", "memory:, file:, redis:"]),
         ("etcd://127.0.0.1:2379", ["etcd:", "planned"]),
-        ("zk://127.0.0.1:2181", ["zk:", "planned"]),
         ("postgres://127.0.0.1/locks", ["postgres:", "planned"]),
         ("memory://", ["a slash", "memory:NAME"]),
         ("memory:/shared", ["a slash", "memory:NAME"]),
@@ -58,6 +57,9 @@ async fn every_bad_url_is_refused_with_its_remedy() {
 async fn no_refusal_repeats_a_password() {
     for url in [
         "redis://user:hunter2@127.0.0.1:99999/",
+        "zk://user:hunter2@127.0.0.1:99999/",
+        "zk://user:hunter2@127.0.0.1/a//b",
+        "zk://user:hunter2@127.0.0.1/?layout=none",
         "redis://user:hunter2@host/#",
         "postgres://user:hunter2@127.0.0.1/locks?ttl=15s",
         "file://user:hunter2@127.0.0.1/locks",
@@ -239,4 +241,41 @@ async fn redis_that_is_not_built_in_names_its_feature() {
 async fn a_store_that_is_not_built_in_names_its_feature() {
     let text = refusal("file:/tmp/locks").await;
     assert!(text.contains("the feature \"file\""), "{text}");
+}
+
+#[cfg(feature = "zk")]
+#[tokio::test]
+async fn a_bad_zk_url_is_refused_with_its_remedy() {
+    for (url, words) in [
+        ("zk:", ["no server", "zk://"]),
+        ("zk:host", ["no server", "zk://"]),
+        ("zk://", ["servers", "host:port"]),
+        ("zk://a,,b/", ["servers", "host:port"]),
+        ("zk://a:b/", ["a:b", "host:port"]),
+        ("zk://a:0/", ["a:0", "host:port"]),
+        ("zk://:%ff@a/", ["percent-encoded", "zk://"]),
+        ("zk://a/b#", ["a #", "%23"]),
+        ("zk://a/b/", ["/b/", "/locks"]),
+        ("zk://a/zookeeper", ["/zookeeper", "/locks"]),
+        ("zookeeper://a/?layout=zk", ["layout=zk", "curator, kazoo or both"]),
+        ("zk://a/?access=all", ["access=all", "open or creator"]),
+        ("zk://a/?access=creator", ["without a login", "open access"]),
+        ("zk://a/?tick=2", ["tick=2", "500ms"]),
+        ("zk://a/?tick=0s", ["0ns", "tickTime"]),
+        ("zk://a/?cert=x", ["x", "PEM file"]),
+        ("zk://a/?ca=/nowhere", ["/nowhere", "PEM file"]),
+        ("zk://a/?prefix=x", ["prefix is unknown", "layout"]),
+    ] {
+        let text = refusal(url).await;
+        assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
+    }
+}
+
+#[cfg(not(feature = "zk"))]
+#[tokio::test]
+async fn zk_needs_its_feature() {
+    for url in ["zk://127.0.0.1:2181", "zookeeper://127.0.0.1:2181"] {
+        let text = refusal(url).await;
+        assert!(text.contains("without") && text.contains("\"zk\""), "{url}: {text}");
+    }
 }

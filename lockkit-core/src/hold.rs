@@ -223,6 +223,10 @@ impl Hold {
         }
     }
 
+    pub(crate) fn may_be_in_reach(&self) -> bool {
+        self.inner().machine.may_be_in_reach()
+    }
+
     pub(crate) fn gone_from_store_at(&self) -> Option<Instant> {
         self.inner().machine.gone_from_store_at()
     }

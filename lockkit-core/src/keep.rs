@@ -56,6 +56,7 @@ pub(crate) async fn keep(
 async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
     let mut renewals = Vec::new();
     let mut signal = lease.lost();
+    let mut out_of_reach = lease.out_of_reach();
     let mut happened = (Event::Tick, None);
     loop {
         let (event, failure) = happened;
@@ -73,6 +74,10 @@ async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
             biased;
             event = hold.order() => (event, None),
             reason = &mut signal => (Event::Ended(reason), None),
+            () = &mut out_of_reach, if hold.may_be_in_reach() => {
+                out_of_reach = lease.out_of_reach();
+                (Event::OutOfReach, None)
+            }
             outcome = first_of(&mut renewals), if !renewals.is_empty() => renewed(hold, outcome),
             () = shared.closing.closed() => (Event::Ended(LossReason::Closed), None),
             () = hold.due() => (Event::Tick, None),

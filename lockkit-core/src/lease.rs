@@ -68,6 +68,17 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
     /// Cancel-safe.
     async fn lost(&self) -> LossReason;
 
+    /// Completes while the store is out of reach, where the provider notices at once.
+    ///
+    /// The guard is then at risk until the next renewal is acknowledged, and no sooner lost than
+    /// without it. Level-triggered; pending for ever where there is no such signal, as here.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    async fn out_of_reach(&self) {
+        std::future::pending().await
+    }
+
     /// Ends the grant in the store.
     ///
     /// Upholds C6: a late or repeated delivery never touches a later grant. Repeated after it was

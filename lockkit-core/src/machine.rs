@@ -19,6 +19,8 @@ pub(crate) enum Event {
     RenewalFailed,
     /// The caller wants a renewal now.
     RenewNow,
+    /// The store is out of reach.
+    OutOfReach,
     /// The lease has ended for this reason: the store said so, or the driver did.
     Ended(LossReason),
     /// The guard was released or dropped.
@@ -59,6 +61,8 @@ pub(crate) struct Machine {
     /// A fraction of the renewal interval, so that leases taken together do not renew together.
     jitter: Duration,
     in_flight: u8,
+    /// Whether the store was out of reach since the last acknowledged renewal.
+    out_of_reach: bool,
     lost: Option<LossReason>,
     told: State,
 }
@@ -75,6 +79,7 @@ impl Machine {
             next_renewal: None,
             jitter: Duration::ZERO,
             in_flight: 0,
+            out_of_reach: false,
             lost: None,
             told: State::Held,
         };
@@ -91,12 +96,14 @@ impl Machine {
                 (_, Event::Release) => self.lost = Some(LossReason::Released),
                 (_, Event::Renewed(term)) => {
                     self.in_flight = self.in_flight.saturating_sub(1);
+                    self.out_of_reach = false;
                     // Acknowledgements may overtake each other: only a later request counts.
                     if term.sent > self.term.sent {
                         self.adopt(term, 0);
                     }
                 }
                 (_, Event::RenewalFailed) => self.in_flight = self.in_flight.saturating_sub(1),
+                (_, Event::OutOfReach) => self.out_of_reach = true,
                 (_, Event::Tick | Event::RenewNow) => {}
             }
         }
@@ -125,10 +132,15 @@ impl Machine {
         if self.cap.is_some_and(|end| now >= end) {
             return State::Lost(LossReason::MaxHold);
         }
-        if self.at_risk_from().is_some_and(|risk| now >= risk) {
+        if self.out_of_reach || self.at_risk_from().is_some_and(|risk| now >= risk) {
             return State::AtRisk;
         }
         State::Held
+    }
+
+    /// Whether a signal that the store is out of reach would tell anything new.
+    pub(crate) const fn may_be_in_reach(&self) -> bool {
+        !self.out_of_reach
     }
 
     /// When [`on`](Self::on) wants its next `Tick`; `None`: only on events.
@@ -274,6 +286,19 @@ mod tests {
         assert_eq!(first(0), TTL / 3);
         assert!(first(1) > first(0) && first(255) > first(100));
         assert!(first(255) < TTL / 3 + TTL / 24);
+    }
+
+    #[test]
+    fn at_risk_at_once_when_the_store_is_out_of_reach_and_back_with_the_next_renewal() {
+        let mut machine = held(Renewal::Automatic);
+        assert!(machine.on(at(1), Event::OutOfReach).tell);
+        assert_eq!(machine.state(at(1)), State::AtRisk);
+        assert_eq!(machine.end(), end(0), "no sooner lost than without it");
+        assert!(machine.on(at(4), Event::Tick).renew);
+        assert!(machine.on(at(5), Event::Renewed(term(4))).tell);
+        assert_eq!(machine.state(at(5)), State::Held);
+        machine.on(at(6), Event::OutOfReach);
+        assert_eq!(machine.state(at(15)), State::Lost(LossReason::Expired));
     }
 
     #[test]

@@ -67,7 +67,7 @@ impl Options {
     }
 
     /// Takes out an option that only some stores know.
-    #[cfg(any(feature = "postgres", feature = "redis"))]
+    #[cfg(any(feature = "postgres", feature = "redis", feature = "zk"))]
     pub(super) fn take(&mut self, option: &str) -> Option<String> {
         self.0.remove(option)
     }
@@ -106,6 +106,17 @@ fn parse_token_base(text: &str) -> Result<u64> {
         Error::invalid(
             format!("token_base={text}"),
             format!("give a whole number below {}", FencingToken::MAX),
+        )
+    })
+}
+
+/// The certificates or the key in the file that an option names.
+#[cfg(any(feature = "redis", feature = "zk"))]
+pub(super) fn pem(option: &str, path: &str) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| {
+        Error::invalid(
+            format!("the file of the option {option}, {path}: {error}"),
+            "give the path of a PEM file that this program may read",
         )
     })
 }

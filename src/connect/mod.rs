@@ -5,13 +5,16 @@ mod address;
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "zk")]
+mod zk;
 
 use lockkit_core::{Builder, Error, Locks, Memory, Result};
 
 use address::{Address, split};
 
 /// The schemes of stores that exist.
-const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:";
+const SCHEMES: &str =
+    "memory:, file:, postgres:, redis:, rediss:, redis+unix:, zk:, zookeeper:";
 
 /// Connects to the store that `url` names, with every setting at its default.
 ///
@@ -25,6 +28,7 @@ const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:";
 /// | `redis://[user[:password]@]host[:port][/database]` | a Redis or Valkey server (feature `redis`) |
 /// | `rediss://...` | the same over TLS (features `redis` and `tls`) |
 /// | `redis+unix:///path` | the same by a socket of this machine |
+/// | `zk://[user:password@]host[:port][,host[:port]...][/base]`, `zookeeper://...` | a ZooKeeper server or ensemble (feature `zk`; TLS with the option `ca`) |
 ///
 /// Paths and names are percent-decoded: write `%3F` for `?`, `%23` for `#` and `%25` for `%`.
 /// Options follow as `?option=value&...`, the same for every store:
@@ -36,6 +40,7 @@ const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:";
 ///
 /// Postgres also takes `strategy`, `schema`, `connections`, `budget`, `creates` and libpq's parameters.
 /// Redis also takes `prefix`, and `database`, `ca`, `cert` and `key` where they apply: see its page.
+/// ZooKeeper also takes `layout`, `tick`, `access`, `ca`, `cert` and `key`: see its page.
 /// An option that the store does not know is refused, and so is one that is given twice.
 ///
 /// ```
@@ -87,7 +92,11 @@ pub async fn connect_with(url: &str, builder: Builder) -> Result<Locks> {
         "redis" | "rediss" | "redis+unix" => redis::connect(&scheme, rest, builder).await,
         #[cfg(not(feature = "redis"))]
         "redis" | "rediss" | "redis+unix" => Err(without(&scheme, "redis")),
-        "etcd" | "etcds" | "zk" | "zookeeper" => Err(Error::invalid(
+        #[cfg(feature = "zk")]
+        "zk" | "zookeeper" => zk::connect(rest, builder).await,
+        #[cfg(not(feature = "zk"))]
+        "zk" | "zookeeper" => Err(without(&scheme, "zk")),
+        "etcd" | "etcds" => Err(Error::invalid(
             format!("{scheme}: names a store that this version of lockkit does not have"),
             format!("it is planned; the stores that exist are {SCHEMES}"),
         )),
@@ -144,7 +153,7 @@ async fn file(_: Address, _: Builder) -> Result<Locks> {
 }
 
 /// The refusal of a scheme whose feature is off.
-#[cfg(not(all(feature = "file", feature = "postgres", feature = "redis")))]
+#[cfg(not(all(feature = "file", feature = "postgres", feature = "redis", feature = "zk")))]
 fn without(scheme: &str, feature: &str) -> Error {
     Error::invalid(
         format!("{scheme}: names a store that this program was built without"),

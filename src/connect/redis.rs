@@ -5,7 +5,7 @@ use lockkit_redis::{RedisConfig, RedisProvider, RedisTls};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::address::{Address, Options};
+use super::address::{Address, Options, pem};
 
 /// Redis's own port.
 const PORT: u16 = 6379;
@@ -100,14 +100,5 @@ fn decode(text: &str) -> Result<String> {
 fn parse_database(text: &str) -> Result<u32> {
     text.parse().map_err(|_| {
         Error::invalid(format!("the database {text:?}"), "give its number, for example 0")
-    })
-}
-
-fn pem(option: &str, path: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| {
-        Error::invalid(
-            format!("the file of the option {option}, {path}: {error}"),
-            "give the path of a PEM file that this program may read",
-        )
     })
 }

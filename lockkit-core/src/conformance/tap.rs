@@ -242,6 +242,10 @@ impl Lease for TappedLease {
         reason
     }
 
+    async fn out_of_reach(&self) {
+        self.lease().out_of_reach().await;
+    }
+
     async fn release(&self) -> Result<()> {
         self.tap.check()?;
         self.lease().release().await

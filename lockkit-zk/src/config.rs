@@ -1,0 +1,264 @@
+//! Where the servers are, who we are there, and how our locks look to others.
+
+use std::fmt;
+use std::time::Duration;
+
+use lockkit_core::{Error, Result};
+
+/// ZooKeeper's own port.
+const PORT: u16 = 2181;
+/// Where locks lie when nobody says otherwise.
+const BASE: &str = "/lockkit";
+/// ZooKeeper's own `tickTime`.
+const TICK: Duration = Duration::from_secs(2);
+
+/// Where the servers are, who we are there, and how our locks look to others.
+///
+/// Its `Debug` shows no password and no private part of a certificate.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ZkConfig {
+    pub(crate) servers: Vec<String>,
+    pub(crate) base: String,
+    pub(crate) layout: Layout,
+    pub(crate) tick: Duration,
+    pub(crate) tls: Option<ZkTls>,
+    pub(crate) logins: Vec<(String, Vec<u8>)>,
+    pub(crate) access: Access,
+    pub(crate) token_base: u64,
+}
+
+/// Which other clients of the field our locks exclude, and are excluded by.
+///
+/// Nodes of both forms count as contenders under every layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Layout {
+    /// Curator's `InterProcessMutex`, and kazoo's `Lock` with the extra pattern `-lock-`.
+    #[default]
+    Curator,
+    /// Stock kazoo's `Lock`.
+    Kazoo,
+    /// Both of them, for one more round trip.
+    Both,
+}
+
+/// Who may read and delete the nodes that we create.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Access {
+    /// Everybody.
+    #[default]
+    Open,
+    /// Whoever has one of the logins of the client that created them.
+    Creator,
+    /// These alone.
+    Only(Vec<Right>),
+}
+
+/// What one identity may do with our nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// The scheme of the identity, such as `digest`, `x509`, `ip` or `world`.
+    pub scheme: String,
+    /// The identity, as the scheme writes it.
+    pub id: String,
+    /// Some of the letters `cdrwa`: create, delete, read, write, administer.
+    pub permissions: String,
+}
+
+/// Certificates for connections over TLS, each as the text of a PEM file.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ZkTls {
+    /// The authority that signed the servers' certificates.
+    pub authority: String,
+    /// Our own certificate and its private part, for servers that ask for one.
+    pub client: Option<(String, String)>,
+}
+
+impl ZkTls {
+    /// Trusts servers with a certificate of this authority.
+    pub fn new(authority: impl Into<String>) -> Self {
+        Self { authority: authority.into(), client: None }
+    }
+
+    /// Shows the servers this certificate, with its private part.
+    #[must_use]
+    pub fn client(mut self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
+        self.client = Some((certificate.into(), key.into()));
+        self
+    }
+}
+
+impl ZkConfig {
+    /// The servers of one ensemble, each as `host` or `host:port`; ZooKeeper's own port is 2181.
+    pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            servers: servers.into_iter().map(Into::into).collect(),
+            base: BASE.to_owned(),
+            layout: Layout::default(),
+            tick: TICK,
+            tls: None,
+            logins: Vec::new(),
+            access: Access::default(),
+            token_base: 0,
+        }
+    }
+
+    /// The node that locks lie below, one level deep; `/lockkit` unless set here.
+    ///
+    /// Other clients' chroot and the path of a lock's parent make one path here.
+    #[must_use]
+    pub fn base(mut self, path: impl Into<String>) -> Self {
+        self.base = path.into();
+        self
+    }
+
+    /// Which other clients are excluded; Curator's unless set here.
+    #[must_use]
+    pub const fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// The servers' `tickTime`; 2 s, ZooKeeper's own default, unless set here.
+    ///
+    /// Clients cannot ask for it. Deadlines keep away from the session's end by it, so it must not
+    /// be less than the servers' own; more is safe.
+    #[must_use]
+    pub const fn tick(mut self, tick: Duration) -> Self {
+        self.tick = tick;
+        self
+    }
+
+    /// Speaks TLS, which needs the feature `tls`.
+    #[must_use]
+    pub fn tls(mut self, tls: ZkTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Logs in by the scheme `digest`; may be repeated for several identities.
+    #[must_use]
+    pub fn digest(self, user: impl AsRef<str>, password: impl AsRef<str>) -> Self {
+        let login = format!("{}:{}", user.as_ref(), password.as_ref());
+        self.login("digest", login)
+    }
+
+    /// Logs in by another scheme, with what it takes.
+    #[must_use]
+    pub fn login(mut self, scheme: impl Into<String>, secret: impl Into<Vec<u8>>) -> Self {
+        self.logins.push((scheme.into(), secret.into()));
+        self
+    }
+
+    /// Who may read and delete our nodes; everybody unless set here.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// What is added to the servers' tokens; 0 unless set here.
+    ///
+    /// They are transaction numbers: small in a new ensemble, and growing over its whole life.
+    #[must_use]
+    pub const fn token_base(mut self, base: u64) -> Self {
+        self.token_base = base;
+        self
+    }
+
+    /// Each server as `host:port`, as the driver takes them.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let with_port = |server: &String| {
+            let after_host = server.rsplit(']').next().unwrap_or_default();
+            if after_host.contains(':') { server.clone() } else { format!("{server}:{PORT}") }
+        };
+        self.servers.iter().map(with_port).collect()
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let bad_server = |server: &String| {
+            let plain = |c: char| c.is_alphanumeric() || "-._:[]%".contains(c);
+            server.is_empty() || !server.chars().all(plain)
+        };
+        if self.servers.is_empty() || self.servers.iter().any(bad_server) {
+            return Err(Error::invalid(
+                "the list of servers",
+                "name at least one server, each as host or host:port",
+            ));
+        }
+        for address in self.addresses() {
+            let port = address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+            if port.is_none_or(|port| port == 0) {
+                return Err(Error::invalid(
+                    format!("the server {address}"),
+                    "write it as host or host:port, an IPv6 address in brackets",
+                ));
+            }
+        }
+        let element = |element: &str| {
+            !matches!(element, "" | "." | "..") && !element.chars().any(char::is_control)
+        };
+        if !self.base.strip_prefix('/').is_some_and(|path| path.split('/').all(element))
+            || self.base == "/zookeeper"
+            || self.base.starts_with("/zookeeper/")
+        {
+            return Err(Error::invalid(
+                format!("the base {:?}", self.base),
+                "give a path such as /locks, below which the locks lie",
+            ));
+        }
+        if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.tick) {
+            return Err(Error::invalid(
+                format!("a tick of {:?}", self.tick),
+                "give the servers' tickTime, for example 2s",
+            ));
+        }
+        if self.access == Access::Creator && self.logins.is_empty() && self.tls.is_none() {
+            return Err(Error::invalid(
+                "access for the creator alone, without a login",
+                "give a login, or open access",
+            ));
+        }
+        if let Access::Only(rights) = &self.access {
+            let letters = |right: &Right| right.permissions.chars().all(|c| "cdrwa".contains(c));
+            if rights.is_empty() || !rights.iter().all(letters) {
+                return Err(Error::invalid(
+                    "the rights to our nodes",
+                    "give at least one, with permissions of the letters cdrwa",
+                ));
+            }
+        }
+        if self.tls.is_some() && !cfg!(feature = "tls") {
+            return Err(Error::invalid(
+                "TLS in a program that was built without it",
+                "enable the feature \"tls\"",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ZkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let schemes: Vec<_> = self.logins.iter().map(|(scheme, _)| scheme).collect();
+        f.debug_struct("ZkConfig")
+            .field("servers", &self.servers)
+            .field("base", &self.base)
+            .field("layout", &self.layout)
+            .field("tick", &self.tick)
+            .field("tls", &self.tls)
+            .field("logins", &schemes)
+            .field("access", &self.access)
+            .field("token_base", &self.token_base)
+            .finish()
+    }
+}
+
+impl fmt::Debug for ZkTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZkTls").field("client", &self.client.is_some()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,31 @@
+//! ZooKeeper for lockkit: a fair, push-woken lock with a fencing token, beside Curator and kazoo.
+//!
+//! ```no_run
+//! # async fn connect() -> lockkit_core::Result<()> {
+//! use lockkit_zk::{ZkConfig, ZkProvider};
+//!
+//! let config = ZkConfig::new(["zk1", "zk2", "zk3:2182"]).base("/locks");
+//! let locks = lockkit_core::Locks::new(ZkProvider::connect(config).await?);
+//! # drop(locks); Ok(()) }
+//! ```
+
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
+mod config;
+mod error;
+mod lease;
+mod operator;
+mod parents;
+mod place;
+mod protocol;
+mod provider;
+mod queue;
+mod session;
+mod sessions;
+#[cfg(feature = "tls")]
+mod tls;
+mod wait;
+
+pub use config::{Access, Layout, Right, ZkConfig, ZkTls};
+pub use lease::ZkNode;
+pub use provider::ZkProvider;

@@ -1,0 +1,135 @@
+//! What an operator can see and do in ZooKeeper.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
+use zookeeper_client::{Error as ZkError, Stat};
+
+use crate::error::{limited, to_error};
+use crate::protocol::{Contender, label, name_of, queue};
+use crate::provider::Inner;
+use crate::session::{LIMIT, Outcome, Removal, Session, children_in_sync};
+
+/// How many names are looked at in one round trip.
+const AT_ONCE: usize = 64;
+
+/// A name's queue, and what stands in the first node of it.
+struct Look {
+    session: Arc<Session>,
+    parent: String,
+    queue: Vec<Contender>,
+    first: Option<(Vec<u8>, Stat)>,
+}
+
+impl Inner {
+    async fn look(&self, name: &LockName) -> Result<Look> {
+        let call = async {
+            let session = self.sessions.any().await?;
+            let client = session.client()?;
+            let parent = self.parent(name);
+            loop {
+                let children = children_in_sync(&client, &parent).await;
+                let queue = queue(children.map_err(|error| to_error(&error))?);
+                let first = queue.first().map(|first| format!("{parent}/{}", first.node));
+                let first = match first {
+                    None => None,
+                    Some(path) => match client.get_data(&path).await {
+                        // Left in between: whoever was next is the first.
+                        Err(ZkError::NoNode) => continue,
+                        first => Some(first.map_err(|error| to_error(&error))?),
+                    },
+                };
+                return Ok(Look { session, parent, queue, first });
+            }
+        };
+        limited(&Clock::system(), LIMIT, call).await
+    }
+
+    async fn elements(&self) -> Result<Vec<String>> {
+        let call = async {
+            let client = self.sessions.any().await?.client()?;
+            let elements: Outcome<_> = children_in_sync(&client, &self.base).await;
+            elements.map_err(|error| to_error(&error))
+        };
+        limited(&Clock::system(), LIMIT, call).await
+    }
+}
+
+impl Look {
+    /// The nodes that the holder has in the queue: a pair is created in one transaction.
+    async fn holders_nodes(&self) -> Result<Vec<String>> {
+        let Some((data, stat)) = &self.first else { return Ok(Vec::new()) };
+        let path = |contender: &Contender| format!("{}/{}", self.parent, contender.node);
+        let mut nodes = vec![path(&self.queue[0])];
+        if let Some(second) = self.queue.get(1).filter(|_| label(data).1) {
+            let client = self.session.client()?;
+            let second = path(second);
+            let seen = async { client.check_stat(&second).await.map_err(|error| to_error(&error)) };
+            let seen = limited(&Clock::system(), LIMIT, seen).await?;
+            if seen.is_some_and(|second| second.czxid == stat.czxid) {
+                nodes.push(second);
+            }
+        }
+        Ok(nodes)
+    }
+}
+
+#[async_trait]
+impl Operator for Inner {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        let look = self.look(name).await?;
+        let mut holders = Vec::new();
+        if let Some((data, stat)) = &look.first {
+            let (label, is_ours) = label(data);
+            let mut holder = Holder::new(label);
+            holder.token = self.token(stat.czxid).ok().filter(|_| is_ours);
+            holders.push(holder);
+        }
+        let nodes = look.holders_nodes().await?.len();
+        Ok(Inspection::new(name.clone(), holders, Some(look.queue.len() - nodes)))
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        let names = self.elements().await?;
+        let names = names.iter().filter_map(|element| name_of(element)).filter(|name| {
+            name.as_str().starts_with(prefix) && after.is_none_or(|past| name > past)
+        });
+        let names: Vec<_> = names.collect::<BTreeSet<_>>().into_iter().collect();
+        let mut seen = Vec::new();
+        for names in names.chunks(AT_ONCE) {
+            for found in join_all(names.iter().map(|name| self.inspect(name))).await {
+                let found = found?;
+                // An empty parent stays until the servers remove it.
+                if !found.holders.is_empty() && seen.len() < limit {
+                    seen.push(found);
+                }
+            }
+            if seen.len() >= limit {
+                break;
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        let look = self.look(name).await?;
+        let is_it = |(data, stat): &(Vec<u8>, Stat)| {
+            label(data).1 && self.token(stat.czxid).is_ok_and(|held| held == token)
+        };
+        if !look.first.as_ref().is_some_and(is_it) {
+            return Ok(false);
+        }
+        let nodes = look.holders_nodes().await?;
+        let removal = look.session.remove(Removal::Nodes(nodes));
+        limited(&Clock::system(), LIMIT, removal).await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,179 @@
+//! What a provider knows of each of its requests' nodes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use lockkit_core::{Applied, Error, RequestId, Result};
+use tokio::sync::watch;
+
+use crate::session::{InUse, Removal, Session};
+
+/// The requests that may have something in the store.
+#[derive(Debug, Default)]
+pub(crate) struct Places(Mutex<HashMap<RequestId, Arc<Place>>>);
+
+/// One request's place: at most one node of it is wanted, whatever was sent for it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    known: watch::Sender<Known>,
+    /// Who holds the node, as long as a lease does.
+    held: Mutex<Weak<Held>>,
+    /// One attempt at a time looks for the node, or creates it.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+}
+
+/// What is known of a request's node.
+#[derive(Clone, Debug)]
+pub(crate) enum Known {
+    /// None was ever asked for, or it is certainly gone.
+    Nothing,
+    /// One was asked for on this session, and nobody knows whether it came to be.
+    Sent(Arc<Session>),
+    /// It was created.
+    Taken(Node),
+    /// Whatever there was on this session is to go, and no more is to come.
+    Withdrawn(Option<Arc<Session>>),
+}
+
+/// An ephemeral node of ours, or a pair of them under [`Layout::Both`](crate::Layout::Both).
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) session: Arc<Session>,
+    pub(crate) _in_use: InUse,
+    pub(crate) parent: String,
+    /// In the order of their sequences.
+    pub(crate) names: Vec<String>,
+    pub(crate) sequence: i32,
+    pub(crate) czxid: i64,
+}
+
+/// A granted node, shared by the leases of all replays of one request; dropped by the last of them
+/// without a release, its session removes it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) node: Node,
+    pub(crate) released: AtomicBool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.released.load(Ordering::SeqCst) {
+            drop(self.node.session.remove(Removal::Nodes(self.node.paths())));
+        }
+    }
+}
+
+impl Node {
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.names.iter().map(|name| format!("{}/{name}", self.parent)).collect()
+    }
+}
+
+impl Places {
+    /// The place of this request, made if it has none.
+    pub(crate) fn of(&self, id: RequestId) -> Arc<Place> {
+        let empty = || {
+            Arc::new(Place {
+                known: watch::Sender::new(Known::Nothing),
+                held: Mutex::default(),
+                turn: tokio::sync::Mutex::default(),
+            })
+        };
+        Arc::clone(self.all().entry(id).or_insert_with(empty))
+    }
+
+    /// The place of this request, if something was ever asked for it.
+    pub(crate) fn find(&self, id: RequestId) -> Option<Arc<Place>> {
+        self.all().get(&id).cloned()
+    }
+
+    /// Nothing of the request is in the store any more.
+    pub(crate) fn forget(&self, id: RequestId, place: &Arc<Place>) {
+        let mut all = self.all();
+        if all.get(&id).is_some_and(|known| Arc::ptr_eq(known, place)) {
+            all.remove(&id);
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<Place>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    pub(crate) fn known(&self) -> Known {
+        self.known.borrow().clone()
+    }
+
+    /// A node will be asked for on this session; refused after a withdrawal, which would not find
+    /// it.
+    pub(crate) fn send(&self, session: &Arc<Session>) -> Result<()> {
+        self.set(Known::Sent(Arc::clone(session)))
+    }
+
+    /// The node was created, or found.
+    pub(crate) fn take(&self, node: Node) -> Result<()> {
+        self.set(Known::Taken(node))
+    }
+
+    /// The node is held from now on, by whoever holds it already.
+    pub(crate) fn hold(&self, node: Node) -> Arc<Held> {
+        let mut known = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |held: &Arc<Held>| held.node.names == node.names;
+        if let Some(held) = known.upgrade().filter(same) {
+            return held;
+        }
+        let held = Arc::new(Held { node, released: AtomicBool::new(false) });
+        *known = Arc::downgrade(&held);
+        held
+    }
+
+    /// There is certainly no node.
+    pub(crate) fn clear(&self) {
+        // A withdrawal looks for itself.
+        let _ = self.set(Known::Nothing);
+    }
+
+    /// Whether there is certainly nothing of the request.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(*self.known.borrow(), Known::Nothing)
+    }
+
+    /// No node is to come any more; on which session one may be.
+    pub(crate) fn withdraw(&self) -> Option<Arc<Session>> {
+        let mut session = None;
+        self.known.send_modify(|known| {
+            session = match known {
+                Known::Nothing => None,
+                Known::Sent(session) => Some(Arc::clone(session)),
+                Known::Taken(node) => Some(Arc::clone(&node.session)),
+                Known::Withdrawn(session) => session.clone(),
+            };
+            *known = Known::Withdrawn(session.clone());
+        });
+        session
+    }
+
+    /// Completes when the request was withdrawn.
+    pub(crate) async fn withdrawn(&self) {
+        let mut known = self.known.subscribe();
+        // The sender lives as long as this place.
+        let _ = known.wait_for(|known| matches!(known, Known::Withdrawn(_))).await;
+    }
+
+    fn set(&self, to: Known) -> Result<()> {
+        let was_set = self.known.send_if_modified(|known| {
+            let may = !matches!(known, Known::Withdrawn(_));
+            if may {
+                *known = to;
+            }
+            may
+        });
+        if was_set { Ok(()) } else { Err(withdrawn()) }
+    }
+}
+
+pub(crate) fn withdrawn() -> Error {
+    Error::unavailable(Applied::No, "the request was withdrawn")
+}

@@ -1,0 +1,193 @@
+//! Names of nodes: whose they are, and who is before whom.
+
+use lockkit_core::{LockName, RequestId};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::Layout;
+
+/// What stands before the sequence in Curator's and our names.
+const CURATOR: &str = "-lock-";
+/// What stands there in kazoo's names.
+const KAZOO: &str = "__lock__";
+/// Refused from here on: past 2³¹ other clients' order, and the server's own counter, break down.
+pub(crate) const LAST_SEQUENCE: i32 = i32::MAX - 0xffff;
+/// What our nodes' data begins with, before the holder's label.
+const MARK: &str = "lockkit:";
+
+/// What stays as it is in a name's path element.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-');
+
+/// A node that takes part in the queue for a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Contender {
+    pub(crate) node: String,
+    pub(crate) sequence: i32,
+}
+
+impl Contender {
+    /// The contender that this child is; `None` for every other child.
+    fn of(node: String) -> Option<Self> {
+        let after = |form: &str| node.rfind(form).map(|at| at + form.len());
+        let at = after(CURATOR).max(after(KAZOO))?;
+        let sequence = sequence(node.get(at..)?)?;
+        Some(Self { node, sequence })
+    }
+}
+
+/// A sequence as servers write it: ten digits, or a sign and what ten digits leave of it.
+pub(crate) fn sequence(text: &str) -> Option<i32> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_number = text.len() == 10 || (digits.len() == 10 && text.len() == 11);
+    let is_number = is_number && digits.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
+}
+
+/// The queue of these children, first come first.
+///
+/// Those alive at one time lie within half the range of each other, so differences order them also
+/// where the counter wraps.
+pub(crate) fn queue(children: Vec<String>) -> Vec<Contender> {
+    let mut queue: Vec<_> = children.into_iter().filter_map(Contender::of).collect();
+    if let Some(origin) = queue.first().map(|contender| contender.sequence) {
+        queue.sort_by(|a, b| {
+            let from_origin = |contender: &Contender| contender.sequence.wrapping_sub(origin);
+            from_origin(a).cmp(&from_origin(b)).then_with(|| a.node.cmp(&b.node))
+        });
+    }
+    queue
+}
+
+/// What this request's nodes begin with under a layout, in the order of their creation.
+pub(crate) fn prefixes(layout: Layout, id: RequestId) -> Vec<String> {
+    let [curator, kazoo] = both_prefixes(id);
+    match layout {
+        Layout::Curator => vec![curator],
+        Layout::Kazoo => vec![kazoo],
+        Layout::Both => vec![curator, kazoo],
+    }
+}
+
+/// Whether this child is one of this request's nodes.
+pub(crate) fn is_of(node: &str, id: RequestId) -> bool {
+    both_prefixes(id).iter().any(|prefix| node.starts_with(prefix))
+}
+
+fn both_prefixes(id: RequestId) -> [String; 2] {
+    let hex = id.to_string();
+    let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    [format!("_c_{}{CURATOR}", parts.join("-")), format!("{hex}{KAZOO}")]
+}
+
+/// The path element of a name.
+pub(crate) fn element(name: &LockName) -> String {
+    match name.as_str() {
+        // A path has no such elements.
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        name => utf8_percent_encode(name, PLAIN).to_string(),
+    }
+}
+
+/// The name with this path element; `None` for a node of somebody else.
+pub(crate) fn name_of(text: &str) -> Option<LockName> {
+    let name = LockName::new(percent_decode_str(text).decode_utf8().ok()?).ok()?;
+    (element(&name) == text).then_some(name)
+}
+
+/// What we write into our nodes.
+pub(crate) fn data(label: &str) -> Vec<u8> {
+    format!("{MARK}{label}").into_bytes()
+}
+
+/// The label in a node's data, and whether the node is ours.
+pub(crate) fn label(data: &[u8]) -> (String, bool) {
+    let text = String::from_utf8_lossy(data);
+    match text.strip_prefix(MARK) {
+        Some(label) => (label.to_owned(), true),
+        None => (text.into_owned(), false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: RequestId = RequestId::from_bytes([0xab; 16]);
+
+    fn sorted(children: &[&str]) -> Vec<String> {
+        let children = children.iter().map(|child| (*child).to_owned()).collect();
+        queue(children).into_iter().map(|contender| contender.node).collect()
+    }
+
+    #[test]
+    fn both_forms_contend_in_the_order_of_their_sequences_and_other_children_never() {
+        let curator = "_c_abababab-abab-abab-abab-abababababab-lock-0000000007";
+        let kazoo = "ffffffffffffffffffffffffffffffff__lock__0000000006";
+        let plain = "lock-0000000001";
+        let shown = sorted(&[
+            curator,
+            "config",
+            "_c_x-lock-",
+            "_c_x-lock-12",
+            "_c_x-lease-0000000001",
+            "x-__WRIT__0000000002",
+            "_c_x-lock-000000000a",
+            "_c_x-lock-00000000012",
+            kazoo,
+            "a-lock-0000000005",
+            plain,
+        ]);
+        assert_eq!(shown, ["a-lock-0000000005", kazoo, curator]);
+    }
+
+    #[test]
+    fn the_order_goes_on_where_the_counter_wraps() {
+        let shown = sorted(&[
+            "a-lock--2147483647",
+            "b-lock-2147483647",
+            "c-lock--2147483648",
+            "d-lock-2147483646",
+        ]);
+        let first: String = shown.iter().filter_map(|node| node.chars().next()).collect();
+        assert_eq!(first, "dbca");
+        let shown = sorted(&["a-lock-0000000000", "b-lock--000000001", "c-lock-0000000001"]);
+        assert_eq!(shown, ["b-lock--000000001", "a-lock-0000000000", "c-lock-0000000001"]);
+    }
+
+    #[test]
+    fn a_request_knows_its_nodes_in_both_forms() {
+        let [curator, kazoo] = both_prefixes(ID);
+        assert_eq!(curator, "_c_abababab-abab-abab-abab-abababababab-lock-");
+        assert_eq!(kazoo, "abababababababababababababababab__lock__");
+        for prefix in prefixes(Layout::Both, ID) {
+            assert!(is_of(&format!("{prefix}0000000001"), ID));
+            assert!(!is_of(&format!("{prefix}0000000001"), RequestId::from_bytes([0xcd; 16])));
+        }
+    }
+
+    #[test]
+    fn names_are_path_elements_that_never_meet() {
+        for (name, text) in [
+            ("billing.nightly-1_A", "billing.nightly-1_A"),
+            ("billing/nightly", "billing%2Fnightly"),
+            ("billing%2Fnightly", "billing%252Fnightly"),
+            (".", "%2E"),
+            ("..", "%2E%2E"),
+            ("%2E", "%252E"),
+            ("a b\0\u{fffd}", "a%20b%00%EF%BF%BD"),
+        ] {
+            let name = LockName::new(name).expect("a name");
+            assert_eq!(element(&name), text);
+            assert_eq!(name_of(text), Some(name));
+        }
+        for foreign in ["a b", "%2e", "a/b", "%zz", "", "%2E%2E%2E"] {
+            assert_eq!(name_of(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_label_tells_our_nodes_from_those_of_others() {
+        assert_eq!(label(&data("host/1/x")), ("host/1/x".to_owned(), true));
+        assert_eq!(label(b"10.0.0.7"), ("10.0.0.7".to_owned(), false));
+    }
+}

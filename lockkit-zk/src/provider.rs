@@ -1,0 +1,222 @@
+//! The provider: what each call asks of ZooKeeper.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lockkit_core::{
+    Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, LockName,
+    LockProvider, Operator, Request, Result, WakeUp,
+};
+
+use crate::ZkConfig;
+use crate::error::limited;
+use crate::lease::ZkLease;
+use crate::place::{Node, Place, Places, withdrawn};
+use crate::protocol::element;
+use crate::queue::{Entered, Form};
+use crate::session::{Removal, Session};
+use crate::sessions::Sessions;
+use crate::wait::{Gone, Turn, call_limit};
+
+/// A connection that is lost is made anew at once, or later.
+const AT_ONCE: Duration = Duration::from_millis(50);
+
+/// A client of one ZooKeeper server or ensemble, 3.5 or newer.
+///
+/// It makes one session for each ttl that is in use, rounded up to whole ticks, and keeps it alive
+/// by one heartbeat, however many locks are held on it. The tasks that serve a session live in the
+/// runtime that made it. See the page `docs/zookeeper.md` for the algorithm and its bounds.
+#[derive(Clone, Debug)]
+pub struct ZkProvider(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) sessions: Sessions,
+    pub(crate) places: Places,
+    form: Form,
+    pub(crate) base: String,
+    pub(crate) token_base: u64,
+}
+
+impl ZkProvider {
+    /// Connects, and looks whether the servers let us in.
+    ///
+    /// # Errors
+    /// `Invalid`: the configuration. `Rejected`: the login, the certificates, or no right to the
+    /// base; each says what to do. `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn connect(config: ZkConfig) -> Result<Self> {
+        config.check()?;
+        let form = Form::new(config.layout, &config.access);
+        let (base, token_base) = (config.base.clone(), config.token_base);
+        let sessions = Sessions::connect(config).await?;
+        let places = Places::default();
+        Ok(Self(Arc::new(Inner { sessions, places, form, base, token_base })))
+    }
+}
+
+impl Inner {
+    pub(crate) fn parent(&self, name: &LockName) -> String {
+        format!("{}/{}", self.base, element(name))
+    }
+
+    pub(crate) fn token(&self, czxid: i64) -> Result<FencingToken> {
+        FencingToken::with_base(self.token_base, czxid.try_into().unwrap_or(0))
+    }
+
+    async fn attempt(self: &Arc<Self>, request: &Request, waits: bool) -> Result<Option<Grant>> {
+        let place = self.places.of(request.id());
+        let outcome = tokio::select! {
+            biased;
+            () = place.withdrawn() => Err(withdrawn()),
+            outcome = self.ask(request, &place, waits) => outcome,
+        };
+        if matches!(outcome, Ok(None)) || place.is_empty() {
+            self.places.forget(request.id(), &place);
+        }
+        outcome
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        request: &Request,
+        place: &Arc<Place>,
+        waits: bool,
+    ) -> Result<Option<Grant>> {
+        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
+        loop {
+            let session = limited(clock, limit, self.session(request)).await.map_err(unapplied)?;
+            let entered = limited(clock, limit, self.enter(request, place, &session)).await?;
+            let node = entered.node.clone();
+            let turn = if waits { entered.wait(request).await? } else { entered.look() };
+            match turn {
+                Turn::First(gone) => return self.grant(request, place, node, gone).await.map(Some),
+                Turn::Behind => {
+                    let removal = session.remove(Removal::Nodes(node.paths()));
+                    limited(clock, limit, removal).await?;
+                    place.clear();
+                    return Ok(None);
+                }
+                Turn::Gone => place.clear(),
+            }
+        }
+    }
+
+    /// Takes the request's place in the queue; what a lost connection leaves unclear is looked up
+    /// once more if the next one comes at once.
+    async fn enter(
+        &self,
+        request: &Request,
+        place: &Place,
+        session: &Arc<Session>,
+    ) -> Result<Entered> {
+        let parent = self.parent(request.name());
+        match self.form.enter(request, place, session, &parent).await {
+            Err(error @ Error::Unavailable { applied: Applied::Maybe, .. }) => {
+                match tokio::time::timeout(AT_ONCE, session.up_again()).await {
+                    Ok(Ok(())) => self.form.enter(request, place, session, &parent).await,
+                    _ => Err(error),
+                }
+            }
+            entered => entered,
+        }
+    }
+
+    /// A session that gives this request's ttl, and that servers answer on.
+    async fn session(&self, request: &Request) -> Result<Arc<Session>> {
+        let session = self.sessions.at(request.ttl()).await?;
+        session.up().await?;
+        Ok(session)
+    }
+
+    async fn grant(
+        self: &Arc<Self>,
+        request: &Request,
+        place: &Arc<Place>,
+        node: Node,
+        gone: Gone,
+    ) -> Result<Grant> {
+        let token = self.token(node.czxid)?;
+        let clock = request.clock();
+        // After a silence, belief begins with the second write that is answered again.
+        let term = node.session.whole_term(clock);
+        let term =
+            limited(clock, call_limit(request.ttl()), term).await.map_err(|error| match error {
+                Error::Lost { .. } => node.session.over(),
+                error => error,
+            })?;
+        let (provider, place) = (Arc::clone(self), Arc::clone(place));
+        Ok(Grant::new(token, term, ZkLease::new(provider, request.clone(), place, node, gone)))
+    }
+}
+
+#[async_trait]
+impl LockProvider for ZkProvider {
+    fn guarantees(&self) -> Guarantees {
+        let expiry = Expiry::Session(self.0.sessions.range);
+        let mut guarantees = Guarantees::new(Exclusion::Consensus, expiry);
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
+        guarantees.token_survives.failover = true;
+        guarantees.belief_breaks_on = &[
+            "a pause between a check and its use that outlasts the margin",
+            "servers whose tickTime is longer than the tick that was configured",
+            "a restore of the servers from an older snapshot",
+        ];
+        guarantees
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        self.0.attempt(request, false).await
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let granted = self.0.attempt(request, true).await?;
+        granted.ok_or_else(|| Error::unavailable(Applied::No, "a wait ended without a grant"))
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        let place = self.0.places.find(request.id());
+        let asked = place.as_ref().map(|place| place.withdraw());
+        let limit = call_limit(request.ttl());
+        let session = match asked {
+            Some(None) => None,
+            Some(Some(session)) if !session.is_over() => Some(session),
+            // A session that is over here may live on there for a moment: another one looks.
+            _ => {
+                let another = self.0.session(request);
+                Some(limited(request.clock(), limit, another).await.map_err(unapplied)?)
+            }
+        };
+        if let Some(session) = session {
+            let parent = self.0.parent(request.name());
+            let removal = session.remove(Removal::Request(parent, request.clone()));
+            limited(request.clock(), limit, removal).await?;
+        }
+        if let Some(place) = place {
+            self.0.places.forget(request.id(), &place);
+        }
+        Ok(())
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(&*self.0)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.sessions.close().await;
+        Ok(())
+    }
+}
+
+/// Nothing of the request has left before there is a session.
+fn unapplied(error: Error) -> Error {
+    match error {
+        Error::Unavailable { cause, .. } => Error::unavailable(Applied::No, cause),
+        error => error,
+    }
+}

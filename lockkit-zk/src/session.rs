@@ -1,0 +1,424 @@
+//! One session: its one heartbeat, its end, and the removal of what was left on it.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Request, Result, Term};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use zookeeper_client::{Client, MultiWriteError, SessionState};
+
+use crate::error::{is_ambiguous, to_error};
+
+/// The longest that anything here waits for a server.
+pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+/// How many ticks a session lasts longer than the ttl that it gives: one in which followers tell
+/// their leader of a heartbeat, and one for the time between two heartbeats.
+const SPARE: u32 = 2;
+/// More heartbeats than this are never unanswered at once: a slow one is not a lost one.
+const UNANSWERED: usize = 4;
+/// Between two tries to remove what was left.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A session with the ensemble, shared by all requests whose ttl it gives.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// `None` once it was closed.
+    client: Mutex<Option<Client>>,
+    cleaner: Mutex<Option<mpsc::UnboundedSender<Remains>>>,
+    life: Arc<Life>,
+    pub(crate) id: i64,
+    /// The ttl that it gives.
+    pub(crate) ttl: Duration,
+    /// How long after a heartbeat the servers keep it, at least.
+    kept: Duration,
+}
+
+/// The session for a ttl, and its pace.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    tick: Duration,
+    pub(crate) timeout: Duration,
+}
+
+impl Pace {
+    /// The session that gives this ttl.
+    pub(crate) fn of(ttl: Duration, tick: Duration) -> Self {
+        Self { tick, timeout: ttl.saturating_add(tick * SPARE) }
+    }
+
+    /// The session that lasts so long.
+    pub(crate) const fn lasting(timeout: Duration, tick: Duration) -> Self {
+        Self { tick, timeout }
+    }
+
+    /// The ttl that it gives.
+    pub(crate) fn ttl(self) -> Duration {
+        self.timeout.saturating_sub(self.tick * SPARE).max(self.timeout / 8)
+    }
+
+    /// Between two heartbeats while the session is in use.
+    fn interval(self) -> Duration {
+        (self.ttl() / 8).min(self.tick / 2)
+    }
+
+    /// Silence for this long makes the driver try another server. Its own pings, due after three
+    /// eighths of it, never come before a heartbeat.
+    pub(crate) fn silence(self) -> Duration {
+        (self.timeout / 4).min((self.interval() * 3).max(LIMIT))
+    }
+}
+
+/// Keeps the heartbeats of a session going.
+#[derive(Clone, Debug)]
+pub(crate) struct InUse {
+    _counted: Arc<()>,
+}
+
+/// What is known of the session's life; read by all, written by its task and by acked writes.
+#[derive(Debug)]
+struct Life {
+    clock: Clock,
+    link: watch::Sender<Link>,
+    proof: watch::Sender<Proof>,
+    users: Arc<()>,
+    /// Somebody uses it again.
+    wanted: Notify,
+}
+
+/// Whether the session can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Up,
+    Down,
+    /// The session has ended: nothing that was on it is left, or will be within its timeout.
+    Over,
+}
+
+/// When the last two acked proofs of life were sent.
+///
+/// Only writes count: the leader had a majority for them, and knew the session. A server that is
+/// cut off from its leader answers reads and pings for seconds, and a cut off leader a `sync`.
+#[derive(Clone, Copy, Debug)]
+struct Proof {
+    before: Instant,
+    latest: Instant,
+}
+
+/// Something that must not stay in the store, whoever asked for it.
+struct Remains {
+    what: Removal,
+    done: oneshot::Sender<Result<()>>,
+}
+
+/// What is to be removed.
+#[derive(Debug)]
+pub(crate) enum Removal {
+    /// These nodes.
+    Nodes(Vec<String>),
+    /// All nodes of this request, also one whose creation is still under way on this session.
+    Request(String, Request),
+}
+
+impl Session {
+    /// Takes over a connected client; `asked` was read before it connected.
+    pub(crate) fn new(client: Client, clock: Clock, asked: Instant, tick: Duration) -> Arc<Self> {
+        let pace = Pace::lasting(client.session_timeout(), tick);
+        let life = Arc::new(Life {
+            clock,
+            link: watch::Sender::new(Link::Up),
+            proof: watch::Sender::new(Proof { before: asked, latest: asked }),
+            users: Arc::default(),
+            wanted: Notify::new(),
+        });
+        let (cleaner, remains) = mpsc::unbounded_channel();
+        #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
+        tokio::spawn(keep(client.clone(), Arc::clone(&life), pace.interval(), remains));
+        let id = client.session_id().0;
+        let (client, cleaner) = (Mutex::new(Some(client)), Mutex::new(Some(cleaner)));
+        let kept = pace.timeout.saturating_sub(tick);
+        Arc::new(Self { client, cleaner, life, id, ttl: pace.ttl(), kept })
+    }
+
+    /// Keeps its heartbeats going; after an idle time, one goes out at once.
+    pub(crate) fn in_use(&self) -> InUse {
+        let was_idle = Arc::strong_count(&self.life.users) == 1;
+        let users = InUse { _counted: Arc::clone(&self.life.users) };
+        if was_idle {
+            self.life.wanted.notify_one();
+        }
+        users
+    }
+
+    /// The driver's client.
+    pub(crate) fn client(&self) -> Result<Client> {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        client.filter(|_| !self.is_over()).ok_or_else(|| self.over())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        *self.life.link.borrow() == Link::Over
+    }
+
+    /// The link's state, and its changes.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.life.link.subscribe()
+    }
+
+    /// Completes once servers can be reached.
+    pub(crate) async fn up(&self) -> Result<()> {
+        let mut link = self.link();
+        // The sender lives as long as this session.
+        let _ = link.wait_for(|link| *link != Link::Down).await;
+        if self.is_over() { Err(self.over()) } else { Ok(()) }
+    }
+
+    /// Completes once servers can be reached, after a call has failed for a lost connection.
+    pub(crate) async fn up_again(&self) -> Result<()> {
+        // The driver tells its callers first, and its state a moment later.
+        let mut link = self.link();
+        let down = link.wait_for(|link| *link != Link::Up);
+        let _ = tokio::time::timeout(PAUSE, down).await;
+        self.up().await
+    }
+
+    /// Completes while no server can be reached.
+    pub(crate) async fn down(&self) {
+        // The sender lives as long as this session.
+        let _ = self.link().wait_for(|link| *link != Link::Up).await;
+    }
+
+    /// Completes when the session has ended.
+    pub(crate) async fn ended(&self) {
+        // The sender lives as long as this session.
+        let _ = self.link().wait_for(|link| *link == Link::Over).await;
+    }
+
+    /// Why nothing can be asked on it any more.
+    pub(crate) fn over(&self) -> Error {
+        Error::unavailable(Applied::No, format!("the session {:#x} has ended", self.id))
+    }
+
+    /// An instant from which a write counts as proof of life, once it is acked.
+    pub(crate) fn now(&self) -> Instant {
+        self.life.clock.now()
+    }
+
+    /// A write that was sent after `sent` was acked.
+    pub(crate) fn proven(&self, sent: Instant) {
+        self.life.proven(sent);
+    }
+
+    /// The term that the proofs give, by this clock.
+    ///
+    /// It counts from the latest, and lasts no longer than the one before allows.
+    pub(crate) fn term(&self, clock: &Clock) -> Term {
+        let now = clock.now();
+        let Proof { before, latest } = *self.life.proof.borrow();
+        let age = self.now().saturating_since(latest);
+        let ttl = self.kept.saturating_sub(latest.saturating_since(before)).min(self.ttl);
+        Term { sent: now.saturating_sub(age), ttl: Some(ttl) }
+    }
+
+    /// The term as soon as it gives the whole ttl.
+    pub(crate) async fn whole_term(&self, clock: &Clock) -> Result<Term> {
+        self.term_once(clock, |proof| {
+            self.kept.saturating_sub(proof.latest.saturating_since(proof.before)) >= self.ttl
+        })
+        .await
+    }
+
+    /// The term that counts from after this call began.
+    pub(crate) async fn next_term(&self, clock: &Clock) -> Result<Term> {
+        let began = self.now();
+        self.term_once(clock, |proof| proof.latest >= began).await
+    }
+
+    async fn term_once(&self, clock: &Clock, holds: impl Fn(&Proof) -> bool) -> Result<Term> {
+        let mut proof = self.life.proof.subscribe();
+        tokio::select! {
+            biased;
+            () = self.ended() => Err(Error::lost(LossReason::SessionEnded)),
+            // The sender lives as long as this session.
+            _ = proof.wait_for(holds) => Ok(self.term(clock)),
+        }
+    }
+
+    /// Has something removed, however long it takes while the session lives, and whether or not
+    /// somebody waits for it.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: the removal goes on.
+    pub(crate) fn remove(&self, what: Removal) -> impl Future<Output = Result<()>> + Send + use<> {
+        let (done, answer) = oneshot::channel();
+        let cleaner = self.cleaner.lock().unwrap_or_else(PoisonError::into_inner);
+        // A session that is over has nothing left to remove.
+        let taken = cleaner.as_ref().is_some_and(|to| to.send(Remains { what, done }).is_ok());
+        async move { if taken { answer.await.unwrap_or(Ok(())) } else { Ok(()) } }
+    }
+
+    /// Ends the session, and what is left on it.
+    pub(crate) async fn close(&self) {
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(self.cleaner.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let Some(mut states) = client.map(|client| client.state_watcher()) else { return };
+        let ended = async { while !states.changed().await.is_terminated() {} };
+        if !self.is_over() {
+            let _ = tokio::time::timeout(LIMIT, ended).await;
+        }
+    }
+}
+
+impl Life {
+    fn proven(&self, sent: Instant) {
+        self.proof.send_if_modified(|proof| {
+            // Acks of two writes may come in either order.
+            let Proof { before, latest } = *proof;
+            if sent > latest {
+                *proof = Proof { before: latest, latest: sent };
+            } else if sent > before && sent < latest {
+                proof.before = sent;
+            }
+            sent > before && sent != latest
+        });
+    }
+}
+
+/// Says that the session has ended, also when its runtime drops the task.
+struct Ends(Arc<Life>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.link.send_replace(Link::Over);
+    }
+}
+
+/// The session's task.
+async fn keep(
+    client: Client,
+    life: Arc<Life>,
+    interval: Duration,
+    mut remains: mpsc::UnboundedReceiver<Remains>,
+) {
+    let ends = Ends(Arc::clone(&life));
+    let mut states = client.state_watcher();
+    let mut state = client.state();
+    let (mut beats, mut removals) = (FuturesUnordered::new(), FuturesUnordered::new());
+    let mut due = life.clock.now();
+    let mut open = true;
+    while open || !removals.is_empty() {
+        match state {
+            SessionState::SyncConnected => set(&life.link, Link::Up),
+            SessionState::Disconnected | SessionState::ConnectedReadOnly => {
+                set(&life.link, Link::Down);
+            }
+            SessionState::Expired | SessionState::Closed | SessionState::AuthFailed => break,
+        }
+        let is_up = *life.link.borrow() == Link::Up && beats.len() < UNANSWERED;
+        // Its own hold on the count is the only one while nobody uses it.
+        let is_used = Arc::strong_count(&life.users) > 1;
+        tokio::select! {
+            biased;
+            changed = states.changed() => {
+                state = changed;
+                due = life.clock.now();
+            }
+            Some(beat) = beats.next(), if !beats.is_empty() => match beat {
+                Ok(sent) => life.proven(sent),
+                Err(zookeeper_client::Error::SessionExpired) => break,
+                Err(_) => {}
+            },
+            item = remains.recv(), if open => match item {
+                Some(item) => removals.push(remove(client.clone(), item)),
+                None => open = false,
+            },
+            Some(()) = removals.next(), if !removals.is_empty() => {}
+            () = life.wanted.notified() => {
+                due = life.proof.borrow().latest.saturating_add(interval);
+            }
+            () = life.clock.sleep_until(due), if is_up && is_used => {
+                let sent = life.clock.now();
+                beats.push(beat(client.clone(), sent));
+                // After a silence it takes two to trust the session again.
+                let silent = sent.saturating_since(life.proof.borrow().before) > interval * 3;
+                due = sent.saturating_add(if silent { interval / 8 } else { interval });
+            }
+        }
+    }
+    // Before the removals, which may be waited for, are dropped.
+    drop(ends);
+}
+
+fn set(link: &watch::Sender<Link>, to: Link) {
+    link.send_if_modified(|link| std::mem::replace(link, to) != to);
+}
+
+/// One heartbeat: a write that changes nothing, but that takes a majority and a live session.
+async fn beat(
+    client: Client,
+    sent: Instant,
+) -> std::result::Result<Instant, zookeeper_client::Error> {
+    let mut check = client.new_multi_writer();
+    check.add_check_version("/", -1)?;
+    match check.commit().await {
+        Ok(_) => Ok(sent),
+        Err(MultiWriteError::RequestFailed { source }) => Err(source),
+        Err(MultiWriteError::OperationFailed { source, .. }) => match source {
+            zookeeper_client::Error::SessionExpired => Err(source),
+            // Without the right to look, it was a write all the same.
+            _ => Ok(sent),
+        },
+    }
+}
+
+/// Removes until it is done, refused for good, or the session is over.
+async fn remove(client: Client, remains: Remains) {
+    let outcome = loop {
+        let tried = match &remains.what {
+            Removal::Nodes(nodes) => remove_nodes(&client, nodes).await,
+            Removal::Request(parent, request) => remove_request(&client, parent, request).await,
+        };
+        match tried {
+            Ok(()) => break Ok(()),
+            Err(error) if !is_ambiguous(&error) => break Err(to_error(&error)),
+            // Its nodes have gone with it.
+            Err(_) if client.state().is_terminated() => break Ok(()),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    };
+    // Nobody may wait any more.
+    let _ = remains.done.send(outcome);
+}
+
+async fn remove_nodes(client: &Client, nodes: &[String]) -> Outcome<()> {
+    let deletes: Vec<_> = nodes.iter().map(|node| client.delete(node, None)).collect();
+    for deleted in futures_util::future::join_all(deletes).await {
+        match deleted {
+            Ok(()) | Err(zookeeper_client::Error::NoNode) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn remove_request(client: &Client, parent: &str, request: &Request) -> Outcome<()> {
+    let nodes = children_in_sync(client, parent).await?;
+    let nodes = nodes.into_iter().filter(|node| crate::protocol::is_of(node, request.id()));
+    let nodes: Vec<_> = nodes.map(|node| format!("{parent}/{node}")).collect();
+    remove_nodes(client, &nodes).await
+}
+
+/// The children as the leader knows them: a server that we have just moved to may lag behind.
+pub(crate) async fn children_in_sync(client: &Client, parent: &str) -> Outcome<Vec<String>> {
+    let synced = client.sync(parent);
+    let children = client.list_children(parent);
+    let (synced, children) = tokio::join!(synced, children);
+    match (synced, children) {
+        (Err(error), _) if error != zookeeper_client::Error::NoNode => Err(error),
+        (_, Err(zookeeper_client::Error::NoNode)) => Ok(Vec::new()),
+        (_, children) => children,
+    }
+}
+
+pub(crate) type Outcome<T> = std::result::Result<T, zookeeper_client::Error>;

@@ -1,0 +1,82 @@
+//! What the tests on a real server share.
+
+#![allow(dead_code)] // each test file uses a part of it
+
+pub(crate) mod framing;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockkit_core::{Guard, Lock, Locks};
+use lockkit_zk::{ZkConfig, ZkProvider};
+use testbed::{Link, ZkServer};
+use tokio::task::JoinHandle;
+
+/// The unit of the servers' time.
+pub(crate) const TICK: Duration = ms(500);
+/// How long a noisy machine may take beyond a bound.
+pub(crate) const SLACK: Duration = ms(1_000);
+
+pub(crate) const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// A server that takes as many clients as there are.
+pub(crate) fn server() -> ZkServer {
+    ZkServer::builder().tick(TICK).line("maxClientCnxns=0").start().unwrap()
+}
+
+pub(crate) fn at(port: u16) -> ZkConfig {
+    ZkConfig::new([format!("127.0.0.1:{port}")]).tick(TICK)
+}
+
+pub(crate) async fn provider(config: ZkConfig) -> Arc<ZkProvider> {
+    Arc::new(ZkProvider::connect(config).await.unwrap())
+}
+
+/// A client of its own at this port.
+pub(crate) async fn join(port: u16) -> Locks {
+    Locks::new(ZkProvider::connect(at(port)).await.unwrap())
+}
+
+/// A client of its own.
+pub(crate) async fn client(server: &ZkServer) -> Locks {
+    join(server.port()).await
+}
+
+/// A client behind a link of its own that counts.
+pub(crate) async fn linked(server: &ZkServer) -> (Arc<ZkProvider>, Link) {
+    let link = framing::counting(server.address());
+    (provider(at(link.port())).await, link)
+}
+
+/// What `future` gives within `limit`.
+pub(crate) async fn by<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    let began = Instant::now();
+    match tokio::time::timeout(limit, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {:?}", began.elapsed()),
+    }
+}
+
+/// A waiter that is in the queue by now.
+pub(crate) async fn waiter(lock: &Lock, before: usize) -> JoinHandle<Guard> {
+    let acquire = lock.acquire();
+    let waiter = tokio::spawn(async move { acquire.await.unwrap() });
+    queued(lock, before + 1).await;
+    waiter
+}
+
+/// Waits until this many wait.
+pub(crate) async fn queued(lock: &Lock, count: usize) {
+    let began = Instant::now();
+    loop {
+        let seen = lock.inspect().await.unwrap();
+        if seen.waiters == Some(count) {
+            return;
+        }
+        assert!(began.elapsed() < ms(20_000), "{count} waiters expected: {seen:?}");
+        tokio::time::sleep(ms(5)).await;
+    }
+}
