@@ -72,11 +72,12 @@ pub(crate) async fn waiter(lock: &Lock, before: usize) -> JoinHandle<Guard> {
 pub(crate) async fn queued(lock: &Lock, count: usize) {
     let began = Instant::now();
     loop {
-        let seen = lock.inspect().await.unwrap();
-        if seen.waiters == Some(count) {
+        // While a thousand arrive, an answer may be late.
+        let seen = lock.inspect().await;
+        if seen.as_ref().is_ok_and(|seen| seen.waiters == Some(count)) {
             return;
         }
-        assert!(began.elapsed() < ms(20_000), "{count} waiters expected: {seen:?}");
-        tokio::time::sleep(ms(5)).await;
+        assert!(began.elapsed() < ms(40_000), "{count} waiters expected: {seen:?}");
+        tokio::time::sleep(ms(5) + began.elapsed() / 20).await;
     }
 }

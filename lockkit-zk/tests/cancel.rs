@@ -1,0 +1,181 @@
+//! Callers that leave: no orphan node, where the driver's own recipe leaves some.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use common::{at, by, client, linked, ms, provider, server};
+use lockkit_core::{Clock, Error, LockName, LockProvider, Request};
+use testbed::{Connections, Fault, Way, ZkServer};
+use zookeeper_client::{Acls, Client, CreateMode, LockPrefix};
+
+const TTL: Duration = ms(6_000);
+/// More polls than any attempt needs.
+const POLLS: u32 = 64;
+
+fn request(name: &str) -> Request {
+    Request::new(LockName::new(name).unwrap(), TTL, Clock::system()).unwrap()
+}
+
+/// What `future` gives within so many polls; `None`: it is not polled again.
+async fn polled<F: Future>(mut future: Pin<&mut F>, polls: u32) -> Option<F::Output> {
+    let mut left = polls;
+    let limited = poll_fn(|cx| {
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    // A waiter is not woken so often.
+    tokio::time::timeout(ms(150), limited).await.ok().flatten()
+}
+
+async fn spectator(server: &ZkServer) -> Client {
+    let servers = server.address().to_string();
+    Client::connector().with_session_timeout(ms(10_000)).connect(&servers).await.unwrap()
+}
+
+async fn nodes(spectator: &Client, parent: &str) -> Vec<String> {
+    match spectator.list_children(parent).await {
+        Ok(children) => children,
+        Err(zookeeper_client::Error::NoNode) => Vec::new(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_dropped_at_any_poll_leaves_no_node_and_the_drivers_recipe_some() {
+    let server = server();
+    let spectator = spectator(&server).await;
+    let held = client(&server).await.lock("held").acquire().await.unwrap();
+    let ours = provider(at(server.port())).await;
+    let mut dropped = 0;
+    for name in ["free", "held"] {
+        for polls in 1..POLLS {
+            let request = request(name);
+            let granted = polled(pin!(ours.acquire(&request)), polls).await;
+            dropped += usize::from(granted.is_none());
+            by(ms(2_000), "the withdrawal", ours.withdraw(&request)).await.unwrap();
+            let expected = usize::from(name == "held");
+            let left = nodes(&spectator, &format!("/lockkit/{name}")).await;
+            assert_eq!(left.len(), expected, "after {polls} polls: {left:?}");
+            if granted.is_some() || polls > 16 {
+                break;
+            }
+        }
+    }
+    held.release().await.unwrap();
+
+    let theirs = self::spectator(&server).await;
+    let options = CreateMode::Container.with_acls(Acls::anyone_all());
+    let mut parents = Vec::new();
+    for polls in 1..6 {
+        let parent = format!("/theirs-{polls}");
+        theirs.mkdir(&parent, &options).await.unwrap();
+        let prefix = LockPrefix::new_curator(&parent, "lock-").unwrap();
+        let taken = polled(pin!(theirs.lock(prefix, b"", Acls::anyone_all())), polls).await;
+        if taken.is_some() {
+            break;
+        }
+        parents.push(parent);
+    }
+    // Its clean-up has the time that ours had.
+    tokio::time::sleep(ms(1_000)).await;
+    let mut left = 0;
+    for parent in &parents {
+        left += nodes(&spectator, parent).await.len();
+    }
+    let tries = parents.len();
+    println!("left by dropped attempts: ours 0 of {dropped}, the driver's {left} of {tries}");
+    assert!(left > 0, "the driver has been mended: its recipe leaves nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_that_is_delivered_after_its_caller_gave_up_is_removed_within_a_second() {
+    let server = server();
+    let spectator = spectator(&server).await;
+    let (ours, link) = linked(&server).await;
+    let first = request("a");
+    ours.try_acquire(&first).await.unwrap().unwrap().lease.release().await.unwrap();
+    for existing in [true, false] {
+        let connections = if existing { Connections::Existing } else { Connections::All };
+        link.fault_on(connections, Way::ToServer, Fault::Hold);
+        let request = request("a");
+        let given_up = by(ms(2_500), "an attempt", ours.try_acquire(&request)).await;
+        assert!(matches!(given_up, Err(Error::Unavailable { .. })), "{given_up:?}");
+        let withdrawing = {
+            let (ours, request) = (std::sync::Arc::clone(&ours), request.clone());
+            tokio::spawn(async move { ours.withdraw(&request).await })
+        };
+        tokio::time::sleep(ms(200)).await;
+        link.deliver();
+        link.pass().unwrap();
+        let _ = by(ms(3_000), "the withdrawal", withdrawing).await.unwrap();
+        tokio::time::sleep(ms(1_000)).await;
+        let left = nodes(&spectator, "/lockkit/a").await;
+        assert!(left.is_empty(), "{left:?}");
+        let next = client(&server).await.lock("a").try_acquire().await.unwrap().unwrap();
+        next.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creation_queued_while_disconnected_is_removed_after_the_reconnection() {
+    let server = server();
+    let spectator = spectator(&server).await;
+    let (ours, link) = linked(&server).await;
+    let session = request("other");
+    let other = ours.try_acquire(&session).await.unwrap().unwrap();
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    let mut asked = Vec::new();
+    for _ in 0..8 {
+        let request = request("a");
+        let dropped = polled(pin!(ours.acquire(&request)), 3).await;
+        assert!(dropped.is_none());
+        asked.push(request);
+    }
+    link.pass().unwrap();
+    for request in &asked {
+        let withdrawn = async {
+            while ours.withdraw(request).await.is_err() {
+                tokio::time::sleep(ms(10)).await;
+            }
+        };
+        by(ms(5_000), "the withdrawal", withdrawn).await;
+    }
+    assert!(nodes(&spectator, "/lockkit/a").await.is_empty());
+    assert!(other.lease.release().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parents_may_go_at_any_time_and_tokens_grow_all_the_same() {
+    let server = ZkServer::builder()
+        .tick(common::TICK)
+        .property("znode.container.checkIntervalMs", "100")
+        .start()
+        .unwrap();
+    let spectator = spectator(&server).await;
+    let locks = client(&server).await;
+    let lock = locks.lock("a");
+    let mut last = None;
+    let mut remade = 0;
+    for _ in 0..15 {
+        let guard = lock.acquire().await.unwrap();
+        assert!(Some(guard.token()) > last, "{} came after {last:?}", guard.token());
+        last = Some(guard.token());
+        guard.release().await.unwrap();
+        // Time enough for the servers to remove the empty parent, sometimes.
+        tokio::time::sleep(ms(150)).await;
+        remade += usize::from(spectator.check_stat("/lockkit/a").await.unwrap().is_none());
+    }
+    println!("the parent was removed {remade} times of 15");
+    assert!(remade > 0, "the servers removed no container");
+}
