@@ -13,8 +13,7 @@ use lockkit_core::{Builder, Error, Locks, Memory, Result};
 use address::{Address, split};
 
 /// The schemes of stores that exist.
-const SCHEMES: &str =
-    "memory:, file:, postgres:, redis:, rediss:, redis+unix:, zk:, zookeeper:";
+const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:, zk:, zookeeper:";
 
 /// Connects to the store that `url` names, with every setting at its default.
 ///
