@@ -22,6 +22,7 @@ const CYCLES: u32 = 2_000;
 /// How long those wait that have no queue; rslock's own default is up to 200 ms, rlock's 100 ms.
 const POLL: Duration = Duration::from_millis(5);
 const FAST: Duration = Duration::from_millis(1);
+const ROUNDS: u32 = 3;
 
 /// A way to take a name and give it back; one per task, as its crate wants it to be shared.
 #[derive(Clone)]
@@ -162,18 +163,25 @@ async fn main() {
         "least/most"
     );
     let mut rates = Vec::new();
-    for (n, (label, way)) in ways.into_iter().enumerate() {
-        let name = |round: &str| format!("{round}-{n}");
-        let one = alone(way.of_task(0), &name("alone")).await;
-        let (eight, eight_fair) = contended(way.clone(), &name("eight"), 8).await;
-        let (many, fair) = contended(way, &name("many"), 32).await;
+    for (n, (label, way)) in ways.iter().enumerate() {
+        let one = alone(way.of_task(0), &format!("alone-{n}")).await;
+        let eight = contended(way.clone(), &format!("eight-{n}"), 8).await;
+        rates.push((*label, one, eight, (0.0_f64, 1.0_f64)));
+    }
+    // By turns, so that what else the machine does meets all of them: the best rate, the worst share.
+    for round in 0..ROUNDS {
+        for ((n, (_, way)), rate) in ways.iter().enumerate().zip(&mut rates) {
+            let (grants, fair) = contended(way.clone(), &format!("many-{n}-{round}"), 32).await;
+            rate.3 = (rate.3.0.max(grants), rate.3.1.min(fair));
+        }
+    }
+    for (label, one, (eight, eight_fair), (many, fair)) in &rates {
         println!(
             "{label:<18} {one:>16.1?} {eight:>16.0}/s {eight_fair:>10.3} {many:>16.0}/s {fair:>10.3}"
         );
-        rates.push((label, one, many));
     }
-    let (_, one, many) = rates[0];
-    for (label, other_one, other_many) in &rates[1..] {
+    let (_, one, _, (many, _)) = rates[0];
+    for (label, other_one, _, (other_many, _)) in &rates[1..] {
         println!(
             "lockkit beside {label}: {:.2} times the time alone, {:.2} times the grants to 32 waiters",
             one.as_secs_f64() / other_one.as_secs_f64(),
