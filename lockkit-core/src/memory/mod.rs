@@ -1,7 +1,7 @@
 //! The memory provider: the reference for backends, and what users test their own code with.
 
 mod provider;
-mod store;
+pub(crate) mod store;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,7 +64,8 @@ enum News {
     #[default]
     None,
     Granted(Granted),
-    Ended(LossReason),
+    /// The grant with this token has ended; withdrawn without one, a request has none.
+    Ended(Option<FencingToken>, LossReason),
 }
 
 impl Memory {
@@ -127,7 +128,8 @@ impl Memory {
         {
             Reply::Granted(granted) => {
                 let clock = self.0.state().clock.clone();
-                let entry = Presence { store: Arc::clone(&self.0), name, id, clock };
+                let mut entry = Presence::new(&self.0, name, id, clock);
+                entry.token = Some(granted.token);
                 Ok(HeldElsewhere { token: granted.token, _entry: entry })
             }
             Reply::Held(holder) => Err(Error::TimedOut { holder: Some(holder) }),
@@ -177,7 +179,19 @@ impl Inner {
         state.clock.clone_from(request.clock());
         let now = request.clock().now();
         state.check_outage(now)?;
-        Ok(state.step(now, request.name(), message))
+        let reply = state.step(now, request.name(), message);
+        if let Some(slot) = state.slots.get(&request.id()) {
+            let mut news = slot.news();
+            match (&reply, *news) {
+                // Whoever else waits for this request has its grant too.
+                (Reply::Granted(granted), _) => *news = News::Granted(*granted),
+                // What became of an earlier grant of this request is no news any more.
+                (Reply::Held(_), News::Ended(..)) => *news = News::None,
+                _ => {}
+            }
+            slot.changed.notify_waiters();
+        }
+        Ok(reply)
     }
 
     /// One step of the store by an operator or a dropped handle, on the clock last seen.
@@ -194,7 +208,7 @@ impl State {
         for notice in notices {
             let (id, news) = match notice {
                 Notice::Granted(id, granted) => (id, News::Granted(granted)),
-                Notice::Ended(id, reason) => (id, News::Ended(reason)),
+                Notice::Ended(id, token, reason) => (id, News::Ended(Some(token), reason)),
             };
             if let Some(slot) = self.slots.get(&id) {
                 *slot.news() = news;
@@ -234,13 +248,30 @@ struct Presence {
     name: LockName,
     id: RequestId,
     clock: Clock,
+    slot: Arc<Slot>,
+    /// Once granted, this grant alone is removed: a replay may have got another since.
+    token: Option<FencingToken>,
+}
+
+impl Presence {
+    fn new(store: &Arc<Inner>, name: LockName, id: RequestId, clock: Clock) -> Self {
+        let slot = store.state().slot(id);
+        Self { store: Arc::clone(store), name, id, clock, slot, token: None }
+    }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.store.state();
-        state.step(self.clock.now(), &self.name, Message::End(self.id, LossReason::Released));
-        state.slots.remove(&self.id);
+        let message = match self.token {
+            Some(token) => Message::End(token, LossReason::Released),
+            None => Message::Withdraw(self.id),
+        };
+        state.step(self.clock.now(), &self.name, message);
+        // The map's own and this one: nobody else listens.
+        if Arc::strong_count(&self.slot) <= 2 {
+            state.slots.remove(&self.id);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::store::{Asker, Granted, Message, Reply};
-use super::{Memory, News, Presence, Slot, exhausted};
+use super::{Memory, News, Presence, exhausted};
 use crate::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
     Instant, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays, Term,
@@ -35,7 +35,7 @@ impl LockProvider for Memory {
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         // Made before the request: dropped at any await, it withdraws.
         let presence = self.presence(request);
-        let slot = self.0.state().slot(request.id());
+        let slot = Arc::clone(&presence.slot);
         match self.0.ask(request, Message::Acquire(asker(request)))? {
             Reply::Granted(granted) => return Ok(presence.into_grant(granted)),
             Reply::Held(holder) => request.report(StoreSays::Held(Some(holder))),
@@ -50,7 +50,7 @@ impl LockProvider for Memory {
             };
             match news {
                 News::Granted(granted) => return Ok(presence.into_grant(granted)),
-                News::Ended(_) => {
+                News::Ended(..) => {
                     return Err(Error::unavailable(Applied::No, "the request was withdrawn"));
                 }
                 News::None => {}
@@ -65,6 +65,7 @@ impl LockProvider for Memory {
             };
             match next {
                 Some(end) => tokio::select! {
+                    biased;
                     () = changed => {}
                     () = request.clock().sleep_until(end) => {
                         self.0.ask(request, Message::Tick).ok();
@@ -76,10 +77,13 @@ impl LockProvider for Memory {
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        self.0.ask(request, Message::End(request.id(), LossReason::Removed))?;
+        self.0.ask(request, Message::Withdraw(request.id()))?;
         let slot = self.0.state().slots.get(&request.id()).cloned();
         if let Some(slot) = slot {
-            *slot.news() = News::Ended(LossReason::Removed);
+            let mut news = slot.news();
+            if matches!(*news, News::None) {
+                *news = News::Ended(None, LossReason::Removed);
+            }
             slot.changed.notify_waiters();
         }
         Ok(())
@@ -119,41 +123,41 @@ impl Operator for Memory {
         let mut state = self.0.state();
         let now = state.clock.now();
         state.check_outage(now)?;
-        Ok(matches!(state.step(now, name, Message::Revoke(token)), Reply::Ended(_)))
+        let message = Message::End(token, LossReason::Revoked);
+        Ok(matches!(state.step(now, name, message), Reply::Ended(_)))
     }
 }
 
 impl Memory {
     fn presence(&self, request: &Request) -> Presence {
-        Presence {
-            store: Arc::clone(&self.0),
-            name: request.name().clone(),
-            id: request.id(),
-            clock: request.clock().clone(),
-        }
+        Presence::new(&self.0, request.name().clone(), request.id(), request.clock().clone())
     }
 }
 
 impl Presence {
-    fn into_grant(self, granted: Granted) -> Grant {
-        let slot = self.store.state().slot(self.id);
+    fn into_grant(mut self, granted: Granted) -> Grant {
+        self.token = Some(granted.token);
         let term = Term { sent: granted.at, ttl: granted.ttl };
-        Grant::new(granted.token, term, MemoryLease { entry: self, slot, ttl: granted.ttl })
+        let lease = MemoryLease { entry: self, token: granted.token, ttl: granted.ttl };
+        Grant::new(granted.token, term, lease)
     }
 }
 
 #[derive(Debug)]
 struct MemoryLease {
     entry: Presence,
-    slot: Arc<Slot>,
+    token: FencingToken,
     ttl: Option<Duration>,
 }
 
 impl MemoryLease {
     fn ended(&self) -> Option<LossReason> {
-        match *self.slot.news() {
-            News::Ended(reason) => Some(reason),
-            News::None | News::Granted(_) => None,
+        match *self.entry.slot.news() {
+            News::Ended(Some(token), reason) if token == self.token => Some(reason),
+            // A replay of the request was granted since.
+            News::Ended(Some(token), _) if token > self.token => Some(LossReason::Removed),
+            News::Granted(granted) if granted.token > self.token => Some(LossReason::Removed),
+            News::Ended(..) | News::None | News::Granted(_) => None,
         }
     }
 
@@ -168,7 +172,7 @@ impl MemoryLease {
 #[async_trait]
 impl Lease for MemoryLease {
     async fn renew(&self) -> Result<Term> {
-        match self.ask(Message::Renew(self.entry.id))? {
+        match self.ask(Message::Renew(self.token))? {
             (Reply::Renewed, sent) => Ok(Term { sent, ttl: self.ttl }),
             _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
         }
@@ -176,7 +180,7 @@ impl Lease for MemoryLease {
 
     async fn lost(&self) -> LossReason {
         loop {
-            let changed = self.slot.changed.notified();
+            let changed = self.entry.slot.changed.notified();
             if let Some(reason) = self.ended() {
                 return reason;
             }
@@ -190,7 +194,7 @@ impl Lease for MemoryLease {
             Some(reason) => return Err(Error::lost(reason)),
             None => {}
         }
-        match self.ask(Message::End(self.entry.id, LossReason::Released))?.0 {
+        match self.ask(Message::End(self.token, LossReason::Released))?.0 {
             Reply::Ended(_) => Ok(()),
             _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
         }

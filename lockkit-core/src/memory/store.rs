@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{FencingToken, Holder, Inspection, Instant, LockName, LossReason, RequestId};
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Asker {
     pub(crate) id: RequestId,
     pub(crate) label: Arc<str>,
@@ -21,12 +21,12 @@ pub(crate) enum Message {
     TryAcquire(Asker),
     /// The name, or a place in its queue.
     Acquire(Asker),
-    /// One more ttl, for the holder only.
-    Renew(RequestId),
-    /// The end of this request's grant or place, for this reason.
-    End(RequestId, LossReason),
-    /// The end of the grant with this token.
-    Revoke(FencingToken),
+    /// One more ttl for the grant with this token.
+    Renew(FencingToken),
+    /// The end of this request's grant and place.
+    Withdraw(RequestId),
+    /// The end of the grant with this token, for this reason.
+    End(FencingToken, LossReason),
     /// The end of whatever grant there is.
     Expire,
     /// Nothing: time has passed.
@@ -44,7 +44,7 @@ pub(crate) enum Reply {
 }
 
 /// A grant as the store made it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Granted {
     pub(crate) token: FencingToken,
     pub(crate) at: Instant,
@@ -55,24 +55,24 @@ pub(crate) struct Granted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     Granted(RequestId, Granted),
-    Ended(RequestId, LossReason),
+    Ended(RequestId, FencingToken, LossReason),
 }
 
 /// All names. Tokens are kept for ever, so a name once used never goes back.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Store {
     names: BTreeMap<LockName, Entry>,
     token_base: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Entry {
     last: u64,
     holder: Option<Held>,
     queue: VecDeque<Asker>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Held {
     asker: Asker,
     since: Instant,
@@ -110,19 +110,19 @@ impl Store {
                 }
                 reply
             }
-            Message::Renew(id) => match &mut entry.holder {
-                Some(held) if held.asker.id == id => {
+            Message::Renew(token) => match &mut entry.holder {
+                Some(held) if held.granted.token == token => {
                     held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
                     Reply::Renewed
                 }
                 _ => Reply::NotThere,
             },
-            Message::End(id, reason) => {
+            Message::Withdraw(id) => {
+                let reason = LossReason::Removed;
                 entry.queue.retain(|waiting| waiting.id != id);
                 entry.end(now, base, |held| held.asker.id == id, reason, &mut notices)
             }
-            Message::Revoke(token) => {
-                let reason = LossReason::Revoked;
+            Message::End(token, reason) => {
                 entry.end(now, base, |held| held.granted.token == token, reason, &mut notices)
             }
             Message::Expire => entry.end(now, base, |_| true, LossReason::Removed, &mut notices),
@@ -201,7 +201,7 @@ impl Entry {
         notices: &mut Vec<Notice>,
     ) -> Reply {
         let Some(held) = self.holder.take_if(|held| meant(held)) else { return Reply::NotThere };
-        notices.push(Notice::Ended(held.asker.id, reason));
+        notices.push(Notice::Ended(held.asker.id, held.granted.token, reason));
         if let Some(head) = self.queue.pop_front() {
             let id = head.id;
             notices.extend(self.grant(now, base, head).map(|granted| Notice::Granted(id, granted)));
