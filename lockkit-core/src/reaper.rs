@@ -142,6 +142,7 @@ async fn work(
     let mut open = true;
     while open || !pending.is_empty() {
         tokio::select! {
+            biased;
             item = queue.recv(), if open => match item {
                 Some((clean_up, counted)) => {
                     let (provider, clock) = (Arc::clone(&provider), clock.clone());
@@ -161,17 +162,19 @@ async fn work(
 
 impl CleanUp {
     async fn run(self, provider: &dyn LockProvider, clock: &Clock) {
-        let (what, outcome) = match self {
+        let outcome = match self {
             Self::Withdraw { request, call } => {
                 let outcome = withdraw(provider, clock, &request, call).await;
-                (format!("withdraw request {} for {}", request.id(), request.name()), outcome)
+                let what = || format!("withdraw request {} for {}", request.id(), request.name());
+                outcome.map_err(|error| (what(), error))
             }
             Self::Release { lease, ttl } => {
                 let limits = Limits::new(clock, ttl);
-                (format!("release {lease:?}"), release(&*lease, clock, &limits).await)
+                let outcome = release(&*lease, clock, &limits).await;
+                outcome.map_err(|error| (format!("release {lease:?}"), error))
             }
         };
-        if let Err(error) = outcome {
+        if let Err((what, error)) = outcome {
             tracing::warn!(
                 target: "lockkit", event = "clean_up_failed", what, error = %error,
                 "gave up cleaning up; the store's own expiry ends what is left",
