@@ -13,6 +13,7 @@ use crate::hold::Hold;
 use crate::keep::keep;
 use crate::machine::Machine;
 use crate::reaper::{Call, CleanUp, Count, Counted, Reaper, limited};
+use crate::request::Ids;
 use crate::runtime::Runtime;
 use crate::timing::{Timing, call_limit};
 use crate::{
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) closing: Closing,
     pub(crate) active: Arc<Count>,
     pub(crate) reaper: Reaper,
+    pub(crate) ids: Ids,
     /// Whether a difference between a wished and a granted ttl was logged.
     pub(crate) ttl_adjusted: AtomicBool,
 }
@@ -249,7 +251,8 @@ impl Stage {
 
 fn new_request(shared: &Shared, order: &Order) -> Result<Request> {
     let (name, clock) = (order.name.clone(), shared.clock.clone());
-    Request::labelled(name, order.timing.ttl, clock, Arc::clone(&order.label))
+    let (id, label) = (shared.ids.next()?, Arc::clone(&order.label));
+    Ok(Request::labelled(id, name, order.timing.ttl, clock, label))
 }
 
 /// A call that owns what it needs, so that it can outlive its caller.

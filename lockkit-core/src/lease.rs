@@ -32,7 +32,7 @@ impl Grant {
 ///
 /// Upholds C5: a term counts from before the request left, never from its answer
 /// (Gray and Cheriton, "Leases", SOSP 1989).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Term {
     /// Read from the request's clock before the acknowledged request was sent.
     pub sent: Instant,

@@ -27,6 +27,8 @@ mod lock;
 mod locks;
 mod machine;
 mod memory;
+#[cfg(test)]
+mod model;
 mod name;
 mod provider;
 mod reaper;

@@ -1,15 +1,19 @@
 //! What a program takes locks from.
 
 use std::future::Future;
+#[cfg(feature = "conformance")]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+#[cfg(feature = "conformance")]
+use crate::conformance::simulation::{Process, Random};
 use crate::driver::{Closing, Shared};
 use crate::reaper::{Count, Reaper, limited};
-use crate::request::default_label;
+use crate::request::{Ids, default_label};
 use crate::runtime::Runtime;
 use crate::timing::{DEFAULT_TTL, call_limit};
 use crate::{
@@ -49,9 +53,11 @@ pub(crate) struct Inner {
 #[must_use = "nothing happens before build()"]
 pub struct Builder {
     clock: Clock,
-    runtime: Option<Handle>,
+    runtime: Option<Runtime>,
     ttl: Duration,
     label: Option<Arc<str>>,
+    #[cfg(feature = "conformance")]
+    seed: Option<u64>,
 }
 
 impl Builder {
@@ -64,7 +70,15 @@ impl Builder {
     /// The runtime to work in, instead of the one each call comes from; it makes every call work
     /// outside a runtime too.
     pub fn runtime(mut self, handle: Handle) -> Self {
-        self.runtime = Some(handle);
+        self.runtime = Some(Runtime::from(handle));
+        self
+    }
+
+    /// Tasks that run only while `process` does, and request ids from a seed.
+    #[cfg(feature = "conformance")]
+    pub(crate) fn simulated(mut self, process: Process, seed: u64) -> Self {
+        self.runtime = Some(Runtime::simulated(Handle::current(), process));
+        self.seed = Some(seed);
         self
     }
 
@@ -84,6 +98,7 @@ impl Builder {
     pub fn build(self, provider: impl LockProvider) -> Locks {
         let provider: Arc<dyn LockProvider> = Arc::new(provider);
         let guarantees = provider.guarantees();
+        let ids = self.ids();
         let shared = Shared {
             reaper: Reaper::new(Arc::clone(&provider), self.clock.clone()),
             provider,
@@ -91,15 +106,24 @@ impl Builder {
             closing: Closing::default(),
             active: Arc::<Count>::default(),
             ttl_adjusted: AtomicBool::new(false),
+            ids,
         };
         Locks(Arc::new(Inner {
             shared: Arc::new(shared),
             guarantees,
-            runtime: self.runtime.map(Runtime::from),
+            runtime: self.runtime,
             ttl: self.ttl,
             label: self.label.unwrap_or_else(default_label),
             watching: Arc::default(),
         }))
+    }
+
+    fn ids(&self) -> Ids {
+        #[cfg(feature = "conformance")]
+        if let Some(seed) = self.seed {
+            return Ids::Seeded(Mutex::new(Random::new(seed)));
+        }
+        Ids::Random
     }
 }
 
@@ -111,7 +135,14 @@ impl Locks {
 
     /// Settings to begin with.
     pub fn builder() -> Builder {
-        Builder { clock: Clock::system(), runtime: None, ttl: DEFAULT_TTL, label: None }
+        Builder {
+            clock: Clock::system(),
+            runtime: None,
+            ttl: DEFAULT_TTL,
+            label: None,
+            #[cfg(feature = "conformance")]
+            seed: None,
+        }
     }
 
     /// Locks in the memory of this process, private to this handle and its clones.

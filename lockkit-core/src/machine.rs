@@ -39,7 +39,7 @@ pub(crate) struct Actions {
 }
 
 /// What a guard is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
     Held,
     /// Held, but no renewal was acknowledged for two thirds of the ttl.
@@ -48,7 +48,7 @@ pub(crate) enum State {
 }
 
 /// One held lease. `Lost` is sticky: no event leads out of it (C7).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Machine {
     timing: Timing,
     term: Term,

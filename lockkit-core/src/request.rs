@@ -48,6 +48,31 @@ impl fmt::Debug for RequestId {
     }
 }
 
+/// Where the driver's request ids come from.
+#[derive(Debug, Default)]
+pub(crate) enum Ids {
+    /// The operating system.
+    #[default]
+    Random,
+    /// A simulation: the same ids from the same seed.
+    #[cfg(feature = "conformance")]
+    Seeded(Mutex<crate::conformance::simulation::Random>),
+}
+
+impl Ids {
+    pub(crate) fn next(&self) -> Result<RequestId, Error> {
+        match self {
+            Self::Random => RequestId::random(),
+            #[cfg(feature = "conformance")]
+            Self::Seeded(random) => {
+                let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
+                let bits = u128::from(random.next()) << 64 | u128::from(random.next());
+                Ok(RequestId::from_bytes(bits.to_be_bytes()))
+            }
+        }
+    }
+}
+
 /// The kind of lock that is wished for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -91,18 +116,18 @@ impl Request {
     /// # Errors
     /// `Unavailable`: the operating system gave no random bytes.
     pub fn new(name: LockName, ttl: Duration, clock: Clock) -> Result<Self, Error> {
-        Self::labelled(name, ttl, clock, default_label())
+        Ok(Self::labelled(RequestId::random()?, name, ttl, clock, default_label()))
     }
 
     pub(crate) fn labelled(
+        id: RequestId,
         name: LockName,
         ttl: Duration,
         clock: Clock,
         label: Arc<str>,
-    ) -> Result<Self, Error> {
-        let (id, kind) = (RequestId::random()?, Kind::Exclusive);
-        let last_word = Mutex::new(None);
-        Ok(Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word })))
+    ) -> Self {
+        let (kind, last_word) = (Kind::Exclusive, Mutex::new(None));
+        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word }))
     }
 
     /// The same request, with the same id, under another holder's label.

@@ -14,7 +14,7 @@ pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 const CALL_LIMIT: Duration = Duration::from_secs(2);
 
 /// How the driver keeps a lease.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Renewal {
     /// From a third of the granted ttl on.
     #[default]
@@ -35,7 +35,7 @@ pub(crate) struct Wish {
 }
 
 /// A checked wish, fitted to what the store can grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Timing {
     /// What is asked of the store.
     pub(crate) ttl: Duration,

@@ -58,6 +58,7 @@ mod poll;
 mod queue;
 mod report;
 mod runner;
+pub mod simulation;
 mod tap;
 
 pub use case::{Case, Challenge, Level, cases};

@@ -1,0 +1,246 @@
+//! What happens to the processes, to their links, and to the store.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::process::Process;
+use super::resource::Resource;
+use super::wire::{Cut, Link, Server, Wire};
+use super::worker::Worker;
+use super::world::World;
+use super::{ClientOf, Simulation};
+use crate::{Clock, LockName, Locks};
+
+/// All processes of a run, each in its present incarnation.
+pub(super) struct Cluster {
+    world: Arc<World>,
+    server: Arc<Server>,
+    client: Option<ClientOf>,
+    resources: Arc<[(LockName, Arc<Resource>)]>,
+    running: Mutex<Vec<Running>>,
+    /// How many incarnations there were.
+    incarnations: Mutex<u64>,
+}
+
+struct Running {
+    number: u64,
+    process: Process,
+    link: Arc<Link>,
+    locks: Locks,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Cluster {
+    pub(super) fn start(
+        simulation: &Simulation,
+        world: &Arc<World>,
+        server: &Arc<Server>,
+        names: impl IntoIterator<Item = LockName>,
+    ) -> Arc<Self> {
+        let cluster = Arc::new(Self {
+            world: Arc::clone(world),
+            server: Arc::clone(server),
+            client: simulation.client.clone(),
+            resources: names.into_iter().map(|name| (name, Arc::default())).collect(),
+            running: Mutex::default(),
+            incarnations: Mutex::default(),
+        });
+        for _ in 0..world.weather.processes {
+            let incarnation = cluster.incarnation();
+            cluster.running().push(incarnation);
+        }
+        cluster
+    }
+
+    fn running(&self) -> MutexGuard<'_, Vec<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn incarnation(&self) -> Running {
+        let number = {
+            let mut incarnations = self.incarnations.lock().unwrap_or_else(PoisonError::into_inner);
+            *incarnations += 1;
+            *incarnations
+        };
+        let world = &self.world;
+        let (process, link) = (Process::default(), Link::new());
+        let wire = Wire {
+            world: Arc::clone(world),
+            server: Arc::clone(&self.server),
+            link: Arc::clone(&link),
+        };
+        let seed = world.draw(super::Random::next);
+        let builder = Locks::builder()
+            .clock(Clock::tokio())
+            .ttl(world.weather.ttl)
+            .label(format!("process {number}"))
+            .simulated(process.clone(), seed);
+        let locks = match &self.client {
+            Some(client) => builder.build(client(Arc::new(wire))),
+            None => builder.build(wire),
+        };
+        let worker = Worker {
+            world: Arc::clone(world),
+            locks: locks.clone(),
+            process: number,
+            resources: Arc::clone(&self.resources),
+        };
+        let workers = (0..world.weather.workers)
+            .map(|_| tokio::spawn(process.runs(worker.clone().work())))
+            .collect();
+        Running { number, process, link, locks, workers }
+    }
+
+    /// Makes trouble until the faults are to end.
+    pub(super) async fn nemesis(self: Arc<Self>) {
+        let Some(every) = self.world.weather.nemesis else { return };
+        loop {
+            self.world.sleep_up_to(every * 2).await;
+            if self.world.is_calm() {
+                return;
+            }
+            let cluster = Arc::clone(&self);
+            tokio::spawn(async move { cluster.trouble().await });
+        }
+    }
+
+    async fn trouble(&self) {
+        let world = &self.world;
+        let ttl = world.weather.ttl;
+        let (victim, kind, lasting) = world.draw(|random| {
+            let victim = random.below(world.weather.processes as u64);
+            (usize::try_from(victim).unwrap_or(0), random.below(10), random.up_to(ttl))
+        });
+        let (process, link, number) = {
+            let running = self.running();
+            let victim = &running[victim];
+            (victim.process.clone(), Arc::clone(&victim.link), victim.number)
+        };
+        match kind {
+            0 => self.freeze(&process, lasting / 2, "process frozen").await,
+            1..=2 => {
+                let lasting = ttl + lasting * 2;
+                self.freeze(&process, lasting, "process frozen for more than a ttl").await;
+            }
+            3 => self.kill(victim, number, &process, &link, lasting).await,
+            4 => {
+                world.fault("connection reset");
+                link.reset();
+            }
+            5..=7 => {
+                let (requests, replies, what) = match kind {
+                    5 => (true, true, "link cut"),
+                    6 => (true, false, "requests cut"),
+                    _ => (false, true, "replies cut"),
+                };
+                world.fault(what);
+                link.cut(Cut { requests, replies });
+                world.clock.sleep(lasting * 2).await;
+                link.cut(Cut::default());
+                link.reset();
+            }
+            8 => {
+                world.fault("store stalled");
+                world.stall(lasting);
+            }
+            _ => self.freeze(&process, lasting, "process frozen").await,
+        }
+    }
+
+    async fn freeze(&self, process: &Process, lasting: Duration, what: &'static str) {
+        if process.is_running() {
+            self.world.fault(what);
+            process.freeze();
+            self.world.clock.sleep(lasting).await;
+            process.thaw();
+        }
+    }
+
+    /// Kills a process; the store notices within a ttl, and a new one takes its place.
+    async fn kill(
+        &self,
+        victim: usize,
+        number: u64,
+        process: &Process,
+        link: &Arc<Link>,
+        lasting: Duration,
+    ) {
+        let world = &self.world;
+        if process.is_killed() {
+            return;
+        }
+        world.fault("process killed");
+        process.kill();
+        world.killed(number);
+        let (link, clock, ttl) = (Arc::clone(link), world.clock.clone(), world.weather.ttl);
+        tokio::spawn(async move {
+            clock.sleep(ttl).await;
+            link.end();
+        });
+        world.clock.sleep(lasting).await;
+        self.replace(victim);
+    }
+
+    /// A new process in place of one that was killed, unless there is one already.
+    fn replace(&self, place: usize) {
+        if self.running()[place].process.is_killed() {
+            let incarnation = self.incarnation();
+            self.running()[place] = incarnation;
+        }
+    }
+
+    /// Ends all faults, and waits until every worker has been granted every name once more.
+    pub(super) async fn heal(&self) {
+        self.world.calm_down();
+        let mut workers = Vec::new();
+        for place in 0..self.world.weather.processes {
+            self.replace(place);
+            let running = &mut self.running()[place];
+            running.link.cut(Cut::default());
+            running.link.reset();
+            running.process.thaw();
+            workers.append(&mut running.workers);
+        }
+        let limit = self.world.weather.ttl * 2000;
+        let all = async {
+            for worker in workers {
+                if let Err(error) = worker.await {
+                    self.world.wrong(&format!("a worker ended: {error}"));
+                }
+            }
+        };
+        if tokio::time::timeout(limit, all).await.is_err() {
+            self.world.wrong("a worker waits for ever");
+        }
+    }
+
+    /// Closes every client, and looks for what is left in the store.
+    pub(super) async fn close(&self) {
+        let world = &self.world;
+        let ttl = world.weather.ttl;
+        let locks: Vec<Locks> = self.running().iter().map(|one| one.locks.clone()).collect();
+        for locks in locks {
+            if let Err(error) = locks.close(ttl * 4).await {
+                world.wrong(&format!("a client does not close in calm: {error}"));
+            }
+        }
+        let Some(operator) = self.server.store.operator() else { return };
+        for (name, _) in &*self.resources {
+            let mut left = None;
+            // What arrived after its withdrawal, or was granted to the dead, ends by its ttl.
+            for _ in 0..400 {
+                let seen = operator.inspect(name).await.ok();
+                left = seen.filter(|seen| !seen.holders.is_empty() || seen.waiters != Some(0));
+                if left.is_none() {
+                    break;
+                }
+                world.clock.sleep(ttl / 4).await;
+            }
+            if let Some(left) = left {
+                world.wrong(&format!("something is left in the store: {left:?}"));
+            }
+        }
+    }
+}

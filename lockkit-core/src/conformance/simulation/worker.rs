@@ -1,0 +1,167 @@
+//! What the programs do that take the locks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::resource::{Resource, Seen};
+use super::world::World;
+use crate::conformance::history::{AttemptId, What};
+use crate::{Guard, LockName, Locks, Result};
+
+/// One task of a process: it takes locks, one after the other, and updates what they protect.
+#[derive(Clone, Debug)]
+pub(super) struct Worker {
+    pub(super) world: Arc<World>,
+    pub(super) locks: Locks,
+    pub(super) process: u64,
+    pub(super) resources: Arc<[(LockName, Arc<Resource>)]>,
+}
+
+impl Worker {
+    /// Works until the faults have ended, and is then granted every name once more.
+    pub(super) async fn work(self) {
+        while !self.world.is_calm() {
+            self.world.sleep_up_to(self.world.weather.rest).await;
+            let which = self.world.draw(|random| random.below(self.resources.len() as u64));
+            let (name, resource) = &self.resources[usize::try_from(which).unwrap_or(0)];
+            self.attempt(name, resource).await;
+        }
+        for (name, resource) in &*self.resources {
+            let attempt = self.world.asks(self.process, name);
+            // All others hold once, and whatever nobody knows of expires.
+            let limit = self.world.weather.ttl * 400;
+            match self.locks.lock(name.as_str()).acquire_within(limit).await {
+                Ok(guard) => self.hold(attempt, guard, resource).await,
+                Err(error) => {
+                    let process = self.process;
+                    self.world.wrong(&format!("{process} waits for {name} in calm: {error}"));
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self, name: &LockName, resource: &Arc<Resource>) {
+        let world = &self.world;
+        let ttl = world.weather.ttl;
+        let (way, patience, capped) =
+            world.draw(|random| (random.below(10), random.up_to(ttl * 4), random.often(125)));
+        let lock = self.locks.lock(name.as_str());
+        let lock = if capped { lock.max_hold(ttl) } else { lock };
+        let attempt = world.asks(self.process, name);
+        let answer: Result<Option<Guard>> = match way {
+            0..=3 => lock.acquire().await.map(Some),
+            4..=5 => lock.acquire_within(patience).await.map(Some),
+            6..=7 => lock.try_acquire().await,
+            _ => tokio::select! {
+                biased;
+                answer = lock.acquire() => answer.map(Some),
+                () = world.clock.sleep(patience) => {
+                    world.fault("attempt abandoned");
+                    return world.saw(attempt, What::Unknown);
+                }
+            },
+        };
+        match answer {
+            Ok(Some(guard)) => self.hold(attempt, guard, resource).await,
+            Ok(None) => world.saw(attempt, What::Refused),
+            Err(_) => world.saw(attempt, What::Unknown),
+        }
+    }
+
+    async fn hold(&self, attempt: AttemptId, guard: Guard, resource: &Arc<Resource>) {
+        let world = &self.world;
+        world.granted(attempt, guard.name(), guard.watch());
+        // Half of them stop as soon as they are told; the others look only now and then.
+        if world.draw(|random| random.often(500)) {
+            tokio::select! {
+                biased;
+                reason = guard.lost() => {
+                    if guard.is_held() {
+                        world.wrong(&format!("{attempt} is told of its loss, {reason}, and holds"));
+                    }
+                }
+                () = self.update(attempt, &guard, resource) => {}
+            }
+        } else {
+            self.update(attempt, &guard, resource).await;
+        }
+        if !guard.is_held() {
+            world.fault("held until lost");
+            return world.saw(attempt, What::Lost);
+        }
+        world.saw(attempt, What::Releases);
+        if world.draw(|random| random.often(250)) {
+            return drop(guard);
+        }
+        match guard.release().await {
+            Ok(()) => world.saw(attempt, What::Released),
+            Err(crate::Error::Lost { .. }) => world.saw(attempt, What::Lost),
+            // It goes on in the background.
+            Err(_) => {}
+        }
+    }
+
+    async fn update(&self, attempt: AttemptId, guard: &Guard, resource: &Arc<Resource>) {
+        let (world, token) = (&self.world, guard.token());
+        let work = if world.is_calm() { world.weather.ttl / 8 } else { world.weather.work };
+        let rounds = world.draw(|random| 1 + random.below(3));
+        for _ in 0..rounds {
+            world.sleep_up_to(work).await;
+            if !self.believes(attempt, guard).await {
+                return;
+            }
+            world.saw(attempt, What::Reads);
+            let Some(seen) = resource.read(world, token).await else { continue };
+            match seen.fenced {
+                Ok(version) => world.saw(attempt, What::Read(version)),
+                Err(_) => world.saw(attempt, What::Stale),
+            }
+            world.sleep_up_to(work).await;
+            // Not every program looks again before it writes.
+            if world.draw(|random| random.often(700)) && !self.believes(attempt, guard).await {
+                return;
+            }
+            if !self.write(attempt, guard, resource, seen).await {
+                return;
+            }
+        }
+    }
+
+    /// Whether it is known what became of the write: if not, it may still be on its way, and no
+    /// other may follow under the same token.
+    async fn write(
+        &self,
+        attempt: AttemptId,
+        guard: &Guard,
+        resource: &Arc<Resource>,
+        seen: Seen,
+    ) -> bool {
+        let (world, wrote) = (&self.world, resource.version());
+        if let Ok(seen) = seen.fenced {
+            world.saw(attempt, What::Writes { seen, wrote });
+        }
+        let Some(written) = resource.write(world, guard.token(), seen, wrote).await else {
+            return false;
+        };
+        match written {
+            Ok(()) => world.saw(attempt, What::Wrote),
+            // It had been refused before, when it read.
+            Err(_) if seen.fenced.is_err() => {}
+            Err(_) => {
+                world.fault("stale write refused");
+                world.saw(attempt, What::Stale);
+            }
+        }
+        true
+    }
+
+    /// Looks whether it still holds; between the look and what follows, time passes.
+    async fn believes(&self, attempt: AttemptId, guard: &Guard) -> bool {
+        if !guard.is_held() {
+            return false;
+        }
+        self.world.saw(attempt, What::Believes);
+        self.world.clock.sleep(Duration::from_millis(1)).await;
+        true
+    }
+}
