@@ -264,9 +264,9 @@ async fn a_process_stopped_or_killed_right_after_a_hand_off_among_its_tasks_dela
         let holder = child(name, "holder", &server).start().unwrap();
         assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
         if kill {
-            holder.kill().unwrap()
+            holder.kill().unwrap();
         } else {
-            holder.pause().unwrap()
+            holder.pause().unwrap();
         }
         let next = locks.lock("a").ttl(ttl).acquire();
         let next = by(bound + SLACK, "the next grant", next).await.unwrap();
