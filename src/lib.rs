@@ -4,6 +4,7 @@
 //! [operations]: https://github.com/lockkit/lockkit/blob/main/docs/operations.md
 //! [Writing a backend]: https://github.com/lockkit/lockkit/blob/main/docs/writing-a-backend.md
 //! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
+//! [etcd]: https://github.com/lockkit/lockkit/blob/main/docs/etcd.md
 //! [file]: https://github.com/lockkit/lockkit/blob/main/docs/file.md
 //! [postgres]: https://github.com/lockkit/lockkit/blob/main/docs/postgres.md
 //! [redis]: https://github.com/lockkit/lockkit/blob/main/docs/redis.md
@@ -27,6 +28,10 @@ pub use lockkit_core::{
 #[cfg(feature = "conformance")]
 #[doc(inline)]
 pub use lockkit_core::conformance;
+
+#[cfg(feature = "etcd")]
+#[doc(inline)]
+pub use lockkit_etcd as etcd;
 
 #[cfg(feature = "file")]
 #[doc(inline)]

@@ -24,7 +24,6 @@ async fn every_bad_url_is_refused_with_its_remedy() {
         ("/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
         ("1file:/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
         ("consul://localhost", ["consul:", "memory:, file:, redis:"]),
-        ("etcd://127.0.0.1:2379", ["etcd:", "planned"]),
         ("postgres://127.0.0.1/locks", ["postgres:", "planned"]),
         ("memory://", ["a slash", "memory:NAME"]),
         ("memory:/shared", ["a slash", "memory:NAME"]),
@@ -234,6 +233,47 @@ async fn redis_that_is_not_built_in_names_its_feature() {
         assert!(text.contains("the feature \"redis\""), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+#[cfg(feature = "etcd")]
+#[tokio::test]
+async fn a_bad_etcd_url_is_refused_with_its_remedy() {
+    for (url, words) in [
+        ("etcd:", ["no host", "etcd://"]),
+        ("etcd:host", ["no host", "etcd://"]),
+        ("etcd://", ["no host", "etcd://"]),
+        ("etcd://host,", ["no host", "etcd://"]),
+        ("etcd://host:port/", ["a port", "etcd://"]),
+        ("etcd://host,other:99999/", ["a port", "etcd://"]),
+        ("etcd://somebody:%ff@host/", ["percent-encoded", "etcd://"]),
+        ("etcd://ho%20st/", ["host", "without scheme"]),
+        ("etcd://host/%ff", ["percent-encoded", "etcd://"]),
+        ("etcd://host/#", ["a #", "%23"]),
+        ("etcd://host/?ttl=1ms", ["ttl=1ms", "50ms to 24h"]),
+        ("etcd://host/?tll=1s", ["tll is unknown", "ttl, token_base"]),
+        ("etcd://host/?ca=/ca.pem", ["ca is unknown", "ttl, token_base"]),
+        ("etcds://host/?ca=/missing.pem", ["/missing.pem", "PEM"]),
+        ("etcds://host/?cert=/missing.pem", ["only one", "both, or neither"]),
+    ] {
+        let text = refusal(url).await;
+        assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
+        assert!(!text.contains("somebody"), "{url}: {text}");
+    }
+}
+
+#[cfg(all(feature = "etcd", not(feature = "tls")))]
+#[tokio::test]
+async fn etcd_over_tls_names_its_feature() {
+    let text = refusal("etcds://localhost/").await;
+    assert!(text.contains("the feature \"tls\""), "{text}");
+}
+
+#[cfg(not(feature = "etcd"))]
+#[tokio::test]
+async fn etcd_that_is_not_built_in_names_its_feature() {
+    let text = refusal("etcd://user:hunter2@localhost/").await;
+    assert!(text.contains("the feature \"etcd\""), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
 }
 
 #[cfg(not(feature = "file"))]

@@ -12,6 +12,8 @@ fn stores() -> Vec<(&'static str, Guarantees)> {
         ("file", lockkit::file::FileProvider::declared()),
         #[cfg(feature = "redis")]
         ("redis", lockkit::redis::RedisProvider::declared()),
+        #[cfg(feature = "etcd")]
+        ("etcd", lockkit::etcd::EtcdProvider::declared()),
     ])
 }
 

@@ -75,13 +75,21 @@ impl Failure {
         }
     }
 
+    /// In words.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::NoLease => "the session's lease has ended".to_owned(),
+            Self::Refused(error) => error.to_string(),
+            Self::Unserved(text) | Self::Unclear(text) => text.clone(),
+        }
+    }
+
     /// As the one error; `late` says that an earlier sending may still be applied.
     pub(crate) fn into_error(self, late: bool) -> Error {
         let unless_late = if late { Applied::Maybe } else { Applied::No };
         match self {
             Self::Refused(error) => error,
-            Self::NoLease => Error::unavailable(unless_late, "the session's lease has ended"),
-            Self::Unserved(text) => Error::unavailable(unless_late, text),
+            Self::NoLease | Self::Unserved(_) => Error::unavailable(unless_late, self.text()),
             Self::Unclear(text) => Error::unavailable(Applied::Maybe, text),
         }
     }

@@ -115,6 +115,7 @@ impl EtcdLease {
     /// Waits until the store has ended the grant.
     async fn watch(&self) -> LossReason {
         let mut known = self.known;
+        self.provider.watch.run(&self.provider.endpoints);
         loop {
             let sight =
                 self.provider.watch.sight(&self.grant.key, self.grant.create_revision, known);

@@ -150,6 +150,7 @@ impl Own<'_> {
         revision: i64,
         label: &str,
         known: Option<i64>,
+        limit: i64,
     ) -> Txn {
         let free = match known {
             None => Compare::create_revision(at.0.as_str(), CompareOp::Equal, 0),
@@ -158,7 +159,7 @@ impl Own<'_> {
         let mut guards = self.guards(revision);
         guards.push(free.with_prefix());
         let mut see = self.see();
-        see.push(at.from_the_first(if known.is_some() { 0 } else { FEW }));
+        see.push(at.from_the_first(limit));
         Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
     }
 

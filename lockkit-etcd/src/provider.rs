@@ -40,7 +40,30 @@ pub(crate) struct Inner {
     pub(crate) watch: Arc<Watch>,
 }
 
+/// What a cluster with its settings at their defaults grants.
+const TTLS: TtlRange = TtlRange {
+    min: Duration::from_secs(2),
+    max: TtlRange::ANY.max,
+    granularity: Duration::from_secs(1),
+};
+
 impl EtcdProvider {
+    /// What every store of this kind promises, known before one is connected (C13); the least ttl
+    /// follows the cluster's settings.
+    pub const fn declared() -> Guarantees {
+        let mut guarantees = Guarantees::new(Exclusion::Consensus, Expiry::Session(TTLS));
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
+        guarantees.token_survives.failover = true;
+        guarantees.belief_breaks_on = &[
+            "a pause between a check and its use that outlasts the margin",
+            "a deposed leader that revokes a lease it did not see renewed (before 3.4.31 and 3.5.13)",
+            "an operator who deletes the holder's key, until the holder is told",
+        ];
+        guarantees
+    }
+
     /// Connects, and looks whether the cluster is fit for locks and we may take them.
     ///
     /// # Errors
@@ -69,8 +92,9 @@ impl EtcdProvider {
 /// Refuses what would break what we declare; the ttls that the cluster grants.
 async fn look_around(endpoints: &Endpoints, keys: &Keys) -> Result<TtlRange> {
     let clock = Clock::system();
-    let end = clock.now().saturating_add(LIMIT);
-    let left = || end.saturating_since(clock.now());
+    // Each of these calls has a limit, and so have they all.
+    let end = clock.now().saturating_add(LIMIT * 2);
+    let left = || end.saturating_since(clock.now()).min(LIMIT);
     let status = |client: Client| async move { client.maintenance_client().status().await };
     let status = endpoints.call(&clock, left(), status).await.into_result()?;
     check_version(status.version())?;
@@ -88,11 +112,7 @@ async fn look_around(endpoints: &Endpoints, keys: &Keys) -> Result<TtlRange> {
     let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };
     endpoints.call(&clock, left(), revoke).await.into_result()?;
     let least = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
-    Ok(TtlRange {
-        min: Duration::from_secs(least),
-        max: TtlRange::ANY.max,
-        granularity: Duration::from_secs(1),
-    })
+    Ok(TtlRange { min: Duration::from_secs(least), ..TTLS })
 }
 
 impl Inner {
@@ -103,6 +123,8 @@ impl Inner {
         let session = async {
             let mut sessions = self.sessions.lock().await;
             if let Some(session) = sessions.get(&ttl).and_then(Session::join) {
+                // Its keeper may have ended with another runtime.
+                session.keep(&self.endpoints);
                 return Ok(session);
             }
             let session = Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl);
@@ -140,7 +162,6 @@ impl Inner {
             term =
                 renewed.map_err(|error| Error::unavailable(Applied::Maybe, error.to_string()))?;
         }
-        self.watch.run(&self.endpoints);
         let lease = EtcdLease::new(Arc::clone(self), request, seat, session, place, sent);
         Ok(Grant::new(token, term, lease))
     }
@@ -171,16 +192,8 @@ impl Drop for Inner {
 #[async_trait]
 impl LockProvider for EtcdProvider {
     fn guarantees(&self) -> Guarantees {
-        let mut guarantees = Guarantees::new(Exclusion::Consensus, Expiry::Session(self.0.ttls));
-        guarantees.fairness = Fairness::Fifo;
-        guarantees.wake_up = WakeUp::Push;
-        guarantees.token_survives.server_restart = true;
-        guarantees.token_survives.failover = true;
-        guarantees.belief_breaks_on = &[
-            "a pause between a check and its use that outlasts the margin",
-            "a deposed leader that revokes a lease it had not seen renewed (before 3.4.31 and 3.5.13)",
-            "an operator who deletes the holder's key, until the holder is told",
-        ];
+        let mut guarantees = Self::declared();
+        guarantees.expiry = Expiry::Session(self.0.ttls);
         guarantees
     }
 

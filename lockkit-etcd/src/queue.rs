@@ -82,10 +82,10 @@ impl Inner {
         let at = self.keys.directory(request.name());
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
-        let mut known = None;
+        let (mut known, mut limit) = (None, FEW);
         loop {
             let revision = session.revision();
-            let txn = own.take(&at, revision, request.label(), known);
+            let txn = own.take(&at, revision, request.label(), known, limit);
             let Some(answer) = self.send(request, seat, session, own, txn).await? else {
                 return Ok(Tried::Ended);
             };
@@ -108,8 +108,13 @@ impl Inner {
             if !at.contenders(firsts).is_empty() {
                 return Ok(Tried::Held);
             }
-            // Only stray keys, as far as we saw: they are no obstacle, what came after them is.
-            known = Some(now);
+            if limit > 0 && i64::try_from(firsts.kvs().len()).is_ok_and(|found| found >= limit) {
+                // Only stray keys so far; a contender may be behind them.
+                limit = 0;
+            } else {
+                // All that is there is stray, and no obstacle; what comes after it is.
+                known = Some(now);
+            }
         }
     }
 
@@ -124,6 +129,7 @@ impl Inner {
         let at = self.keys.directory(request.name());
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
+        self.watch.run(&self.endpoints);
         loop {
             let (created, known, before, holder) = match place {
                 Place::First { created, known } => return Ok(Some((created, known))),

@@ -259,7 +259,7 @@ impl Session {
     }
 
     /// Keeps the lease alive in the current runtime, unless a task that lives does so.
-    fn keep(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
+    pub(crate) fn keep(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
         {
             let mut state = self.state();
             if state.kept || state.ended {
@@ -466,7 +466,7 @@ impl Keeper {
                 let pause =
                     (self.ttl / 24).clamp(Duration::from_millis(20), Duration::from_millis(500));
                 self.rests_until = self.clock.now().saturating_add(pause);
-                session.state().failure = Some(failure.into_error(true).to_string());
+                session.state().failure = Some(failure.text());
                 false
             }
         }

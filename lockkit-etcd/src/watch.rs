@@ -1,8 +1,10 @@
-//! Deletions: one watch per provider over all its keys, opened at the first need, and resumed from
-//! the last revision when its stream ends.
+//! Deletions: one watch per provider over all its keys, opened at the first need.
 //!
-//! It is opened at "now" and stays, so it is always in step: a watch that is opened for each wait
-//! falls behind once, into a loop of the server that runs every 100 ms.
+//! It is opened at "now" and stays, so it is always in step: a watch that is opened for each wait, or
+//! at a past revision, falls behind once, into a loop of the server that runs every 100 ms. When its
+//! stream ends, the next one begins at "now" too, and whoever has a key in sight reads it once: what
+//! was deleted between may have been compacted away, some servers without saying so
+//! (<https://github.com/etcd-io/etcd/issues/19179>).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,10 +23,6 @@ const PROBE: Duration = Duration::from_secs(5);
 /// How many deletions are kept for answers that come after them.
 const KEPT: usize = 1024;
 
-/// So many keys in sight are read anew when a stream ends: to resume it costs a turn of the
-/// server's loop, to read a thousand of them costs the server more.
-const FEW: usize = 16;
-
 /// The deletions below a prefix.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -37,8 +35,6 @@ pub(crate) struct Watch {
 struct State {
     /// Every deletion after this revision is kept, or will be told; `None`: nothing is known.
     since: Option<i64>,
-    /// The newest revision that was told.
-    last: i64,
     kept: HashMap<Vec<u8>, i64>,
     order: VecDeque<(Vec<u8>, i64)>,
     sights: HashMap<Vec<u8>, Vec<Weak<Sight>>>,
@@ -149,6 +145,7 @@ impl Watch {
 
     /// Follows one stream until it ends; whether there was one.
     async fn follow(self: &Arc<Self>, endpoints: &Endpoints) -> bool {
+        let member = endpoints.current();
         let opened = tokio::time::timeout(LIMIT, async {
             let line = endpoints.line().await.ok()?;
             match self.open(&line).await {
@@ -159,7 +156,14 @@ impl Watch {
                 }
             }
         });
-        let Ok(Some((line, mut stream))) = opened.await else { return false };
+        let (line, mut stream) = match opened.await {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return false,
+            Err(_) => {
+                endpoints.leave(member);
+                return false;
+            }
+        };
         let mut is_up = false;
         loop {
             let message = tokio::select! {
@@ -168,13 +172,8 @@ impl Watch {
                 () = self.closed() => return true,
             };
             match message {
-                Some(message) if message.canceled() => {
-                    // What was told is lost to us: everybody reads.
-                    if message.compact_revision() > 0 {
-                        self.forget();
-                    }
-                    return is_up;
-                }
+                // A right that was taken away, for example.
+                Some(message) if message.canceled() => return is_up,
                 Some(message) => {
                     is_up = true;
                     self.take(&message);
@@ -189,17 +188,8 @@ impl Watch {
     }
 
     async fn open(&self, line: &Line) -> Result<WatchStream, etcd_client::Error> {
-        if self.state().sights.len() <= FEW {
-            self.forget();
-        }
-        let from = {
-            let state = self.state();
-            state.since.map_or(0, |_| state.last + 1)
-        };
-        let options = WatchOptions::new()
-            .with_prefix()
-            .with_filters([WatchFilterType::NoPut])
-            .with_start_revision(from);
+        self.forget();
+        let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
         line.client.watch_client().watch(self.keys.range(), Some(options)).await
     }
 
@@ -209,7 +199,8 @@ impl Watch {
             if let Ok(message) = tokio::time::timeout(PROBE, stream.message()).await {
                 return message.ok().flatten();
             }
-            if !self.state().sights.is_empty() {
+            let state = self.state();
+            if state.since.is_none() || !state.sights.is_empty() {
                 break;
             }
         }
@@ -222,12 +213,11 @@ impl Watch {
             let mut state = self.state();
             if state.since.is_none() {
                 let now = message.header().map_or(0, etcd_client::ResponseHeader::revision);
-                (state.since, state.last) = (Some(now), now);
+                state.since = Some(now);
                 drop(state);
                 self.changed.notify_waiters();
             }
         }
-        // Not by the header's revision, which may be ahead of what this watch was told.
         for event in message.events() {
             if let (EventType::Delete, Some(kv)) = (event.event_type(), event.kv()) {
                 let in_sight = self.state().deleted(kv.key(), kv.mod_revision());
@@ -268,7 +258,6 @@ impl Watch {
 impl State {
     /// Notes a deletion; who has that key in sight, to be told once the state is let go.
     fn deleted(&mut self, key: &[u8], revision: i64) -> Vec<Arc<Sight>> {
-        self.last = self.last.max(revision);
         self.kept.insert(key.to_vec(), revision);
         self.order.push_back((key.to_vec(), revision));
         if self.order.len() > KEPT {

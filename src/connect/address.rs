@@ -38,16 +38,24 @@ impl Address {
             let mut digits = after.chars();
             hex(digits.next()) && hex(digits.next())
         });
-        let path = percent_decode_str(path).decode_utf8();
-        let path = path.ok().filter(|_| escaped).ok_or_else(|| {
+        let path = decode(path).filter(|_| escaped).ok_or_else(|| {
             Error::invalid(
                 "a URL whose path is not percent-encoded UTF-8",
                 "write % as %25, and two hex digits after every other %",
             )
         })?;
-        Ok(Self { path: path.into_owned(), options: Options::parse(query)? })
+        Ok(Self { path, options: Options::parse(query)? })
     }
 }
+
+/// The text behind percent-encoding, where it is UTF-8.
+pub(super) fn decode(text: &str) -> Option<String> {
+    percent_decode_str(text).decode_utf8().ok().map(Into::into)
+}
+
+/// An authority's certificate, and our own with its private part, as the texts of PEM files.
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(super) type Certificates = (Option<Vec<u8>>, Option<(Vec<u8>, Vec<u8>)>);
 
 /// The options of a URL; what nobody takes out is unknown.
 pub(super) struct Options(BTreeMap<String, String>);
@@ -67,9 +75,26 @@ impl Options {
     }
 
     /// Takes out an option that only some stores know.
-    #[cfg(any(feature = "postgres", feature = "redis", feature = "zk"))]
+    #[cfg(any(feature = "etcd", feature = "postgres", feature = "redis", feature = "zk"))]
     pub(super) fn take(&mut self, option: &str) -> Option<String> {
         self.0.remove(option)
+    }
+
+    /// Takes out `ca`, `cert` and `key`, and reads their files.
+    #[cfg(any(feature = "etcd", feature = "redis"))]
+    pub(super) fn certificates(&mut self) -> Result<Certificates> {
+        let authority = self.take("ca").map(|path| pem("ca", &path)).transpose()?;
+        let client = match (self.take("cert"), self.take("key")) {
+            (Some(cert), Some(key)) => Some((pem("cert", &cert)?, pem("key", &key)?)),
+            (None, None) => None,
+            _ => {
+                return Err(Error::invalid(
+                    "only one of the options cert and key",
+                    "give both, or neither",
+                ));
+            }
+        };
+        Ok((authority, client))
     }
 
     /// Applies the options that every store knows, and refuses what is left; `more` are those that
@@ -111,7 +136,7 @@ fn parse_token_base(text: &str) -> Result<u64> {
 }
 
 /// The certificates or the key in the file that an option names.
-#[cfg(any(feature = "redis", feature = "zk"))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zk"))]
 pub(super) fn pem(option: &str, path: &str) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|error| {
         Error::invalid(

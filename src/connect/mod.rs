@@ -1,6 +1,8 @@
 //! From a URL to a store's locks.
 
 mod address;
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
@@ -13,7 +15,8 @@ use lockkit_core::{Builder, Error, Locks, Memory, Result};
 use address::{Address, split};
 
 /// The schemes of stores that exist.
-const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:, zk:, zookeeper:";
+const SCHEMES: &str =
+    "memory:, file:, postgres:, redis:, rediss:, redis+unix:, zk:, zookeeper:, etcd:, etcds:";
 
 /// Connects to the store that `url` names, with every setting at its default.
 ///
@@ -28,6 +31,8 @@ const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:, 
 /// | `rediss://...` | the same over TLS (features `redis` and `tls`) |
 /// | `redis+unix:///path` | the same by a socket of this machine |
 /// | `zk://[user:password@]host[:port][,host[:port]...][/base]`, `zookeeper://...` | a ZooKeeper server or ensemble (feature `zk`; TLS with the option `ca`) |
+/// | `etcd://[user:password@]host[:port][,host[:port]...][/prefix]` | an etcd cluster, by its members (feature `etcd`) |
+/// | `etcds://...` | the same over TLS (features `etcd` and `tls`) |
 ///
 /// Paths and names are percent-decoded: write `%3F` for `?`, `%23` for `#` and `%25` for `%`.
 /// Options follow as `?option=value&...`, the same for every store:
@@ -40,6 +45,7 @@ const SCHEMES: &str = "memory:, file:, postgres:, redis:, rediss:, redis+unix:, 
 /// Postgres also takes `strategy`, `schema`, `connections`, `budget`, `creates` and libpq's parameters.
 /// Redis also takes `prefix`, and `database`, `ca`, `cert` and `key` where they apply: see its page.
 /// ZooKeeper also takes `layout`, `tick`, `access`, `ca`, `cert` and `key`: see its page.
+/// etcd over TLS also takes `ca`, `cert` and `key`.
 /// An option that the store does not know is refused, and so is one that is given twice.
 ///
 /// ```
@@ -95,10 +101,10 @@ pub async fn connect_with(url: &str, builder: Builder) -> Result<Locks> {
         "zk" | "zookeeper" => zk::connect(rest, builder).await,
         #[cfg(not(feature = "zk"))]
         "zk" | "zookeeper" => Err(without(&scheme, "zk")),
-        "etcd" | "etcds" => Err(Error::invalid(
-            format!("{scheme}: names a store that this version of lockkit does not have"),
-            format!("it is planned; the stores that exist are {SCHEMES}"),
-        )),
+        #[cfg(feature = "etcd")]
+        "etcd" | "etcds" => etcd::connect(&scheme, rest, builder).await,
+        #[cfg(not(feature = "etcd"))]
+        "etcd" | "etcds" => Err(without(&scheme, "etcd")),
         _ => Err(Error::invalid(
             format!("no store has the scheme {scheme}:"),
             format!("the schemes are {SCHEMES}"),
@@ -152,7 +158,13 @@ async fn file(_: Address, _: Builder) -> Result<Locks> {
 }
 
 /// The refusal of a scheme whose feature is off.
-#[cfg(not(all(feature = "file", feature = "postgres", feature = "redis", feature = "zk")))]
+#[cfg(not(all(
+    feature = "etcd",
+    feature = "file",
+    feature = "postgres",
+    feature = "redis",
+    feature = "zk"
+)))]
 fn without(scheme: &str, feature: &str) -> Error {
     Error::invalid(
         format!("{scheme}: names a store that this program was built without"),

@@ -2,10 +2,9 @@
 
 use lockkit_core::{Builder, Error, Locks, Result};
 use lockkit_redis::{RedisConfig, RedisProvider, RedisTls};
-use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::address::{Address, Options, pem};
+use super::address::{Address, Options, decode};
 
 /// Redis's own port.
 const PORT: u16 = 6379;
@@ -58,10 +57,10 @@ fn tcp(scheme: &str, rest: &str) -> Result<(RedisConfig, Options, &'static str)>
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut config = RedisConfig::tcp(host, url.port().unwrap_or(PORT));
     if !url.username().is_empty() {
-        config = config.username(decode(url.username())?);
+        config = config.username(decode(url.username()).ok_or_else(login)?);
     }
     if let Some(password) = url.password() {
-        config = config.password(decode(password)?);
+        config = config.password(decode(password).ok_or_else(login)?);
     }
     match url.path().trim_start_matches('/') {
         "" => {}
@@ -71,17 +70,7 @@ fn tcp(scheme: &str, rest: &str) -> Result<(RedisConfig, Options, &'static str)>
         return Ok((config, options, ", prefix"));
     }
     let mut tls = RedisTls::default();
-    tls.authority = options.take("ca").map(|path| pem("ca", &path)).transpose()?;
-    tls.client = match (options.take("cert"), options.take("key")) {
-        (Some(cert), Some(key)) => Some((pem("cert", &cert)?, pem("key", &key)?)),
-        (None, None) => None,
-        _ => {
-            return Err(Error::invalid(
-                "only one of the options cert and key",
-                "give both, or neither",
-            ));
-        }
-    };
+    (tls.authority, tls.client) = options.certificates()?;
     Ok((config.tls(tls), options, ", prefix, ca, cert, key"))
 }
 
@@ -92,9 +81,8 @@ fn shape(why: &str) -> Error {
     )
 }
 
-fn decode(text: &str) -> Result<String> {
-    let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Into::into).map_err(|_| shape("the login is not percent-encoded UTF-8"))
+fn login() -> Error {
+    shape("the login is not percent-encoded UTF-8")
 }
 
 fn parse_database(text: &str) -> Result<u32> {

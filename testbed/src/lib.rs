@@ -10,6 +10,8 @@ pub mod children;
 mod cluster;
 #[cfg(feature = "conformance")]
 mod conformance;
+#[cfg(feature = "conformance")]
+pub mod contenders;
 mod doors;
 mod error;
 mod etcd;

@@ -1,0 +1,266 @@
+//! Three members: one of them killed, paused or cut off at any moment, the leader among them, and
+//! the majority lost.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{SLACK, by, join, ms, waiter};
+use lockkit_core::{Error, Fenced, Guard, Lock, Locks};
+use testbed::{Data, EtcdCluster, Server};
+
+const TTL: Duration = ms(5_000);
+/// What a new leader, the client's next member and a busy machine may take together.
+const FAIL_OVER: Duration = ms(4_000);
+
+fn ports(cluster: &EtcdCluster) -> Vec<u16> {
+    cluster.members().iter().map(Server::port).collect()
+}
+
+/// A client whose current member is this one.
+async fn at(cluster: &EtcdCluster, member: usize) -> Locks {
+    let mut ports = ports(cluster);
+    ports.rotate_left(member);
+    join(&ports).await
+}
+
+/// Takes and releases a name without an end, until told; how often.
+struct Busy {
+    cycles: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Busy {
+    fn with(lock: Lock) -> Self {
+        let (cycles, over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let task = tokio::spawn({
+            let (cycles, over) = (Arc::clone(&cycles), Arc::clone(&over));
+            async move {
+                while !over.load(Ordering::SeqCst) {
+                    let guard = lock.acquire().await.unwrap();
+                    // Released, or lost while a member was away.
+                    drop(guard.release().await);
+                    cycles.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        Self { cycles, over, task }
+    }
+
+    /// Completes once it has done some more.
+    async fn goes_on(&self) {
+        let before = self.cycles.load(Ordering::SeqCst);
+        while self.cycles.load(Ordering::SeqCst) < before + 3 {
+            tokio::time::sleep(ms(5)).await;
+        }
+    }
+
+    async fn end(self) {
+        self.over.store(true, Ordering::SeqCst);
+        by(FAIL_OVER, "the end of a busy client", self.task).await.unwrap();
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    Kill,
+    Pause,
+    CutOff,
+}
+
+impl Trouble {
+    fn begin(self, cluster: &EtcdCluster, member: usize) {
+        match self {
+            Self::Kill => cluster.member(member).kill().unwrap(),
+            Self::Pause => cluster.member(member).pause().unwrap(),
+            Self::CutOff => cluster.isolate(member),
+        }
+    }
+
+    fn end(self, cluster: &EtcdCluster, member: usize) {
+        match self {
+            Self::Kill => cluster.member(member).restart(Data::Kept).unwrap(),
+            Self::Pause => cluster.member(member).resume().unwrap(),
+            Self::CutOff => cluster.heal().unwrap(),
+        }
+        cluster.settled().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_killed_paused_or_cut_off_ends_no_hold_and_no_wait_and_acquiring_goes_on() {
+    let cluster = EtcdCluster::start(3).unwrap();
+    // One client at each member: whichever fails is somebody's.
+    let mut clients = Vec::new();
+    for member in 0..3 {
+        clients.push(at(&cluster, member).await);
+    }
+    for trouble in [Trouble::Kill, Trouble::Pause, Trouble::CutOff] {
+        // A member that was cut off has counted elections, and forces one more when it is back.
+        let ttl = if matches!(trouble, Trouble::CutOff) { TTL * 2 } else { TTL };
+        let leader = cluster.leader().unwrap();
+        for member in [leader, (leader + 1) % 3] {
+            let mut held = Vec::new();
+            for (number, locks) in clients.iter().enumerate() {
+                let lock = locks.lock(format!("held-{number}")).ttl(ttl);
+                let guard = by(FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
+                let next = clients[(number + 1) % 3].lock(format!("held-{number}")).ttl(ttl);
+                held.push((guard, waiter(&next, 0).await));
+            }
+            let busy: Vec<_> =
+                clients.iter().map(|locks| Busy::with(locks.lock("busy").ttl(ttl))).collect();
+            let began = Instant::now();
+            trouble.begin(&cluster, member);
+            for busy in &busy {
+                by(FAIL_OVER, "acquiring without a member", busy.goes_on()).await;
+            }
+            let took = began.elapsed();
+            println!("{trouble:?} of {member} (leader {leader}): acquiring again after {took:?}");
+            tokio::time::sleep(ttl.saturating_sub(took)).await;
+            assert!(held.iter().all(|(guard, _)| guard.is_held()), "a false loss: {held:?}");
+            trouble.end(&cluster, member);
+            assert!(held.iter().all(|(_, next)| !next.is_finished()), "granted beside a holder");
+            for (guard, next) in held {
+                let token = guard.token();
+                guard.release().await.unwrap();
+                let next = by(FAIL_OVER, "the waiter's grant", next).await.unwrap();
+                assert!(next.token() > token);
+                next.release().await.unwrap();
+            }
+            for busy in busy {
+                busy.end().await;
+            }
+        }
+    }
+}
+
+/// What the store says of the holder of `name`: whether that is this guard.
+async fn is_in_the_store(locks: &Locks, guard: &Guard) -> Option<bool> {
+    let seen = locks.lock(guard.name().as_str()).inspect().await.ok()?;
+    Some(seen.holders.first().and_then(|holder| holder.token) == Some(guard.token()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_comes_back_after_nine_seconds_breaks_no_fenced_write_and_hides_no_loss() {
+    const NAMES: usize = 4;
+    let cluster = EtcdCluster::start(3).unwrap();
+    let mut clients = Vec::new();
+    for member in 0..3 {
+        clients.push(at(&cluster, member).await);
+    }
+    let mut revoked = 0;
+    for round in 0..2 {
+        let leader = cluster.leader().unwrap();
+        // A counter that is read and written in two steps, each with the token.
+        let counter = Arc::new(Fenced::new(0_u64));
+        let written = Arc::new(AtomicU64::new(0));
+        let over = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for locks in &clients {
+            let lock = locks.lock(format!("counter-{round}")).ttl(TTL);
+            let (counter, written, over) =
+                (Arc::clone(&counter), Arc::clone(&written), Arc::clone(&over));
+            writers.push(tokio::spawn(async move {
+                while !over.load(Ordering::SeqCst) {
+                    let guard = lock.acquire().await.unwrap();
+                    let token = guard.token();
+                    if let Ok(seen) = counter.access(token, |value| *value) {
+                        tokio::time::sleep(ms(2)).await;
+                        if counter.access(token, |value| *value = seen + 1).is_ok() {
+                            written.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                    drop(guard.release().await);
+                }
+            }));
+        }
+        let mut held = Vec::new();
+        for (number, locks) in (0..NAMES).zip(clients.iter().cycle()) {
+            let lock = locks.lock(format!("held-{round}-{number}")).ttl(TTL);
+            held.push(by(FAIL_OVER, "a free name", lock.acquire()).await.unwrap());
+        }
+        cluster.member(leader).pause().unwrap();
+        tokio::time::sleep(ms(9_000)).await;
+        assert!(held.iter().all(Guard::is_held), "lost while the leader stood still: {held:?}");
+        cluster.member(leader).resume().unwrap();
+        // Where the old leader revokes what was renewed without it, the holder is told at once.
+        let end = Instant::now() + ms(3_000);
+        while Instant::now() < end {
+            for (guard, locks) in held.iter().zip(clients.iter().cycle()) {
+                if guard.is_held() && is_in_the_store(locks, guard).await == Some(false) {
+                    by(ms(1_000), "a holder that the store forgot is told", guard.lost()).await;
+                    revoked += 1;
+                }
+            }
+            tokio::time::sleep(ms(50)).await;
+        }
+        over.store(true, Ordering::SeqCst);
+        for writer in writers {
+            by(TTL + FAIL_OVER, "a writer's end", writer).await.unwrap();
+        }
+        let written = written.load(Ordering::SeqCst);
+        let counted = counter.access(lockkit_core::FencingToken::MAX, |value| *value).unwrap();
+        assert_eq!(counted, written, "a fenced write was lost");
+        assert!(written > 0);
+        for guard in held {
+            drop(guard.release().await);
+        }
+        cluster.settled().unwrap();
+    }
+    println!("two pauses of 9 s: {revoked} holders found revoked by the old leader, and told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers() {
+    let cluster = EtcdCluster::start(3).unwrap();
+    for killed in [false, true] {
+        let (locks, other) = (at(&cluster, 0).await, at(&cluster, 1).await);
+        let lock = locks.lock("held").ttl(TTL);
+        let guard = by(FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
+        let next = waiter(&other.lock("held").ttl(TTL), 0).await;
+        let leader = cluster.leader().unwrap();
+        let gone = [leader, (leader + 1) % 3];
+        let began = Instant::now();
+        for member in gone {
+            if killed {
+                cluster.member(member).kill().unwrap();
+            } else {
+                cluster.member(member).pause().unwrap();
+            }
+        }
+        let tried = by(ms(2_000) + SLACK, "a call's end", other.lock("x").try_acquire()).await;
+        assert!(matches!(tried, Err(Error::Unavailable { .. })), "{tried:?}");
+        let within =
+            by(ms(1_500) + SLACK, "a wait's end", other.lock("x").acquire_within(ms(1_500)));
+        let within = within.await;
+        assert!(matches!(within, Err(Error::Unavailable { .. })), "{within:?}");
+        by(TTL + SLACK, "the holder's loss", guard.lost()).await;
+        println!("without a majority: the holder was lost after {:?}", began.elapsed());
+        assert!(began.elapsed() < TTL + SLACK && !next.is_finished());
+        for member in gone {
+            if killed {
+                cluster.member(member).restart(Data::Kept).unwrap();
+            } else {
+                cluster.member(member).resume().unwrap();
+            }
+        }
+        cluster.settled().unwrap();
+        let healed = Instant::now();
+        // The new leader begins the ttl anew.
+        let next = by(TTL * 2 + FAIL_OVER, "the waiter's grant", next).await.unwrap();
+        println!("healed: the waiter was granted after {:?}", healed.elapsed());
+        assert!(!guard.is_held() && next.token() > guard.token());
+        next.release().await.unwrap();
+        let guard = by(FAIL_OVER, "a new grant", lock.acquire()).await.unwrap();
+        guard.release().await.unwrap();
+        let x = by(TTL + FAIL_OVER, "a name tried meanwhile", other.lock("x").acquire()).await;
+        x.unwrap().release().await.unwrap();
+        let seen = other.lock("x").inspect().await.unwrap();
+        assert!(seen.holders.is_empty() && seen.waiters == Some(0), "{seen:?}");
+    }
+}

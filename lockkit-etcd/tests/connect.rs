@@ -1,0 +1,158 @@
+//! What is refused at the connection, and with which words; what no word ever shows.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{SLACK, by, ms, waiter};
+use lockkit_core::{Applied, Error, LockProvider, Locks};
+use lockkit_etcd::{EtcdConfig, EtcdProvider};
+use testbed::{EtcdServer, Port};
+
+/// What no error, no Debug and no log may show.
+const SECRET: &str = "c0rrect-horse-battery";
+
+fn at(server: &EtcdServer) -> EtcdConfig {
+    EtcdConfig::new([("127.0.0.1", server.port())])
+}
+
+/// Why a connection is refused for good, and what to do about it.
+async fn refused(config: EtcdConfig) -> (String, String) {
+    let outcome = by(ms(5_000), "an answer", EtcdProvider::connect(config)).await;
+    match outcome.map(drop).unwrap_err() {
+        Error::Rejected { what, remedy } => (what, remedy),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Takes a name, waits for it, and lists it: every kind of call.
+async fn works(config: EtcdConfig) {
+    let locks = Locks::new(EtcdProvider::connect(config).await.unwrap());
+    let lock = locks.lock("app:a").ttl(ms(3_000));
+    let guard = lock.acquire().await.unwrap();
+    let next = waiter(&lock, 0).await;
+    assert_eq!(locks.list("app:", None, 10).await.unwrap().len(), 1);
+    guard.renew().await.unwrap();
+    guard.release().await.unwrap();
+    by(SLACK, "the next grant", next).await.unwrap().release().await.unwrap();
+    locks.close(ms(2_000)).await.unwrap();
+}
+
+/// What is logged, kept.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_fails_is_a_typed_error_and_no_password_is_ever_shown() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let server = EtcdServer::builder().user("app", SECRET, "lockkit/").start().unwrap();
+    let wrong = "wr0ng-horse-battery";
+    for (config, words) in [
+        (at(&server), "give a user and a password"),
+        (at(&server).login("app", wrong), "the password"),
+        (at(&server).login("nobody", wrong), "the password"),
+    ] {
+        let shown = format!("{config:?}");
+        let (what, remedy) = refused(config).await;
+        assert!(remedy.contains(words), "{what}; {remedy}");
+        assert!(!format!("{shown} {what} {remedy}").contains(wrong), "{shown} {what} {remedy}");
+    }
+    let config = at(&server).login("app", SECRET);
+    let provider = EtcdProvider::connect(config.clone()).await.unwrap();
+    let shown = format!("{config:?} {provider:?} {provider:#?} {:?}", provider.guarantees());
+    assert!(!shown.contains(SECRET), "{shown}");
+    works(config).await;
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("granted"), "nothing was logged: {logged}");
+    assert!(!logged.contains(SECRET) && !logged.contains(wrong), "{logged}");
+}
+
+#[tokio::test]
+async fn a_user_without_rights_is_told_which_to_grant() {
+    let server = EtcdServer::builder().user("app", SECRET, "other/").start().unwrap();
+    let (what, remedy) = refused(at(&server).login("app", SECRET)).await;
+    assert!(what.contains("permission") && remedy.contains("readwrite"), "{what}; {remedy}");
+    works(at(&server).login("app", SECRET).prefix("other")).await;
+}
+
+#[tokio::test]
+async fn a_login_where_nobody_wants_one_is_refused() {
+    let server = EtcdServer::start().unwrap();
+    let (what, remedy) = refused(at(&server).login("app", SECRET)).await;
+    assert!(remedy.contains("leave the login out"), "{what}; {remedy}");
+    works(at(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_has_expired_is_renewed_and_costs_nobody_a_lock() {
+    let server = EtcdServer::builder()
+        .user("app", SECRET, "lockkit/")
+        .argument("--auth-token-ttl=1")
+        .start()
+        .unwrap();
+    let provider = EtcdProvider::connect(at(&server).login("app", SECRET)).await.unwrap();
+    let locks = Locks::new(provider);
+    let lock = locks.lock("a").ttl(ms(3_000));
+    let guard = lock.acquire().await.unwrap();
+    let next = waiter(&lock, 0).await;
+    tokio::time::sleep(ms(6_000)).await;
+    assert!(guard.is_held());
+    guard.release().await.unwrap();
+    by(SLACK, "the next grant", next).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_an_error_within_the_limit() {
+    const LIMIT: Duration = ms(4_000);
+    let port = Port::free().unwrap();
+    for host in ["127.0.0.1", "nowhere.invalid"] {
+        let began = Instant::now();
+        let config = EtcdConfig::new([(host, port.number())]).login("app", SECRET);
+        let outcome = by(LIMIT + SLACK, "an answer", EtcdProvider::connect(config)).await;
+        let error = outcome.map(drop).unwrap_err();
+        println!("{host}: {error} after {:?}", began.elapsed());
+        assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error:?}");
+        assert!(error.is_retryable() && !format!("{error:?}").contains(SECRET));
+    }
+    // One that takes connections and says nothing; and one of two.
+    let (stuck, other) = (EtcdServer::start().unwrap(), EtcdServer::start().unwrap());
+    stuck.pause().unwrap();
+    let outcome = by(LIMIT + SLACK, "an answer", EtcdProvider::connect(at(&stuck))).await;
+    assert!(matches!(outcome.map(drop), Err(Error::Unavailable { .. })));
+    let both = EtcdConfig::new([("127.0.0.1", stuck.port()), ("127.0.0.1", other.port())]);
+    works(both).await;
+    let both = EtcdConfig::new([("127.0.0.1", port.number()), ("127.0.0.1", other.port())]);
+    works(both).await;
+}
+
+#[tokio::test]
+async fn what_is_no_address_is_invalid() {
+    for host in ["", "http://host", "ho st", "host/path", "user@host"] {
+        let error = EtcdProvider::connect(EtcdConfig::new([(host, 2379)])).await.map(drop);
+        assert!(matches!(error, Err(Error::Invalid { .. })), "{host}: {error:?}");
+    }
+    let none: [(&str, u16); 0] = [];
+    let error = EtcdProvider::connect(EtcdConfig::new(none)).await.map(drop);
+    assert!(matches!(error, Err(Error::Invalid { .. })), "{error:?}");
+}

@@ -1,0 +1,117 @@
+//! What tests of every store need: waiters that are in the queue, and limits for what must come.
+
+use std::fs;
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lockkit_core::{FencingToken, Guard, Lock};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::children::{self, Child};
+
+/// By when a waiter is in the queue.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What `future` gives within `limit`.
+///
+/// # Panics
+/// Where it takes longer.
+pub async fn by<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    let began = Instant::now();
+    match tokio::time::timeout(limit, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {:?}", began.elapsed()),
+    }
+}
+
+/// A waiter that is in the queue by now, behind `before` others.
+///
+/// # Panics
+/// Where it does not come there, and in its task where it is not granted.
+pub async fn waiter(lock: &Lock, before: usize) -> JoinHandle<Guard> {
+    let acquire = lock.acquire();
+    let waiter = tokio::spawn(async move { acquire.await.expect("a grant") });
+    queued(lock, before + 1).await;
+    waiter
+}
+
+/// Waits until this many wait.
+///
+/// # Panics
+/// Where they do not come within 5 seconds.
+pub async fn queued(lock: &Lock, count: usize) {
+    let began = Instant::now();
+    loop {
+        let seen = lock.inspect().await.expect("an answer");
+        if seen.waiters == Some(count) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{count} waiters expected: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Each waiter's token, where each releases before the next is granted.
+///
+/// # Panics
+/// Where one of them is not granted within `limit`.
+pub async fn tokens(waiters: Vec<JoinHandle<Guard>>, limit: Duration) -> Vec<FencingToken> {
+    let mut tokens = Vec::new();
+    for waiter in waiters {
+        let guard = by(limit, "the next waiter's grant", waiter).await.expect("a waiter");
+        tokens.push(guard.token());
+        guard.release().await.expect("a release");
+    }
+    tokens
+}
+
+/// In a child process: raises the number in a file that nothing but the lock protects, in so many
+/// tasks so often, and says each number that it saw with its token.
+///
+/// # Panics
+/// Where the lock or the file fails.
+pub async fn count(lock: &Lock, file: &Path, tasks: u64, rounds: u64) {
+    let mut counting = JoinSet::new();
+    for _ in 0..tasks {
+        let (lock, file) = (lock.clone(), file.to_owned());
+        counting.spawn(async move {
+            for _ in 0..rounds {
+                let guard = lock.acquire().await.expect("a grant");
+                let count: u64 = read(&file);
+                tokio::task::yield_now().await;
+                fs::write(&file, (count + 1).to_string()).expect("a file that can be written");
+                children::say(&format!("{count} {}", guard.token()));
+                guard.release().await.expect("a release");
+            }
+        });
+    }
+    counting.join_all().await;
+    children::say("done");
+}
+
+/// In their parent: hears them out, and checks that no two saw one number, that none was lost and
+/// that the tokens grew in the order of the numbers.
+///
+/// # Panics
+/// Where that is not so, or a child says nothing for a minute.
+pub fn counted(children: &[Child], file: &Path, total: u64) {
+    let mut grants: Vec<(u64, u64)> = Vec::new();
+    for child in children {
+        loop {
+            let line = child.line(Duration::from_secs(60)).expect("a child that counts");
+            let Some((count, token)) = line.split_once(' ') else { break };
+            grants.push((count.parse().expect("a count"), token.parse().expect("a token")));
+        }
+    }
+    assert_eq!(read(file), total, "a lost update");
+    grants.sort_unstable();
+    let counts: Vec<u64> = grants.iter().map(|(count, _)| *count).collect();
+    assert!(counts.iter().copied().eq(0..total), "two saw one number: {counts:?}");
+    assert!(grants.windows(2).all(|pair| pair[0].1 < pair[1].1), "tokens out of order: {grants:?}");
+}
+
+fn read(file: &Path) -> u64 {
+    let text = fs::read_to_string(file).expect("the counter's file");
+    text.parse().expect("a number")
+}
