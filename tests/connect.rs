@@ -24,7 +24,6 @@ async fn every_bad_url_is_refused_with_its_remedy() {
         ("/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
         ("1file:/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
         ("consul://localhost", ["consul:", "memory:, file:, redis:"]),
-        ("postgres://127.0.0.1/locks", ["postgres:", "planned"]),
         ("memory://", ["a slash", "memory:NAME"]),
         ("memory:/shared", ["a slash", "memory:NAME"]),
         ("memory:a#b", ["a #", "%23"]),
