@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Clock, Result};
 use tokio::sync::Notify;
 
@@ -87,24 +89,40 @@ impl Endpoints {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let end = clock.now().saturating_add(limit);
-        // A member that stands still leaves time for another.
-        let share = if self.members.len() > 1 { limit / 2 } else { limit };
-        let (mut late, mut tries) = (false, 0);
+        let mut under_way = FuturesUnordered::new();
+        let (mut late, mut tries, mut is_slow) = (false, 0, false);
+        let mut value = Err(Failure::Unserved(format!("no time was left of {limit:?}")));
         loop {
-            let left = end.saturating_since(clock.now()).min(share);
-            let value = self.once(clock, left, &request).await;
-            tries += 1;
-            let again = matches!(value, Err(Failure::Unserved(_) | Failure::Unclear(_)));
-            if !again || tries > self.members.len() || clock.now() >= end {
+            let (now, member) = (clock.now(), self.current());
+            if (under_way.is_empty() || is_slow) && tries <= self.members.len() && now < end {
+                under_way.push(self.once(member, clock, end.saturating_since(now), &request));
+                (tries, is_slow) = (tries + 1, false);
+            }
+            if under_way.is_empty() {
                 return Called { value, late };
             }
-            late |= matches!(value, Err(Failure::Unclear(_)));
+            tokio::select! {
+                biased;
+                Some(ended) = under_way.next() => {
+                    if !matches!(ended, Err(Failure::Unserved(_) | Failure::Unclear(_))) {
+                        return Called { value: ended, late: late || !under_way.is_empty() };
+                    }
+                    late |= matches!(ended, Err(Failure::Unclear(_)));
+                    value = ended;
+                }
+                // Slow is not lost: the next member is asked beside this one.
+                () = clock.sleep(limit / 2), if self.members.len() > 1 && tries <= self.members.len() => {
+                    self.pass_over(member);
+                    is_slow = true;
+                }
+            }
         }
     }
 
-    /// Sends a request once, to the current member.
+    /// Sends a request once, to this member.
     pub(crate) async fn once<T, F>(
         &self,
+        member: usize,
         clock: &Clock,
         limit: Duration,
         request: impl FnOnce(Client) -> F,
@@ -112,7 +130,6 @@ impl Endpoints {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let member = self.current();
         let mut used = None;
         let outcome = {
             let used = &mut used;
@@ -201,9 +218,14 @@ impl Endpoints {
         Ok(known((live.0, made)))
     }
 
-    fn give_up(&self, member: usize, number: Option<u64>) {
+    /// Goes on to the next member, unless somebody has.
+    fn pass_over(&self, member: usize) {
         let next = (member + 1) % self.members.len();
         let _ = self.current.compare_exchange(member, next, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    fn give_up(&self, member: usize, number: Option<u64>) {
+        self.pass_over(member);
         let mut live = self.members[member].live();
         if number == Some(live.0) {
             live.1 = None;

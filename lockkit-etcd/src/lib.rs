@@ -14,6 +14,7 @@
 mod config;
 mod endpoints;
 mod failure;
+mod keeper;
 mod lease;
 mod operator;
 mod protocol;

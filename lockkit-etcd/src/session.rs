@@ -1,26 +1,18 @@
-//! A lease for each ttl, shared by the locks of one provider, and what keeps it alive.
+//! A lease for each ttl, shared by the locks of one provider.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{Client, PutOptions, Txn, TxnOp};
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::Notify;
 
 use crate::endpoints::{Endpoints, LIMIT, call_limit};
 use crate::failure::Failure;
+use crate::keeper::Keeper;
 use crate::protocol::{Keys, Own, revision_of, send};
 use crate::seat::{Seat, Seats};
-
-/// How long an unused session is kept for the next lock.
-const IDLE: Duration = Duration::from_secs(60);
-/// A driver that waits for an outage to end replays its request sooner than this.
-const ORPHANED: Duration = Duration::from_secs(3);
-/// How many keep-alives may be under way; each is a stream of its own, dropped once it is answered.
-const AT_ONCE: usize = 4;
 
 /// A lease that the locks of equal ttl live on.
 #[derive(Debug)]
@@ -32,25 +24,25 @@ pub(crate) struct Session {
     pub(crate) key: Vec<u8>,
     /// Its newest revision, as far as we know.
     revision: AtomicI64,
-    clock: Clock,
+    pub(crate) clock: Clock,
     state: Mutex<State>,
-    changed: Notify,
-    wanted: Arc<Notify>,
-    seats: Weak<Seats>,
+    pub(crate) changed: Notify,
+    pub(crate) wanted: Arc<Notify>,
+    pub(crate) seats: Weak<Seats>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(crate) struct State {
     /// When the newest acknowledged keep-alive was sent, or the lease asked for.
-    acked: Instant,
+    pub(crate) acked: Instant,
     /// A keep-alive sent from here on is wanted.
-    wanted: Instant,
-    failure: Option<String>,
-    ended: bool,
+    pub(crate) wanted: Instant,
+    pub(crate) failure: Option<String>,
+    pub(crate) ended: bool,
     /// Whether a task keeps it alive.
-    kept: bool,
+    pub(crate) kept: bool,
     /// Copied by each user.
-    users: Arc<()>,
+    pub(crate) users: Arc<()>,
 }
 
 /// A session in use: as long as one of these exists, it is kept alive.
@@ -267,16 +259,12 @@ impl Session {
             }
             state.kept = true;
         }
-        let kept = Kept(Arc::downgrade(self));
         let keeper = Keeper::new(self, endpoints);
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
-        tokio::spawn(async move {
-            let _kept = kept;
-            keeper.run().await;
-        });
+        tokio::spawn(keeper.run());
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -285,190 +273,5 @@ impl Drop for Session {
     fn drop(&mut self) {
         // Its keeper ends.
         self.wanted.notify_one();
-    }
-}
-
-/// Says that the keeper lives, until its runtime drops it.
-struct Kept(Weak<Session>);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        if let Some(session) = self.0.upgrade() {
-            session.state().kept = false;
-        }
-    }
-}
-
-/// The task that sends keep-alives: each on a stream of its own, none waits for another.
-struct Keeper {
-    session: Weak<Session>,
-    endpoints: Arc<Endpoints>,
-    clock: Clock,
-    wanted: Arc<Notify>,
-    lease: i64,
-    ttl: Duration,
-    /// The newest keep-alive under way, and where it was sent.
-    newest: Option<(Instant, usize)>,
-    /// Nothing is sent before, after a failure.
-    rests_until: Instant,
-    unused_since: Option<Instant>,
-}
-
-/// What a keeper does next.
-enum Step {
-    Send,
-    Wait(Instant),
-    /// Nobody needs the session any more.
-    LetGo(Arc<Session>),
-    End,
-}
-
-impl Keeper {
-    fn new(session: &Arc<Session>, endpoints: &Arc<Endpoints>) -> Self {
-        Self {
-            session: Arc::downgrade(session),
-            endpoints: Arc::clone(endpoints),
-            clock: session.clock.clone(),
-            wanted: Arc::clone(&session.wanted),
-            lease: session.lease,
-            ttl: session.ttl,
-            newest: None,
-            rests_until: session.clock.now(),
-            unused_since: None,
-        }
-    }
-
-    async fn run(mut self) {
-        let mut under_way = FuturesUnordered::new();
-        let mut cleaning = FuturesUnordered::new();
-        loop {
-            let until = match self.step(under_way.len()) {
-                Step::Send => {
-                    under_way.push(self.send());
-                    continue;
-                }
-                Step::Wait(until) => until,
-                Step::LetGo(session) => {
-                    // What a crash would leave too, it only ends sooner.
-                    drop(session.revoke(&self.endpoints).await);
-                    return;
-                }
-                Step::End => return,
-            };
-            tokio::select! {
-                Some((sent, outcome)) = under_way.next(), if !under_way.is_empty() => {
-                    if self.ended(sent, outcome) {
-                        under_way.clear();
-                        if cleaning.is_empty() {
-                            cleaning.extend(self.orphans());
-                        }
-                    }
-                }
-                Some(()) = cleaning.next(), if !cleaning.is_empty() => {}
-                () = self.wanted.notified() => {}
-                () = self.clock.sleep_until(until) => {}
-            }
-            if under_way.is_empty() {
-                self.newest = None;
-            }
-        }
-    }
-
-    fn step(&mut self, under_way: usize) -> Step {
-        let Some(session) = self.session.upgrade() else { return Step::End };
-        let now = self.clock.now();
-        let mut state = session.state();
-        if state.ended {
-            return Step::End;
-        }
-        if Arc::strong_count(&state.users) > 1 {
-            self.unused_since = None;
-        } else if now.saturating_since(*self.unused_since.get_or_insert(now)) >= IDLE {
-            state.ended = true;
-            drop(state);
-            return Step::LetGo(session);
-        }
-        let is_wanted = state.acked < state.wanted;
-        let due = match self.newest {
-            // Slow is not lost: the next one goes to another member, the older ones stay.
-            Some((sent, _)) if !is_wanted || sent >= state.wanted => {
-                sent.saturating_add(self.patience())
-            }
-            _ if is_wanted => now,
-            _ => state.acked.saturating_add(self.ttl / 3),
-        };
-        let due = due.max(self.rests_until);
-        if under_way >= AT_ONCE || due > now {
-            return Step::Wait(if due > now { due } else { now.saturating_add(self.patience()) });
-        }
-        Step::Send
-    }
-
-    /// How long a keep-alive has before the next one is sent beside it.
-    fn patience(&self) -> Duration {
-        (self.ttl / 6).max(Duration::from_millis(250))
-    }
-
-    fn send(&mut self) -> impl Future<Output = (Instant, Result<(), Failure>)> + Send + use<> {
-        if let Some((_, member)) = self.newest {
-            // It stands still, or we cannot hear it.
-            self.endpoints.leave(member);
-        }
-        let sent = self.clock.now();
-        self.newest = Some((sent, self.endpoints.current()));
-        let (endpoints, clock, lease) =
-            (Arc::clone(&self.endpoints), self.clock.clone(), self.lease);
-        let limit = self.ttl * 2 / 3;
-        async move {
-            let keep = |client: Client| async move {
-                client.lease_client().keep_alive(lease).await.map(drop)
-            };
-            (sent, endpoints.once(&clock, limit, keep).await)
-        }
-    }
-
-    /// What is left of requests whose drivers ended without a word would live as long as the lease.
-    fn orphans(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
-        let Some(session) = self.session.upgrade() else { return Vec::new() };
-        let Some(seats) = session.seats.upgrade() else { return Vec::new() };
-        let orphans = seats.orphans(self.lease, self.ttl.max(ORPHANED)).into_iter();
-        let clear = |seat: Arc<Seat>| {
-            let (session, seats) = (Arc::clone(&session), Arc::clone(&seats));
-            let (endpoints, clock) = (Arc::clone(&self.endpoints), self.clock.clone());
-            async move {
-                let Some((_, key)) = seat.place() else { return };
-                let limit = call_limit(session.ttl);
-                if session.clear(&endpoints, &clock, limit, &seat, &key).await.is_ok() {
-                    seats.is_clear(&seat);
-                }
-            }
-        };
-        orphans.map(clear).collect()
-    }
-
-    /// Takes in how a keep-alive ended; whether the others are of no more use.
-    fn ended(&mut self, sent: Instant, outcome: Result<(), Failure>) -> bool {
-        let Some(session) = self.session.upgrade() else { return true };
-        match outcome {
-            Ok(()) => {
-                let mut state = session.state();
-                state.acked = state.acked.max(sent);
-                state.failure = None;
-                drop(state);
-                session.changed.notify_waiters();
-                true
-            }
-            Err(Failure::NoLease) => {
-                session.end();
-                true
-            }
-            Err(failure) => {
-                let pause =
-                    (self.ttl / 24).clamp(Duration::from_millis(20), Duration::from_millis(500));
-                self.rests_until = self.clock.now().saturating_add(pause);
-                session.state().failure = Some(failure.text());
-                false
-            }
-        }
     }
 }

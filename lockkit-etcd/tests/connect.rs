@@ -65,6 +65,8 @@ async fn a_login_that_fails_is_a_typed_error_and_no_password_is_ever_shown() {
         .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
         .with_writer(move || writer.clone())
         .finish();
+    // With one subscriber alone, tracing asks the thread that comes to an event first: another test's.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().finish());
     let _logging = tracing::subscriber::set_default(subscriber);
     let server = EtcdServer::builder().user("app", SECRET, "lockkit/").start().unwrap();
     let wrong = "wr0ng-horse-battery";
