@@ -118,8 +118,12 @@ impl Session {
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        // Its task is gone with its runtime, or has said so.
-        *self.ended.borrow() || self.ended.has_changed().is_err()
+        *self.ended.borrow() || self.is_orphaned()
+    }
+
+    /// Whether its task is gone with its runtime, and has said nothing.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.ended.has_changed().is_err() && !*self.ended.borrow()
     }
 
     /// Completes when the connection has ended; level-triggered.

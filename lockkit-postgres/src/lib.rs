@@ -19,7 +19,9 @@ mod protocol;
 mod provider;
 mod setup;
 mod table;
+mod transaction;
 
 pub use config::{PostgresConfig, Strategy};
 pub use protocol::key;
 pub use provider::PostgresProvider;
+pub use transaction::{FenceError, STALE};

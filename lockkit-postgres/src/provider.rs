@@ -1,4 +1,4 @@
-//! The provider: one of the two strategies.
+//! The provider: one of the two strategies, and what it does inside a caller's transaction.
 
 use std::sync::Arc;
 
@@ -14,7 +14,16 @@ use crate::{PostgresConfig, Strategy};
 /// Its connections are its own, made when needed, and live in the runtime that made them. See the
 /// page `docs/postgres.md` for the two strategies and their bounds.
 #[derive(Clone, Debug)]
-pub struct PostgresProvider(Arc<dyn LockProvider>);
+pub struct PostgresProvider {
+    pub(crate) by: By,
+    pub(crate) schema: Arc<str>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum By {
+    Advisory(Arc<Advisory>),
+    Table(Arc<Table>),
+}
 
 impl PostgresProvider {
     /// Connects, looks whether the server is fit for locks, and makes our tables and functions where
@@ -29,36 +38,54 @@ impl PostgresProvider {
     /// Cancel-safe.
     pub async fn connect(config: PostgresConfig) -> Result<Self> {
         config.check()?;
-        Ok(Self(match config.strategy {
-            Strategy::Advisory => Arc::new(Advisory::connect(config).await?),
-            Strategy::Table => Arc::new(Table::connect(config).await?),
-        }))
+        let schema = config.schema.as_str().into();
+        let by = match config.strategy {
+            Strategy::Advisory => By::Advisory(Arc::new(Advisory::connect(config).await?)),
+            Strategy::Table => By::Table(Arc::new(Table::connect(config).await?)),
+        };
+        Ok(Self { by, schema })
+    }
+
+    /// What this strategy promises, straight to the server; the table behind a pooler wakes by
+    /// polling.
+    pub fn declared(strategy: Strategy) -> Guarantees {
+        match strategy {
+            Strategy::Advisory => crate::advisory::declared(),
+            Strategy::Table => crate::table::declared(true),
+        }
+    }
+
+    fn strategy(&self) -> &dyn LockProvider {
+        match &self.by {
+            By::Advisory(advisory) => &**advisory,
+            By::Table(table) => &**table,
+        }
     }
 }
 
 #[async_trait]
 impl LockProvider for PostgresProvider {
     fn guarantees(&self) -> Guarantees {
-        self.0.guarantees()
+        self.strategy().guarantees()
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        self.0.try_acquire(request).await
+        self.strategy().try_acquire(request).await
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        self.0.acquire(request).await
+        self.strategy().acquire(request).await
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        self.0.withdraw(request).await
+        self.strategy().withdraw(request).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
-        self.0.operator()
+        self.strategy().operator()
     }
 
     async fn close(&self) -> Result<()> {
-        self.0.close().await
+        self.strategy().close().await
     }
 }

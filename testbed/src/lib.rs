@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 pub use etcd::{Builder as EtcdBuilder, EtcdCluster, EtcdServer};
 pub use link::{
     Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
-    Resp, Way,
+    Postgres, Resp, Way,
 };
 pub use pgbouncer::{Pgbouncer, Pooling};
 pub use port::Port;

@@ -79,6 +79,10 @@ impl Advisory {
         self.0.key(name)
     }
 
+    pub(crate) fn token_base(&self) -> u64 {
+        self.0.token_base
+    }
+
     /// Has the epoch looked after, for tokens in others' transactions.
     pub(crate) async fn enter(&self) -> Result<()> {
         let sql = format!("SELECT {}.enter()", self.0.schema);
@@ -178,7 +182,8 @@ impl Inner {
         };
         if let Some(held) = held {
             return match self.release(&held).await {
-                Err(Error::Lost { .. }) | Ok(()) => Ok(()),
+                Ok(()) => Ok(()),
+                Err(Error::Lost { .. }) => self.gone(&held).await,
                 Err(error) => Err(error),
             };
         }
@@ -196,6 +201,25 @@ impl Inner {
                 Err(Error::unavailable(Applied::Maybe, silence))
             }
         }
+    }
+
+    /// Waits until nothing of a lost grant is in the server.
+    async fn gone(&self, held: &Arc<Held>) -> Result<()> {
+        let clock = held.request.clock();
+        let end = clock.now().saturating_add(call_limit(held.ttl));
+        let is_there = || {
+            let slots = self.slots.lock();
+            let there = slots.get(&held.key).and_then(|slot| slot.held.as_ref());
+            there.is_some_and(|other| Arc::ptr_eq(other, held))
+        };
+        while is_there() {
+            if clock.now() >= end {
+                let what = "the backend of a lost session may not have ended";
+                return Err(Error::unavailable(Applied::Maybe, what));
+            }
+            clock.sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// Ends a grant, within the limit of a call; what it began goes on.
@@ -309,6 +333,8 @@ impl Inner {
         for held in &on_it {
             held.end(State::Lost(LossReason::SessionEnded));
         }
+        // Its backend may not know yet: until it does, it holds.
+        self.sessions.bury(&Clock::system(), session).await;
         for held in on_it {
             held.life().take();
             let mut slots = self.slots.lock();
@@ -324,8 +350,6 @@ impl Inner {
                 self.seek(held.key, seeker);
             }
         }
-        // Its backend may not know yet.
-        self.sessions.bury(&Clock::system(), session).await;
     }
 
     /// Gives back what is renewed no more, where others keep its session alive.
@@ -350,17 +374,22 @@ impl Inner {
     }
 }
 
+/// What this strategy promises.
+pub(crate) fn declared() -> Guarantees {
+    let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Session(TtlRange::ANY));
+    guarantees.wake_up = WakeUp::Push;
+    guarantees.token_survives.server_restart = true;
+    guarantees.belief_breaks_on = &[
+        "a pause between a check and its use that outlasts the margin",
+        "a failover to a standby",
+    ];
+    guarantees
+}
+
 #[async_trait]
 impl LockProvider for Advisory {
     fn guarantees(&self) -> Guarantees {
-        let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Session(TtlRange::ANY));
-        guarantees.wake_up = WakeUp::Push;
-        guarantees.token_survives.server_restart = true;
-        guarantees.belief_breaks_on = &[
-            "a pause between a check and its use that outlasts the margin",
-            "a failover to a standby",
-        ];
-        guarantees
+        declared()
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {

@@ -81,6 +81,11 @@ impl LockSession {
         self.session.is_ended()
     }
 
+    /// Whether the runtime that served it has ended.
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.session.is_orphaned()
+    }
+
     /// Completes when the session has ended, and does not keep it alive.
     pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         self.session.ended()

@@ -106,13 +106,12 @@ impl Slots {
 }
 
 impl Slot {
-    /// Without those who have left, and without a holder whose session has ended.
+    /// Without those who have left, and without a holder whose runtime has ended.
     pub(super) fn prune(&mut self) {
         self.queue.retain(Waiter::is_there);
-        let ended = |held: &Arc<Held>| {
-            held.life().as_ref().is_none_or(|life| life.session.is_ended()) && held.is_live()
-        };
-        if self.held.as_ref().is_some_and(ended) {
+        let orphaned =
+            |held: &Arc<Held>| held.life().as_ref().is_some_and(|life| life.session.is_orphaned());
+        if self.held.as_ref().is_some_and(orphaned) {
             self.held = None;
         }
     }

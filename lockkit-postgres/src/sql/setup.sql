@@ -217,7 +217,7 @@ BEGIN
         RETURNING f.token INTO newest;
     IF newest > in_token THEN
         RAISE EXCEPTION 'token % is older than %, the newest seen for %', in_token, newest, in_resource
-            USING ERRCODE = 'LK001', HINT = 'the lock was lost: stop the work that it protected';
+            USING ERRCODE = 'LK001', DETAIL = newest, HINT = 'the lock was lost: stop the work that it protected';
     END IF;
 END $$;
 

@@ -209,20 +209,24 @@ fn withdrawn() -> Error {
     Error::unavailable(Applied::No, "the request was withdrawn")
 }
 
+/// What this strategy promises, where it can listen and where it cannot.
+pub(crate) fn declared(listens: bool) -> Guarantees {
+    let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
+    guarantees.fairness = Fairness::Fifo;
+    guarantees.wake_up = if listens { WakeUp::Push } else { WakeUp::Poll(POLL) };
+    guarantees.token_survives.server_restart = true;
+    guarantees.belief_breaks_on = &[
+        "a pause between a check and its use that outlasts the margin",
+        "a jump of the server's clock",
+        "a failover to a standby",
+    ];
+    guarantees
+}
+
 #[async_trait]
 impl LockProvider for Table {
     fn guarantees(&self) -> Guarantees {
-        let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
-        guarantees.fairness = Fairness::Fifo;
-        let listens = self.0.listener.is_some();
-        guarantees.wake_up = if listens { WakeUp::Push } else { WakeUp::Poll(POLL) };
-        guarantees.token_survives.server_restart = true;
-        guarantees.belief_breaks_on = &[
-            "a pause between a check and its use that outlasts the margin",
-            "a jump of the server's clock",
-            "a failover to a standby",
-        ];
-        guarantees
+        declared(self.0.listener.is_some())
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {

@@ -3,3 +3,65 @@
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses a part of it
 
 pub(crate) mod fixture;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use lockkit_core::{LockName, Locks};
+use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy, key};
+use testbed::PostgresServer;
+
+pub(crate) const BOTH: [Strategy; 2] = [Strategy::Advisory, Strategy::Table];
+
+/// How long a noisy machine may take beyond a bound.
+pub(crate) const SLACK: Duration = Duration::from_millis(700);
+
+pub(crate) const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+pub(crate) fn config(url: &str, strategy: Strategy) -> PostgresConfig {
+    PostgresConfig::from_url(url).unwrap().strategy(strategy)
+}
+
+/// A client of its own.
+pub(crate) async fn join(url: &str, strategy: Strategy) -> Locks {
+    Locks::new(PostgresProvider::connect(config(url, strategy)).await.unwrap())
+}
+
+/// What `future` gives within `limit`.
+pub(crate) async fn by<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    let began = Instant::now();
+    match tokio::time::timeout(limit, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what}: not within {:?}", began.elapsed()),
+    }
+}
+
+pub(crate) fn key_of(name: &str) -> i64 {
+    key(&LockName::new(name).unwrap())
+}
+
+/// A number that a statement gives, run past every link.
+pub(crate) fn count(server: &PostgresServer, sql: &str) -> usize {
+    server.sql(sql).unwrap().parse().unwrap()
+}
+
+/// How many hold or wait for advisory locks on the server.
+pub(crate) fn advisory(server: &PostgresServer) -> usize {
+    count(server, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+}
+
+/// How many connections of ours there are.
+pub(crate) fn connections(server: &PostgresServer) -> usize {
+    count(server, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockkit'")
+}
+
+/// Waits until the server answers so.
+pub(crate) async fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(ms(10)).await;
+    }
+}

@@ -54,6 +54,48 @@ impl Framing for Resp {
     }
 }
 
+/// PostgreSQL's protocol, without TLS: messages by their letter, the first of a client as `startup`.
+#[derive(Debug)]
+pub struct Postgres {
+    /// Whether a message without a letter is still to come.
+    starts: bool,
+    rest: Vec<u8>,
+}
+
+impl Postgres {
+    /// For the bytes of a client.
+    #[must_use]
+    pub fn requests() -> Self {
+        Self { starts: true, rest: Vec::new() }
+    }
+
+    /// For the bytes of a server.
+    #[must_use]
+    pub fn answers() -> Self {
+        Self { starts: false, rest: Vec::new() }
+    }
+}
+
+impl Framing for Postgres {
+    fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.rest.extend_from_slice(bytes);
+        let mut names = Vec::new();
+        loop {
+            let letter = usize::from(!self.starts);
+            let Some(&[a, b, c, d]) = self.rest.get(letter..letter + 4) else { return names };
+            let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+            let length = length.saturating_add(letter);
+            if self.rest.len() < length {
+                return names;
+            }
+            let name = if self.starts { "startup".into() } else { char::from(self.rest[0]).into() };
+            names.push(name);
+            self.rest.drain(..length);
+            self.starts = false;
+        }
+    }
+}
+
 fn request(frame: &Reply) -> String {
     let name = frame.items().first().and_then(Reply::text);
     name.unwrap_or_default().to_uppercase()

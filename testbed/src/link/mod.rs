@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-pub use framing::{Framing, Resp};
+pub use framing::{Framing, Postgres, Resp};
 pub use plan::{Connection, Connections, Counts, End, Fault, Flow, Per, Way};
 use plan::{TO_CLIENT, TO_SERVER};
 use state::{Framings, Shared, State};
@@ -55,6 +55,16 @@ impl Link {
     pub fn to_redis(target: SocketAddr) -> Result<Self> {
         Self::builder(target)
             .framings(|| [Box::new(Resp::requests()), Box::new(Resp::answers())])
+            .start()
+    }
+
+    /// The same to a PostgreSQL server, counting its messages, for clients without TLS.
+    ///
+    /// # Errors
+    /// [`Error::System`] where no port is free.
+    pub fn to_postgres(target: SocketAddr) -> Result<Self> {
+        Self::builder(target)
+            .framings(|| [Box::new(Postgres::requests()), Box::new(Postgres::answers())])
             .start()
     }
 

@@ -191,7 +191,9 @@ impl<'a> Trial<'a> {
             Fault::Reset => done || maybe,
         };
         require!(right, "after {took:?} it answered {answer:?}");
-        if fault != Fault::Reset || !self.is_of_a_session() {
+        // A client that hears nothing may end its session, and what was asked for on it.
+        let unheard = self.call == Call::Attempt && fault != Fault::LostRequest;
+        if !self.is_of_a_session() || !(fault == Fault::Reset || unheard) {
             self.look(fault != Fault::LostRequest).await?;
         }
         match fault {

@@ -1,0 +1,96 @@
+//! Many names, many waiters, few connections, and a lock table that does not run out.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{BOTH, SLACK, advisory, by, config, connections, join, ms, until};
+use futures_util::future::join_all;
+use lockkit_core::{Error, Locks};
+use lockkit_postgres::{PostgresProvider, Strategy};
+use testbed::PostgresServer;
+
+const TTL: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_names_are_held_at_once_on_at_most_eight_connections() {
+    const NAMES: usize = 10_000;
+    let server =
+        PostgresServer::builder().setting("max_locks_per_transaction", 640).start().unwrap();
+    for strategy in BOTH {
+        let locks = join(&server.url(), strategy).await;
+        let mut guards = Vec::new();
+        for hundred in 0..NAMES / 100 {
+            let some = (0..100).map(|n| locks.lock(format!("{hundred}/{n}")).ttl(TTL).acquire());
+            guards.extend(join_all(some).await.into_iter().map(Result::unwrap));
+        }
+        let used = connections(&server);
+        assert!(used <= 8, "{used} connections ({strategy:?})");
+        assert!(guards.iter().all(lockkit_core::Guard::is_held));
+        if strategy == Strategy::Advisory {
+            assert_eq!(advisory(&server), NAMES);
+        }
+        println!("{strategy:?}: {NAMES} names on {used} connections");
+        locks.close(Duration::from_secs(90)).await.unwrap();
+        assert!(guards.iter().all(|guard| !guard.is_held()));
+        until(SLACK * 5, "everything is free", || advisory(&server) == 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_budget_refuses_with_the_remedy_and_others_can_always_connect() {
+    let server = PostgresServer::start().unwrap();
+    // At the server's defaults: a quarter of 64 locks for each of 100 connections.
+    let locks = join(&server.url(), Strategy::Advisory).await;
+    let mut guards = Vec::new();
+    let refused = loop {
+        match locks.lock(format!("{}", guards.len())).ttl(TTL).acquire().await {
+            Ok(guard) => guards.push(guard),
+            Err(error) => break error,
+        }
+        assert!(guards.len() <= 2_000, "{} names, and nobody was refused", guards.len());
+    };
+    let says = refused.to_string();
+    assert!(matches!(refused, Error::Rejected { .. }), "{says}");
+    assert!(says.contains("max_locks_per_transaction") && says.contains("table"), "{says}");
+    println!("refused after {} names: {says}", guards.len());
+    assert!(guards.len() > 1_500);
+    server.sql("CREATE TABLE other (n int); SELECT pg_advisory_lock(1)").unwrap();
+    // Room again once some have gone; the rest is held on.
+    guards.truncate(1_000);
+    until(SLACK * 3, "the dropped ones are free", || advisory(&server) <= 1_001).await;
+    drop(locks.lock("again").ttl(TTL).acquire().await.unwrap());
+    assert!(guards.iter().all(lockkit_core::Guard::is_held));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_waiters_on_one_name_take_two_connections() {
+    const WAITERS: usize = 1_000;
+    let server = PostgresServer::start().unwrap();
+    let other = join(&server.url(), Strategy::Advisory).await;
+    let held = other.lock("one").ttl(TTL).acquire().await.unwrap();
+    let theirs = connections(&server);
+    let provider = config(&server.url(), Strategy::Advisory);
+    let locks = Locks::new(PostgresProvider::connect(provider).await.unwrap());
+    let waiters: Vec<_> =
+        (0..WAITERS).map(|_| tokio::spawn(locks.lock("one").ttl(TTL).acquire())).collect();
+    tokio::time::sleep(ms(1_000)).await;
+    let used = connections(&server) - theirs;
+    assert!(used <= 2, "{used} connections");
+    held.release().await.unwrap();
+    let mut tokens = Vec::new();
+    let all = join_all(waiters.into_iter().map(|waiter| async {
+        let guard = waiter.await.unwrap().unwrap();
+        let token = guard.token();
+        guard.release().await.unwrap();
+        token
+    }));
+    tokens.extend(by(Duration::from_secs(30), "every waiter's grant", all).await);
+    assert!(connections(&server) - theirs <= 2);
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), WAITERS);
+    until(SLACK, "nothing is left", || advisory(&server) == 0).await;
+}

@@ -1,0 +1,96 @@
+//! Locks and fences inside a caller's own transaction.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{SLACK, by, config, join, ms};
+use lockkit_core::{Error, FencingToken, LockName};
+use lockkit_postgres::{FenceError, PostgresProvider, STALE, Strategy};
+use sqlx::{Connection, PgConnection};
+use testbed::PostgresServer;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_in_a_transaction_excludes_sessions_and_ends_with_it() {
+    let server = PostgresServer::start().unwrap();
+    let provider = PostgresProvider::connect(config(&server.url(), Strategy::Advisory)).await;
+    let (provider, name) = (provider.unwrap(), LockName::new("moved").unwrap());
+    let lock = join(&server.url(), Strategy::Advisory).await.lock("moved");
+    let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+
+    let guard = lock.acquire().await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    assert!(provider.try_lock_in(&mut transaction, &name).await.unwrap().is_none());
+    let first = guard.token();
+    guard.release().await.unwrap();
+    let second = provider.try_lock_in(&mut transaction, &name).await.unwrap().unwrap();
+    assert!(second > first);
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    let waiter = tokio::spawn(lock.acquire());
+    tokio::time::sleep(ms(100)).await;
+    transaction.commit().await.unwrap();
+    let guard = by(SLACK, "a waiter behind a transaction", waiter).await.unwrap().unwrap();
+    assert!(guard.token() > second);
+
+    let mut transaction = connection.begin().await.unwrap();
+    sqlx::raw_sql("SET LOCAL lock_timeout = 200").execute(&mut *transaction).await.unwrap();
+    let late = provider.lock_in(&mut transaction, &name).await;
+    assert!(matches!(late, Err(Error::TimedOut { .. })), "{late:?}");
+    transaction.rollback().await.unwrap();
+    guard.release().await.unwrap();
+
+    // Rolled back to a savepoint before it, it is gone too.
+    let mut transaction = connection.begin().await.unwrap();
+    let mut inner = transaction.begin().await.unwrap();
+    provider.lock_in(&mut inner, &name).await.unwrap();
+    inner.rollback().await.unwrap();
+    drop(by(SLACK, "freed with the savepoint", lock.acquire()).await.unwrap());
+
+    let table = PostgresProvider::connect(config(&server.url(), Strategy::Table)).await.unwrap();
+    let refused = table.lock_in(&mut transaction, &name).await;
+    assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_refuses_an_older_token_and_the_write_with_it() {
+    let server = PostgresServer::start().unwrap();
+    server.sql("CREATE TABLE ledger (entry text)").unwrap();
+    let token = |n| FencingToken::new(n).unwrap();
+    for strategy in common::BOTH {
+        let provider = PostgresProvider::connect(config(&server.url(), strategy)).await.unwrap();
+        let resource = format!("ledger of 'o''{strategy:?}");
+        let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+        for (offered, newest) in [(5, None), (5, None), (7, None), (6, Some(7)), (8, None)] {
+            let mut write = connection.begin().await.unwrap();
+            let fenced = provider.fence_in(&mut write, &resource, token(offered)).await;
+            match (&fenced, newest) {
+                (Ok(()), None) => {
+                    let entry = "INSERT INTO ledger VALUES ('written')";
+                    sqlx::raw_sql(entry).execute(&mut *write).await.unwrap();
+                    write.commit().await.unwrap();
+                }
+                (Err(FenceError::Stale(stale)), Some(newest)) => {
+                    assert_eq!((stale.offered, stale.newest), (token(offered), token(newest)));
+                    // The transaction is of no more use.
+                    let entry = "INSERT INTO ledger VALUES ('stale')";
+                    assert!(sqlx::raw_sql(entry).execute(&mut *write).await.is_err());
+                }
+                _ => panic!("{offered} was answered {fenced:?}"),
+            }
+        }
+        // A refused write leaves the fence as it was.
+        let mut write = connection.begin().await.unwrap();
+        provider.fence_in(&mut write, &resource, token(9)).await.unwrap();
+        write.rollback().await.unwrap();
+        let mut write = connection.begin().await.unwrap();
+        provider.fence_in(&mut write, &resource, token(8)).await.unwrap();
+    }
+    assert_eq!(server.sql("SELECT DISTINCT entry FROM ledger").unwrap(), "written");
+    // From any language, by its SQLSTATE.
+    server.sql("SELECT lockkit.fence('a', 2)").unwrap();
+    let caught = format!(
+        "DO $$ BEGIN PERFORM lockkit.fence('a', 1); RAISE 'not refused'; \
+         EXCEPTION WHEN SQLSTATE '{STALE}' THEN NULL; END $$"
+    );
+    server.sql(&caught).unwrap();
+}
