@@ -18,12 +18,12 @@ async fn ttl_of(locks: &Locks) -> Option<Duration> {
 #[tokio::test]
 async fn every_bad_url_is_refused_with_its_remedy() {
     for (url, words) in [
-        ("", ["without a scheme", "memory:, file:, redis:"]),
-        ("locks", ["without a scheme", "memory:, file:, redis:"]),
-        (":memory", ["without a scheme", "memory:, file:, redis:"]),
-        ("/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
-        ("1file:/tmp/locks", ["without a scheme", "memory:, file:, redis:"]),
-        ("consul://localhost", ["consul:", "memory:, file:, redis:"]),
+        ("", ["without a scheme", "memory:, file:"]),
+        ("locks", ["without a scheme", "memory:, file:"]),
+        (":memory", ["without a scheme", "memory:, file:"]),
+        ("/tmp/locks", ["without a scheme", "memory:, file:"]),
+        ("1file:/tmp/locks", ["without a scheme", "memory:, file:"]),
+        ("consul://localhost", ["consul:", "memory:, file:"]),
         ("memory://", ["a slash", "memory:NAME"]),
         ("memory:/shared", ["a slash", "memory:NAME"]),
         ("memory:a#b", ["a #", "%23"]),

@@ -38,6 +38,12 @@ impl PostgresProvider {
     /// Cancel-safe.
     pub async fn connect(config: PostgresConfig) -> Result<Self> {
         config.check()?;
+        // One of the driver's modes asks for the process's provider, and panics where two are linked
+        // and none was chosen; whoever chose one is respected.
+        #[cfg(feature = "tls")]
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         let schema = config.schema.as_str().into();
         let by = match config.strategy {
             Strategy::Advisory => By::Advisory(Arc::new(Advisory::connect(config).await?)),

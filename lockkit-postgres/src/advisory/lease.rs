@@ -1,6 +1,7 @@
 //! A grant's life on a session.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use tokio::sync::watch;
 use super::budget::Place;
 use super::sessions::Use;
 use super::{Inner, call_limit};
+
+/// A part of the ttl: a term that began longer ago is not handed on.
+const FRESH: u32 = 20;
 
 /// A lock that a session of ours holds, for one request.
 #[derive(Debug)]
@@ -33,6 +37,21 @@ pub(super) struct Life {
     pub(super) session: Use,
     /// Counted for as long as the lock is in the server.
     pub(super) _place: Place,
+    /// Tokens that were fetched since it was taken, the next one first, and when they were asked for.
+    pub(super) spare: VecDeque<u64>,
+    pub(super) heard: Instant,
+}
+
+impl Life {
+    pub(super) const fn new(session: Use, place: Place, heard: Instant) -> Self {
+        Self { session, _place: place, spare: VecDeque::new(), heard }
+    }
+
+    /// A token for the next holder, if the session was heard of a moment ago.
+    pub(super) fn spare(&mut self, now: Instant) -> Option<u64> {
+        let fresh = now.saturating_since(self.heard) < self.session.ttl() / FRESH;
+        if fresh { self.spare.pop_front() } else { None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +84,10 @@ impl Held {
 
     pub(super) fn is_live(&self) -> bool {
         *self.state.borrow() == State::Live
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(*self.state.borrow(), State::Lost(_))
     }
 
     /// Ends it if it lives; whether it did.

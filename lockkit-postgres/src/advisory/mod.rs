@@ -30,6 +30,10 @@ use slots::{Seeker, Slots, Waiter};
 /// How soon the end of a session that holds something is seen, at the latest.
 const WATCH: Duration = Duration::from_millis(500);
 
+/// How many tokens are fetched at once for those who wait here: the lock then goes from hand to hand
+/// without the server, for as long as it has just been heard of.
+const BATCH: usize = 8;
+
 #[derive(Debug)]
 pub(crate) struct Advisory(Arc<Inner>);
 
@@ -165,8 +169,16 @@ impl Inner {
             grant.term = grant.lease.renew().await?;
             return Ok(Some(grant));
         }
-        let left = || Error::unavailable(Applied::No, "the request was asked again, or withdrawn");
-        answer.await.unwrap_or_else(|_| Err(left()))
+        let left = || Error::unavailable(Applied::No, "the request was withdrawn");
+        tokio::select! {
+            biased;
+            answer = answer => answer.unwrap_or_else(|_| Err(left())),
+            // One that waits is told by the task that asks the server.
+            () = request.clock().sleep(call_limit(request.ttl())), if !waits => {
+                let silence = "PostgreSQL gave no answer in time";
+                Err(Error::unavailable(Applied::Maybe, silence))
+            }
+        }
     }
 
     async fn leave(self: &Arc<Self>, request: &Request) -> Result<()> {
@@ -316,15 +328,24 @@ impl Inner {
         if goes_round && let Some(slot) = self.slots.lock().get_mut(&key) {
             slot.begin_round();
         }
-        let session = &life.session;
-        if let Some(next) = goes_on.filter(|next| session.suits(next.ttl())) {
-            let (token, sent) = self.token(&next, session).await?;
-            match self.give(key, life, token, sent) {
+        let mut life = life;
+        if let Some(next) = goes_on.filter(|next| life.session.suits(next.ttl())) {
+            let token = match life.spare(next.clock().now()) {
+                Some(token) => token,
+                None => {
+                    let count = self.slots.waiting(key).clamp(1, BATCH);
+                    let (tokens, sent) = self.tokens(&next, &life.session, count).await?;
+                    (life.spare, life.heard) = (tokens, sent);
+                    life.spare.pop_front().unwrap_or_default()
+                }
+            };
+            let heard = life.heard;
+            match self.give(key, life, token, heard) {
                 Ok(()) => return Ok(true),
-                Err(life) => return self.unlock(clock, key, &life.session).await,
+                Err(back) => life = back,
             }
         }
-        self.unlock(clock, key, session).await
+        self.unlock(clock, key, &life.session).await
     }
 
     /// Ends what lives on a session that has ended.

@@ -1,5 +1,6 @@
 //! The task that gets a lock from the server for the queue of one key.
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +135,7 @@ impl Seeking {
             return Ok(Asked::HeldElsewhere);
         }
         let token = session.base + number::<u64>(row, 0).ok_or_else(|| garbled(&rows))?;
-        Ok(Asked::Granted { life: Life { session, _place: place }, token, sent })
+        Ok(Asked::Granted { life: Life::new(session, place, sent), token, sent })
     }
 
     /// Waits on a session of its own, which is the holder's afterwards.
@@ -153,9 +154,10 @@ impl Seeking {
         // Who is the head by now?
         let head = inner.slots.head(key).unwrap_or_else(|| head.clone());
         session.aim(head.ttl());
-        let (token, sent) = inner.token(&head, &session).await?;
+        let (mut tokens, sent) = inner.tokens(&head, &session, 1).await?;
+        let token = tokens.pop_front().unwrap_or_default();
         session.unblock();
-        Ok(Asked::Granted { life: Life { session, _place: place }, token, sent })
+        Ok(Asked::Granted { life: Life::new(session, place, sent), token, sent })
     }
 
     /// Waits in the server's queue; `None`: nobody wants it any more, or the session has ended.
@@ -284,22 +286,26 @@ impl Seeking {
 }
 
 impl Inner {
-    /// A new token over a session that holds the lock, and when it was asked for.
-    pub(super) async fn token(
+    /// New tokens over a session that holds the lock, and when they were asked for.
+    pub(super) async fn tokens(
         &self,
         next: &Request,
         session: &LockSession,
-    ) -> Result<(u64, Instant)> {
+        count: usize,
+    ) -> Result<(VecDeque<u64>, Instant)> {
         let (sent, clock) = (next.clock().now(), next.clock());
-        let sql = format!("SELECT nextval('{}.token')", self.schema);
+        let sql =
+            format!("SELECT nextval('{}.token') FROM generate_series(1, {count})", self.schema);
         let rows = session.run(clock, call_limit(next.ttl()), &sql).await;
         if rows.is_err() {
             // It holds a lock, and does not say so.
             self.sessions.bury(clock, session).await;
         }
         let rows = rows?;
-        let number: Option<u64> = rows.first().and_then(|row| number(row, 0));
-        Ok((session.base + number.ok_or_else(|| garbled(&rows))?, sent))
+        let tokens = rows.iter().map(|row| number::<u64>(row, 0).map(|low| session.base + low));
+        let tokens: Option<VecDeque<u64>> = tokens.collect();
+        let tokens = tokens.filter(|tokens| tokens.len() == count);
+        Ok((tokens.ok_or_else(|| garbled(&rows))?, sent))
     }
 
     /// Grants the lock that a session holds to the first in the queue who wants it; gives it back

@@ -70,6 +70,11 @@ impl Slots {
         slot.queue.front().map(|waiter| waiter.request.clone())
     }
 
+    /// How many wait here.
+    pub(super) fn waiting(&self, key: i64) -> usize {
+        self.lock().get(&key).map_or(0, |slot| slot.queue.len())
+    }
+
     pub(super) fn is_wanted(&self, key: i64) -> bool {
         self.head(key).is_some()
     }
@@ -119,7 +124,9 @@ impl Slot {
     /// Whether one who only tries is to be told no: another holds it, or stands before.
     pub(super) fn is_taken(&self) -> bool {
         let elsewhere = self.seeker.is_some() && self.is_held_elsewhere;
-        self.held.is_some() || elsewhere || !self.queue.is_empty()
+        // One that is lost is still in the way, but not for long.
+        let held = self.held.as_ref().is_some_and(|held| !held.is_lost());
+        held || elsewhere || !self.queue.is_empty()
     }
 
     /// The server is asked anew.

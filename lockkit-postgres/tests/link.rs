@@ -1,0 +1,119 @@
+//! What goes over the link: how many round trips each thing takes, and what a cut one leaves.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{SLACK, advisory, by, config, join, key_of, ms, until};
+use lockkit_core::Locks;
+use lockkit_postgres::{PostgresProvider, Strategy};
+use testbed::{Connections, Fault, Link, PostgresServer, Way};
+
+/// Longer than any of these tests: no renewal comes in between.
+const TTL: Duration = Duration::from_secs(60);
+
+/// A client behind a link of its own.
+async fn linked(server: &PostgresServer, strategy: Strategy) -> (Locks, Link) {
+    let link = Link::to_postgres(server.address()).unwrap();
+    let url = format!("{}?sslmode=disable", server.url_at(link.address()));
+    let provider = PostgresProvider::connect(config(&url, strategy)).await.unwrap();
+    (Locks::new(provider), link)
+}
+
+/// How many messages have gone to the server, without those that only show that we live.
+fn sent(link: &Link) -> u64 {
+    let requests = link.counts().requests;
+    requests.iter().filter(|(name, _)| *name != "S").map(|(_, count)| count).sum()
+}
+
+/// How often the server said that it is done.
+fn round_trips(link: &Link) -> u64 {
+    link.counts().answers.get("Z").copied().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_a_renewal_and_a_release_take_one_round_trip_each() {
+    let server = PostgresServer::start().unwrap();
+    for strategy in common::BOTH {
+        let (locks, link) = linked(&server, strategy).await;
+        let lock = locks.lock("a").ttl(TTL);
+        drop(lock.acquire().await.unwrap().release().await);
+        for _ in 0..3 {
+            tokio::time::sleep(ms(100)).await;
+            let before = (sent(&link), link.counts().accepted);
+            let guard = lock.acquire().await.unwrap();
+            let granted = sent(&link);
+            assert_eq!(granted - before.0, 1, "acquire, {strategy:?}");
+            guard.renew().await.unwrap();
+            let renewed = sent(&link);
+            // On a session that is only asked for an answer: no statement at all.
+            let expected = u64::from(strategy == Strategy::Table);
+            assert_eq!(renewed - granted, expected, "renew, {strategy:?}");
+            guard.release().await.unwrap();
+            assert_eq!(sent(&link) - renewed, 1, "release, {strategy:?}");
+            assert_eq!(link.counts().accepted, before.1, "no new connection, {strategy:?}");
+        }
+        let letters: Vec<_> = link.counts().requests.into_keys().collect();
+        assert!(
+            letters.iter().all(|letter| ["Q", "S", "X", "startup"].contains(&letter.as_str())),
+            "only the simple protocol and Sync: {letters:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewal_is_one_sync_and_its_answer() {
+    let server = PostgresServer::start().unwrap();
+    let (locks, link) = linked(&server, Strategy::Advisory).await;
+    // The watch over a session speaks at most every 500 ms: a burst of renewals goes in between.
+    let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    let before = round_trips(&link);
+    for _ in 0..10 {
+        guard.renew().await.unwrap();
+    }
+    let took = round_trips(&link) - before;
+    assert!((10..=11).contains(&took), "{took} round trips for 10 renewals");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contended_acquire_takes_two_round_trips_once_it_waits() {
+    let server = PostgresServer::start().unwrap();
+    let holder = join(&server.url(), Strategy::Advisory).await;
+    let (locks, link) = linked(&server, Strategy::Advisory).await;
+    for _ in 0..3 {
+        let guard = holder.lock("a").ttl(TTL).acquire().await.unwrap();
+        let waiter = tokio::spawn(locks.lock("a").ttl(TTL).acquire());
+        until(SLACK, "it waits in the server", || advisory(&server) == 2).await;
+        let before = sent(&link);
+        guard.release().await.unwrap();
+        let guard = by(SLACK, "the waiter is granted", waiter).await.unwrap().unwrap();
+        // The wait was sent before; its answer, and one statement for the token.
+        assert_eq!(sent(&link) - before, 1);
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_was_delivered_on_a_link_that_falls_silent_holds_for_a_ttl_at_most() {
+    let server = PostgresServer::start().unwrap();
+    let ttl = ms(1_500);
+    let free = format!("SELECT pg_try_advisory_lock({})", key_of("a"));
+    for delivered in [5, 60, 200] {
+        let (locks, link) = linked(&server, Strategy::Advisory).await;
+        // One lock holds the session: it cannot be given up for the other's sake.
+        let guard = locks.lock("other").ttl(ttl).acquire().await.unwrap();
+        // So many bytes arrive, a whole statement or a part of one, and nothing after them.
+        link.fault(Way::ToClient, Fault::Blackhole);
+        let trying = tokio::spawn(locks.lock("a").ttl(ttl).try_acquire());
+        tokio::time::sleep(ms(delivered)).await;
+        link.fault_on(Connections::All, Way::Both, Fault::Blackhole);
+        link.refuse().unwrap();
+        assert!(by(ms(2_500), "the caller is told", trying).await.unwrap().is_err());
+        by(ttl + SLACK, "the holder is told", guard.lost()).await;
+        until(ttl + SLACK, "the server frees what nobody renews", || advisory(&server) == 0).await;
+        assert_eq!(server.sql(&free).unwrap(), "t");
+        drop(locks);
+    }
+}
