@@ -14,6 +14,16 @@ fn stores() -> Vec<(&'static str, Guarantees)> {
         ("redis", lockkit::redis::RedisProvider::declared()),
         #[cfg(feature = "etcd")]
         ("etcd", lockkit::etcd::EtcdProvider::declared()),
+        #[cfg(feature = "postgres")]
+        (
+            "postgres, advisory",
+            lockkit::postgres::PostgresProvider::declared(lockkit::postgres::Strategy::Advisory),
+        ),
+        #[cfg(feature = "postgres")]
+        (
+            "postgres, table",
+            lockkit::postgres::PostgresProvider::declared(lockkit::postgres::Strategy::Table),
+        ),
     ])
 }
 
