@@ -76,7 +76,7 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Cancel-safe.
     async fn out_of_reach(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Ends the grant in the store.
