@@ -24,6 +24,8 @@ fn stores() -> Vec<(&'static str, Guarantees)> {
             "postgres, table",
             lockkit::postgres::PostgresProvider::declared(lockkit::postgres::Strategy::Table),
         ),
+        #[cfg(feature = "zk")]
+        ("zookeeper", lockkit::zk::ZkProvider::declared()),
     ])
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, LockName,
-    LockProvider, Operator, Request, Result, WakeUp,
+    LockProvider, Operator, Request, Result, TtlRange, WakeUp,
 };
 
 use crate::ZkConfig;
@@ -40,6 +40,24 @@ pub(crate) struct Inner {
 }
 
 impl ZkProvider {
+    /// What every store of this kind promises, known before one is connected (C13); the ttls are
+    /// those of servers with every setting at its default.
+    pub const fn declared() -> Guarantees {
+        let tick = Duration::from_secs(2);
+        let range = TtlRange { min: tick, max: Duration::from_secs(36), granularity: tick };
+        let mut guarantees = Guarantees::new(Exclusion::Consensus, Expiry::Session(range));
+        guarantees.fairness = Fairness::Fifo;
+        guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
+        guarantees.token_survives.failover = true;
+        guarantees.belief_breaks_on = &[
+            "a pause between a check and its use that outlasts the margin",
+            "servers whose tickTime is longer than the tick that was configured",
+            "a restore of the servers from an older snapshot",
+        ];
+        guarantees
+    }
+
     /// Connects, and looks whether the servers let us in.
     ///
     /// # Errors
@@ -156,17 +174,8 @@ impl Inner {
 #[async_trait]
 impl LockProvider for ZkProvider {
     fn guarantees(&self) -> Guarantees {
-        let expiry = Expiry::Session(self.0.sessions.range);
-        let mut guarantees = Guarantees::new(Exclusion::Consensus, expiry);
-        guarantees.fairness = Fairness::Fifo;
-        guarantees.wake_up = WakeUp::Push;
-        guarantees.token_survives.server_restart = true;
-        guarantees.token_survives.failover = true;
-        guarantees.belief_breaks_on = &[
-            "a pause between a check and its use that outlasts the margin",
-            "servers whose tickTime is longer than the tick that was configured",
-            "a restore of the servers from an older snapshot",
-        ];
+        let mut guarantees = Self::declared();
+        guarantees.expiry = Expiry::Session(self.0.sessions.range);
         guarantees
     }
 

@@ -1,0 +1,119 @@
+//! Logins, refusals and silence at the connection, and that no secret is ever shown.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{SLACK, at, by, ms, server};
+use lockkit_core::{Applied, Error, LockProvider, Locks};
+use lockkit_zk::{Access, ZkConfig, ZkProvider};
+use testbed::Port;
+
+/// What no error, no Debug and no log may show.
+const SECRET: &str = "c0rrect-horse-battery";
+const WRONG: &str = "wr0ng-horse-battery";
+
+/// What is logged, kept.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_is_wrong_is_a_typed_error_and_none_is_ever_shown() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let server = server();
+    let config = at(server.port()).base("/private").access(Access::Creator);
+    let config = config.digest("app", SECRET);
+    let provider = ZkProvider::connect(config.clone()).await.unwrap();
+    let shown = format!("{config:?} {provider:?} {provider:#?} {:?}", provider.guarantees());
+    assert!(!shown.contains(SECRET), "{shown}");
+    let locks = Locks::new(provider);
+    let guard = locks.lock("a").acquire().await.unwrap();
+
+    for config in [
+        at(server.port()).base("/private"),
+        at(server.port()).base("/private").digest("app", WRONG),
+        at(server.port()).base("/private").digest("nobody", SECRET),
+    ] {
+        let shown = format!("{config:?}");
+        let error = ZkProvider::connect(config).await.map(drop).unwrap_err();
+        println!("{error}");
+        assert!(
+            matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("login")),
+            "{error:?}"
+        );
+        let shown = format!("{shown} {error} {error:?}");
+        assert!(!shown.contains(WRONG) && !shown.contains(SECRET), "{shown}");
+    }
+    // The same login shares the locks.
+    let other = at(server.port()).base("/private").access(Access::Creator).digest("app", SECRET);
+    let other = Locks::new(ZkProvider::connect(other).await.unwrap());
+    assert!(other.lock("a").try_acquire().await.unwrap().is_none());
+    guard.release().await.unwrap();
+    other.lock("a").acquire().await.unwrap().release().await.unwrap();
+    // A scheme that the server does not know.
+    let unknown = at(server.port()).login("secret-handshake", SECRET);
+    let error = ZkProvider::connect(unknown).await.map(drop).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
+    assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
+
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("granted"), "nothing was logged: {logged}");
+    assert!(!logged.contains(SECRET) && !logged.contains(WRONG), "{logged}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_an_error_within_the_limit() {
+    const LIMIT: Duration = ms(2_000);
+    let port = Port::free().unwrap();
+    for host in ["127.0.0.1", "nowhere.invalid"] {
+        let began = Instant::now();
+        let config = ZkConfig::new([format!("{host}:{}", port.number())]).digest("app", SECRET);
+        let outcome = by(LIMIT + SLACK, "an answer", ZkProvider::connect(config)).await;
+        let error = outcome.map(drop).unwrap_err();
+        println!("{host}: {error} after {:?}", began.elapsed());
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        assert!(error.is_retryable() && !format!("{error:?}").contains(SECRET));
+        if host == "127.0.0.1" {
+            assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error:?}");
+        }
+    }
+    // One that takes connections and says nothing; beside it, one that answers.
+    let (silent, server) = (server(), server());
+    silent.pause().unwrap();
+    let outcome = by(LIMIT + SLACK, "an answer", ZkProvider::connect(at(silent.port()))).await;
+    assert!(matches!(outcome.map(drop), Err(Error::Unavailable { .. })));
+    let both = [silent.address(), server.address()].map(|address| address.to_string());
+    for _ in 0..6 {
+        let config = ZkConfig::new(both.clone()).tick(common::TICK);
+        by(LIMIT + SLACK, "a connection", ZkProvider::connect(config)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tick_that_no_session_fits_is_refused() {
+    let server = server();
+    let error = ZkProvider::connect(at(server.port()).tick(ms(30_000))).await;
+    let error = error.map(drop).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { what, .. } if what.contains("40s")), "{error:?}");
+}
