@@ -1,6 +1,6 @@
 //! What an operator can see and do in ZooKeeper.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, 
 use zookeeper_client::{Error as ZkError, Stat};
 
 use crate::error::{limited, to_error};
-use crate::protocol::{Contender, label, name_of, queue};
+use crate::protocol::{Contender, identity, label, name_of, queue};
 use crate::provider::Inner;
 use crate::session::{LIMIT, Outcome, Removal, Session, children_in_sync};
 
@@ -59,21 +59,13 @@ impl Inner {
 }
 
 impl Look {
-    /// The nodes that the holder has in the queue: a pair is created in one transaction.
-    async fn holders_nodes(&self) -> Result<Vec<String>> {
-        let Some((data, stat)) = &self.first else { return Ok(Vec::new()) };
-        let path = |contender: &Contender| format!("{}/{}", self.parent, contender.node);
-        let mut nodes = vec![path(&self.queue[0])];
-        if let Some(second) = self.queue.get(1).filter(|_| label(data).1) {
-            let client = self.session.client()?;
-            let second = path(second);
-            let seen = async { client.check_stat(&second).await.map_err(|error| to_error(&error)) };
-            let seen = limited(&Clock::system(), LIMIT, seen).await?;
-            if seen.is_some_and(|second| second.czxid == stat.czxid) {
-                nodes.push(second);
-            }
-        }
-        Ok(nodes)
+    /// The nodes that the holder has in the queue: one, or a pair.
+    fn holders_nodes(&self) -> Vec<String> {
+        let Some(first) = self.queue.first().map(|first| identity(&first.node)) else {
+            return Vec::new();
+        };
+        let nodes = self.queue.iter().filter(|contender| identity(&contender.node) == first);
+        nodes.map(|contender| format!("{}/{}", self.parent, contender.node)).collect()
     }
 }
 
@@ -88,8 +80,9 @@ impl Operator for Inner {
             holder.token = self.token(stat.czxid).ok().filter(|_| is_ours);
             holders.push(holder);
         }
-        let nodes = look.holders_nodes().await?.len();
-        Ok(Inspection::new(name.clone(), holders, Some(look.queue.len() - nodes)))
+        let nodes = look.queue.iter().map(|contender| identity(&contender.node));
+        let clients = nodes.collect::<HashSet<_>>().len();
+        Ok(Inspection::new(name.clone(), holders, Some(clients.saturating_sub(1))))
     }
 
     async fn list(
@@ -127,8 +120,7 @@ impl Operator for Inner {
         if !look.first.as_ref().is_some_and(is_it) {
             return Ok(false);
         }
-        let nodes = look.holders_nodes().await?;
-        let removal = look.session.remove(Removal::Nodes(nodes));
+        let removal = look.session.remove(Removal::Nodes(look.holders_nodes()));
         limited(&Clock::system(), LIMIT, removal).await?;
         Ok(true)
     }

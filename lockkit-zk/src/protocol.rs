@@ -34,6 +34,12 @@ impl Contender {
     }
 }
 
+/// Whose node this is: the two nodes of a pair tell the same, and no others do.
+pub(crate) fn identity(node: &str) -> String {
+    let end = node.rfind(CURATOR).max(node.rfind(KAZOO)).unwrap_or(node.len());
+    node[..end].trim_start_matches("_c_").replace('-', "")
+}
+
 /// A sequence as servers write it: ten digits, or a sign and what ten digits leave of it.
 pub(crate) fn sequence(text: &str) -> Option<i32> {
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -161,6 +167,7 @@ mod tests {
         assert_eq!(kazoo, "abababababababababababababababab__lock__");
         for prefix in prefixes(Layout::Both, ID) {
             assert!(is_of(&format!("{prefix}0000000001"), ID));
+            assert_eq!(identity(&format!("{prefix}0000000001")), ID.to_string());
             assert!(!is_of(&format!("{prefix}0000000001"), RequestId::from_bytes([0xcd; 16])));
         }
     }

@@ -194,9 +194,7 @@ async fn clients_of_all_layouts_exclude_each_other_in_the_order_of_their_arrival
     for number in 0..6 {
         let lock = ours(&server, layouts[number % 3]).await.lock("a").ttl(TTL);
         waiting.push(tokio::spawn(lock.acquire()));
-        // A pair shows as two until it is at the head.
-        let nodes: usize = (0..=number).map(|number| if number % 3 == 2 { 2 } else { 1 }).sum();
-        queued(&operator, nodes).await;
+        queued(&operator, number + 1).await;
     }
     let mut last = holder.token();
     holder.release().await.unwrap();
