@@ -85,7 +85,7 @@ impl Inner {
     /// Who holds and waits, in their order.
     async fn queue(&self, name: &LockName) -> Result<Vec<Contender>> {
         let at = self.keys.directory(name);
-        let txn = Txn::new().and_then([at.from_the_first(0)]);
+        let txn = Txn::new().and_then([at.first_ones(0)]);
         let answer = self.endpoints.call(&Clock::system(), LIMIT, send(&txn)).await;
         let found = reads(&answer.into_result()?);
         Ok(found.first().map(|found| at.contenders(found)).unwrap_or_default())

@@ -91,8 +91,8 @@ impl Directory {
         found.kvs().iter().filter_map(|kv| self.contender(kv)).collect()
     }
 
-    /// From the first in the queue on, with labels.
-    pub(crate) fn from_the_first(&self, limit: i64) -> TxnOp {
+    /// The first ones in the queue, in their order, with labels.
+    pub(crate) fn first_ones(&self, limit: i64) -> TxnOp {
         let options = in_order(SortOrder::Ascend).with_limit(limit);
         TxnOp::get(self.0.as_str(), Some(options))
     }
@@ -139,7 +139,7 @@ impl Own<'_> {
     /// Joins the queue, and reads the place in it.
     pub(crate) fn enter(&self, at: &Directory, revision: i64, label: &str) -> Txn {
         // Whoever has just entered is the last one.
-        let place = vec![self.put(label), at.from_the_first(FEW), at.before(i64::MAX, FEW)];
+        let place = vec![self.put(label), at.first_ones(FEW), at.before(i64::MAX, FEW)];
         Txn::new().when(self.guards(revision)).and_then(place).or_else(self.see())
     }
 
@@ -159,14 +159,14 @@ impl Own<'_> {
         let mut guards = self.guards(revision);
         guards.push(free.with_prefix());
         let mut see = self.see();
-        see.push(at.from_the_first(limit));
+        see.push(at.first_ones(limit));
         Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
     }
 
     /// Reads the place of a key that has entered.
     pub(crate) fn look(&self, at: &Directory, created: i64, limit: i64) -> Txn {
         let own = TxnOp::get(self.key, Some(GetOptions::new().with_keys_only()));
-        Txn::new().and_then(vec![own, at.from_the_first(limit), at.before(created, limit)])
+        Txn::new().and_then(vec![own, at.first_ones(limit), at.before(created, limit)])
     }
 
     /// Deletes the key if that revision created it.

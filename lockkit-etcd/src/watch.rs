@@ -260,13 +260,13 @@ impl State {
     fn deleted(&mut self, key: &[u8], revision: i64) -> Vec<Arc<Sight>> {
         self.kept.insert(key.to_vec(), revision);
         self.order.push_back((key.to_vec(), revision));
-        if self.order.len() > KEPT {
-            if let Some((oldest, at)) = self.order.pop_front() {
-                if self.kept.get(&oldest) == Some(&at) {
-                    self.kept.remove(&oldest);
-                }
-                self.since = self.since.map(|since| since.max(at));
+        if self.order.len() > KEPT
+            && let Some((oldest, at)) = self.order.pop_front()
+        {
+            if self.kept.get(&oldest) == Some(&at) {
+                self.kept.remove(&oldest);
             }
+            self.since = self.since.map(|since| since.max(at));
         }
         self.sights.get(key).into_iter().flatten().filter_map(Weak::upgrade).collect()
     }

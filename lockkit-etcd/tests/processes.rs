@@ -51,7 +51,7 @@ async fn a_killed_holders_name_is_granted_within_its_ttl_and_a_second_and_a_half
         let guard = parents_server().await.lock("a").ttl(TTL).acquire().await.unwrap();
         children::say("held");
         guard.lost().await;
-        return children::wait_for_the_end();
+        children::wait_for_the_end();
     }
     let server = EtcdServer::start().unwrap();
     let locks = client(&server).await;
