@@ -1,4 +1,4 @@
-//! The conformance suite on a cluster of three.
+//! The conformance suite on a cluster of three, with elections for slow machines: its least ttl is 5 s.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use lockkit_core::conformance::{Fixture, Hook, main as suite};
 use lockkit_core::{Applied, Error, LockName, LockProvider, Result, async_trait};
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
-use testbed::EtcdCluster;
+use testbed::{EtcdCluster, EtcdServer};
 
 fn main() -> ExitCode {
     suite(Three::default())
@@ -20,7 +20,11 @@ struct Three(OnceLock<EtcdCluster>);
 
 impl Three {
     fn cluster(&self) -> &EtcdCluster {
-        self.0.get_or_init(|| EtcdCluster::start(3).unwrap())
+        let start = || {
+            let slow = EtcdServer::builder().argument("--heartbeat-interval=300");
+            slow.argument("--election-timeout=3000").start_cluster(3).unwrap()
+        };
+        self.0.get_or_init(start)
     }
 }
 
