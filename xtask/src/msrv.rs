@@ -26,7 +26,8 @@ pub(crate) fn run() -> Result<()> {
         match toolchains.lines().find_map(|line| installed(line, declared)) {
             Some(toolchain) => steps.command(
                 &format!(
-                    "rustup run {toolchain} cargo check --locked -p {name} --lib --all-features"
+                    "rustup run {toolchain} cargo check --locked -p {name} --lib {}",
+                    features(package, &packages)
                 ),
                 &[],
             ),
@@ -42,9 +43,9 @@ pub(crate) fn run() -> Result<()> {
 fn dependencies_accept(declared: &str, ours: &Package, packages: &[Package]) -> Result<()> {
     // cargo tree resolves the features of this crate alone, as its users' builds do.
     let tree = output(&format!(
-        "cargo tree --locked -p {} --all-features --edges normal,build --target all --prefix none \
-         --format {{p}}",
-        ours.name
+        "cargo tree --locked -p {} {} --edges normal,build --target all --prefix none --format {{p}}",
+        ours.name,
+        features(ours, packages)
     ))?;
     let used: BTreeSet<(&str, &str)> = tree
         .lines()
@@ -70,6 +71,19 @@ fn dependencies_accept(declared: &str, ours: &Package, packages: &[Package]) -> 
         return Ok(());
     }
     Err(format!("{} declares {declared}, but {}", ours.name, later.join(", ")))
+}
+
+/// All features but those that bring a store whose own crate declares a later version.
+fn features(ours: &Package, packages: &[Package]) -> String {
+    let declared = |package: &Package| numbers(package.rust_version.as_deref()?).ok();
+    let is_later = |feature: &&String| {
+        let store = format!("lockkit-{feature}");
+        let store = packages.iter().find(|package| package.is_ours() && package.name == store);
+        store.is_some_and(|store| declared(store) > declared(ours))
+    };
+    let rest: Vec<&str> =
+        ours.features.iter().filter(|feature| !is_later(feature)).map(String::as_str).collect();
+    format!("--no-default-features --features {}", rest.join(","))
 }
 
 /// `1.85` as it compares: padded with zeros.
