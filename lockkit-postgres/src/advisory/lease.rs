@@ -90,6 +90,11 @@ impl Held {
         matches!(*self.state.borrow(), State::Lost(_))
     }
 
+    /// Whether its session has ended, also where nobody has taken it in yet.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.life().as_ref().is_some_and(|life| life.session.is_ended())
+    }
+
     /// Ends it if it lives; whether it did.
     pub(super) fn end(&self, how: State) -> bool {
         self.state.send_if_modified(|state| {

@@ -34,6 +34,9 @@ const WATCH: Duration = Duration::from_millis(500);
 /// without the server, for as long as it has just been heard of.
 const BATCH: usize = 8;
 
+/// How long a session is kept that nobody uses.
+const UNUSED: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 pub(crate) struct Advisory(Arc<Inner>);
 
@@ -108,6 +111,7 @@ fn watch(inner: Weak<Inner>, session: &Arc<LockSession>) {
         let mut ended = std::pin::pin!(ended);
         let clock = Clock::system();
         let mut last_heard = clock.now();
+        let mut last_used = clock.now();
         loop {
             let tick = session.upgrade().map_or(WATCH, |session| (session.ttl() / 3).min(WATCH));
             tokio::select! {
@@ -120,8 +124,12 @@ fn watch(inner: Weak<Inner>, session: &Arc<LockSession>) {
                 return;
             }
             inner.lapse(&session);
+            if session.users() > 0 {
+                last_used = clock.now();
+            } else if clock.now().saturating_since(last_used) > UNUSED {
+                inner.sessions.retire(&session);
+            }
             if session.users() == 0 || session.is_waiting() {
-                inner.sessions.tidy();
                 // Nobody has asked it anything, or it is not to answer yet.
                 last_heard = clock.now();
                 continue;
@@ -154,7 +162,9 @@ impl Inner {
                 if !waits && slot.is_taken() {
                     return Ok(None);
                 }
-                slot.enqueue(Waiter { request: request.clone(), waits, replies: vec![reply] });
+                let asked = request.clock().now();
+                let (request, replies) = (request.clone(), vec![reply]);
+                slot.enqueue(Waiter { request, waits, asked, replies });
                 if slot.held.is_none() && slot.seeker.is_none() {
                     let seeker = Arc::new(Seeker::default());
                     slot.seeker = Some(Arc::clone(&seeker));

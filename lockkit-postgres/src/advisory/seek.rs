@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, FencingToken, Instant, Request, Result, StoreSays};
+use lockkit_core::{Clock, FencingToken, Instant, Request, Result, StoreSays};
 
 use super::lease::{Held, Life};
 use super::sessions::{FOREVER, LockSession, Use, of_key};
@@ -224,10 +224,8 @@ impl Seeking {
             tokio::select! {
                 biased;
                 done = &mut work => return done,
-                () = head.clock().sleep(call_limit(head.ttl())) => {
-                    let silence = "PostgreSQL gave no answer in time";
-                    let error = Error::unavailable(Applied::Maybe, silence);
-                    self.inner.slots.fail(self.key, &error);
+                () = head.clock().sleep(call_limit(head.ttl()) / 4) => {
+                    self.inner.slots.time_out(self.key, call_limit(head.ttl()));
                 }
             }
         }
@@ -253,8 +251,7 @@ impl Seeking {
                 biased;
                 answer = &mut asked => break answer,
                 () = clock.sleep(call_limit(head.ttl())) => {
-                    let silence = "PostgreSQL gave no answer in time";
-                    inner.slots.fail(self.key, &Error::unavailable(Applied::Maybe, silence));
+                    inner.slots.time_out(self.key, call_limit(head.ttl()));
                     session.hush();
                 }
                 () = self.seeker.left.notified() => {}

@@ -269,12 +269,24 @@ impl Sessions {
         };
         let session = match session {
             Some(session) => session,
-            None => {
-                let session = self.open().await?;
-                self.all().push(Arc::clone(&session));
-                session
-            }
+            None => self.fresh().await?,
         };
+        self.ask_of(&session, clock, limit, sql).await
+    }
+
+    async fn fresh(&self) -> Result<Arc<LockSession>> {
+        let session = self.open().await?;
+        self.all().push(Arc::clone(&session));
+        Ok(session)
+    }
+
+    async fn ask_of(
+        &self,
+        session: &LockSession,
+        clock: &Clock,
+        limit: Duration,
+        sql: &str,
+    ) -> Result<Vec<Columns>> {
         let answer = session.ask(clock, limit, What::Sql(sql.to_owned())).await;
         if session.is_silent() && session.users() == 0 {
             session.cut();
@@ -289,11 +301,20 @@ impl Sessions {
         let end = clock.now().saturating_add(session.ttl());
         // Said again each time: it says whether there is anything left to end.
         let sql = session.told("pg_terminate_backend(pid)");
-        // Short at first: what silenced it may have silenced its neighbours.
-        let mut limit = LIMIT / 20;
+        // What has silenced it may have silenced its neighbours: over a new one, if there may be one.
+        let mut fresh: Option<Arc<LockSession>> = None;
+        self.all().retain(|other| other.users() > 0 && !other.is_ended());
         while clock.now() < end {
-            let answer = self.control(clock, limit, &sql).await;
-            limit = (limit * 2).min(LIMIT / 2);
+            if fresh.is_none() && self.has_room() {
+                fresh = self.fresh().await.ok();
+            }
+            let answer = match &fresh {
+                Some(session) => self.ask_of(session, clock, LIMIT / 2, &sql).await,
+                None => self.control(clock, LIMIT / 20, &sql).await,
+            };
+            if answer.is_err() {
+                fresh = None;
+            }
             match answer {
                 Ok(rows) if rows.is_empty() => return,
                 Ok(_) => clock.sleep(AGAIN / 10).await,
@@ -325,15 +346,13 @@ impl Sessions {
         Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
     }
 
-    /// Ends every session that nobody uses but one, and those that have ended.
-    pub(super) fn tidy(&self) {
-        let mut kept = false;
-        self.all().retain(|session| {
-            let is_spare = session.users() == 0 && !session.is_ended() && !session.is_silent();
-            let keep = (is_spare && !kept) || (session.users() > 0 && !session.is_ended());
-            kept |= is_spare;
-            keep
-        });
+    /// Lets a session go that nobody has used for long, unless it is the last of its kind.
+    pub(super) fn retire(&self, session: &Arc<LockSession>) {
+        let mut all = self.all();
+        let unused = all.iter().filter(|session| session.users() == 0).count();
+        if unused > 1 && session.users() == 0 {
+            all.retain(|other| !Arc::ptr_eq(other, session));
+        }
     }
 
     /// Ends all of them.

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use lockkit_core::{Applied, Error, Grant, Holder, Request, RequestId, Result, StoreSays};
+use lockkit_core::{Applied, Error, Grant, Holder, Instant, Request, RequestId, Result, StoreSays};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::lease::Held;
@@ -30,6 +31,8 @@ pub(super) struct Slot {
 pub(super) struct Waiter {
     pub(super) request: Request,
     pub(super) waits: bool,
+    /// When it asked last.
+    pub(super) asked: Instant,
     /// One for each attempt of it: a replay may come beside the first.
     pub(super) replies: Vec<Reply>,
 }
@@ -87,6 +90,21 @@ impl Slots {
         }
     }
 
+    /// Tells those who have had no answer for this long that there is none.
+    pub(super) fn time_out(&self, key: i64, limit: Duration) {
+        let error = Error::unavailable(Applied::Maybe, "PostgreSQL gave no answer in time");
+        let mut slots = self.lock();
+        let Some(slot) = slots.get_mut(&key) else { return };
+        for waiter in std::mem::take(&mut slot.queue) {
+            let asked = waiter.request.clock().now().saturating_since(waiter.asked);
+            if asked < limit {
+                slot.queue.push_back(waiter);
+            } else {
+                waiter.answer(|| Err(error.clone()));
+            }
+        }
+    }
+
     /// Another session holds it: those that only try go, the others wait.
     pub(super) fn held_elsewhere(&self, key: i64) {
         let mut slots = self.lock();
@@ -125,7 +143,7 @@ impl Slot {
     pub(super) fn is_taken(&self) -> bool {
         let elsewhere = self.seeker.is_some() && self.is_held_elsewhere;
         // One that is lost is still in the way, but not for long.
-        let held = self.held.as_ref().is_some_and(|held| !held.is_lost());
+        let held = self.held.as_ref().is_some_and(|held| !held.is_lost() && !held.is_cut_off());
         held || elsewhere || !self.queue.is_empty()
     }
 
@@ -147,7 +165,10 @@ impl Slot {
         }
         let id = waiter.request.id();
         match self.queue.iter_mut().find(|other| other.request.id() == id) {
-            Some(before) => before.replies.extend(waiter.replies),
+            Some(before) => {
+                before.asked = waiter.asked;
+                before.replies.extend(waiter.replies);
+            }
             None => self.queue.push_back(waiter),
         }
     }
