@@ -32,7 +32,7 @@ const WATCH: Duration = Duration::from_millis(500);
 
 /// How many tokens are fetched at once for those who wait here: the lock then goes from hand to hand
 /// without the server, for as long as it has just been heard of.
-const BATCH: usize = 8;
+const BATCH: usize = 32;
 
 /// How long a session is kept that nobody uses.
 const UNUSED: Duration = Duration::from_secs(10);
@@ -343,7 +343,7 @@ impl Inner {
             let token = match life.spare(next.clock().now()) {
                 Some(token) => token,
                 None => {
-                    let count = self.slots.waiting(key).clamp(1, BATCH);
+                    let count = (4 * self.slots.waiting(key)).clamp(1, BATCH);
                     let (tokens, sent) = self.tokens(&next, &life.session, count).await?;
                     (life.spare, life.heard) = (tokens, sent);
                     life.spare.pop_front().unwrap_or_default()
