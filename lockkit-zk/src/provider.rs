@@ -12,7 +12,7 @@ use lockkit_core::{
 use crate::ZkConfig;
 use crate::error::limited;
 use crate::lease::ZkLease;
-use crate::place::{Node, Place, Places, withdrawn};
+use crate::place::{Known, Node, Place, Places, withdrawn};
 use crate::protocol::element;
 use crate::queue::{Entered, Form};
 use crate::session::{Removal, Session};
@@ -190,6 +190,10 @@ impl LockProvider for ZkProvider {
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
         let place = self.0.places.find(request.id());
+        let known = match place.as_ref().map(|place| place.known()) {
+            Some(Known::Taken(node)) => node.paths(),
+            _ => Vec::new(),
+        };
         let asked = place.as_ref().map(|place| place.withdraw());
         let limit = call_limit(request.ttl());
         let session = match asked {
@@ -203,7 +207,7 @@ impl LockProvider for ZkProvider {
         };
         if let Some(session) = session {
             let parent = self.0.parent(request.name());
-            let removal = session.remove(Removal::Request(parent, request.clone()));
+            let removal = session.remove(Removal::Request(parent, request.clone(), known));
             limited(request.clock(), limit, removal).await?;
         }
         if let Some(place) = place {

@@ -117,8 +117,9 @@ struct Remains {
 pub(crate) enum Removal {
     /// These nodes.
     Nodes(Vec<String>),
-    /// All nodes of this request, also one whose creation is still under way on this session.
-    Request(String, Request),
+    /// All nodes of this request below this parent, also one whose creation is still under way on
+    /// this session; those that are known go at once.
+    Request(String, Request, Vec<String>),
 }
 
 impl Session {
@@ -377,7 +378,9 @@ async fn remove(client: Client, remains: Remains) {
     let outcome = loop {
         let tried = match &remains.what {
             Removal::Nodes(nodes) => remove_nodes(&client, nodes).await,
-            Removal::Request(parent, request) => remove_request(&client, parent, request).await,
+            Removal::Request(parent, request, known) => {
+                remove_request(&client, parent, request, known).await
+            }
         };
         match tried {
             Ok(()) => break Ok(()),
@@ -402,8 +405,16 @@ async fn remove_nodes(client: &Client, nodes: &[String]) -> Outcome<()> {
     Ok(())
 }
 
-async fn remove_request(client: &Client, parent: &str, request: &Request) -> Outcome<()> {
-    let nodes = children_in_sync(client, parent).await?;
+async fn remove_request(
+    client: &Client,
+    parent: &str,
+    request: &Request,
+    known: &[String],
+) -> Outcome<()> {
+    let (removed, nodes) =
+        tokio::join!(remove_nodes(client, known), children_in_sync(client, parent));
+    removed?;
+    let nodes = nodes?;
     let nodes = nodes.into_iter().filter(|node| crate::protocol::is_of(node, request.id()));
     let nodes: Vec<_> = nodes.map(|node| format!("{parent}/{node}")).collect();
     remove_nodes(client, &nodes).await
