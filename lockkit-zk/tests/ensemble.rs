@@ -92,9 +92,9 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
         let member = if takes_leader { leader } else { ensemble.follower().unwrap() };
         let server = ensemble.member(member);
         if pauses {
-            server.pause().unwrap()
+            server.pause().unwrap();
         } else {
-            server.kill().unwrap()
+            server.kill().unwrap();
         }
         let began = Instant::now();
         if takes_leader {
@@ -113,9 +113,9 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
         last = Some(next.token());
         next.release().await.unwrap();
         if pauses {
-            server.resume().unwrap()
+            server.resume().unwrap();
         } else {
-            server.restart(Data::Kept).unwrap()
+            server.restart(Data::Kept).unwrap();
         }
         ensemble.settled().unwrap();
         println!("leader {takes_leader}, paused {pauses}: held on");

@@ -93,7 +93,7 @@ async fn held_locks_send_nothing_but_one_heartbeat_for_their_session() {
     assert_eq!(sent - of(&requests, "ping"), beats, "{requests:?}");
     let most = began.elapsed().as_secs_f64() / (TTL.as_secs_f64() / 8.0) + 2.0;
     assert!(beats as f64 <= most && beats >= SECONDS, "{beats} heartbeats, {most} at most");
-    assert!(guards.iter().all(|guard| guard.is_held()));
+    assert!(guards.iter().all(lockkit_core::Guard::is_held));
 }
 
 #[tokio::test(flavor = "multi_thread")]
