@@ -237,12 +237,10 @@ impl Session {
     }
 
     async fn term_once(&self, clock: &Clock, holds: impl Fn(&Proof) -> bool) -> Result<Term> {
-        let mut proof = self.life.proof.subscribe();
         tokio::select! {
             biased;
             () = self.ended() => Err(Error::lost(LossReason::SessionEnded)),
-            // The sender lives as long as this session.
-            _ = proof.wait_for(holds) => Ok(self.term(clock)),
+            () = self.life.proven_once(holds) => Ok(self.term(clock)),
         }
     }
 
@@ -272,6 +270,13 @@ impl Session {
 }
 
 impl Life {
+    /// Gives no reference away: two at once, and a writer between them, would wait for each other.
+    async fn proven_once(&self, holds: impl Fn(&Proof) -> bool) {
+        let mut proof = self.proof.subscribe();
+        // The sender lives as long as this.
+        let _ = proof.wait_for(holds).await;
+    }
+
     fn proven(&self, sent: Instant) {
         self.proof.send_if_modified(|proof| {
             // Acks of two writes may come in either order.

@@ -1,5 +1,6 @@
 //! A real server, started for one test.
 
+use std::env;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,10 @@ const STEP: Duration = Duration::from_millis(2);
 const STARTS: usize = 5;
 /// How long what was killed may take to end.
 const REMAINS: Duration = Duration::from_millis(50);
+/// Linux's own; elsewhere there is none.
+const MEMORY: &str = "/dev/shm";
+/// In bytes: an etcd cluster sets half a gigabyte aside for its logs, and several tests run at once.
+const PLENTY: u64 = 4 << 30;
 /// How much of the log an error shows.
 const LOG_LINES: usize = 20;
 
@@ -76,7 +81,7 @@ impl Place {
     fn new(ports: usize) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("testbed-")
-            .tempdir()
+            .tempdir_in(roomy_memory().unwrap_or_else(env::temp_dir))
             .map_err(Error::system("making a temporary directory"))?;
         let ports = (0..ports).map(|_| Port::free()).collect::<Result<_>>()?;
         let place = Self { directory, ports };
@@ -362,6 +367,14 @@ fn launch(program: &dyn Program, place: &Place) -> Result<Process> {
 /// What was killed a moment ago, and has not quite ended, in the words of PostgreSQL.
 fn has_remains(log: &str) -> bool {
     log.contains("pre-existing shared memory block")
+}
+
+/// Memory that is mounted as a directory, where there is plenty: servers that sync each write then
+/// wait for no disk. What they wrote survives their processes all the same.
+fn roomy_memory() -> Option<PathBuf> {
+    let mounted = rustix::fs::statvfs(MEMORY).ok()?;
+    let room = mounted.f_bavail.saturating_mul(mounted.f_frsize);
+    (room >= PLENTY).then(|| MEMORY.into())
 }
 
 fn tail(log: &str) -> String {

@@ -9,7 +9,7 @@ use crate::conformance::Challenge::{Atomicity, Safety};
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::{Hook, Linked, Way};
-use crate::{Applied, Error, Guard, Lease};
+use crate::{Applied, Error, Guard, Lease, LockProvider};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -124,6 +124,7 @@ async fn late_requests(cx: Context) -> Verdict {
 async fn late_request(cx: Arc<Context>, asked: Asked) -> Verdict {
     let tail = format!("{asked:?}-late");
     let Linked { client, link, .. } = cx.linked().await?;
+    warm(&cx, &*client, &tail).await?;
     let lock = cx.locks_of(client).lock(cx.name(&tail)).ttl(cx.long_ttl());
     let holder = holder(&cx, asked, &tail).await?;
     link.hold(Way::Requests).await?;
@@ -145,6 +146,7 @@ async fn late_request(cx: Arc<Context>, asked: Asked) -> Verdict {
 async fn overtaken_request(cx: Arc<Context>, asked: Asked) -> Verdict {
     let tail = format!("{asked:?}-overtaken");
     let Linked { client, link, .. } = cx.linked().await?;
+    warm(&cx, &*client, &tail).await?;
     let holder = holder(&cx, asked, &tail).await?;
     let request = cx.request_with_ttl(&tail, cx.long_ttl())?;
     link.hold_old(Way::Requests).await?;
@@ -160,6 +162,13 @@ async fn overtaken_request(cx: Arc<Context>, asked: Asked) -> Verdict {
     cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
     link.deliver().await?;
     nothing_stays(&cx, holder, &tail, cx.wake_up()).await
+}
+
+/// Lets a client open what its requests of this ttl share, so that the request itself is late.
+async fn warm(cx: &Context, client: &dyn LockProvider, tail: &str) -> Verdict {
+    let request = cx.request_with_ttl(&format!("{tail}-before"), cx.long_ttl())?;
+    client.acquire(&request).await?.lease.release().await?;
+    Ok(())
 }
 
 async fn holder(cx: &Context, asked: Asked, tail: &str) -> Verdict<Option<Guard>> {
