@@ -7,6 +7,7 @@ mod msrv;
 mod readme;
 mod setup;
 mod steps;
+mod suites;
 mod test;
 
 use std::process::ExitCode;

@@ -48,7 +48,10 @@ fn package(value: &Value) -> Package {
             .flat_map(|all| all.keys().cloned())
             .collect(),
         examples: targets
-            .filter(|target| target["kind"][0] == "example")
+            // One that asks for a feature is run by who wants it.
+            .filter(|target| {
+                target["kind"][0] == "example" && target["required-features"].is_null()
+            })
             .filter_map(|target| target["name"].as_str().map(str::to_owned))
             .collect(),
         // `publish` is null, or the list of the registries that may have it.
