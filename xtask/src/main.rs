@@ -19,6 +19,7 @@ cargo xtask setup   install what the tests need and this machine lacks
 cargo xtask test    setup, then every test, doc-test, example and combination of features
 cargo xtask bench   the benchmarks, or those whose name contains the words that follow
 cargo xtask msrv    whether each crate builds with the Rust version that it declares
+cargo xtask suites  the test programs alone, two at a time
 cargo xtask table   writes the README's table of what the stores declare
 cargo xtask ci      format, clippy, docs, msrv, licences, then the commands of the README
 ";
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["setup"] => setup::run(),
         ["test"] => test::run(),
+        ["suites"] => suites::run(&[]),
         ["bench", ..] => bench(&args[1..]),
         ["msrv"] => msrv::run(),
         ["table"] => table(),
