@@ -14,7 +14,13 @@ use crate::steps::root;
 
 const AT_ONCE: usize = 2;
 /// Those that take longest, and so begin first.
-const LONG: &[&str] = &["cluster_conformance", "conformance", "conformance_table", "simulation"];
+const LONG: &[&str] = &[
+    "cluster_conformance",
+    "ensemble_conformance",
+    "conformance",
+    "conformance_table",
+    "simulation",
+];
 
 /// A test program, and the directory of its package, in which it runs.
 struct Suite {

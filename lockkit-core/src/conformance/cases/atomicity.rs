@@ -27,9 +27,7 @@ pub(super) const CASES: &[Case] = &[
         "C1",
         "an unprotected counter that sixteen tasks bump under the lock loses no update",
         |cx| Box::pin(no_update_is_lost(cx)),
-    )
-    // Sixteen hundred hand-offs, on a store that may sync each of its steps.
-    .within(120),
+    ),
     Case::new(
         "AT-04",
         Atomicity,
