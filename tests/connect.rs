@@ -59,7 +59,7 @@ async fn no_refusal_repeats_a_password() {
         "zk://user:hunter2@127.0.0.1/a//b",
         "zk://user:hunter2@127.0.0.1/?layout=none",
         "redis://user:hunter2@host/#",
-        "postgres://user:hunter2@127.0.0.1/locks?ttl=15s",
+        "postgres://user:hunter2@127.0.0.1/locks?strategy=none",
         "file://user:hunter2@127.0.0.1/locks",
         "memory://user:hunter2@127.0.0.1/#",
         "http://user:hunter2@127.0.0.1/%",
