@@ -83,7 +83,9 @@ fn features(ours: &Package, packages: &[Package]) -> String {
     };
     let rest: Vec<&str> =
         ours.features.iter().filter(|feature| !is_later(feature)).map(String::as_str).collect();
-    format!("--no-default-features --features {}", rest.join(","))
+    // Cargo takes no empty list.
+    let rest = rest.iter().map(|feature| format!(" --features {feature}")).collect::<String>();
+    format!("--no-default-features{rest}")
 }
 
 /// `1.85` as it compares: padded with zeros.
