@@ -14,9 +14,9 @@ use lockkit_core::{Error, Fenced, Guard, Lock, Locks};
 use testbed::{Data, EtcdCluster, Server};
 
 const TTL: Duration = ms(5_000);
-/// Half a ttl until a silent member is noticed, a call of 1.5 s, a new leader within 2 s; and a busy
-/// machine.
-const FAIL_OVER: Duration = ms(7_000);
+/// A call of 1.8 s, a new leader within 2 s, and a busy machine; after half a ttl, within which a
+/// silent member is noticed.
+const FAIL_OVER: Duration = ms(5_000);
 
 fn ports(cluster: &EtcdCluster) -> Vec<u16> {
     cluster.members().iter().map(Server::port).collect()
@@ -66,7 +66,7 @@ impl Busy {
 
     async fn end(self) {
         self.over.store(true, Ordering::SeqCst);
-        by(FAIL_OVER, "the end of a busy client", self.task).await.unwrap();
+        by(TTL + FAIL_OVER, "the end of a busy client", self.task).await.unwrap();
     }
 }
 
@@ -113,7 +113,7 @@ async fn one_member_killed_paused_or_cut_off_ends_no_hold_and_no_wait_and_acquir
             let mut held = Vec::new();
             for (number, locks) in clients.iter().enumerate() {
                 let lock = locks.lock(format!("held-{number}")).ttl(ttl);
-                let guard = by(FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
+                let guard = by(TTL + FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
                 let next = clients[(number + 1) % 3].lock(format!("held-{number}")).ttl(ttl);
                 held.push((guard, waiter(&next, 0).await));
             }
@@ -122,7 +122,7 @@ async fn one_member_killed_paused_or_cut_off_ends_no_hold_and_no_wait_and_acquir
             let began = Instant::now();
             trouble.begin(&cluster, member);
             for busy in &busy {
-                by(FAIL_OVER, "acquiring without a member", busy.goes_on()).await;
+                by(ttl / 2 + FAIL_OVER, "acquiring without a member", busy.goes_on()).await;
             }
             let took = began.elapsed();
             println!("{trouble:?} of {member} (leader {leader}): acquiring again after {took:?}");
@@ -136,7 +136,7 @@ async fn one_member_killed_paused_or_cut_off_ends_no_hold_and_no_wait_and_acquir
             for (guard, next) in held {
                 let token = guard.token();
                 guard.release().await.unwrap();
-                let next = by(FAIL_OVER, "the waiter's grant", next).await.unwrap();
+                let next = by(TTL + FAIL_OVER, "the waiter's grant", next).await.unwrap();
                 assert!(next.token() > token);
                 next.release().await.unwrap();
             }
@@ -191,7 +191,7 @@ async fn a_leader_that_comes_back_after_nine_seconds_breaks_no_fenced_write_and_
         let mut held = Vec::new();
         for (number, locks) in (0..NAMES).zip(clients.iter().cycle()) {
             let lock = locks.lock(format!("held-{round}-{number}")).ttl(TTL);
-            held.push(by(FAIL_OVER, "a free name", lock.acquire()).await.unwrap());
+            held.push(by(TTL + FAIL_OVER, "a free name", lock.acquire()).await.unwrap());
         }
         cluster.member(leader).pause().unwrap();
         tokio::time::sleep(ms(9_000)).await;
@@ -231,7 +231,7 @@ async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers(
     for killed in [false, true] {
         let (locks, other) = (at(&cluster, 0).await, at(&cluster, 1).await);
         let lock = locks.lock("held").ttl(TTL);
-        let guard = by(FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
+        let guard = by(TTL + FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
         let next = waiter(&other.lock("held").ttl(TTL), 0).await;
         let leader = cluster.leader().unwrap();
         let gone = [leader, (leader + 1) % 3];
@@ -266,7 +266,7 @@ async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers(
         println!("healed: the waiter was granted after {:?}", healed.elapsed());
         assert!(!guard.is_held() && next.token() > guard.token());
         next.release().await.unwrap();
-        let guard = by(FAIL_OVER, "a new grant", lock.acquire()).await.unwrap();
+        let guard = by(TTL + FAIL_OVER, "a new grant", lock.acquire()).await.unwrap();
         guard.release().await.unwrap();
         let x = by(TTL + FAIL_OVER, "a name tried meanwhile", other.lock("x").acquire()).await;
         x.unwrap().release().await.unwrap();
