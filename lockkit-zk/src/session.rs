@@ -426,14 +426,17 @@ async fn remove_request(
 }
 
 /// The children as the leader knows them: a server that we have just moved to may lag behind.
+///
+/// One after the other: a leader answers a read before its own tree holds what it has committed, and
+/// only followers keep a read behind the `sync` before it.
 pub(crate) async fn children_in_sync(client: &Client, parent: &str) -> Outcome<Vec<String>> {
-    let synced = client.sync(parent);
-    let children = client.list_children(parent);
-    let (synced, children) = tokio::join!(synced, children);
-    match (synced, children) {
-        (Err(error), _) if error != zookeeper_client::Error::NoNode => Err(error),
-        (_, Err(zookeeper_client::Error::NoNode)) => Ok(Vec::new()),
-        (_, children) => children,
+    match client.sync(parent).await {
+        Err(error) if error != zookeeper_client::Error::NoNode => return Err(error),
+        _ => {}
+    }
+    match client.list_children(parent).await {
+        Err(zookeeper_client::Error::NoNode) => Ok(Vec::new()),
+        children => children,
     }
 }
 
