@@ -4,13 +4,12 @@
 
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{SLACK, by, ms, waiter};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
+use testbed::log::Log;
 use testbed::{EtcdServer, Port};
 
 /// What no error, no Debug and no log may show.
@@ -42,32 +41,9 @@ async fn works(config: EtcdConfig) {
     locks.close(ms(2_000)).await.unwrap();
 }
 
-/// What is logged, kept.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_login_that_fails_is_a_typed_error_and_no_password_is_ever_shown() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    // With one subscriber alone, tracing asks the thread that comes to an event first: another test's.
-    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().finish());
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let log = Log::of_this_thread();
     let server = EtcdServer::builder().user("app", SECRET, "lockkit/").start().unwrap();
     let wrong = "wr0ng-horse-battery";
     for (config, words) in [
@@ -85,7 +61,7 @@ async fn a_login_that_fails_is_a_typed_error_and_no_password_is_ever_shown() {
     let shown = format!("{config:?} {provider:?} {provider:#?} {:?}", provider.guarantees());
     assert!(!shown.contains(SECRET), "{shown}");
     works(config).await;
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = log.text();
     assert!(logged.contains("granted"), "nothing was logged: {logged}");
     assert!(!logged.contains(SECRET) && !logged.contains(wrong), "{logged}");
 }

@@ -4,13 +4,12 @@
 
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{SLACK, by, client, ms, waiter};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_redis::{RedisConfig, RedisProvider};
+use testbed::log::Log;
 use testbed::{Port, RedisServer};
 
 /// The rights that our errors ask for, on one application's keys.
@@ -99,30 +98,9 @@ async fn a_user_without_a_right_is_refused_with_what_to_grant() {
     }
 }
 
-/// What is logged, kept.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_login_that_fails_is_a_typed_error_and_no_password_is_ever_shown() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let log = Log::of_this_thread();
     let server = RedisServer::builder()
         .password("the-real-one")
         .line(format!("user app on >{SECRET} ~* &* +@all"))
@@ -149,7 +127,7 @@ async fn a_login_that_fails_is_a_typed_error_and_no_password_is_ever_shown() {
     let shown = format!("{config:?} {provider:?} {provider:#?} {:?}", provider.guarantees());
     assert!(!shown.contains(SECRET), "{shown}");
     works(config).await;
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = log.text();
     assert!(logged.contains("granted"), "nothing was logged: {logged}");
     assert!(!logged.contains(SECRET) && !logged.contains(wrong), "{logged}");
 }

@@ -4,43 +4,21 @@
 
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{SLACK, at, by, ms, server};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_zk::{Access, ZkConfig, ZkProvider};
 use testbed::Port;
+use testbed::log::Log;
 
 /// What no error, no Debug and no log may show.
 const SECRET: &str = "c0rrect-horse-battery";
 const WRONG: &str = "wr0ng-horse-battery";
 
-/// What is logged, kept.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn a_password_that_is_wrong_is_a_typed_error_and_none_is_ever_shown() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let log = Log::of_this_thread();
     let server = server();
     let config = at(server.port()).base("/private").access(Access::Creator);
     let config = config.digest("app", SECRET);
@@ -77,7 +55,7 @@ async fn a_password_that_is_wrong_is_a_typed_error_and_none_is_ever_shown() {
     assert!(!format!("{error} {error:?}").contains(SECRET), "{error:?}");
     assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
 
-    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let logged = log.text();
     assert!(logged.contains("granted"), "nothing was logged: {logged}");
     assert!(!logged.contains(SECRET) && !logged.contains(WRONG), "{logged}");
 }

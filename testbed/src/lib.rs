@@ -18,6 +18,7 @@ mod etcd;
 mod http;
 pub mod java;
 mod link;
+pub mod log;
 mod pgbouncer;
 mod port;
 mod postgres;
