@@ -1,11 +1,11 @@
-//! etcd through the facade: by URL.
+//! etcd through the facade: by URL, and the quickstart's story on a real server.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
 use lockkit::{Error, Exclusion, connect};
-use testbed::EtcdServer;
+use testbed::{EtcdServer, quickstart};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_url_names_the_members_the_login_the_prefix_and_the_ttl() {
@@ -39,4 +39,10 @@ async fn a_wrong_password_is_refused_and_shown_nowhere() {
     let error = connect(&url).await.expect_err("a wrong password");
     assert!(matches!(error, Error::Rejected { .. }), "{error}");
     assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[test]
+fn the_quickstart_tells_the_same_story_on_etcd() {
+    let server = EtcdServer::start().unwrap();
+    quickstart::tells_its_story("etcd", &format!("etcd://127.0.0.1:{}", server.port()));
 }

@@ -2,11 +2,10 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
 use std::time::Duration;
 
 use lockkit::{Error, Fairness, connect};
-use testbed::PostgresServer;
+use testbed::{PostgresServer, quickstart};
 
 #[tokio::test]
 async fn a_url_names_the_login_the_strategy_the_schema_and_the_ttl() {
@@ -62,15 +61,6 @@ fn the_quickstart_tells_the_same_story_on_postgres() {
     let server = PostgresServer::start().unwrap();
     for strategy in ["advisory", "table"] {
         let url = format!("{}?strategy={strategy}", server.url());
-        let mut run = Command::new(env!("CARGO"));
-        run.args(["run", "--quiet", "-p", "lockkit", "--features", "postgres"]);
-        let output = run.args(["--example", "quickstart", "--", &url]).output().unwrap();
-        let (story, errors) = (&output.stdout, &output.stderr);
-        let (story, errors) = (String::from_utf8_lossy(story), String::from_utf8_lossy(errors));
-        assert!(output.status.success(), "{story}{errors}");
-        assert_eq!(story.matches("holds token").count(), 8, "{story}");
-        for part in ["freezes", "the late write is refused", "is stale"] {
-            assert!(story.contains(part), "{story}");
-        }
+        quickstart::tells_its_story("postgres", &url);
     }
 }

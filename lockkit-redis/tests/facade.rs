@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
 use std::time::Duration;
 
 use lockkit::{Error, Exclusion, connect};
-use testbed::RedisServer;
+use testbed::{RedisServer, quickstart};
 
 #[tokio::test]
 async fn a_url_names_the_login_the_database_the_prefix_and_the_ttl() {
@@ -40,14 +39,5 @@ async fn a_wrong_password_is_refused_and_shown_nowhere() {
 #[test]
 fn the_quickstart_tells_the_same_story_on_redis() {
     let server = RedisServer::start().unwrap();
-    let url = server.url();
-    let run = ["run", "--quiet", "-p", "lockkit", "--features", "redis", "--example", "quickstart"];
-    let output = Command::new(env!("CARGO")).args(run).args(["--", &url]).output().unwrap();
-    let (story, errors) = (&output.stdout, &output.stderr);
-    let (story, errors) = (String::from_utf8_lossy(story), String::from_utf8_lossy(errors));
-    assert!(output.status.success(), "{story}{errors}");
-    assert_eq!(story.matches("holds token").count(), 8, "{story}");
-    for part in ["freezes", "the late write is refused", "is stale"] {
-        assert!(story.contains(part), "{story}");
-    }
+    quickstart::tells_its_story("redis", &server.url());
 }

@@ -4,11 +4,11 @@
 
 mod common;
 
-use std::process::Command;
 use std::time::Duration;
 
 use common::{ms, server};
 use lockkit::{Error, Exclusion, connect};
+use testbed::quickstart;
 
 #[tokio::test]
 async fn a_url_names_the_servers_the_base_the_login_the_layout_and_the_ttl() {
@@ -37,13 +37,5 @@ async fn a_url_names_the_servers_the_base_the_login_the_layout_and_the_ttl() {
 fn the_quickstart_tells_the_same_story_on_zookeeper() {
     let server = server();
     let url = format!("zk://127.0.0.1:{}/locks?tick=500ms", server.port());
-    let run = ["run", "--quiet", "-p", "lockkit", "--features", "zk", "--example", "quickstart"];
-    let output = Command::new(env!("CARGO")).args(run).args(["--", &url]).output().unwrap();
-    let (story, errors) = (&output.stdout, &output.stderr);
-    let (story, errors) = (String::from_utf8_lossy(story), String::from_utf8_lossy(errors));
-    assert!(output.status.success(), "{story}{errors}");
-    assert_eq!(story.matches("holds token").count(), 8, "{story}");
-    for part in ["freezes", "the late write is refused", "is stale"] {
-        assert!(story.contains(part), "{story}");
-    }
+    quickstart::tells_its_story("zk", &url);
 }

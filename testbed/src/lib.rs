@@ -23,6 +23,7 @@ mod pgbouncer;
 mod port;
 mod postgres;
 mod process;
+pub mod quickstart;
 mod redis;
 pub mod resp;
 mod server;

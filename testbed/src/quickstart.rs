@@ -1,0 +1,23 @@
+//! The facade's example `quickstart` on a real server.
+
+use std::process::Command;
+
+/// Runs it with this feature of the facade on the store at `url`, and checks that it tells its
+/// whole story: eight grants, and a frozen holder's write that is refused.
+///
+/// # Panics
+/// Where it cannot be run or fails, or a part of the story is missing.
+pub fn tells_its_story(feature: &str, url: &str) {
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "-p", "lockkit", "--features", feature])
+        .args(["--example", "quickstart", "--", url])
+        .output()
+        .expect("cargo");
+    let (story, errors) = (&output.stdout, &output.stderr);
+    let (story, errors) = (String::from_utf8_lossy(story), String::from_utf8_lossy(errors));
+    assert!(output.status.success(), "{story}{errors}");
+    assert_eq!(story.matches("holds token").count(), 8, "{story}");
+    for part in ["freezes", "the late write is refused", "is stale"] {
+        assert!(story.contains(part), "{story}");
+    }
+}
