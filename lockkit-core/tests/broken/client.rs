@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
@@ -26,6 +27,10 @@ impl Client {
         Self { store: Arc::clone(store), number: CLIENTS.fetch_add(1, Ordering::Relaxed) }
     }
 
+    async fn answers(&self, request: &Request) -> Result<()> {
+        answers(&self.store, request).await
+    }
+
     pub(crate) fn ask(&self, request: &Request, ask: Ask) -> Answer {
         self.store.ask(self.number, request, ask)
     }
@@ -47,11 +52,13 @@ impl LockProvider for Client {
         let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
+        guarantees.token_survives.server_restart = true;
         guarantees
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let sent = request.clock().now();
+        self.answers(request).await?;
         match self.ask(request, Ask::Now) {
             Answer::Granted(granted) => Ok(Some(self.grant(request, sent, granted))),
             Answer::Held(_) | Answer::Gone => Ok(None),
@@ -62,6 +69,9 @@ impl LockProvider for Client {
         let mut ask = Ask::Queue;
         loop {
             let sent = request.clock().now();
+            // Its place in the queue may be there still.
+            let unanswered = |_| Error::unavailable(Applied::Maybe, "the server ended the wait");
+            self.answers(request).await.map_err(unanswered)?;
             match self.ask(request, ask) {
                 Answer::Granted(granted) => return Ok(self.grant(request, sent, granted)),
                 Answer::Held(waiting) => {
@@ -77,6 +87,7 @@ impl LockProvider for Client {
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.answers(request).await?;
         self.store.withdraw(request);
         Ok(())
     }
@@ -88,6 +99,11 @@ impl LockProvider for Client {
     async fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// Returns once the server answers, within what one call of this request may take.
+async fn answers(store: &Store, request: &Request) -> Result<()> {
+    store.answers(request.clock(), (request.ttl() / 3).min(Duration::from_secs(2))).await
 }
 
 /// Waits for the wake-up, the end of whoever stands before, or the time to keep the place alive.
@@ -108,6 +124,7 @@ pub(crate) async fn worth_asking(request: &Request, asked: Instant, waiting: Wai
 #[async_trait]
 impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        self.store.answers_operator().await?;
         Ok(self.store.inspect(name))
     }
 
@@ -117,10 +134,12 @@ impl Operator for Client {
         after: Option<&LockName>,
         limit: usize,
     ) -> Result<Vec<Inspection>> {
+        self.store.answers_operator().await?;
         Ok(self.store.list(prefix, after, limit))
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        self.store.answers_operator().await?;
         Ok(self.store.revoke(name, token))
     }
 }
@@ -143,6 +162,7 @@ impl SmallLease {
 impl Lease for SmallLease {
     async fn renew(&self) -> Result<Term> {
         let sent = self.request.clock().now();
+        answers(&self.store, &self.request).await?;
         if self.store.renew(&self.request, self.token) {
             return Ok(Term { sent, ttl: Some(self.request.ttl()) });
         }
@@ -156,6 +176,7 @@ impl Lease for SmallLease {
     }
 
     async fn release(&self) -> Result<()> {
+        answers(&self.store, &self.request).await?;
         if self.store.release(&self.request, self.token) {
             return Ok(());
         }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use lockkit_core::conformance::{Fixture, Hook, Time};
+use lockkit_core::conformance::{self, Fixture, Hook, Served, Time};
 use lockkit_core::{LockName, LockProvider, Result, async_trait};
 
 use super::client::Client;
 use super::rules::Rules;
-use super::store::Store;
+use super::store::{self, Store};
 use super::twist::{Twist, Twisted};
 
 /// A mistake, and the cases that must catch it; the first one is named after it.
@@ -101,7 +101,7 @@ impl Fixture for SmallFixture {
     }
 
     fn hooks(&self) -> &[Hook] {
-        &[Hook::Remove, Hook::Forget]
+        &[Hook::Remove, Hook::Forget, Hook::Server]
     }
 
     fn fresh(&self) -> Option<Arc<dyn Fixture>> {
@@ -115,6 +115,39 @@ impl Fixture for SmallFixture {
 
     async fn forget(&self, name: &LockName) -> Result<()> {
         self.store.forget(name);
+        Ok(())
+    }
+
+    async fn served(&self) -> Result<Served> {
+        let fixture = Self::new(&self.flaw, self.time);
+        let server = Arc::new(SmallServer(Arc::clone(&fixture.store)));
+        Ok(Served::new(fixture, server))
+    }
+}
+
+/// The server that keeps a small store.
+#[derive(Debug)]
+struct SmallServer(Arc<Store>);
+
+#[async_trait]
+impl conformance::Server for SmallServer {
+    async fn pause(&self) -> Result<()> {
+        self.0.be(store::Server::Paused);
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<()> {
+        self.0.be(store::Server::Running);
+        Ok(())
+    }
+
+    async fn kill(&self) -> Result<()> {
+        self.0.be(store::Server::Down);
+        Ok(())
+    }
+
+    async fn restart(&self) -> Result<()> {
+        self.0.restart();
         Ok(())
     }
 }

@@ -140,6 +140,12 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         Rules { forgets: |reason| reason == LossReason::Removed, ..CORRECT },
     ),
     Flaw::rule(
+        "token-resets-on-restart",
+        "the counter is in the server's memory, and starts again with it",
+        &["SF-16"],
+        Rules { restarts: |entry| entry.last_token = 0, ..CORRECT },
+    ),
+    Flaw::rule(
         "token-grows-on-renewal",
         "each renewal changes the token: the holder's own writes become stale",
         &["C4-03"],
@@ -188,6 +194,13 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "a renewal adds less than the ttl that it reports",
         &["C11-01"],
         Rules { renewed_for: |ttl| ttl / 2, ..CORRECT },
+    ),
+    Flaw::rule(
+        "restart-loses-grants",
+        "a restart forgets who holds: acknowledged before it was on disk",
+        &["LV-09"],
+        // Its holder is told by its next renewal, not by the end of a channel.
+        Rules { restarts: |entry| std::mem::forget(entry.held.take()), ..CORRECT },
     ),
     // The own grant only.
     Flaw::rule(

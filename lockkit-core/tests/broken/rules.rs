@@ -47,6 +47,8 @@ pub(crate) struct Rules {
     pub(crate) revokes: fn(&Held, FencingToken) -> bool,
     /// Wakes those who may take a name that has become free.
     pub(crate) wakes: fn(&[Place]),
+    /// What a restart of the server does to what it keeps of a name.
+    pub(crate) restarts: fn(&mut Entry),
 }
 
 impl Rules {
@@ -71,6 +73,7 @@ impl Rules {
         withdraws_place: |place, id| place.id == id,
         revokes: |held, token| held.token == token,
         wakes: |queue| queue.iter().take(1).for_each(Place::wake),
+        restarts: |_| {},
     };
 }
 

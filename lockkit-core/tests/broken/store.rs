@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockkit_core::{
-    Clock, FencingToken, Holder, Inspection, Instant, LockName, LossReason, Request, RequestId,
+    Applied, Clock, Error, FencingToken, Holder, Inspection, Instant, LockName, LossReason,
+    Request, RequestId, Result,
 };
 use tokio::sync::watch;
 
@@ -16,6 +17,17 @@ use super::rules::Rules;
 pub(crate) struct Store {
     rules: Rules,
     state: Mutex<State>,
+    server: watch::Sender<Server>,
+}
+
+/// How the server that keeps the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    Running,
+    /// Calls get no answer.
+    Paused,
+    /// Calls are refused.
+    Down,
 }
 
 #[derive(Debug)]
@@ -93,7 +105,45 @@ pub(crate) struct Waiting {
 impl Store {
     pub(crate) fn new(rules: Rules) -> Self {
         let state = State { names: BTreeMap::new(), clock: Clock::system() };
-        Self { rules, state: Mutex::new(state) }
+        Self { rules, state: Mutex::new(state), server: watch::Sender::new(Server::Running) }
+    }
+
+    /// Returns once the server answers, or with why it does not; `limit` is what one call may take.
+    pub(crate) async fn answers(&self, clock: &Clock, limit: Duration) -> Result<()> {
+        let mut server = self.server.subscribe();
+        let answer = tokio::select! {
+            biased;
+            server = server.wait_for(|server| *server != Server::Paused) => server.ok().map(|at| *at),
+            () = clock.sleep(limit) => None,
+        };
+        match answer {
+            Some(Server::Running) => Ok(()),
+            Some(_) => Err(Error::unavailable(Applied::No, "the server is down")),
+            None => Err(Error::unavailable(Applied::No, "the server does not answer")),
+        }
+    }
+
+    /// The same for an operator, who brings no clock.
+    pub(crate) async fn answers_operator(&self) -> Result<()> {
+        let clock = self.state().clock.clone();
+        self.answers(&clock, Duration::from_secs(2)).await
+    }
+
+    /// Stops the server, or lets it go on with all that it had.
+    pub(crate) fn be(&self, server: Server) {
+        if server == Server::Down {
+            // Connections end: whoever waits at one asks again.
+            let state = self.state();
+            state.names.values().flat_map(|entry| &entry.queue).for_each(Place::wake);
+        }
+        self.server.send_replace(server);
+    }
+
+    /// Starts the server again, with what its rules let it keep.
+    pub(crate) fn restart(&self) {
+        self.be(Server::Down);
+        self.state().names.values_mut().for_each(self.rules.restarts);
+        self.be(Server::Running);
     }
 
     /// One attempt of `request`, made by the client of this number.

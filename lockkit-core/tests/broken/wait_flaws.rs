@@ -4,8 +4,8 @@ use std::future::{pending, poll_fn};
 use std::time::Duration;
 
 use lockkit_core::{
-    Applied, Error, Fairness, Grant, Guarantees, LockProvider, Operator, Request, Result,
-    StoreSays, WakeUp, async_trait,
+    Applied, Error, Fairness, FencingToken, Grant, Guarantees, LockProvider, Operator, Request,
+    Result, StoreSays, WakeUp, async_trait,
 };
 use tokio::sync::watch;
 
@@ -13,7 +13,7 @@ use super::client::{Client, worth_asking};
 use super::flaw::Flaw;
 use super::rule_flaws::{FOR_EVER, LAST_IN_FIRST_OUT};
 use super::rules::Rules;
-use super::store::{Answer, Ask};
+use super::store::{Answer, Ask, Granted};
 use super::twist::Twist;
 
 pub(crate) fn wait_flaws() -> Vec<Flaw> {
@@ -67,6 +67,12 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
             "a waiter says that the store is out of reach while it waits behind a holder",
             &["C8-01"],
             WaitsInSilence,
+        ),
+        Flaw::twist(
+            "gone-waiter-granted",
+            "who waits for those before it to go, and finds its own place gone, takes it for its turn",
+            &["LV-17", "LV-12"],
+            GoneWaiterGranted,
         ),
         Flaw::twist(
             "withdrawn-goes-on",
@@ -210,6 +216,34 @@ impl Twist for WaitsInSilence {
             polled
         })
         .await
+    }
+}
+
+/// As etcd's own `Lock()` did until 3.4: it waits for the keys before its own, not for its own.
+#[derive(Debug)]
+struct GoneWaiterGranted;
+
+#[async_trait]
+impl Twist for GoneWaiterGranted {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let (mut ask, mut newest) = (Ask::Queue, FencingToken::MIN);
+        loop {
+            let sent = request.clock().now();
+            let waiting = match client.ask(request, ask) {
+                Answer::Granted(granted) => return Ok(client.grant(request, sent, granted)),
+                Answer::Held(waiting) => waiting,
+                Answer::Gone => {
+                    let ended = watch::Sender::new(None).subscribe();
+                    let token = FencingToken::new(newest.as_u64() + 1)?;
+                    return Ok(client.grant(request, sent, Granted { token, ended }));
+                }
+            };
+            let holder = waiting.holder.clone();
+            newest = holder.as_ref().and_then(|holder| holder.token).unwrap_or(newest);
+            request.report(StoreSays::Held(holder));
+            worth_asking(request, sent, waiting).await;
+            ask = Ask::Again;
+        }
     }
 }
 

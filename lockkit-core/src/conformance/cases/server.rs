@@ -1,5 +1,6 @@
 //! With a server of its own: pauses, kills and restarts.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -62,7 +63,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// The next end of a wait.
-async fn next(cx: &Context, waiters: &mut JoinSet<Result<Guard>>) -> Verdict<Guard> {
+async fn next<T: 'static>(cx: &Context, waiters: &mut JoinSet<Result<T>>) -> Verdict<T> {
     let ended = cx.by(cx.healed(), "a waiter is granted after a restart", waiters.join_next());
     Ok(ended.await?.ok_or_else(|| Stop::failed("nobody waits any more"))???)
 }
@@ -80,9 +81,17 @@ async fn restarted(cx: Context) -> Verdict {
     let (cx, server) = cx.served().await?;
     let holder = cx.lock("restarted").await?.ttl(5 * cx.ttl()).acquire().await?;
     let lock = cx.lock("restarted").await?.ttl(5 * cx.ttl());
+    let newest = Arc::new(Mutex::new(holder.watch()));
     let mut waiters = JoinSet::new();
     for _ in 0..WAITERS {
-        waiters.spawn(lock.acquire());
+        let (waiting, newest) = (lock.acquire(), Arc::clone(&newest));
+        waiters.spawn(async move {
+            let guard = waiting.await?;
+            // Now: a moment later the one before may have learned of its loss.
+            let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = std::mem::replace(&mut *newest, guard.watch());
+            Ok((before.is_held(), guard))
+        });
     }
     cx.have_come("restarted", 1 + WAITERS).await?;
     let mut current = holder;
@@ -94,19 +103,21 @@ async fn restarted(cx: Context) -> Verdict {
             // Long enough for renewals and replays to come.
             cx.sleep(2 * cx.ttl()).await;
         }
-        let watch = current.watch();
         let token = current.token();
-        if let Some(early) = waiters.try_join_next() {
-            let early = early??;
-            require!(!watch.is_held(), "two guards held after a restart");
-            require!(early.token() > token, "token {} came after {token}", early.token());
-            end(std::mem::replace(&mut current, early)).await?;
-            continue;
-        }
-        end(current).await?;
-        current = next(&cx, &mut waiters).await?;
-        require!(!watch.is_held(), "two guards held after a restart");
-        require!(current.token() > token, "token {} came after {token}", current.token());
+        let (believed, granted) = match waiters.try_join_next() {
+            Some(early) => {
+                let early = early??;
+                end(current).await?;
+                early
+            }
+            None => {
+                end(current).await?;
+                next(&cx, &mut waiters).await?
+            }
+        };
+        require!(!believed, "two guards held after a restart");
+        require!(granted.token() > token, "token {} came after {token}", granted.token());
+        current = granted;
     }
     current.release().await?;
     cx.is_free("restarted").await?;
