@@ -5,7 +5,6 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::{SLACK, TICK, by, client, join, ms, queued};
@@ -13,6 +12,7 @@ use lockkit_core::Locks;
 use lockkit_zk::ZkNode;
 use testbed::ZkServer;
 use testbed::children::{self, Child};
+use testbed::contenders::{count, counted};
 use zookeeper_client::{Acls, Client, CreateMode};
 
 /// In a child: its client of the parent's server.
@@ -24,59 +24,21 @@ fn child(test: &str, role: &str, server: &ZkServer) -> children::Builder {
     Child::test(test, role).env("PORT", server.port().to_string())
 }
 
-const TASKS: usize = 8;
-const ROUNDS: usize = 6;
-
-/// In a child: raises a counter that nothing but the lock protects, and tells each token.
-async fn count() {
-    let file = PathBuf::from(std::env::var_os("COUNTER").unwrap());
-    let locks = parents_server().await;
-    let tasks = (0..TASKS).map(|_| {
-        let (lock, file) = (locks.lock("counter"), file.clone());
-        tokio::spawn(async move {
-            for _ in 0..ROUNDS {
-                let guard = lock.acquire().await.unwrap();
-                let count: u64 = fs::read_to_string(&file).unwrap().parse().unwrap();
-                tokio::task::yield_now().await;
-                fs::write(&file, (count + 1).to_string()).unwrap();
-                children::say(&format!("{count} {}", guard.token()));
-                guard.release().await.unwrap();
-            }
-        })
-    });
-    for task in tasks.collect::<Vec<_>>() {
-        task.await.unwrap();
-    }
-    children::say("done");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens() {
+    const ROUNDS: u64 = 6;
     if children::role().is_some() {
-        return count().await;
+        let file = std::env::var_os("COUNTER").unwrap();
+        return count(&parents_server().await.lock("counter"), file.as_ref(), 8, ROUNDS).await;
     }
-    const PROCESSES: usize = 8;
     let server = common::server();
     let file = server.place().directory().join("counter");
     fs::write(&file, "0").unwrap();
     let name = "eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
     let start = |_| child(name, "count", &server).env("COUNTER", &file).start().unwrap();
-    let children: Vec<Child> = (0..PROCESSES).map(start).collect();
-    let mut grants: Vec<(u64, u64)> = Vec::new();
-    for child in &children {
-        loop {
-            let line = child.line(ms(90_000)).unwrap();
-            let Some((count, token)) = line.split_once(' ') else { break };
-            grants.push((count.parse().unwrap(), token.parse().unwrap()));
-        }
-    }
-    let total = PROCESSES * TASKS * ROUNDS;
-    assert_eq!(fs::read_to_string(&file).unwrap(), total.to_string(), "a lost update");
-    grants.sort_unstable();
-    assert_eq!(grants.len(), total);
-    assert!(grants.iter().zip(0..).all(|(grant, n)| grant.0 == n), "two saw one count");
-    assert!(grants.windows(2).all(|pair| pair[0].1 < pair[1].1), "tokens out of order");
-    println!("{total} grants to {PROCESSES} processes of {TASKS} tasks, tokens in their order");
+    let children: Vec<Child> = (0..8).map(start).collect();
+    counted(&children, &file, 8 * 8 * ROUNDS, ms(90_000));
+    println!("{} grants to 8 processes of 8 tasks, tokens in their order", 8 * 8 * ROUNDS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,22 @@ pub async fn queued(lock: &Lock, count: usize) {
     }
 }
 
+/// The same among so many that the server may be too busy to answer now and then.
+///
+/// # Panics
+/// Where they do not come within `limit`.
+pub async fn queued_within(limit: Duration, lock: &Lock, count: usize) {
+    let began = Instant::now();
+    loop {
+        let seen = lock.inspect().await;
+        if seen.as_ref().is_ok_and(|seen| seen.waiters == Some(count)) {
+            return;
+        }
+        assert!(began.elapsed() < limit, "{count} waiters expected: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(5) + began.elapsed() / 20).await;
+    }
+}
+
 /// Each waiter's token, where each releases before the next is granted.
 ///
 /// # Panics
@@ -94,12 +110,12 @@ pub async fn count(lock: &Lock, file: &Path, tasks: u64, rounds: u64) {
 /// that the tokens grew in the order of the numbers.
 ///
 /// # Panics
-/// Where that is not so, or a child says nothing for a minute.
-pub fn counted(children: &[Child], file: &Path, total: u64) {
+/// Where that is not so, or a child says nothing for as long as `silence`.
+pub fn counted(children: &[Child], file: &Path, total: u64, silence: Duration) {
     let mut grants: Vec<(u64, u64)> = Vec::new();
     for child in children {
         loop {
-            let line = child.line(Duration::from_secs(60)).expect("a child that counts");
+            let line = child.line(silence).expect("a child that counts");
             let Some((count, token)) = line.split_once(' ') else { break };
             grants.push((count.parse().expect("a count"), token.parse().expect("a token")));
         }

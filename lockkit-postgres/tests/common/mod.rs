@@ -1,15 +1,15 @@
 //! What the tests on a real server share.
 
-#![allow(dead_code, clippy::unwrap_used)] // each test file uses a part of it
+#![allow(dead_code, unused_imports, clippy::unwrap_used)] // each test file uses a part of it
 
 pub(crate) mod fixture;
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use lockkit_core::{LockName, Locks};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy, key};
 use testbed::PostgresServer;
+pub(crate) use testbed::contenders::by;
 
 pub(crate) const BOTH: [Strategy; 2] = [Strategy::Advisory, Strategy::Table];
 
@@ -27,15 +27,6 @@ pub(crate) fn config(url: &str, strategy: Strategy) -> PostgresConfig {
 /// A client of its own.
 pub(crate) async fn join(url: &str, strategy: Strategy) -> Locks {
     Locks::new(PostgresProvider::connect(config(url, strategy)).await.unwrap())
-}
-
-/// What `future` gives within `limit`.
-pub(crate) async fn by<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
-    let began = Instant::now();
-    match tokio::time::timeout(limit, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("{what}: not within {:?}", began.elapsed()),
-    }
 }
 
 pub(crate) fn key_of(name: &str) -> i64 {

@@ -1,15 +1,16 @@
 //! What the tests on a real server share.
 
-#![allow(dead_code)] // each test file uses a part of it
+#![allow(dead_code, unused_imports)] // each test file uses a part of it
 
 pub(crate) mod framing;
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockkit_core::{Guard, Lock, Locks};
 use lockkit_zk::{ZkConfig, ZkProvider};
+pub(crate) use testbed::contenders::by;
+use testbed::contenders::queued_within;
 use testbed::{Link, ZkServer};
 use tokio::task::JoinHandle;
 
@@ -51,15 +52,6 @@ pub(crate) async fn linked(server: &ZkServer) -> (Arc<ZkProvider>, Link) {
     (provider(at(link.port())).await, link)
 }
 
-/// What `future` gives within `limit`.
-pub(crate) async fn by<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
-    let began = Instant::now();
-    match tokio::time::timeout(limit, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("{what}: not within {:?}", began.elapsed()),
-    }
-}
-
 /// A waiter that is in the queue by now.
 pub(crate) async fn waiter(lock: &Lock, before: usize) -> JoinHandle<Guard> {
     let acquire = lock.acquire();
@@ -68,16 +60,7 @@ pub(crate) async fn waiter(lock: &Lock, before: usize) -> JoinHandle<Guard> {
     waiter
 }
 
-/// Waits until this many wait.
+/// Waits until this many wait; while a thousand arrive, that takes long.
 pub(crate) async fn queued(lock: &Lock, count: usize) {
-    let began = Instant::now();
-    loop {
-        // While a thousand arrive, an answer may be late.
-        let seen = lock.inspect().await;
-        if seen.as_ref().is_ok_and(|seen| seen.waiters == Some(count)) {
-            return;
-        }
-        assert!(began.elapsed() < ms(40_000), "{count} waiters expected: {seen:?}");
-        tokio::time::sleep(ms(5) + began.elapsed() / 20).await;
-    }
+    queued_within(ms(40_000), lock, count).await;
 }
