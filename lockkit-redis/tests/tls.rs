@@ -12,7 +12,6 @@ use std::path::Path;
 use common::{by, ms, waiter};
 use lockkit_core::{Error, Locks};
 use lockkit_redis::{RedisConfig, RedisProvider, RedisTls};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, RedisServer};
 
@@ -85,25 +84,10 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one() {
 
 #[tokio::test]
 async fn a_certificate_for_another_host_is_refused() {
-    let certificates = Certificates::new().unwrap();
-    let directory = certificates.ca().parent().unwrap().to_owned();
-    let key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    fs::write(directory.join("ca2.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::new(authority, key);
-    let key = KeyPair::generate().unwrap();
-    let names = vec!["elsewhere.example".to_owned()];
-    let theirs = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-    fs::write(directory.join("elsewhere.pem"), theirs.pem()).unwrap();
-    fs::write(directory.join("elsewhere.key"), key.serialize_pem()).unwrap();
-    let server = RedisServer::builder()
-        .tls(&certificates, ClientCertificate::NotAsked)
-        .line(format!("tls-cert-file {}", directory.join("elsewhere.pem").display()))
-        .line(format!("tls-key-file {}", directory.join("elsewhere.key").display()))
-        .start()
-        .unwrap();
-    let error = refused(at(&server, "localhost", trusting(&directory.join("ca2.pem")))).await;
+    let certificates = Certificates::for_hosts(&["elsewhere.example"]).unwrap();
+    let server =
+        RedisServer::builder().tls(&certificates, ClientCertificate::NotAsked).start().unwrap();
+    let error = refused(at(&server, "localhost", trusting(&certificates.ca()))).await;
     assert!(error.to_string().contains("elsewhere.example"), "{error}");
 }
 

@@ -12,7 +12,6 @@ use std::path::Path;
 use common::{TICK, by, ms, waiter};
 use lockkit_core::{Error, Locks};
 use lockkit_zk::{Access, Right, ZkConfig, ZkProvider, ZkTls};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, ZkServer};
 
@@ -97,25 +96,9 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one_and_is_a_lo
 
 #[tokio::test]
 async fn a_certificate_for_another_host_is_refused() {
-    let certificates = Certificates::new().unwrap();
-    let directory = certificates.ca().parent().unwrap().to_owned();
-    let key = KeyPair::generate().unwrap();
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let trusted = authority.self_signed(&key).unwrap().pem();
-    let issuer = Issuer::new(authority, key);
-    let key = KeyPair::generate().unwrap();
-    let names = vec!["elsewhere.example".to_owned()];
-    let theirs = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-    let identity = directory.join("elsewhere.pem");
-    fs::write(&identity, key.serialize_pem() + &theirs.pem()).unwrap();
-    let server = ZkServer::builder()
-        .tls(&certificates, ClientCertificate::NotAsked)
-        .unwrap()
-        .line(format!("ssl.keyStore.location={}", identity.display()))
-        .start()
-        .unwrap();
-    let error = refused(at(&server, "localhost", ZkTls::new(trusted))).await;
+    let certificates = Certificates::for_hosts(&["elsewhere.example"]).unwrap();
+    let server = start(&certificates, ClientCertificate::NotAsked);
+    let error = refused(at(&server, "localhost", ZkTls::new(read(&certificates.ca())))).await;
     assert!(error.to_string().contains("elsewhere.example"), "{error}");
     assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
 }

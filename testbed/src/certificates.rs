@@ -27,6 +27,14 @@ impl Certificates {
     /// # Errors
     /// [`Error::Certificates`] or [`Error::System`] where they cannot be made or written.
     pub fn new() -> Result<Self> {
+        Self::for_hosts(&["localhost", "127.0.0.1"])
+    }
+
+    /// The same with a server's certificate for these hosts, names or addresses, and no other.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn for_hosts(hosts: &[&str]) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("testbed-tls-")
             .tempdir()
@@ -34,8 +42,8 @@ impl Certificates {
         let certificates = Self { directory };
         let issuer = certificates.authority("ca", "testbed")?;
         certificates.authority("other-ca", "another testbed")?;
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        certificates.signed("server", names, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?;
+        let hosts = hosts.iter().map(ToString::to_string).collect();
+        certificates.signed("server", hosts, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?;
         certificates.signed(
             Self::CLIENT,
             Vec::new(),
