@@ -58,15 +58,7 @@ impl Party {
 
     /// Returns once nothing is under way any more.
     async fn idle(&self) {
-        let mut before = self.link.counts();
-        loop {
-            tokio::time::sleep(ms(60)).await;
-            let now = self.link.counts();
-            if now == before {
-                return;
-            }
-            before = now;
-        }
+        self.link.idle(ms(60)).await;
     }
 
     /// A holder of this party, and so many waiters behind it whom it knows of.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::{by, client, join, ms, queued};
 use lockkit_core::{Clock, LockName, LockProvider, Locks, Request, StoreSays};
 use lockkit_redis::{RedisConfig, RedisProvider};
-use testbed::{Connections, Counts, Fault, Link, RedisServer, Way};
+use testbed::{Connections, Fault, Link, RedisServer, Way};
 use tokio::task::JoinSet;
 
 /// Longer than any of these tests: no renewal comes in between.
@@ -19,39 +19,17 @@ const TTL: Duration = Duration::from_secs(60);
 /// How often a waiter says that it lives, from a ttl of 3 s on.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// After so long a silence nothing is under way any more.
+const QUIET: Duration = ms(100);
+
 /// A client behind a link of its own.
 async fn linked(server: &RedisServer) -> (Locks, Link) {
     let link = Link::to_redis(server.address()).unwrap();
     (join(link.port()).await, link)
 }
 
-/// What went over a link since `before`: the requests, and the answers, by name.
-fn since(before: &Counts, link: &Link) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
-    let now = link.counts();
-    let difference = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
-        let more = now.iter().map(|(name, count)| {
-            (name.clone(), count - before.get(name).copied().unwrap_or_default())
-        });
-        more.filter(|(_, count)| *count > 0).collect()
-    };
-    (difference(&now.requests, &before.requests), difference(&now.answers, &before.answers))
-}
-
 fn only(name: &str, count: u64) -> BTreeMap<String, u64> {
     BTreeMap::from([(name.to_owned(), count)])
-}
-
-/// Returns once the link is idle: nothing that was under way is counted any more.
-async fn idle(link: &Link) {
-    let mut before = link.counts();
-    loop {
-        tokio::time::sleep(ms(100)).await;
-        let now = link.counts();
-        if now == before {
-            return;
-        }
-        before = now;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,25 +38,25 @@ async fn an_attempt_a_renewal_and_a_release_take_one_request_each() {
     let (locks, link) = linked(&server).await;
     let lock = locks.lock("a").ttl(TTL);
     for _ in 0..3 {
-        idle(&link).await;
+        link.idle(QUIET).await;
         let before = link.counts();
         let guard = lock.acquire().await.unwrap();
-        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "acquire");
+        assert_eq!(link.since(&before), (only("EVALSHA", 1), only("reply", 1)), "acquire");
 
         let before = link.counts();
         guard.renew().await.unwrap();
-        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "renew");
+        assert_eq!(link.since(&before), (only("EVALSHA", 1), only("reply", 1)), "renew");
 
         let before = link.counts();
         assert!(lock.try_acquire().await.unwrap().is_none());
-        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "try_acquire");
+        assert_eq!(link.since(&before), (only("EVALSHA", 1), only("reply", 1)), "try_acquire");
 
         let before = link.counts();
         guard.release().await.unwrap();
-        assert_eq!(since(&before, &link), (only("EVALSHA", 1), only("reply", 1)), "release");
+        assert_eq!(link.since(&before), (only("EVALSHA", 1), only("reply", 1)), "release");
     }
     // No withdrawal, no clean-up: that was all.
-    idle(&link).await;
+    link.idle(QUIET).await;
     assert_eq!(link.counts().accepted, 1, "connections for commands alone");
 }
 
@@ -95,13 +73,13 @@ async fn a_hand_off_takes_the_release_a_push_and_one_request() {
         let acquire = waiters.lock(&name).ttl(TTL).acquire();
         let waiter = tokio::spawn(acquire);
         queued(&watcher.lock(&name), 1).await;
-        idle(&waiters_link).await;
-        idle(&holders_link).await;
+        waiters_link.idle(QUIET).await;
+        holders_link.idle(QUIET).await;
         let (holders_before, waiters_before) = (holders_link.counts(), waiters_link.counts());
         holder.release().await.unwrap();
         let guard = by(ms(5_000), "the waiter's grant", waiter).await.unwrap().unwrap();
         let (held, waited) =
-            (since(&holders_before, &holders_link), since(&waiters_before, &waiters_link));
+            (holders_link.since(&holders_before), waiters_link.since(&waiters_before));
         seen.push((held, waited));
         guard.release().await.unwrap();
     }
@@ -124,11 +102,11 @@ async fn a_hand_off_within_one_client_takes_the_release_and_nothing_more() {
         let holder = locks.lock(&name).ttl(TTL).acquire().await.unwrap();
         let waiter = tokio::spawn(locks.lock(&name).ttl(TTL).acquire());
         queued(&watcher.lock(&name), 1).await;
-        idle(&link).await;
+        link.idle(QUIET).await;
         let before = link.counts();
         holder.release().await.unwrap();
         let guard = by(ms(5_000), "the waiter's grant", waiter).await.unwrap().unwrap();
-        seen.push(since(&before, &link));
+        seen.push(link.since(&before));
         guard.release().await.unwrap();
     }
     // A heartbeat may fall into a hand-off, but not into all of them.
@@ -151,7 +129,7 @@ async fn a_hundred_idle_waiters_send_nothing_but_heartbeats() {
     tokio::time::sleep(ms(500)).await;
     let (before, began) = (link.counts(), Instant::now());
     tokio::time::sleep(Duration::from_secs(SECONDS.into())).await;
-    let (requests, _) = since(&before, &link);
+    let (requests, _) = link.since(&before);
     let beats = began.elapsed().as_secs_f64() / HEARTBEAT.as_secs_f64();
 
     let sent = requests.get("EVALSHA").copied().unwrap_or_default() as f64;
@@ -195,14 +173,14 @@ async fn caused_by_a_release(server: &RedisServer, waiters: usize) -> (u64, u64)
         }
     };
     by(ms(10_000), "waiters in the queue", all_wait).await;
-    idle(&link).await;
+    link.idle(QUIET).await;
 
     let before = link.counts();
     holder.release().await.unwrap();
     let granted = by(ms(5_000), "the head's grant", waiting.join_next()).await;
     let granted = granted.unwrap().unwrap().unwrap();
-    idle(&link).await;
-    let (requests, answers) = since(&before, &link);
+    link.idle(QUIET).await;
+    let (requests, answers) = link.since(&before);
     assert!(waiting.try_join_next().is_none(), "two were granted");
     granted.lease.release().await.unwrap();
     waiting.shutdown().await;

@@ -9,26 +9,13 @@ use std::time::{Duration, Instant};
 
 use common::{by, client, linked, ms, queued, server, waiter};
 use lockkit_core::{LockProvider, Locks, LossReason};
-use testbed::{Counts, Fault, Link, Way};
+use testbed::{Fault, Way};
 use tokio::task::JoinSet;
 
 /// A ttl of three ticks, on a session of five: the longest pause between two heartbeats is 188 ms.
 const TTL: Duration = ms(1_500);
 /// What a crowd of waiters cannot make a busy machine miss.
 const LONG: Duration = ms(30_000);
-
-/// What was asked and answered since `before`.
-fn since(before: &Counts, link: &Link) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
-    let now = link.counts();
-    let grown = |before: &BTreeMap<String, u64>, now: BTreeMap<String, u64>| {
-        let less = |(name, count): (String, u64)| {
-            let count = count - before.get(&name).copied().unwrap_or_default();
-            (count > 0).then_some((name, count))
-        };
-        now.into_iter().filter_map(less).collect()
-    };
-    (grown(&before.requests, now.requests), grown(&before.answers, now.answers))
-}
 
 fn of(counts: &BTreeMap<String, u64>, name: &str) -> u64 {
     counts.get(name).copied().unwrap_or_default()
@@ -48,7 +35,7 @@ async fn an_uncontended_lock_takes_one_round_trip_and_so_does_its_release() {
     for _ in 0..ROUNDS {
         lock.acquire().await.unwrap().release().await.unwrap();
     }
-    let (requests, _) = since(&before, &link);
+    let (requests, _) = link.since(&before);
     println!("{ROUNDS} rounds: {requests:?}");
     // Created and listed in one flight, and removed: nothing else but heartbeats.
     for name in ["create", "list", "delete"] {
@@ -85,7 +72,7 @@ async fn held_locks_send_nothing_but_one_heartbeat_for_their_session() {
     }
     let (before, began) = (link.counts(), Instant::now());
     tokio::time::sleep(Duration::from_secs(SECONDS)).await;
-    let (requests, _) = since(&before, &link);
+    let (requests, _) = link.since(&before);
     println!("{HELD} locks held for {:?}: {requests:?}", began.elapsed());
     let sent: u64 = requests.values().sum();
     let beats = of(&requests, "multi");
@@ -113,7 +100,7 @@ async fn one_release_among_a_thousand_waiters_wakes_one() {
         let mut quiet = link.counts();
         loop {
             tokio::time::sleep(ms(700)).await;
-            let (requests, answers) = since(&quiet, &link);
+            let (requests, answers) = link.since(&quiet);
             let asked: u64 = requests.values().sum();
             if asked == of(&requests, "multi") + of(&requests, "ping") && of(&answers, "event") == 0
             {
@@ -126,7 +113,7 @@ async fn one_release_among_a_thousand_waiters_wakes_one() {
         let next = by(ms(5_000), "the next grant", waiting.join_next()).await;
         let next = next.unwrap().unwrap().unwrap();
         tokio::time::sleep(ms(300)).await;
-        let (requests, answers) = since(&before, &link);
+        let (requests, answers) = link.since(&before);
         println!("one release among {waiters} waiters: {requests:?}, {answers:?}");
         assert_eq!(of(&answers, "event"), 1, "wake-ups among {waiters} waiters");
         let asked = ["create", "list", "get", "delete", "exists", "sync", "unwatch"];

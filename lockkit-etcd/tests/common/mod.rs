@@ -73,27 +73,12 @@ impl Framing for Frames {
 
 /// The calls and the messages to the server since `before`, and the messages from it.
 pub(crate) fn since(before: &Counts, link: &Link) -> (u64, u64, u64) {
-    let now = link.counts();
-    let more = |now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64>, name: &str| {
-        let count = |of: &BTreeMap<String, u64>| of.get(name).copied().unwrap_or_default();
-        count(now) - count(before)
-    };
-    (
-        more(&now.requests, &before.requests, "call"),
-        more(&now.requests, &before.requests, "message"),
-        more(&now.answers, &before.answers, "message"),
-    )
+    let (requests, answers) = link.since(before);
+    let of = |counts: &BTreeMap<String, u64>, name| counts.get(name).copied().unwrap_or_default();
+    (of(&requests, "call"), of(&requests, "message"), of(&answers, "message"))
 }
 
 /// Returns once the link is idle: nothing that was under way is counted any more.
 pub(crate) async fn idle(link: &Link) {
-    let mut before = link.counts();
-    loop {
-        tokio::time::sleep(ms(150)).await;
-        let now = link.counts();
-        if now == before {
-            return;
-        }
-        before = now;
-    }
+    link.idle(ms(150)).await;
 }

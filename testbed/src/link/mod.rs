@@ -6,6 +6,7 @@ mod plan;
 mod queue;
 mod state;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -152,6 +153,20 @@ impl Link {
         self.shared.state().counts()
     }
 
+    /// The requests and the answers, by name, that have come through since these counts.
+    #[must_use]
+    pub fn since(&self, before: &Counts) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+        let now = self.counts();
+        let more = |now: BTreeMap<String, u64>, before: &BTreeMap<String, u64>| {
+            let more = now.into_iter().map(|(name, count)| {
+                let more = count - before.get(&name).copied().unwrap_or_default();
+                (name, more)
+            });
+            more.filter(|(_, more)| *more > 0).collect()
+        };
+        (more(now.requests, &before.requests), more(now.answers, &before.answers))
+    }
+
     /// Each connection so far, also the closed ones, in the order of acceptance.
     #[must_use]
     pub fn connections(&self) -> Vec<Connection> {
@@ -184,6 +199,14 @@ impl Link {
         while !holds(&self.counts()) {
             // The sender lives as long as this link.
             changes.changed().await.ok();
+        }
+    }
+
+    /// Waits until nothing has been counted for so long; the caller sets the limit.
+    pub async fn idle(&self, silence: Duration) {
+        let mut before = self.counts();
+        while tokio::time::timeout(silence, self.until(|now| *now != before)).await.is_ok() {
+            before = self.counts();
         }
     }
 
