@@ -10,7 +10,7 @@ use common::{SLACK, by, ms, waiter};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
 use testbed::log::Log;
-use testbed::{EtcdServer, Port};
+use testbed::{EtcdServer, Port, contenders};
 
 /// What no error, no Debug and no log may show.
 const SECRET: &str = "c0rrect-horse-battery";
@@ -28,17 +28,8 @@ async fn refused(config: EtcdConfig) -> (String, String) {
     }
 }
 
-/// Takes a name, waits for it, and lists it: every kind of call.
 async fn works(config: EtcdConfig) {
-    let locks = Locks::new(EtcdProvider::connect(config).await.unwrap());
-    let lock = locks.lock("app:a").ttl(ms(3_000));
-    let guard = lock.acquire().await.unwrap();
-    let next = waiter(&lock, 0).await;
-    assert_eq!(locks.list("app:", None, 10).await.unwrap().len(), 1);
-    guard.renew().await.unwrap();
-    guard.release().await.unwrap();
-    by(SLACK, "the next grant", next).await.unwrap().release().await.unwrap();
-    locks.close(ms(2_000)).await.unwrap();
+    contenders::works(EtcdProvider::connect(config).await.unwrap(), SLACK).await;
 }
 
 #[tokio::test]

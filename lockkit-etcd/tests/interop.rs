@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use common::{SLACK, by, client, ms, queued, tokens, waiter};
 use etcd_client::{Client, Txn, TxnOp};
-use lockkit_core::{Error, Locks, LossReason};
+use lockkit_core::{Locks, LossReason};
 use lockkit_etcd::{EtcdConfig, EtcdGrant, EtcdProvider};
 use testbed::EtcdServer;
+use testbed::contenders::held_by_another;
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -61,12 +62,6 @@ impl Drop for Other {
     }
 }
 
-async fn held_by_another(locks: &Locks, name: &str) {
-    assert!(locks.lock(name).try_acquire().await.unwrap().is_none());
-    let error = locks.lock(name).acquire_within(ms(300)).await.unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn etcdctl_and_lockkit_exclude_each_other_in_the_order_in_which_they_came() {
     let server = EtcdServer::start().unwrap();
@@ -74,7 +69,7 @@ async fn etcdctl_and_lockkit_exclude_each_other_in_the_order_in_which_they_came(
     let lock = locks.lock("job").ttl(TTL);
     let mut first = Other::ask(&server, "lockkit/job", 1);
     assert!(first.holds(ms(5_000)));
-    held_by_another(&locks, "job").await;
+    held_by_another(&locks.lock("job"), ms(300)).await;
     let seen = lock.inspect().await.unwrap();
     assert!(seen.holders.len() == 1 && seen.holders[0].token.is_none(), "{seen:?}");
     // Ours behind theirs, and theirs behind ours.
@@ -88,7 +83,7 @@ async fn etcdctl_and_lockkit_exclude_each_other_in_the_order_in_which_they_came(
     let token = guard.token();
     guard.release().await.unwrap();
     assert!(third.holds(ms(5_000)), "etcdctl, behind ours");
-    held_by_another(&locks, "job").await;
+    held_by_another(&locks.lock("job"), ms(300)).await;
     third.release();
     assert!(tokens(vec![last], SLACK).await[0] > token);
 }

@@ -9,11 +9,11 @@ mod common;
 use std::fs;
 use std::path::PathBuf;
 
-use common::{SLACK, by, ms, waiter};
-use lockkit_core::{Error, Locks};
+use common::{SLACK, by, ms};
+use lockkit_core::Error;
 use lockkit_etcd::{EtcdConfig, EtcdProvider, EtcdTls};
 use testbed::certificates::Certificates;
-use testbed::{ClientCertificate, EtcdServer};
+use testbed::{ClientCertificate, EtcdServer, contenders};
 
 fn trusting(authority: PathBuf) -> EtcdTls {
     let mut tls = EtcdTls::default();
@@ -35,13 +35,7 @@ fn at(server: &EtcdServer, host: &str, tls: EtcdTls) -> EtcdConfig {
 }
 
 async fn works(config: EtcdConfig) {
-    let locks = Locks::new(EtcdProvider::connect(config).await.unwrap());
-    let lock = locks.lock("a").ttl(ms(3_000));
-    let guard = lock.acquire().await.unwrap();
-    let next = waiter(&lock, 0).await;
-    guard.release().await.unwrap();
-    by(SLACK, "the next grant", next).await.unwrap().release().await.unwrap();
-    locks.close(ms(2_000)).await.unwrap();
+    contenders::works(EtcdProvider::connect(config).await.unwrap(), SLACK).await;
 }
 
 async fn refused(config: EtcdConfig) -> Error {

@@ -6,11 +6,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, client, ms, waiter};
+use common::{SLACK, by, client, ms};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::log::Log;
-use testbed::{Port, RedisServer};
+use testbed::{Port, RedisServer, contenders};
 
 /// The rights that our errors ask for, on one application's keys.
 const RIGHTS: &str =
@@ -31,17 +31,10 @@ async fn refused(config: RedisConfig) -> (String, String) {
     }
 }
 
-/// Takes a name, waits for it, and lists it: every kind of call.
+/// Every kind of call, over both connections; the waiter is granted by the push, before any
+/// heartbeat.
 async fn works(config: RedisConfig) {
-    let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
-    let lock = locks.lock("app:a");
-    let guard = lock.acquire().await.unwrap();
-    let next = waiter(&lock, 0).await;
-    assert_eq!(locks.list("app:", None, 10).await.unwrap().len(), 1);
-    guard.release().await.unwrap();
-    // By the push, long before the heartbeat.
-    by(ms(900), "the next grant", next).await.unwrap().release().await.unwrap();
-    locks.close(ms(2_000)).await.unwrap();
+    contenders::works(RedisProvider::connect(config).await.unwrap(), ms(900)).await;
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{by, ms, waiter};
-use lockkit_core::{Error, Locks};
+use common::{by, ms};
+use lockkit_core::Error;
 use lockkit_redis::{RedisConfig, RedisProvider, RedisTls};
 use testbed::certificates::Certificates;
-use testbed::{ClientCertificate, RedisServer};
+use testbed::{ClientCertificate, RedisServer, contenders};
 
 fn read(file: &Path) -> Vec<u8> {
     fs::read(file).unwrap()
@@ -29,15 +29,10 @@ fn at(server: &RedisServer, host: &str, tls: RedisTls) -> RedisConfig {
     RedisConfig::tcp(host, server.tls_address().unwrap().port()).tls(tls)
 }
 
-/// Takes a name and waits for it, so that both connections are used.
+/// Every kind of call, over both connections; the waiter is granted by the push, before any
+/// heartbeat.
 async fn works(config: RedisConfig) {
-    let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
-    let lock = locks.lock("a");
-    let guard = lock.acquire().await.unwrap();
-    let next = waiter(&lock, 0).await;
-    guard.release().await.unwrap();
-    by(ms(900), "the next grant", next).await.unwrap().release().await.unwrap();
-    locks.close(ms(2_000)).await.unwrap();
+    contenders::works(RedisProvider::connect(config).await.unwrap(), ms(900)).await;
 }
 
 async fn refused(config: RedisConfig) -> Error {

@@ -9,11 +9,11 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{TICK, by, ms, waiter};
+use common::{TICK, by, ms};
 use lockkit_core::{Error, Locks};
 use lockkit_zk::{Access, Right, ZkConfig, ZkProvider, ZkTls};
 use testbed::certificates::Certificates;
-use testbed::{ClientCertificate, ZkServer};
+use testbed::{ClientCertificate, ZkServer, contenders};
 
 fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap()
@@ -28,15 +28,8 @@ fn at(server: &ZkServer, host: &str, tls: ZkTls) -> ZkConfig {
     ZkConfig::new([format!("{host}:{port}")]).tick(TICK).tls(tls)
 }
 
-/// Takes a name, and waits for it.
 async fn works(config: ZkConfig) {
-    let locks = Locks::new(ZkProvider::connect(config).await.unwrap());
-    let lock = locks.lock("a");
-    let guard = lock.acquire().await.unwrap();
-    let next = waiter(&lock, 0).await;
-    guard.release().await.unwrap();
-    by(ms(2_000), "the next grant", next).await.unwrap().release().await.unwrap();
-    locks.close(ms(2_000)).await.unwrap();
+    contenders::works(ZkProvider::connect(config).await.unwrap(), ms(2_000)).await;
 }
 
 async fn refused(config: ZkConfig) -> Error {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lockkit_core::{FencingToken, Guard, Lock};
+use lockkit_core::{Error, FencingToken, Guard, Lock, LockProvider, Locks};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::children::{self, Child};
@@ -80,6 +80,33 @@ pub async fn tokens(waiters: Vec<JoinHandle<Guard>>, limit: Duration) -> Vec<Fen
         guard.release().await.expect("a release");
     }
     tokens
+}
+
+/// A client that is new takes a name, keeps it, waits for it and lists it: every kind of call.
+///
+/// # Panics
+/// Where one of them fails, or the waiter is not granted within `limit` of the release.
+pub async fn works(provider: impl LockProvider, limit: Duration) {
+    let locks = Locks::new(provider);
+    let lock = locks.lock("app:a").ttl(Duration::from_secs(3));
+    let guard = lock.acquire().await.expect("a grant");
+    let next = waiter(&lock, 0).await;
+    assert_eq!(locks.list("app:", None, 10).await.expect("a list").len(), 1);
+    guard.renew().await.expect("a renewal");
+    guard.release().await.expect("a release");
+    let next = by(limit, "the next grant", next).await.expect("a waiter");
+    next.release().await.expect("a release");
+    locks.close(Duration::from_secs(2)).await.expect("an end");
+}
+
+/// Checks that another client holds the name: one attempt and a short wait are in vain.
+///
+/// # Panics
+/// Where it is granted, or the store does not say that it is held.
+pub async fn held_by_another(lock: &Lock, wait: Duration) {
+    assert!(lock.try_acquire().await.expect("an answer").is_none());
+    let error = lock.acquire_within(wait).await.expect_err("granted beside another client");
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
 }
 
 /// In a child process: raises the number in a file that nothing but the lock protects, in so many
