@@ -5,120 +5,48 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{SLACK, by, client, ms, queued, waiter};
-use lockkit_core::{Error, Locks, LossReason};
-use testbed::RedisServer;
+use lockkit_core::{Error, LossReason};
+use testbed::contenders::held_by_another;
+use testbed::{Peer, RedisServer, python};
 
 const REDIS_PY: &str = "6.4.0";
 const TTL: Duration = ms(3_000);
 /// A waiter's life is its ttl here, and it asks three times in one.
 const HEARTBEAT: Duration = ms(1_000);
 
-/// The Python of a virtual environment with redis-py, made once and kept under `target`.
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("redis-py-{REDIS_PY}"));
-        if !kept.exists() {
-            let fresh = kept.with_extension(std::process::id().to_string());
-            run(Command::new("python3").args(["-m", "venv"]).arg(&fresh));
-            let package = format!("redis=={REDIS_PY}");
-            run(Command::new(fresh.join("bin/python")).args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                &package,
-            ]));
-            // Whoever is first wins; the others have made the same.
-            if fs::rename(&fresh, &kept).is_err() {
-                fs::remove_dir_all(&fresh).unwrap();
-            }
-        }
-        kept.join("bin/python")
-    })
-}
-
-fn run(command: &mut Command) {
-    let outcome = command.output();
-    let why = match &outcome {
-        Ok(output) if output.status.success() => return,
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    panic!("redis-py cannot be had: run `cargo xtask setup`\n{command:?}: {why}");
-}
-
 /// A process that uses redis-py.
-struct RedisPy {
-    process: Child,
-    pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-}
-
-impl RedisPy {
-    fn start(server: &RedisServer) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/client.py");
-        let mut process = Command::new(python())
-            .arg(script)
-            .arg(server.port().to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let answers = BufReader::new(process.stdout.take().unwrap());
-        let pipes = Mutex::new((process.stdin.take().unwrap(), answers));
-        Self { process, pipes }
-    }
-
-    /// Blocks until it answers.
-    fn tell(&self, line: &str) -> String {
-        let mut pipes = self.pipes.lock().unwrap();
-        writeln!(pipes.0, "{line}").unwrap();
-        let mut answer = String::new();
-        pipes.1.read_line(&mut answer).unwrap();
-        answer.trim().to_owned()
-    }
-}
-
-impl Drop for RedisPy {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
-}
-
-async fn held_by_another(locks: &Locks, name: &str) {
-    assert!(locks.lock(name).try_acquire().await.unwrap().is_none());
-    let error = locks.lock(name).acquire_within(ms(100)).await.unwrap_err();
-    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+fn redis_py(server: &RedisServer) -> Peer {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = Command::new(python::with("redis", REDIS_PY, kept).unwrap());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/client.py");
+    command.arg(script).arg(server.port().to_string());
+    Peer::start(command).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_py_and_lockkit_exclude_each_other() {
     let server = RedisServer::start().unwrap();
-    let (locks, other) = (client(&server).await, RedisPy::start(&server));
+    let (locks, other) = (client(&server).await, redis_py(&server));
     // With a ttl of its own, and without one, which is its default.
     for ttl in ["30", "0"] {
-        assert_eq!(other.tell(&format!("acquire app:job {ttl} 1")), "yes");
-        held_by_another(&locks, "app:job").await;
+        assert_eq!(other.tell(&format!("acquire app:job {ttl} 1")).unwrap(), "yes");
+        held_by_another(&locks.lock("app:job"), ms(100)).await;
         let seen = locks.lock("app:job").inspect().await.unwrap();
         assert!(seen.holders.len() == 1 && seen.holders[0].token.is_none(), "{seen:?}");
         let waiting = waiter(&locks.lock("app:job").ttl(TTL), 0).await;
-        assert_eq!(other.tell("release"), "released");
+        assert_eq!(other.tell("release").unwrap(), "released");
         // Its release tells nobody: the head of the queue finds it.
         let guard = by(HEARTBEAT + SLACK, "the waiter's grant", waiting).await.unwrap();
-        assert_eq!(other.tell("acquire app:job 30 0.1"), "no");
+        assert_eq!(other.tell("acquire app:job 30 0.1").unwrap(), "no");
         guard.release().await.unwrap();
     }
-    assert_eq!(other.tell("acquire app:job 30 1"), "yes");
-    assert_eq!(other.tell("release"), "released");
+    assert_eq!(other.tell("acquire app:job 30 1").unwrap(), "yes");
+    assert_eq!(other.tell("release").unwrap(), "released");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,12 +62,12 @@ async fn redis_py_and_lockkit_share_a_counter_without_a_lost_update() {
     };
     let others: Vec<_> = (0..2)
         .map(|_| {
-            let (other, file) = (RedisPy::start(&server), file.clone());
+            let (other, file) = (redis_py(&server), file.clone());
             tokio::task::spawn_blocking(move || {
                 for _ in 0..ROUNDS {
-                    assert_eq!(other.tell("acquire shared 30 30"), "yes");
+                    assert_eq!(other.tell("acquire shared 30 30").unwrap(), "yes");
                     add(&file);
-                    assert_eq!(other.tell("release"), "released");
+                    assert_eq!(other.tell("release").unwrap(), "released");
                 }
             })
         })
@@ -183,7 +111,7 @@ async fn a_foreign_value_is_contended_and_stays_untouched() {
     let server = RedisServer::start().unwrap();
     let locks = client(&server).await;
     server.cli(&["SET", "theirs", "value"]).unwrap();
-    held_by_another(&locks, "theirs").await;
+    held_by_another(&locks.lock("theirs"), ms(100)).await;
     assert_eq!(server.cli(&["GET", "theirs"]).unwrap().text().as_deref(), Some("value"));
     assert_eq!(server.cli(&["PTTL", "theirs"]).unwrap().integer(), Some(-1));
     queued(&locks.lock("theirs"), 0).await;

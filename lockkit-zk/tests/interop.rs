@@ -6,40 +6,20 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use common::{SLACK, at, by, ms, queued, server};
 use lockkit_core::{Lock, Locks};
 use lockkit_zk::{Layout, ZkProvider};
-use testbed::{ZkServer, java};
+use testbed::{Peer, ZkServer, java, python};
 
 const KAZOO: &str = "2.11.0";
 const BASE: &str = "/app/locks";
 const PATH: &str = "/app/locks/a";
 const TTL: Duration = ms(3_000);
-
-/// The Python of a virtual environment with kazoo, made once and kept under `target`.
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kazoo-{KAZOO}"));
-        if !kept.exists() {
-            let fresh = kept.with_extension(std::process::id().to_string());
-            run(Command::new("python3").args(["-m", "venv"]).arg(&fresh));
-            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-            run(Command::new(fresh.join("bin/python")).args(pip).arg(format!("kazoo=={KAZOO}")));
-            // Whoever is first wins; the others have made the same.
-            if fs::rename(&fresh, &kept).is_err() {
-                fs::remove_dir_all(&fresh).unwrap();
-            }
-        }
-        kept.join("bin/python")
-    })
-}
 
 /// The directory with the compiled class, made once.
 fn classes() -> &'static Path {
@@ -48,79 +28,44 @@ fn classes() -> &'static Path {
         let kept =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("curator-{}", std::process::id()));
         fs::create_dir_all(&kept).unwrap();
-        let jars = ["client", "framework", "recipes"];
-        let jars = jars.map(|jar| format!("/usr/share/java/curator-{jar}.jar")).join(":");
-        let class_path = format!("{jars}:/usr/share/java/zookeeper.jar");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/Peer.java");
-        run(Command::new("javac").args(["-cp", &class_path, "-d"]).arg(&kept).arg(source));
+        let jars = ["curator-client", "curator-framework", "curator-recipes", "zookeeper"];
+        java::compile(&source, &jars, &kept).unwrap();
         kept
     })
 }
 
-fn run(command: &mut Command) {
-    let outcome = command.output();
-    let why = match &outcome {
-        Ok(output) if output.status.success() => return,
-        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Err(error) => error.to_string(),
-    };
-    panic!("a client of the field cannot be had: run `cargo xtask setup`\n{command:?}: {why}");
+/// A process that uses kazoo.
+fn kazoo(server: &ZkServer, patterns: &[&str]) -> Arc<Peer> {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut command = Command::new(python::with("kazoo", KAZOO, kept).unwrap());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/client.py");
+    command.arg(script).arg(server.port().to_string()).args(patterns);
+    Arc::new(Peer::start(command).unwrap())
 }
 
-/// A process with another client's lock.
-struct Peer {
-    process: Child,
-    pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
+/// A process that uses Curator.
+fn curator(server: &ZkServer) -> Arc<Peer> {
+    let jars = [
+        "curator-recipes",
+        "curator-framework",
+        "curator-client",
+        "zookeeper",
+        "slf4j-nop",
+        "guava",
+    ];
+    let mut command = java::command(&jars).unwrap();
+    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let path = arguments.last().unwrap().to_str().unwrap();
+    let path = format!("{path}:{}", classes().display());
+    command.args(["-cp", &path, "Peer", &server.port().to_string()]);
+    Arc::new(Peer::start(command).unwrap())
 }
 
-impl Peer {
-    fn kazoo(server: &ZkServer, patterns: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/client.py");
-        let mut command = Command::new(python());
-        command.arg(script).arg(server.port().to_string()).args(patterns);
-        Self::start(command)
-    }
-
-    fn curator(server: &ZkServer) -> Self {
-        let jars =
-            ["curator-recipes", "curator-framework", "curator-client", "zookeeper", "slf4j-nop"];
-        let mut command = java::command(&jars).unwrap();
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        let path = arguments.last().unwrap().to_str().unwrap();
-        let path = format!("{path}:{}:/usr/share/java/guava.jar", classes().display());
-        command.args(["-cp", &path, "Peer", &server.port().to_string()]);
-        Self::start(command)
-    }
-
-    fn start(mut command: Command) -> Self {
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let answers = BufReader::new(process.stdout.take().unwrap());
-        let pipes = Mutex::new((process.stdin.take().unwrap(), answers));
-        Self { process, pipes }
-    }
-
-    /// Blocks until it answers.
-    fn tell(&self, line: &str) -> String {
-        let mut pipes = self.pipes.lock().unwrap();
-        writeln!(pipes.0, "{line}").unwrap();
-        let mut answer = String::new();
-        pipes.1.read_line(&mut answer).unwrap();
-        assert!(!answer.is_empty(), "the other client ended at {line}");
-        answer.trim().to_owned()
-    }
-
-    /// The same without blocking the runtime.
-    async fn told(self: &std::sync::Arc<Self>, line: String) -> String {
-        let peer = std::sync::Arc::clone(self);
-        tokio::task::spawn_blocking(move || peer.tell(&line)).await.unwrap()
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
-    }
+/// What it answers, without blocking the runtime.
+async fn told(peer: &Arc<Peer>, line: String) -> String {
+    let peer = Arc::clone(peer);
+    tokio::task::spawn_blocking(move || peer.tell(&line).unwrap()).await.unwrap()
 }
 
 async fn ours(server: &ZkServer, layout: Layout) -> Locks {
@@ -129,13 +74,12 @@ async fn ours(server: &ZkServer, layout: Layout) -> Locks {
 }
 
 /// Each waits for the other and is granted after it, and neither gets in beside the other.
-async fn exclude_each_other(lock: &Lock, peer: Peer) {
-    let peer = std::sync::Arc::new(peer);
+async fn exclude_each_other(lock: &Lock, peer: Arc<Peer>) {
     let guard = lock.acquire().await.unwrap();
-    assert_eq!(peer.told(format!("acquire {PATH} 0.3")).await, "no");
+    assert_eq!(told(&peer, format!("acquire {PATH} 0.3")).await, "no");
     let waiting = {
-        let peer = std::sync::Arc::clone(&peer);
-        tokio::spawn(async move { peer.told(format!("acquire {PATH} 20")).await })
+        let peer = Arc::clone(&peer);
+        tokio::spawn(async move { told(&peer, format!("acquire {PATH} 20")).await })
     };
     queued(lock, 1).await;
     tokio::time::sleep(ms(300)).await;
@@ -150,7 +94,7 @@ async fn exclude_each_other(lock: &Lock, peer: Peer) {
     queued(lock, 1).await;
     tokio::time::sleep(ms(300)).await;
     assert!(!waiting.is_finished(), "ours got in beside another client");
-    assert_eq!(peer.told("release".to_owned()).await, "released");
+    assert_eq!(told(&peer, "release".to_owned()).await, "released");
     let guard = by(SLACK, "our grant", waiting).await.unwrap().unwrap();
     assert!(guard.is_held());
     guard.release().await.unwrap();
@@ -162,7 +106,7 @@ async fn stock_kazoo_and_the_layouts_that_promise_it_exclude_each_other() {
     let server = server();
     for layout in [Layout::Kazoo, Layout::Both] {
         let lock = ours(&server, layout).await.lock("a").ttl(TTL);
-        exclude_each_other(&lock, Peer::kazoo(&server, &[])).await;
+        exclude_each_other(&lock, kazoo(&server, &[])).await;
     }
 }
 
@@ -171,7 +115,7 @@ async fn kazoo_with_the_extra_pattern_and_every_layout_exclude_each_other() {
     let server = server();
     for layout in [Layout::Curator, Layout::Kazoo, Layout::Both] {
         let lock = ours(&server, layout).await.lock("a").ttl(TTL);
-        exclude_each_other(&lock, Peer::kazoo(&server, &["-lock-"])).await;
+        exclude_each_other(&lock, kazoo(&server, &["-lock-"])).await;
     }
 }
 
@@ -180,7 +124,7 @@ async fn curator_and_the_layouts_that_promise_it_exclude_each_other() {
     let server = server();
     for layout in [Layout::Curator, Layout::Both] {
         let lock = ours(&server, layout).await.lock("a").ttl(TTL);
-        exclude_each_other(&lock, Peer::curator(&server)).await;
+        exclude_each_other(&lock, curator(&server)).await;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::command::run;
 use crate::{Error, Result};
 
 const JARS: &str = "/usr/share/java";
@@ -29,6 +30,15 @@ pub fn command(jars: &[&str]) -> Result<Command> {
         .args(["-Xmx128m", "-Djava.net.preferIPv4Stack=true"])
         .args(["-cp", &path.join(":")]);
     Ok(command)
+}
+
+/// Compiles a class, which needs these jars, into a directory.
+///
+/// # Errors
+/// [`Error::Missing`] where there is no compiler; [`Error::Command`] with what it says.
+pub fn compile(source: &Path, jars: &[&str], into: &Path) -> Result<()> {
+    let jars: Vec<_> = jars.iter().map(|jar| jar_file(jar).display().to_string()).collect();
+    run(Command::new("javac").args(["-cp", &jars.join(":"), "-d"]).arg(into).arg(source)).map(drop)
 }
 
 fn jar_file(name: &str) -> PathBuf {

@@ -8,6 +8,7 @@
 pub mod certificates;
 pub mod children;
 mod cluster;
+mod command;
 #[cfg(feature = "conformance")]
 mod conformance;
 #[cfg(feature = "conformance")]
@@ -19,10 +20,12 @@ mod http;
 pub mod java;
 mod link;
 pub mod log;
+mod peer;
 mod pgbouncer;
 mod port;
 mod postgres;
 mod process;
+pub mod python;
 pub mod quickstart;
 mod redis;
 pub mod resp;
@@ -37,6 +40,7 @@ pub use link::{
     Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
     Postgres, Resp, Way,
 };
+pub use peer::Peer;
 pub use pgbouncer::{Pgbouncer, Pooling};
 pub use port::Port;
 pub use postgres::{Builder as PostgresBuilder, PostgresServer};

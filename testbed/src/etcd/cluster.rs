@@ -7,8 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::{Builder, Etcd, PEER, TLS, etcdctl, number, revision, run, status};
+use super::{Builder, Etcd, PEER, TLS, etcdctl, number, revision, status};
 use crate::cluster::{Between, Cluster, Seen, pairs};
+use crate::command::run;
 use crate::doors::{Door, Doors};
 use crate::{Error, Link, Place, Result, Server};
 

@@ -2,7 +2,6 @@
 
 mod cluster;
 
-use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::process::Command;
@@ -12,6 +11,7 @@ use cluster::Member;
 use serde_json::Value;
 
 use crate::certificates::Certificates;
+use crate::command::run;
 use crate::port::is_listened_at;
 use crate::{ClientCertificate, Error, Place, Program, Result, Server, http};
 
@@ -282,21 +282,6 @@ fn etcdctl(endpoints: &[SocketAddr], has_users: bool) -> Command {
         command.env("ETCDCTL_USER", ROOT);
     }
     command
-}
-
-fn run(command: &mut Command) -> Result<String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    match command.output() {
-        Ok(output) if output.status.success() => {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        }
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            Err(Error::Command { command: format!("{command:?}"), text })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::Missing { program }),
-        Err(error) => Err(Error::system(format!("starting {program}"))(error)),
-    }
 }
 
 /// What the member itself says, without asking the others.
