@@ -76,14 +76,14 @@ async fn a_server_that_is_not_there_is_an_error_within_the_limit() {
             assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error:?}");
         }
     }
-    // One that takes connections and says nothing; beside it, one that answers.
+    // One that takes connections and says nothing; beside it, two that answer.
     let (silent, server) = (server(), server());
     silent.pause().unwrap();
     let outcome = by(LIMIT + SLACK, "an answer", ZkProvider::connect(at(silent.port()))).await;
     assert!(matches!(outcome.map(drop), Err(Error::Unavailable { .. })));
-    let both = [silent.address(), server.address()].map(|address| address.to_string());
+    let three = [&silent, &server, &server].map(|server| server.address().to_string());
     for _ in 0..6 {
-        let config = ZkConfig::new(both.clone()).tick(common::TICK);
+        let config = ZkConfig::new(three.clone()).tick(common::TICK);
         by(LIMIT + SLACK, "a connection", ZkProvider::connect(config)).await.unwrap();
     }
 }
