@@ -17,6 +17,8 @@ mod broken {
     pub(crate) mod twist;
     pub(crate) mod wait_flaws;
 }
+#[path = "support/in_memory.rs"]
+mod in_memory;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,9 +31,9 @@ use broken::operator_flaws::operator_flaws;
 use broken::rule_flaws::RULE_FLAWS;
 use broken::term_flaws::term_flaws;
 use broken::wait_flaws::wait_flaws;
+use in_memory::InMemory;
 use libtest_mimic::{Arguments, Failed, Trial};
 use lockkit_core::conformance::{Case, Fixture, Outcome, Time, cases, check};
-use lockkit_core::{LockProvider, Memory, Result, async_trait};
 
 /// A case that misses a flaw in one run of these is no safeguard.
 const RUNS: usize = 20;
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
     for case in cases() {
         let name = format!("{} finds nothing in the", case.id);
         trials.push(Trial::test(format!("{name} memory store"), || {
-            finds_nothing(case, Arc::new(MemoryFixture(Memory::new())))
+            finds_nothing(case, Arc::new(InMemory::new(Time::Virtual)))
         }));
         trials.push(Trial::test(format!("{name} small store"), || {
             // Some cases need threads, or time that passes by itself.
@@ -108,23 +110,4 @@ fn tell(flaw: &Flaw) -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-/// The reference, in virtual time.
-#[derive(Debug)]
-struct MemoryFixture(Memory);
-
-#[async_trait]
-impl Fixture for MemoryFixture {
-    async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
-        Ok(Arc::new(self.0.clone()))
-    }
-
-    fn time(&self) -> Time {
-        Time::Virtual
-    }
-
-    fn fresh(&self) -> Option<Arc<dyn Fixture>> {
-        Some(Arc::new(Self(Memory::new())))
-    }
 }
