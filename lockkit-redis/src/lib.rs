@@ -15,6 +15,7 @@ mod cohort;
 mod config;
 mod connection;
 mod lease;
+mod operator;
 mod protocol;
 mod provider;
 mod wake;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Inspection, Instant, Late, LockName, LockProvider, Operator, Request, RequestId, Result,
-    StoreSays, Term, TtlRange, WakeUp,
+    Instant, Late, LockProvider, Operator, Request, RequestId, Result, StoreSays, Term, TtlRange,
+    WakeUp,
 };
 use redis::Value;
 
@@ -16,8 +16,8 @@ use crate::cohort::HandedOn;
 use crate::connection::{Answered, Commands, LIMIT};
 use crate::lease::RedisLease;
 use crate::protocol::{
-    ACQUIRE, Answer, CHANNELS, INSPECT, Pass, Passed, Place, RELEASE, REVOKE, Script, WITHDRAW,
-    entry, keys, life, milliseconds, name_of, scripts, texts, yes,
+    ACQUIRE, Answer, CHANNELS, Pass, Passed, Place, RELEASE, Script, WITHDRAW, entry, keys, life,
+    scripts,
 };
 use crate::wake::{Seat, Wake, Word};
 
@@ -31,12 +31,12 @@ pub struct RedisProvider(Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    commands: Commands,
-    prefix: String,
-    token_base: u64,
+    pub(crate) commands: Commands,
+    pub(crate) prefix: String,
+    pub(crate) token_base: u64,
     /// What this provider's channel ends in, and all its entries in the store.
     address: String,
-    wake: Arc<Wake>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) late: Late,
 }
 
@@ -331,89 +331,6 @@ impl LockProvider for RedisProvider {
     }
 }
 
-#[async_trait]
-impl Operator for Inner {
-    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
-        self.catch_up(name).await?;
-        let answer = self.look(name, &INSPECT, &[]).await?;
-        let parts = texts(&answer)?;
-        let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
-        let mut holders = Vec::new();
-        if !part(0).is_empty() {
-            let mut holder = Holder::new(part(4));
-            holder.expires_in = milliseconds(part(1));
-            let token: Option<u64> = part(3).parse().ok();
-            holder.token =
-                token.and_then(|token| FencingToken::with_base(self.token_base, token).ok());
-            holder.age = part(5).parse().ok().map(Duration::from_micros);
-            holders.push(holder);
-        }
-        Ok(Inspection::new(name.clone(), holders, part(2).parse().ok()))
-    }
-
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&LockName>,
-        limit: usize,
-    ) -> Result<Vec<Inspection>> {
-        let clock = Clock::system();
-        let mut names = std::collections::BTreeSet::new();
-        let mut cursor = String::from("0");
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(format!("{}*", literal(&self.prefix)));
-            scan.arg("COUNT").arg(1000).arg("TYPE").arg("string");
-            let (next, found): (String, Vec<String>) =
-                self.commands.command(&clock, LIMIT, &scan).await?;
-            let found = found.iter().filter_map(|found| name_of(&self.prefix, found));
-            names.extend(found.filter(|name| {
-                name.as_str().starts_with(prefix) && after.is_none_or(|past| name > past)
-            }));
-            cursor = next;
-            if cursor == "0" {
-                break;
-            }
-        }
-        let mut seen = Vec::new();
-        for name in names {
-            let found = self.inspect(&name).await?;
-            // It may have ended since the scan.
-            if !found.holders.is_empty() || found.waiters != Some(0) {
-                seen.push(found);
-            }
-            if seen.len() >= limit {
-                break;
-            }
-        }
-        Ok(seen)
-    }
-
-    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
-        let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
-        self.catch_up(name).await?;
-        yes(&self.look(name, &REVOKE, &[&native.to_string()]).await?)
-    }
-}
-
-impl Inner {
-    /// Completes when the server knows what was handed on here, or with the time for a call.
-    async fn catch_up(&self, name: &LockName) -> Result<()> {
-        let Some(cohort) = self.wake.cohort(name) else { return Ok(()) };
-        let clock = Clock::system();
-        tokio::select! {
-            caught_up = cohort.caught_up(self) => caught_up,
-            () = clock.sleep(LIMIT) => Ok(()),
-        }
-    }
-
-    async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Result<Value> {
-        let lock = keys(&self.prefix, name);
-        let answer = self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await?;
-        Ok(answer.value)
-    }
-}
-
 /// Refuses what lacks a command that the scripts use; Valkey tells the Redis it is like.
 fn check_version(version: &str) -> Result<()> {
     let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
@@ -429,12 +346,6 @@ fn check_version(version: &str) -> Result<()> {
 
 fn withdrawn() -> Error {
     Error::unavailable(Applied::No, "the request was withdrawn")
-}
-
-/// A prefix that a pattern takes as it stands.
-fn literal(prefix: &str) -> String {
-    let special = |c: char| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^');
-    prefix.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 #[cfg(test)]
