@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod scripts {
+    pub(crate) mod chance;
+    pub(crate) mod deed;
     pub(crate) mod model;
     pub(crate) mod store;
     pub(crate) mod world;

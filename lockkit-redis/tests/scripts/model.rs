@@ -4,46 +4,8 @@ use std::collections::HashSet;
 
 use testbed::resp::Reply;
 
+use super::deed::{Answer, Deed, Pass};
 use super::store::{State, text};
-
-/// One step: what one script, one foreign command or one fault did.
-#[derive(Debug, Clone)]
-pub(crate) enum Deed {
-    Ask { id: String, ttl: i64, waits: bool },
-    Renew { id: String, ttl: i64 },
-    Pass(Pass),
-    Withdraw { id: String, tomb: bool },
-    Inspect,
-    Revoke { token: u64 },
-    ForeignSet { value: String, ttl: Option<i64> },
-    ForeignDelete,
-    Forget,
-}
-
-/// A release, or hand-offs that were made without the server.
-#[derive(Debug, Clone)]
-pub(crate) struct Pass {
-    pub(crate) from: String,
-    /// The newest token given out.
-    pub(crate) token: u64,
-    /// Who holds by now, and its ttl.
-    pub(crate) to: Option<(String, i64)>,
-    /// Whose grants have ended, and whether they leave a tombstone.
-    pub(crate) ended: Vec<(String, bool)>,
-}
-
-/// What a client learns of its step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Granted(u64),
-    /// With this ticket, if it waits.
-    Held(Option<u64>),
-    Withdrawn,
-    /// Passed to the one that was named.
-    Passed,
-    Yes,
-    No,
-}
 
 /// What the run did, to see that it did enough.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,30 +38,6 @@ pub(crate) struct Model {
     /// The newest token that anybody was given, be it without the server.
     pub(crate) given: u64,
     buried: HashSet<String>,
-}
-
-impl Deed {
-    /// The request whose script it is.
-    pub(crate) fn id(&self) -> Option<&str> {
-        match self {
-            Self::Ask { id, .. } | Self::Renew { id, .. } | Self::Withdraw { id, .. } => Some(id),
-            _ => None,
-        }
-    }
-
-    /// Whether it may end what this request has.
-    fn is_about(&self, id: &str) -> bool {
-        match self {
-            Self::Pass(pass) => pass.ends(id) || pass.to.as_ref().is_some_and(|(to, _)| to == id),
-            _ => self.id() == Some(id),
-        }
-    }
-}
-
-impl Pass {
-    fn ends(&self, id: &str) -> bool {
-        self.ended.iter().any(|(ended, _)| ended == id)
-    }
 }
 
 macro_rules! hold {
