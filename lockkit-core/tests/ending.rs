@@ -174,6 +174,8 @@ fn a_wait_longer_than_the_ttl_is_warned_of_once_with_the_holder() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    // With one subscriber alone, tracing asks the thread that comes to an event first: another test's.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().finish());
     tracing::subscriber::with_default(subscriber, || {
         let runtime =
             Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
