@@ -92,9 +92,10 @@ async fn a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_
         let (client, held) = (writer(port).await, guard.native::<ZkNode>().unwrap().clone());
         assert_eq!(u64::try_from(held.czxid).unwrap(), guard.token().as_u64());
         write(&client, &held, "holder").await.unwrap();
+        // Before it says so: it may be stopped at once.
+        let (mut before, mut looks) = (Instant::now(), 0_u64);
         children::say("held");
         // A thread, so that the first look is the first thing that runs on waking.
-        let (mut before, mut looks) = (Instant::now(), 0_u64);
         loop {
             let paused = before.elapsed() > ttl;
             before = Instant::now();
