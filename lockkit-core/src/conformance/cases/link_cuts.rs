@@ -199,7 +199,7 @@ impl Cut {
             other => require!(false, "an attempt at a free name answered {other:?}"),
         }
         if let Ok(Some(grant)) = tried {
-            cx.answered("the release is answered", || grant.lease.release()).await?;
+            self.ended(&grant).await?;
         }
         cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
         self.all_is_free().await
@@ -311,8 +311,20 @@ impl Cut {
         granted.await?.ok_or_else(|| Stop::failed("a free name was refused"))
     }
 
+    /// Ends a grant by its release, unless a cut has ended the session that it lived on.
     async fn ended(&self, grant: &Grant) -> Verdict {
-        self.cx.answered("the release is answered", || grant.lease.release()).await
+        let is_session = matches!(self.cx.guarantees.expiry, Expiry::Session(_));
+        let release = || async {
+            match grant.lease.release().await {
+                Err(Error::Lost { reason: LossReason::SessionEnded })
+                    if is_session && self.at.is_some() =>
+                {
+                    Ok(())
+                }
+                released => released,
+            }
+        };
+        self.cx.answered("the release is answered", release).await
     }
 
     /// Another is granted at once, and nothing is left.
