@@ -39,9 +39,9 @@ async fn a_private_authority_a_certificate_and_a_password_are_accepted_and_wrong
         .tls(&certificates)
         .hba("hostssl all client 127.0.0.1/32 cert")
         .hba("hostssl all alice 127.0.0.1/32 scram-sha-256")
-        .hba("hostssl all all 127.0.0.2/32 trust")
-        .setting("listen_addresses", "127.0.0.1,127.0.0.2")
         .hba("hostnossl all alice 127.0.0.1/32 reject")
+        // Its certificate does not name the second one.
+        .setting("listen_addresses", "127.0.0.1,127.0.0.2")
         .start()
         .unwrap();
     server.sql("CREATE ROLE client LOGIN SUPERUSER").unwrap();
@@ -71,6 +71,10 @@ async fn a_private_authority_a_certificate_and_a_password_are_accepted_and_wrong
         let error =
             refused(config(&url("alice:hunter2", "localhost", "verify-ca", &other_ca), strategy));
         assert!(error.await.contains("sslrootcert"));
+        let elsewhere = |mode| config(&url("alice:hunter2", "127.0.0.2", mode, &ca), strategy);
+        works(elsewhere("verify-ca")).await;
+        let error = refused(elsewhere("verify-full")).await;
+        assert!(error.contains("not valid for name") && error.contains("the host"), "{error}");
         let error =
             refused(config(&url("alice:hunter3", "localhost", "verify-full", &ca), strategy)).await;
         assert!(error.contains("password") && !error.contains("hunter"), "{error}");

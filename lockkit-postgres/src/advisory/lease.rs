@@ -12,7 +12,7 @@ use lockkit_core::{
 use tokio::sync::watch;
 
 use super::budget::Place;
-use super::sessions::Use;
+use super::session::Use;
 use super::{Inner, call_limit};
 
 /// A part of the ttl: a term that began longer ago is not handed on.

@@ -1,8 +1,10 @@
 //! Strategy "advisory": session-level locks, on sessions that the server ends when they fall silent.
 
 mod budget;
+mod end;
 mod lease;
 mod seek;
+mod session;
 mod sessions;
 mod slots;
 
@@ -12,27 +14,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Applied, Clock, Error, Exclusion, Expiry, Grant, Guarantees, LockName, LockProvider,
-    LossReason, Operator, Request, Result, TtlRange, WakeUp,
+    Applied, Clock, Error, Exclusion, Expiry, Grant, Guarantees, LockName, LockProvider, Operator,
+    Request, Result, TtlRange, WakeUp,
 };
 use tokio::sync::oneshot;
 
 use crate::PostgresConfig;
 use crate::connection::{LIMIT, PATIENCE, Session};
-use crate::error::is_ended_by_server;
 use crate::protocol::key;
 use crate::setup::look_around;
 use budget::Budget;
-use lease::{Held, Life, State};
-use sessions::{LockSession, Sessions};
+use session::LockSession;
+use sessions::Sessions;
 use slots::{Seeker, Slots, Waiter};
 
 /// How soon the end of a session that holds something is seen, at the latest.
 const WATCH: Duration = Duration::from_millis(500);
-
-/// How many tokens are fetched at once for those who wait here: the lock then goes from hand to hand
-/// without the server, for as long as it has just been heard of.
-const BATCH: usize = 32;
 
 /// How long a session is kept that nobody uses.
 const UNUSED: Duration = Duration::from_secs(10);
@@ -223,185 +220,6 @@ impl Inner {
                 Err(Error::unavailable(Applied::Maybe, silence))
             }
         }
-    }
-
-    /// Waits until nothing of a lost grant is in the server.
-    async fn gone(&self, held: &Arc<Held>) -> Result<()> {
-        let clock = held.request.clock();
-        let end = clock.now().saturating_add(call_limit(held.ttl));
-        let is_there = || {
-            let slots = self.slots.lock();
-            let there = slots.get(&held.key).and_then(|slot| slot.held.as_ref());
-            there.is_some_and(|other| Arc::ptr_eq(other, held))
-        };
-        while is_there() {
-            if clock.now() >= end {
-                let what = "the backend of a lost session may not have ended";
-                return Err(Error::unavailable(Applied::Maybe, what));
-            }
-            clock.sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
-    }
-
-    /// Ends a grant, within the limit of a call; what it began goes on.
-    async fn release(self: &Arc<Self>, held: &Arc<Held>) -> Result<()> {
-        let begins = held.state.send_if_modified(|state| {
-            let begins = *state == State::Live;
-            if begins {
-                *state = State::Ending;
-            }
-            begins
-        });
-        let mut states = held.state.subscribe();
-        if begins {
-            let (inner, held) = (Arc::clone(self), Arc::clone(held));
-            #[allow(clippy::disallowed_methods)] // a release goes on when its caller has left
-            tokio::spawn(async move {
-                let how = inner.end(&held, true).await;
-                held.end(how);
-            });
-        }
-        let ended = states.wait_for(|state| !matches!(state, State::Live | State::Ending));
-        tokio::select! {
-            state = ended => match state.as_deref() {
-                Ok(State::Lost(reason)) => Err(Error::lost(*reason)),
-                _ => Ok(()),
-            },
-            () = held.request.clock().sleep(call_limit(held.ttl)) => {
-                let silence = "PostgreSQL gave no answer to a release in time";
-                Err(Error::unavailable(Applied::Maybe, silence))
-            }
-        }
-    }
-
-    /// Hands the lock of an ended grant on, or gives it back to the server; what to tell of it.
-    async fn end(self: &Arc<Self>, held: &Arc<Held>, was_held: bool) -> State {
-        let (key, clock) = (held.key, held.request.clock());
-        let Some(life) = held.life().take() else {
-            return State::Lost(LossReason::SessionEnded);
-        };
-        let (seeker, next, goes_round) = {
-            let mut slots = self.slots.lock();
-            let slot = slots.entry(key).or_default();
-            if slot.held.as_ref().is_none_or(|other| !Arc::ptr_eq(other, held)) {
-                // It was lost, and the key is others' business.
-                return State::Lost(LossReason::SessionEnded);
-            }
-            slot.held = None;
-            slot.prune();
-            let seeker = Arc::new(Seeker::default());
-            slot.seeker = Some(Arc::clone(&seeker));
-            let next = slot.queue.front().map(|waiter| waiter.request.clone());
-            (seeker, next, slot.has_gone_round())
-        };
-        // From here on the seeker stands for us, so that nobody else asks the server meanwhile.
-        let how = self.pass_on(key, clock, life, next, goes_round).await;
-        self.go_on(key, seeker);
-        match how {
-            Ok(true) if was_held => State::Released,
-            Ok(true) => State::Lost(LossReason::Expired),
-            Ok(false) => State::Lost(LossReason::Removed),
-            Err(error) if is_ended_by_server(&error) => State::Lost(LossReason::SessionEnded),
-            // The connection broke, and what was left of it is gone by now.
-            Err(_) => State::Released,
-        }
-    }
-
-    /// Asks the server for those who wait, if there are any and nobody holds it here.
-    fn go_on(self: &Arc<Self>, key: i64, seeker: Arc<Seeker>) {
-        let mut slots = self.slots.lock();
-        let Some(slot) = slots.get_mut(&key) else { return };
-        slot.prune();
-        if slot.held.is_none() && !slot.queue.is_empty() {
-            return self.seek(key, seeker);
-        }
-        slot.seeker = None;
-        if slot.is_free() {
-            slots.remove(&key);
-        }
-    }
-
-    /// Whether the lock was held until it was handed on or given back.
-    async fn pass_on(
-        self: &Arc<Self>,
-        key: i64,
-        clock: &Clock,
-        life: Life,
-        next: Option<Request>,
-        goes_round: bool,
-    ) -> Result<bool> {
-        let goes_on = match next.filter(|_| !life.session.is_ended()) {
-            Some(_) if goes_round && self.others_wait(clock, &life.session, key).await? => None,
-            next => next,
-        };
-        if goes_round && let Some(slot) = self.slots.lock().get_mut(&key) {
-            slot.begin_round();
-        }
-        let mut life = life;
-        if let Some(next) = goes_on.filter(|next| life.session.suits(next.ttl())) {
-            let token = match life.spare(next.clock().now()) {
-                Some(token) => token,
-                None => {
-                    let count = (4 * self.slots.waiting(key)).clamp(1, BATCH);
-                    let (tokens, sent) = self.tokens(&next, &life.session, count).await?;
-                    (life.spare, life.heard) = (tokens, sent);
-                    life.spare.pop_front().unwrap_or_default()
-                }
-            };
-            let heard = life.heard;
-            match self.give(key, life, token, heard) {
-                Ok(()) => return Ok(true),
-                Err(back) => life = back,
-            }
-        }
-        self.unlock(clock, key, &life.session).await
-    }
-
-    /// Ends what lives on a session that has ended.
-    async fn lose(self: &Arc<Self>, session: &Arc<LockSession>) {
-        let on_it = self.held_on(session);
-        for held in &on_it {
-            held.end(State::Lost(LossReason::SessionEnded));
-        }
-        // Its backend may not know yet: until it does, it holds.
-        self.sessions.bury(&Clock::system(), session).await;
-        for held in on_it {
-            held.life().take();
-            let mut slots = self.slots.lock();
-            let Some(slot) = slots.get_mut(&held.key) else { continue };
-            if slot.held.as_ref().is_some_and(|other| Arc::ptr_eq(other, &held)) {
-                slot.held = None;
-            }
-            if slot.is_free() {
-                slots.remove(&held.key);
-            } else if slot.held.is_none() && slot.seeker.is_none() {
-                let seeker = Arc::new(Seeker::default());
-                slot.seeker = Some(Arc::clone(&seeker));
-                self.seek(held.key, seeker);
-            }
-        }
-    }
-
-    /// Gives back what is renewed no more, where others keep its session alive.
-    fn lapse(self: &Arc<Self>, session: &Arc<LockSession>) {
-        for held in self.held_on(session).into_iter().filter(|held| held.has_lapsed()) {
-            if held.end(State::Lost(LossReason::Expired)) {
-                let inner = Arc::clone(self);
-                #[allow(clippy::disallowed_methods)] // a clean-up that nobody waits for
-                tokio::spawn(async move { inner.end(&held, false).await });
-            }
-        }
-    }
-
-    fn held_on(&self, session: &Arc<LockSession>) -> Vec<Arc<Held>> {
-        let slots = self.slots.lock();
-        let held = slots.values().filter_map(|slot| slot.held.as_ref());
-        let on_it = |held: &&Arc<Held>| {
-            let life = held.life();
-            life.as_ref().is_some_and(|life| Arc::ptr_eq(life.session.session(), session))
-        };
-        held.filter(on_it).cloned().collect()
     }
 }
 

@@ -1,14 +1,13 @@
 //! The task that gets a lock from the server for the queue of one key.
 
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::{Clock, FencingToken, Instant, Request, Result, StoreSays};
+use lockkit_core::{Clock, Instant, Request, Result, StoreSays};
 
-use super::lease::{Held, Life};
-use super::sessions::{FOREVER, LockSession, Use, of_key};
+use super::lease::Life;
+use super::session::{FOREVER, Use};
 use super::slots::Seeker;
 use super::{Inner, call_limit};
 use crate::connection::Columns;
@@ -279,103 +278,5 @@ impl Seeking {
             }
             answer => answer.map(Some),
         }
-    }
-}
-
-impl Inner {
-    /// New tokens over a session that holds the lock, and when they were asked for.
-    pub(super) async fn tokens(
-        &self,
-        next: &Request,
-        session: &LockSession,
-        count: usize,
-    ) -> Result<(VecDeque<u64>, Instant)> {
-        let (sent, clock) = (next.clock().now(), next.clock());
-        let sql =
-            format!("SELECT nextval('{}.token') FROM generate_series(1, {count})", self.schema);
-        let rows = session.run(clock, call_limit(next.ttl()), &sql).await;
-        if rows.is_err() {
-            // It holds a lock, and does not say so.
-            self.sessions.bury(clock, session).await;
-        }
-        let rows = rows?;
-        let tokens = rows.iter().map(|row| number::<u64>(row, 0).map(|low| session.base + low));
-        let tokens: Option<VecDeque<u64>> = tokens.collect();
-        let tokens = tokens.filter(|tokens| tokens.len() == count);
-        Ok((tokens.ok_or_else(|| garbled(&rows))?, sent))
-    }
-
-    /// Grants the lock that a session holds to the first in the queue who wants it; gives it back
-    /// where nobody does, or the session would end too early for that one.
-    pub(super) fn give(
-        self: &Arc<Self>,
-        key: i64,
-        life: Life,
-        token: u64,
-        sent: Instant,
-    ) -> Result<(), Life> {
-        let Ok(token) = FencingToken::with_base(self.token_base, token) else { return Err(life) };
-        let mut life = life;
-        let mut slots = self.slots.lock();
-        let Some(slot) = slots.get_mut(&key) else { return Err(life) };
-        slot.prune();
-        loop {
-            match slot.queue.front() {
-                Some(next) if next.request.ttl() <= life.session.ttl() => {}
-                _ => return Err(life),
-            }
-            let Some(next) = slot.queue.pop_front() else { return Err(life) };
-            let held = Arc::new(Held::new(key, next.request.clone(), token, sent, life));
-            if next.answer(|| Ok(Some(held.grant(self, sent)))) {
-                slot.hold(&held);
-                return Ok(());
-            }
-            // It has left just now.
-            match held.life().take() {
-                Some(back) => life = back,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Frees a lock in the server; whether the session held it.
-    pub(super) async fn unlock(
-        &self,
-        clock: &Clock,
-        key: i64,
-        session: &LockSession,
-    ) -> Result<bool> {
-        let sql = format!("SELECT pg_advisory_unlock({key})");
-        let mut asked = pin!(session.run(clock, FOREVER, &sql));
-        let answer = tokio::select! {
-            biased;
-            answer = &mut asked => answer,
-            () = clock.sleep(call_limit(session.ttl())) => {
-                if session.users() == 1 {
-                    session.cut();
-                }
-                asked.await
-            }
-        };
-        match answer {
-            Ok(rows) => match rows.first().and_then(|row| column(row, 0)) {
-                Some(text) => Ok(text == "t"),
-                None => Err(garbled(&rows)),
-            },
-            Err(error) => {
-                if session.is_ended() {
-                    self.sessions.bury(clock, session).await;
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Whether another session waits for this lock.
-    pub(super) async fn others_wait(&self, clock: &Clock, session: &Use, key: i64) -> Result<bool> {
-        let sql =
-            format!("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND {})", of_key(key));
-        let rows = session.run(clock, call_limit(session.ttl()), &sql).await?;
-        Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
     }
 }

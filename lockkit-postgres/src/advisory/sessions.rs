@@ -1,171 +1,21 @@
 //! The sessions that locks live on: the server ends each that is not heard of for a ttl.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockkit_core::{Applied, Clock, Error, Result};
+use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::connection::{Columns, LIMIT, Session, What};
-use crate::error::{POOLER, STANDBY};
-use crate::protocol::{column, garbled, number};
+use super::session::{LockSession, UNUSED, Use, of_key};
+use crate::connection::{Columns, LIMIT, What};
+use crate::protocol::column;
 
-/// Nothing here is waited for longer.
-pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How many statements wait for a session before another one is opened.
 const CROWD: usize = 8;
 /// How soon what the server did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
-/// What an unused session has: longer than any ttl.
-const UNUSED: Duration = Duration::from_secs(25 * 3600);
-
-/// One session, and what lives on it.
-#[derive(Debug)]
-pub(super) struct LockSession {
-    session: Session,
-    pid: i32,
-    since: String,
-    /// The epoch, where it stands in a token.
-    pub(super) base: u64,
-    /// Its `idle_session_timeout` in milliseconds, and whether the server was told.
-    ttl: AtomicU64,
-    is_aimed: AtomicBool,
-    users: AtomicUsize,
-    /// It waits for a lock, and serves nobody else.
-    blocks: AtomicBool,
-    /// It did not answer in time, and has not answered since.
-    is_silent: AtomicBool,
-}
-
-/// A use of a session: a lock that it holds, or that it is asked for.
-#[derive(Debug)]
-pub(super) struct Use(Arc<LockSession>);
-
-impl Use {
-    fn of(session: &Arc<LockSession>) -> Self {
-        session.users.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(session))
-    }
-
-    pub(super) const fn session(&self) -> &Arc<LockSession> {
-        &self.0
-    }
-}
-
-impl std::ops::Deref for Use {
-    type Target = LockSession;
-
-    fn deref(&self) -> &LockSession {
-        &self.0
-    }
-}
-
-impl Drop for Use {
-    fn drop(&mut self) {
-        self.0.users.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl LockSession {
-    pub(super) fn ttl(&self) -> Duration {
-        Duration::from_millis(self.ttl.load(Ordering::SeqCst))
-    }
-
-    pub(super) fn users(&self) -> usize {
-        self.users.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn is_ended(&self) -> bool {
-        self.session.is_ended()
-    }
-
-    /// Whether the runtime that served it has ended.
-    pub(super) fn is_orphaned(&self) -> bool {
-        self.session.is_orphaned()
-    }
-
-    /// Completes when the session has ended, and does not keep it alive.
-    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.session.ended()
-    }
-
-    pub(super) fn cut(&self) {
-        self.session.cut();
-    }
-
-    pub(super) fn is_silent(&self) -> bool {
-        self.is_silent.load(Ordering::SeqCst)
-    }
-
-    /// From now on it expires after this; nobody else may use it.
-    pub(super) fn aim(&self, ttl: Duration) {
-        let ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        if self.ttl.swap(ms, Ordering::SeqCst) != ms {
-            self.is_aimed.store(false, Ordering::SeqCst);
-        }
-    }
-
-    /// Whether a lock on it can go on to a request of this ttl: it has it, or can be given it.
-    pub(super) fn suits(&self, ttl: Duration) -> bool {
-        if self.users() == 1 {
-            self.aim(ttl);
-        }
-        self.ttl() == ttl
-    }
-
-    /// It did not answer in time: others keep away from it until it does.
-    pub(super) fn hush(&self) {
-        self.is_silent.store(true, Ordering::SeqCst);
-    }
-
-    /// Runs a statement, telling the server the ttl first where it does not know it.
-    pub(super) async fn run(
-        &self,
-        clock: &Clock,
-        limit: Duration,
-        sql: &str,
-    ) -> Result<Vec<Columns>> {
-        let is_aimed = self.is_aimed.load(Ordering::SeqCst);
-        let sql = if is_aimed {
-            sql.to_owned()
-        } else {
-            format!("SET idle_session_timeout = {}; {sql}", self.ttl.load(Ordering::SeqCst))
-        };
-        let answer = self.ask(clock, limit, What::Sql(sql)).await;
-        if !is_aimed && answer.is_ok() {
-            self.is_aimed.store(true, Ordering::SeqCst);
-        }
-        answer
-    }
-
-    /// Lets the server hear of us.
-    pub(super) async fn ping(&self, clock: &Clock, limit: Duration) -> Result<()> {
-        self.ask(clock, limit, What::Ping).await.map(drop)
-    }
-
-    async fn ask(&self, clock: &Clock, limit: Duration, what: What) -> Result<Vec<Columns>> {
-        let answer = self.session.ask(clock, limit, what).await;
-        let unanswered = matches!(answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
-        self.is_silent.store(unanswered && !self.is_ended(), Ordering::SeqCst);
-        answer
-    }
-
-    pub(super) fn is_waiting(&self) -> bool {
-        self.blocks.load(Ordering::SeqCst)
-    }
-
-    /// It waits no longer for a lock, and others may use it.
-    pub(super) fn unblock(&self) {
-        self.blocks.store(false, Ordering::SeqCst);
-    }
-
-    fn is_open_to_others(&self) -> bool {
-        let closed = self.blocks.load(Ordering::SeqCst) || self.is_silent() || self.is_ended();
-        !closed
-    }
-}
 
 /// What is told of each new session.
 pub(super) type Watch = Box<dyn Fn(&Arc<LockSession>) + Send + Sync>;
@@ -201,6 +51,8 @@ impl Sessions {
             ("statement_timeout", "0"),
             ("lock_timeout", "0"),
         ]);
+        // The driver would warn of every wait of a second.
+        let options = options.disable_statement_logging();
         let opening = tokio::sync::Mutex::default();
         let schema = schema.to_owned();
         Self { options, schema, most, all: Mutex::default(), opening, watch }
@@ -248,7 +100,7 @@ impl Sessions {
             return Ok(None);
         }
         let session = self.open().await?;
-        session.blocks.store(true, Ordering::SeqCst);
+        session.block();
         let used = Use::of(&session);
         session.aim(ttl);
         self.all().push(session);
@@ -265,7 +117,7 @@ impl Sessions {
         let session = {
             let all = self.all();
             let open = all.iter().filter(|session| session.is_open_to_others());
-            open.min_by_key(|session| session.session.pending()).cloned()
+            open.min_by_key(|session| session.pending()).cloned()
         };
         let session = match session {
             Some(session) => session,
@@ -337,9 +189,8 @@ impl Sessions {
     ) -> Result<bool> {
         let sql = format!(
             "SELECT NOT bool_or(l.granted) FROM pg_stat_activity a JOIN pg_locks l USING (pid) \
-             WHERE pid = {} AND backend_start = '{}' AND {}",
-            session.pid,
-            session.since,
+             WHERE {} AND {}",
+            session.is_it(),
             of_key(key),
         );
         let rows = self.control(clock, LIMIT / 2, &sql).await?;
@@ -367,7 +218,7 @@ impl Sessions {
         all.retain(|session| !session.is_ended());
         let room = all.len() < self.most;
         let open = || all.iter().filter(|session| session.is_open_to_others());
-        let busy = |session: &&Arc<LockSession>| session.session.pending();
+        let busy = |session: &&Arc<LockSession>| session.pending();
         let same = open().filter(|session| session.users() > 0 && session.ttl() == ttl);
         if let Some(session) = same.min_by_key(busy)
             && (busy(&session) < CROWD || !room)
@@ -389,13 +240,13 @@ impl Sessions {
     fn for_waiter(&self, ttl: Duration) -> Option<Use> {
         let mut all = self.all();
         all.retain(|session| !session.is_ended());
-        let blocked = all.iter().filter(|session| session.blocks.load(Ordering::SeqCst)).count();
+        let blocked = all.iter().filter(|session| session.is_waiting()).count();
         let mut unused =
             all.iter().filter(|session| session.is_open_to_others() && session.users() == 0);
         // One is left for those that try, and to look after those that wait.
         let session =
             unused.next().filter(|_| all.len() > blocked + 1 && blocked < self.most / 2)?;
-        session.blocks.store(true, Ordering::SeqCst);
+        session.block();
         let used = Use::of(session);
         session.aim(ttl);
         Some(used)
@@ -406,39 +257,11 @@ impl Sessions {
     }
 
     fn blocked(&self) -> usize {
-        self.all().iter().filter(|session| session.blocks.load(Ordering::SeqCst)).count()
+        self.all().iter().filter(|session| session.is_waiting()).count()
     }
 
     async fn open(&self) -> Result<Arc<LockSession>> {
-        let session = Session::open(&self.options, FOREVER).await?;
-        let hello = format!(
-            "SELECT pid, backend_start, pg_is_in_recovery(), \
-             (SELECT source FROM pg_settings WHERE name = 'idle_session_timeout'), \
-             CASE WHEN NOT pg_is_in_recovery() THEN {}.enter() END \
-             FROM pg_stat_activity WHERE pid = pg_backend_pid()",
-            self.schema
-        );
-        let rows = session.ask(&Clock::system(), LIMIT, What::Sql(hello)).await?;
-        let row = rows.first().ok_or_else(|| garbled(&rows))?;
-        if column(row, 2) == Some("t") {
-            return Err(Error::rejected("a server in recovery", STANDBY));
-        }
-        // Ours came with the first message: whoever stands between has swallowed it.
-        if column(row, 3) != Some("client") {
-            return Err(Error::rejected("a connection through a pooler", POOLER));
-        }
-        let epoch: u64 = number(row, 4).ok_or_else(|| garbled(&rows))?;
-        let session = Arc::new(LockSession {
-            session,
-            pid: number(row, 0).ok_or_else(|| garbled(&rows))?,
-            since: column(row, 1).unwrap_or_default().to_owned(),
-            base: epoch << 42,
-            ttl: AtomicU64::new(u64::try_from(UNUSED.as_millis()).unwrap_or(u64::MAX)),
-            is_aimed: AtomicBool::new(true),
-            users: AtomicUsize::new(0),
-            blocks: AtomicBool::new(false),
-            is_silent: AtomicBool::new(false),
-        });
+        let session = Arc::new(LockSession::open(&self.options, &self.schema).await?);
         (self.watch)(&session);
         Ok(session)
     }
@@ -446,22 +269,4 @@ impl Sessions {
     fn all(&self) -> MutexGuard<'_, Vec<Arc<LockSession>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl LockSession {
-    /// Something that is done to this very backend, and to no later one with its number.
-    fn told(&self, what: &str) -> String {
-        let Self { pid, since, .. } = self;
-        format!(
-            "SELECT {what} FROM pg_stat_activity WHERE pid = {pid} AND backend_start = '{since}'"
-        )
-    }
-}
-
-/// The condition that a row of `pg_locks` is about this key.
-pub(super) fn of_key(key: i64) -> String {
-    format!(
-        "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = \
-         current_database()) AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = {key}"
-    )
 }

@@ -1,0 +1,303 @@
+//! How a grant ends: its lock goes on to the next one here, or back to the server.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use lockkit_core::{Applied, Clock, Error, FencingToken, Instant, LossReason, Request, Result};
+
+use super::lease::{Held, Life, State};
+use super::session::{FOREVER, LockSession, Use, of_key};
+use super::slots::Seeker;
+use super::{Inner, call_limit};
+use crate::error::is_ended_by_server;
+use crate::protocol::{column, garbled, number};
+
+/// How many tokens are fetched at once for those who wait here: the lock then goes from hand to hand
+/// without the server, for as long as it has just been heard of.
+const BATCH: usize = 32;
+
+impl Inner {
+    /// Waits until nothing of a lost grant is in the server.
+    pub(super) async fn gone(&self, held: &Arc<Held>) -> Result<()> {
+        let clock = held.request.clock();
+        let end = clock.now().saturating_add(call_limit(held.ttl));
+        let is_there = || {
+            let slots = self.slots.lock();
+            let there = slots.get(&held.key).and_then(|slot| slot.held.as_ref());
+            there.is_some_and(|other| Arc::ptr_eq(other, held))
+        };
+        while is_there() {
+            if clock.now() >= end {
+                let what = "the backend of a lost session may not have ended";
+                return Err(Error::unavailable(Applied::Maybe, what));
+            }
+            clock.sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends a grant, within the limit of a call; what it began goes on.
+    pub(super) async fn release(self: &Arc<Self>, held: &Arc<Held>) -> Result<()> {
+        let begins = held.state.send_if_modified(|state| {
+            let begins = *state == State::Live;
+            if begins {
+                *state = State::Ending;
+            }
+            begins
+        });
+        let mut states = held.state.subscribe();
+        if begins {
+            let (inner, held) = (Arc::clone(self), Arc::clone(held));
+            let mut ending = Box::pin(async move {
+                let how = inner.end(&held, true).await;
+                held.end(how);
+            });
+            // From hand to hand it needs nobody's answer.
+            let begun = poll_fn(|context| Poll::Ready(ending.as_mut().poll(context)));
+            if begun.await.is_pending() {
+                #[allow(clippy::disallowed_methods)] // a release goes on when its caller has left
+                tokio::spawn(ending);
+            }
+        }
+        let ended = states.wait_for(|state| !matches!(state, State::Live | State::Ending));
+        tokio::select! {
+            state = ended => match state.as_deref() {
+                Ok(State::Lost(reason)) => Err(Error::lost(*reason)),
+                _ => Ok(()),
+            },
+            () = held.request.clock().sleep(call_limit(held.ttl)) => {
+                let silence = "PostgreSQL gave no answer to a release in time";
+                Err(Error::unavailable(Applied::Maybe, silence))
+            }
+        }
+    }
+
+    /// Hands the lock of an ended grant on, or gives it back to the server; what to tell of it.
+    async fn end(self: &Arc<Self>, held: &Arc<Held>, was_held: bool) -> State {
+        let (key, clock) = (held.key, held.request.clock());
+        let Some(life) = held.life().take() else {
+            return State::Lost(LossReason::SessionEnded);
+        };
+        let (seeker, next, goes_round) = {
+            let mut slots = self.slots.lock();
+            let slot = slots.entry(key).or_default();
+            if slot.held.as_ref().is_none_or(|other| !Arc::ptr_eq(other, held)) {
+                // It was lost, and the key is others' business.
+                return State::Lost(LossReason::SessionEnded);
+            }
+            slot.held = None;
+            slot.prune();
+            let seeker = Arc::new(Seeker::default());
+            slot.seeker = Some(Arc::clone(&seeker));
+            let next = slot.queue.front().map(|waiter| waiter.request.clone());
+            (seeker, next, slot.has_gone_round())
+        };
+        // From here on the seeker stands for us, so that nobody else asks the server meanwhile.
+        let how = self.pass_on(key, clock, life, next, goes_round).await;
+        self.go_on(key, seeker);
+        match how {
+            Ok(true) if was_held => State::Released,
+            Ok(true) => State::Lost(LossReason::Expired),
+            Ok(false) => State::Lost(LossReason::Removed),
+            Err(error) if is_ended_by_server(&error) => State::Lost(LossReason::SessionEnded),
+            // The connection broke, and what was left of it is gone by now.
+            Err(_) => State::Released,
+        }
+    }
+
+    /// Asks the server for those who wait, if there are any and nobody holds it here.
+    fn go_on(self: &Arc<Self>, key: i64, seeker: Arc<Seeker>) {
+        let mut slots = self.slots.lock();
+        let Some(slot) = slots.get_mut(&key) else { return };
+        slot.prune();
+        if slot.held.is_none() && !slot.queue.is_empty() {
+            return self.seek(key, seeker);
+        }
+        slot.seeker = None;
+        if slot.is_free() {
+            slots.remove(&key);
+        }
+    }
+
+    /// Whether the lock was held until it was handed on or given back.
+    async fn pass_on(
+        self: &Arc<Self>,
+        key: i64,
+        clock: &Clock,
+        life: Life,
+        next: Option<Request>,
+        goes_round: bool,
+    ) -> Result<bool> {
+        let goes_on = match next.filter(|_| !life.session.is_ended()) {
+            Some(_) if goes_round && self.others_wait(clock, &life.session, key).await? => None,
+            next => next,
+        };
+        if goes_round && let Some(slot) = self.slots.lock().get_mut(&key) {
+            slot.begin_round();
+        }
+        let mut life = life;
+        if let Some(next) = goes_on.filter(|next| life.session.suits(next.ttl())) {
+            let token = match life.spare(next.clock().now()) {
+                Some(token) => token,
+                None => {
+                    let count = (4 * self.slots.waiting(key)).clamp(1, BATCH);
+                    let (tokens, sent) = self.tokens(&next, &life.session, count).await?;
+                    (life.spare, life.heard) = (tokens, sent);
+                    life.spare.pop_front().unwrap_or_default()
+                }
+            };
+            let heard = life.heard;
+            match self.give(key, life, token, heard) {
+                Ok(()) => return Ok(true),
+                Err(back) => life = back,
+            }
+        }
+        self.unlock(clock, key, &life.session).await
+    }
+
+    /// Ends what lives on a session that has ended.
+    pub(super) async fn lose(self: &Arc<Self>, session: &Arc<LockSession>) {
+        let on_it = self.held_on(session);
+        for held in &on_it {
+            held.end(State::Lost(LossReason::SessionEnded));
+        }
+        // Its backend may not know yet: until it does, it holds.
+        self.sessions.bury(&Clock::system(), session).await;
+        for held in on_it {
+            held.life().take();
+            let mut slots = self.slots.lock();
+            let Some(slot) = slots.get_mut(&held.key) else { continue };
+            if slot.held.as_ref().is_some_and(|other| Arc::ptr_eq(other, &held)) {
+                slot.held = None;
+            }
+            if slot.is_free() {
+                slots.remove(&held.key);
+            } else if slot.held.is_none() && slot.seeker.is_none() {
+                let seeker = Arc::new(Seeker::default());
+                slot.seeker = Some(Arc::clone(&seeker));
+                self.seek(held.key, seeker);
+            }
+        }
+    }
+
+    /// Gives back what is renewed no more, where others keep its session alive.
+    pub(super) fn lapse(self: &Arc<Self>, session: &Arc<LockSession>) {
+        for held in self.held_on(session).into_iter().filter(|held| held.has_lapsed()) {
+            if held.end(State::Lost(LossReason::Expired)) {
+                let inner = Arc::clone(self);
+                #[allow(clippy::disallowed_methods)] // a clean-up that nobody waits for
+                tokio::spawn(async move { inner.end(&held, false).await });
+            }
+        }
+    }
+
+    fn held_on(&self, session: &Arc<LockSession>) -> Vec<Arc<Held>> {
+        let slots = self.slots.lock();
+        let held = slots.values().filter_map(|slot| slot.held.as_ref());
+        let on_it = |held: &&Arc<Held>| {
+            let life = held.life();
+            life.as_ref().is_some_and(|life| Arc::ptr_eq(life.session.session(), session))
+        };
+        held.filter(on_it).cloned().collect()
+    }
+
+    /// New tokens over a session that holds the lock, and when they were asked for.
+    pub(super) async fn tokens(
+        &self,
+        next: &Request,
+        session: &LockSession,
+        count: usize,
+    ) -> Result<(VecDeque<u64>, Instant)> {
+        let (sent, clock) = (next.clock().now(), next.clock());
+        let sql =
+            format!("SELECT nextval('{}.token') FROM generate_series(1, {count})", self.schema);
+        let rows = session.run(clock, call_limit(next.ttl()), &sql).await;
+        if rows.is_err() {
+            // It holds a lock, and does not say so.
+            self.sessions.bury(clock, session).await;
+        }
+        let rows = rows?;
+        let tokens = rows.iter().map(|row| number::<u64>(row, 0).map(|low| session.base + low));
+        let tokens: Option<VecDeque<u64>> = tokens.collect();
+        let tokens = tokens.filter(|tokens| tokens.len() == count);
+        Ok((tokens.ok_or_else(|| garbled(&rows))?, sent))
+    }
+
+    /// Grants the lock that a session holds to the first in the queue who wants it; gives it back
+    /// where nobody does, or the session would end too early for that one.
+    pub(super) fn give(
+        self: &Arc<Self>,
+        key: i64,
+        life: Life,
+        token: u64,
+        sent: Instant,
+    ) -> Result<(), Life> {
+        let Ok(token) = FencingToken::with_base(self.token_base, token) else { return Err(life) };
+        let mut life = life;
+        let mut slots = self.slots.lock();
+        let Some(slot) = slots.get_mut(&key) else { return Err(life) };
+        slot.prune();
+        loop {
+            match slot.queue.front() {
+                Some(next) if next.request.ttl() <= life.session.ttl() => {}
+                _ => return Err(life),
+            }
+            let Some(next) = slot.queue.pop_front() else { return Err(life) };
+            let held = Arc::new(Held::new(key, next.request.clone(), token, sent, life));
+            if next.answer(|| Ok(Some(held.grant(self, sent)))) {
+                slot.hold(&held);
+                return Ok(());
+            }
+            // It has left just now.
+            match held.life().take() {
+                Some(back) => life = back,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Frees a lock in the server; whether the session held it.
+    pub(super) async fn unlock(
+        &self,
+        clock: &Clock,
+        key: i64,
+        session: &LockSession,
+    ) -> Result<bool> {
+        let sql = format!("SELECT pg_advisory_unlock({key})");
+        let mut asked = pin!(session.run(clock, FOREVER, &sql));
+        let answer = tokio::select! {
+            biased;
+            answer = &mut asked => answer,
+            () = clock.sleep(call_limit(session.ttl())) => {
+                if session.users() == 1 {
+                    session.cut();
+                }
+                asked.await
+            }
+        };
+        match answer {
+            Ok(rows) => match rows.first().and_then(|row| column(row, 0)) {
+                Some(text) => Ok(text == "t"),
+                None => Err(garbled(&rows)),
+            },
+            Err(error) => {
+                if session.is_ended() {
+                    self.sessions.bury(clock, session).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether another session waits for this lock.
+    async fn others_wait(&self, clock: &Clock, session: &Use, key: i64) -> Result<bool> {
+        let sql =
+            format!("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND {})", of_key(key));
+        let rows = session.run(clock, call_limit(session.ttl()), &sql).await?;
+        Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
+    }
+}
