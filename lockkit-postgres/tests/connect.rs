@@ -4,13 +4,16 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::{BOTH, SLACK, by, config, join, ms};
 use futures_util::future::join_all;
-use lockkit_core::{Error, WakeUp};
+use lockkit_core::{Error, Locks, WakeUp};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
+use testbed::log::Log;
 use testbed::{Pgbouncer, Pooling, PostgresServer};
+
+/// What no error, no Debug and no log may show.
+const SECRET: &str = "c0rrect-horse-battery";
+const WRONG: &str = "wr0ng-horse-battery";
 
 async fn refused(config: PostgresConfig) -> String {
     let error = PostgresProvider::connect(config).await.unwrap_err();
@@ -107,26 +110,66 @@ async fn the_printed_sql_sets_up_a_schema_of_any_name() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_password_is_needed_and_never_shown() {
+    let log = Log::of_this_thread();
     let server =
         PostgresServer::builder().hba("host all alice 127.0.0.1/32 scram-sha-256").start().unwrap();
-    server.sql("CREATE ROLE alice LOGIN SUPERUSER PASSWORD 'hunter2'").unwrap();
+    server.sql(&format!("CREATE ROLE alice LOGIN SUPERUSER PASSWORD '{SECRET}'")).unwrap();
+    let url =
+        |password: &str| format!("postgres://alice:{password}@{}/postgres", server.address());
     for strategy in BOTH {
-        let url =
-            |password: &str| format!("postgres://alice:{password}@{}/postgres", server.address());
-        let right = config(&url("hunter2"), strategy);
-        assert!(!format!("{right:?}").contains("hunter2"));
-        let provider = PostgresProvider::connect(right).await.unwrap();
-        let locks = lockkit_core::Locks::new(provider.clone());
-        let guard = locks.lock("a").ttl(Duration::from_secs(5)).acquire().await.unwrap();
-        let shown = format!("{provider:?} {locks:?} {guard:?}");
-        assert!(!shown.contains("hunter2"), "{shown}");
-        let wrong = refused(config(&url("hunter3"), strategy)).await;
-        assert!(wrong.contains("password") && !wrong.contains("hunter"), "{wrong}");
+        let wrong = config(&url(WRONG), strategy);
+        let shown = format!("{wrong:?} {wrong:#?}");
+        let error = PostgresProvider::connect(wrong).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("password")),
+            "{error:?}"
+        );
+        shows_no_secret(&format!("{shown} {error} {error:?}"));
+
+        let right = config(&url(SECRET), strategy);
+        let provider = PostgresProvider::connect(right.clone()).await.unwrap();
+        let locks = Locks::new(provider.clone());
+        let other = Locks::new(PostgresProvider::connect(right.clone()).await.unwrap());
+        let guard = locks.lock("a").ttl(ms(3_000)).acquire().await.unwrap();
+        let waiter = tokio::spawn(other.lock("a").ttl(ms(3_000)).acquire());
+        // Long enough for the driver to call it a slow statement.
+        tokio::time::sleep(ms(1_200)).await;
+        guard.renew().await.unwrap();
+        shows_no_secret(&format!("{right:?} {provider:?} {provider:#?} {locks:?} {guard:?}"));
+        let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE application_name = 'lockkit'";
+        server.sql(ended).unwrap();
+        tokio::time::sleep(ms(300)).await;
+        if let Err(error) = guard.release().await {
+            shows_no_secret(&format!("{error} {error:?}"));
+        }
+        by(ms(4_000), "the next grant", waiter).await.unwrap().unwrap().release().await.unwrap();
+        locks.close(ms(2_000)).await.unwrap();
+        other.close(ms(2_000)).await.unwrap();
     }
-    let error = PostgresConfig::from_url("postgres://alice:hunter2@localhost:port/db").unwrap_err();
-    assert!(!error.to_string().contains("hunter2"), "{error}");
+    for bad in [
+        format!("postgres://alice:{SECRET}@localhost:port/db"),
+        format!("postgres://alice:{SECRET}@localhost/db?sslmode=maybe"),
+        format!("postgres://localhost/db?password={SECRET}&sslmod=require"),
+    ] {
+        let error = PostgresConfig::from_url(&bad).unwrap_err();
+        shows_no_secret(&format!("{error} {error:?}"));
+    }
+    let logged = log.text();
+    assert!(logged.contains("granted") && logged.contains("lockkit.acquire"), "{logged}");
+    assert!(!logged.contains("slow statement"), "{logged}");
+    shows_no_secret(&logged);
+}
+
+#[track_caller]
+fn shows_no_secret(text: &str) {
+    assert!(!text.contains(SECRET) && !text.contains(WRONG), "{text}");
+}
+
+#[test]
+fn an_unknown_option_is_named() {
     let error = PostgresConfig::from_url("postgres://localhost/?sslmod=require").unwrap_err();
     assert!(error.to_string().contains("sslmod"), "{error}");
 }
