@@ -40,7 +40,7 @@ async fn a_pooler_is_refused_by_the_one_strategy_and_carries_the_other() {
         let provider = provider.await.unwrap();
         let guarantees = lockkit_core::LockProvider::guarantees(&provider);
         assert!(matches!(guarantees.wake_up, WakeUp::Poll(_)), "{:?}", guarantees.wake_up);
-        let locks = lockkit_core::Locks::new(provider);
+        let locks = Locks::new(provider);
         let guard = locks.lock("pooled").ttl(ms(1_500)).acquire().await.unwrap();
         let other = join(&pooler.url(), Strategy::Table).await;
         let waiter = tokio::spawn(other.lock("pooled").acquire());
@@ -100,7 +100,7 @@ async fn the_printed_sql_sets_up_a_schema_of_any_name() {
     server.sql(&sql).unwrap();
     for strategy in BOTH {
         let locks = PostgresProvider::connect(with(strategy)).await.unwrap();
-        let guard = lockkit_core::Locks::new(locks).lock("a").acquire().await.unwrap();
+        let guard = Locks::new(locks).lock("a").acquire().await.unwrap();
         guard.release().await.unwrap();
     }
     assert_eq!(server.sql("SELECT to_regnamespace('lockkit') IS NULL").unwrap(), "t");
@@ -116,8 +116,7 @@ async fn a_password_is_needed_and_never_shown() {
     let server =
         PostgresServer::builder().hba("host all alice 127.0.0.1/32 scram-sha-256").start().unwrap();
     server.sql(&format!("CREATE ROLE alice LOGIN SUPERUSER PASSWORD '{SECRET}'")).unwrap();
-    let url =
-        |password: &str| format!("postgres://alice:{password}@{}/postgres", server.address());
+    let url = |password: &str| format!("postgres://alice:{password}@{}/postgres", server.address());
     for strategy in BOTH {
         let wrong = config(&url(WRONG), strategy);
         let shown = format!("{wrong:?} {wrong:#?}");

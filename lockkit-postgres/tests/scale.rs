@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{BOTH, SLACK, advisory, by, config, connections, join, ms, until};
 use futures_util::future::join_all;
@@ -59,8 +59,10 @@ async fn the_budget_refuses_with_the_remedy_and_others_can_always_connect() {
     assert!(guards.len() > 1_500);
     server.sql("CREATE TABLE other (n int); SELECT pg_advisory_lock(1)").unwrap();
     // Room again once some have gone; the rest is held on.
-    guards.truncate(1_000);
-    until(SLACK * 3, "the dropped ones are free", || advisory(&server) <= 1_001).await;
+    for released in join_all(guards.drain(1_000..).map(lockkit_core::Guard::release)).await {
+        released.unwrap();
+    }
+    assert_eq!(advisory(&server), 1_000);
     drop(locks.lock("again").ttl(TTL).acquire().await.unwrap());
     assert!(guards.iter().all(lockkit_core::Guard::is_held));
 }
@@ -93,4 +95,69 @@ async fn a_thousand_waiters_on_one_name_take_two_connections() {
     tokens.dedup();
     assert_eq!(tokens.len(), WAITERS);
     until(SLACK, "nothing is left", || advisory(&server) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_no_connection_is_left_to_wait_for_are_told_of_a_release() {
+    const NAMES: usize = 40;
+    let server = PostgresServer::start().unwrap();
+    let (holder, other) = (
+        join(&server.url(), Strategy::Advisory).await,
+        join(&server.url(), Strategy::Advisory).await,
+    );
+    let names: Vec<_> = (0..NAMES).map(|n| n.to_string()).collect();
+    let mut guards = Vec::new();
+    for name in &names {
+        guards.push(holder.lock(name).ttl(TTL).acquire().await.unwrap());
+    }
+    let theirs = connections(&server);
+    let waiters: Vec<_> =
+        names.iter().map(|name| tokio::spawn(other.lock(name).ttl(TTL).acquire())).collect();
+    // Each in the server's queue, or by a mark that says so.
+    until(SLACK * 5, "all wait", || advisory(&server) == 2 * NAMES).await;
+    let used = connections(&server) - theirs;
+    assert!(used <= 9, "{used} connections for {NAMES} names");
+    // By now those beside the queue try once a second.
+    tokio::time::sleep(ms(2_000)).await;
+    let mut took = Vec::new();
+    for (guard, waiter) in guards.into_iter().zip(waiters) {
+        let released = Instant::now();
+        guard.release().await.unwrap();
+        let next = by(SLACK * 3, "the next grant", waiter).await.unwrap().unwrap();
+        took.push(released.elapsed());
+        next.release().await.unwrap();
+    }
+    took.sort_unstable();
+    println!("{NAMES} names on {used} connections: told after {:?}", took[NAMES / 2]);
+    assert!(took[NAMES / 2] < ms(250), "{took:?}");
+    until(SLACK, "nothing is left", || advisory(&server) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_beside_the_queue_gets_its_turn_in_a_busy_name() {
+    let server = PostgresServer::start().unwrap();
+    let [holder, busy, other] = [(); 3].map(|()| join(server.url().leak(), Strategy::Advisory));
+    let (holder, busy, other) = (holder.await, busy.await, other.await);
+    let (mut guards, mut waiters) = (Vec::new(), Vec::new());
+    for n in 0..4 {
+        guards.push(holder.lock(format!("held-{n}")).ttl(TTL).acquire().await.unwrap());
+        waiters.push(tokio::spawn(other.lock(format!("held-{n}")).ttl(TTL).acquire()));
+    }
+    until(SLACK, "they take all that may wait", || advisory(&server) == 8).await;
+    let tasks: Vec<_> = (0..8)
+        .map(|_| {
+            let lock = busy.lock("busy").ttl(TTL);
+            tokio::spawn(async move {
+                loop {
+                    lock.acquire().await.unwrap().release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let turn = by(ms(5_000), "its turn", other.lock("busy").ttl(TTL).acquire()).await.unwrap();
+        turn.release().await.unwrap();
+    }
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    waiters.iter().for_each(tokio::task::JoinHandle::abort);
 }

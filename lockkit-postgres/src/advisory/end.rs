@@ -12,13 +12,25 @@ use lockkit_core::{Applied, Clock, Error, FencingToken, Instant, LossReason, Req
 use super::lease::{Held, Life, State};
 use super::session::{FOREVER, LockSession, Use, of_key};
 use super::slots::Seeker;
-use super::{Inner, call_limit};
+use super::{Inner, call_limit, wake};
 use crate::error::is_ended_by_server;
 use crate::protocol::{column, garbled, number};
 
 /// How many tokens are fetched at once for those who wait here: the lock then goes from hand to hand
 /// without the server, for as long as it has just been heard of.
 const BATCH: usize = 32;
+
+/// How long the lock is left to others who were told, before our own waiters try again.
+const COURTESY: Duration = Duration::from_millis(5);
+
+/// Who else waits for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    None,
+    InTheQueue,
+    /// No session of theirs was left to wait on.
+    Beside,
+}
 
 impl Inner {
     /// Waits until nothing of a lost grant is in the server.
@@ -132,10 +144,13 @@ impl Inner {
         next: Option<Request>,
         goes_round: bool,
     ) -> Result<bool> {
-        let goes_on = match next.filter(|_| !life.session.is_ended()) {
-            Some(_) if goes_round && self.others_wait(clock, &life.session, key).await? => None,
-            next => next,
+        let others = match &next {
+            Some(_) if goes_round && !life.session.is_ended() => {
+                self.others(clock, &life.session, key).await?
+            }
+            _ => Others::None,
         };
+        let goes_on = next.filter(|_| others == Others::None && !life.session.is_ended());
         if goes_round && let Some(slot) = self.slots.lock().get_mut(&key) {
             slot.begin_round();
         }
@@ -144,8 +159,7 @@ impl Inner {
             let token = match life.spare(next.clock().now()) {
                 Some(token) => token,
                 None => {
-                    let count = (4 * self.slots.waiting(key)).clamp(1, BATCH);
-                    let (tokens, sent) = self.tokens(&next, &life.session, count).await?;
+                    let (tokens, sent) = self.tokens(&next, &life.session, key).await?;
                     (life.spare, life.heard) = (tokens, sent);
                     life.spare.pop_front().unwrap_or_default()
                 }
@@ -156,7 +170,12 @@ impl Inner {
                 Err(back) => life = back,
             }
         }
-        self.unlock(clock, key, &life.session).await
+        let unlocked = self.unlock(clock, key, &life.session).await;
+        if others == Others::Beside {
+            // Whoever stands in the server's queue has it by now; these must come and try.
+            clock.sleep(COURTESY).await;
+        }
+        unlocked
     }
 
     /// Ends what lives on a session that has ended.
@@ -210,8 +229,9 @@ impl Inner {
         &self,
         next: &Request,
         session: &LockSession,
-        count: usize,
+        key: i64,
     ) -> Result<(VecDeque<u64>, Instant)> {
+        let count = (4 * self.slots.waiting(key)).clamp(1, BATCH);
         let (sent, clock) = (next.clock().now(), next.clock());
         let sql =
             format!("SELECT nextval('{}.token') FROM generate_series(1, {count})", self.schema);
@@ -267,7 +287,7 @@ impl Inner {
         key: i64,
         session: &LockSession,
     ) -> Result<bool> {
-        let sql = format!("SELECT pg_advisory_unlock({key})");
+        let sql = wake::unlock(key);
         let mut asked = pin!(session.run(clock, FOREVER, &sql));
         let answer = tokio::select! {
             biased;
@@ -293,11 +313,20 @@ impl Inner {
         }
     }
 
-    /// Whether another session waits for this lock.
-    async fn others_wait(&self, clock: &Clock, session: &Use, key: i64) -> Result<bool> {
-        let sql =
-            format!("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND {})", of_key(key));
+    /// Who waits for this lock on other sessions, or beside them.
+    async fn others(&self, clock: &Clock, session: &Use, key: i64) -> Result<Others> {
+        let sql = format!(
+            "SELECT coalesce(bool_or(NOT granted), false), count(*) > 0 FROM pg_locks \
+             WHERE NOT granted AND {} OR {}",
+            of_key(key),
+            wake::of_mark(key),
+        );
         let rows = session.run(clock, call_limit(session.ttl()), &sql).await?;
-        Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
+        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+        Ok(match (column(row, 0), column(row, 1)) {
+            (Some("t"), _) => Others::InTheQueue,
+            (_, Some("t")) => Others::Beside,
+            _ => Others::None,
+        })
     }
 }

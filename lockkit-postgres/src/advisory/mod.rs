@@ -7,6 +7,7 @@ mod seek;
 mod session;
 mod sessions;
 mod slots;
+mod wake;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -27,6 +28,7 @@ use budget::Budget;
 use session::LockSession;
 use sessions::Sessions;
 use slots::{Seeker, Slots, Waiter};
+use wake::Wake;
 
 /// How soon the end of a session that holds something is seen, at the latest.
 const WATCH: Duration = Duration::from_millis(500);
@@ -41,6 +43,7 @@ pub(crate) struct Advisory(Arc<Inner>);
 pub(crate) struct Inner {
     sessions: Sessions,
     slots: Slots,
+    wake: Arc<Wake>,
     budget: Arc<Budget>,
     schema: String,
     keys: HashMap<LockName, i64>,
@@ -68,6 +71,7 @@ impl Advisory {
                     Box::new(watch),
                 ),
                 slots: Slots::default(),
+                wake: Arc::default(),
                 budget: Arc::new(Budget::new(config.budget, server.lock_table, server.locks)),
                 schema: config.schema,
                 keys: config.keys,
@@ -96,6 +100,7 @@ impl Advisory {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.wake.close();
         self.sessions.close();
     }
 }
@@ -259,6 +264,7 @@ impl LockProvider for Advisory {
     }
 
     async fn close(&self) -> Result<()> {
+        self.0.wake.close();
         self.0.sessions.close();
         Ok(())
     }

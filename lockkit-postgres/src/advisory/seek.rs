@@ -9,12 +9,14 @@ use lockkit_core::{Clock, Instant, Request, Result, StoreSays};
 use super::lease::Life;
 use super::session::{FOREVER, Use};
 use super::slots::Seeker;
+use super::wake::Wish;
 use super::{Inner, call_limit};
 use crate::connection::Columns;
 use crate::protocol::{column, garbled, number};
 
-/// How often one tries where no session is left to wait on.
-const POLL: Duration = Duration::from_millis(100);
+/// How soon one tries again without a word, where no session is left to wait on: a session's end and
+/// other clients' releases tell nobody. At first, and at the most.
+const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 /// How often a session is told to stop waiting, until it does.
 const STOP_AGAIN: Duration = Duration::from_millis(20);
 /// How long an answer that nobody wants any more is waited for.
@@ -39,6 +41,9 @@ struct Seeking {
     inner: Arc<Inner>,
     key: i64,
     seeker: Arc<Seeker>,
+    /// Where no session was left to wait on.
+    wish: Option<Wish>,
+    pause: Duration,
 }
 
 impl Drop for Seeking {
@@ -58,7 +63,8 @@ impl Drop for Seeking {
 impl Inner {
     /// Starts the task for a key that has none; the caller keeps the slots.
     pub(super) fn seek(self: &Arc<Self>, key: i64, seeker: Arc<Seeker>) {
-        let seeking = Seeking { inner: Arc::clone(self), key, seeker };
+        let (inner, [pause, _]) = (Arc::clone(self), TRY_AGAIN);
+        let mut seeking = Seeking { inner, key, seeker, wish: None, pause };
         #[allow(clippy::disallowed_methods)] // as part of an attempt, which may be dropped
         tokio::spawn(async move {
             while let Some(head) = seeking.inner.wanted(&seeking) {
@@ -94,7 +100,7 @@ impl Inner {
 
 impl Seeking {
     /// Asks once, and waits where another session holds the lock.
-    async fn round(&self, head: &Request) -> Result<()> {
+    async fn round(&mut self, head: &Request) -> Result<()> {
         let mut asked = self.try_for(head).await?;
         if matches!(asked, Asked::HeldElsewhere) {
             self.inner.slots.held_elsewhere(self.key);
@@ -138,25 +144,38 @@ impl Seeking {
     }
 
     /// Waits on a session of its own, which is the holder's afterwards.
-    async fn wait_for(&self, head: &Request) -> Result<Asked> {
-        let (inner, clock, key) = (&self.inner, head.clock(), self.key);
+    async fn wait_for(&mut self, head: &Request) -> Result<Asked> {
+        let (inner, key) = (Arc::clone(&self.inner), self.key);
         let Some(session) = inner.sessions.waiter(head.ttl()).await? else {
-            tokio::select! {
-                () = clock.sleep(POLL) => {}
-                () = self.seeker.left.notified() => {}
-            }
+            self.wait_beside(head).await;
             return Ok(Asked::Again);
         };
+        self.wish = None;
         let place = inner.budget.take();
         let sql = format!("SELECT pg_advisory_lock({key})");
         let Some(()) = self.waited(head, &session, &sql).await else { return Ok(Asked::Again) };
         // Who is the head by now?
         let head = inner.slots.head(key).unwrap_or_else(|| head.clone());
         session.aim(head.ttl());
-        let (mut tokens, sent) = inner.tokens(&head, &session, 1).await?;
-        let token = tokens.pop_front().unwrap_or_default();
+        let (mut spare, sent) = inner.tokens(&head, &session, key).await?;
+        let token = spare.pop_front().unwrap_or_default();
         session.unblock();
-        Ok(Asked::Granted { life: Life::new(session, place, sent), token, sent })
+        let mut life = Life::new(session, place, sent);
+        life.spare = spare;
+        Ok(Asked::Granted { life, token, sent })
+    }
+
+    /// Waits for a word of whoever releases the lock, or to try without one.
+    async fn wait_beside(&mut self, head: &Request) {
+        let (inner, [_, most]) = (&self.inner, TRY_AGAIN);
+        inner.wake.listen(inner.sessions.options());
+        let wish = || inner.wake.wish(self.key, inner.budget.take());
+        let wish = self.wish.get_or_insert_with(wish);
+        tokio::select! {
+            () = wish.told() => {}
+            () = head.clock().sleep(self.pause) => self.pause = (self.pause * 2).min(most),
+            () = self.seeker.left.notified() => {}
+        }
     }
 
     /// Waits in the server's queue; `None`: nobody wants it any more, or the session has ended.

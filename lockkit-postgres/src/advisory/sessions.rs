@@ -58,6 +58,11 @@ impl Sessions {
         Self { options, schema, most, all: Mutex::default(), opening, watch }
     }
 
+    /// How they connect.
+    pub(super) const fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
     /// Opens the first session, and leaves it for whoever comes.
     pub(super) async fn warm(&self) -> Result<()> {
         let session = self.open().await?;

@@ -6,16 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use lockkit_core::{LossReason, RequestId};
-use sqlx::Executor;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::watch;
 
-use crate::connection::LIMIT;
+use crate::listener::{Heard, Listener, PROBE};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How often a silent connection is asked whether it lives.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// What a request is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,39 +172,18 @@ impl Drop for Up {
 
 /// Listens until the connection ends; whether there was one.
 async fn listen(wake: &Weak<Wake>, options: &PgConnectOptions, channel: &str) -> bool {
-    let start = async {
-        // The driver listens only over a connection that a pool made: this one has no other.
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(LIMIT)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await?;
-        let mut listener = PgListener::connect_with(&pool).await?;
-        // We make it anew ourselves, and look at what came meanwhile.
-        listener.eager_reconnect(false);
-        listener.listen(channel).await?;
-        Ok::<_, sqlx::Error>(listener)
-    };
-    let Ok(Ok(mut listener)) = tokio::time::timeout(LIMIT, start).await else { return false };
+    let Some(mut listener) = Listener::open(options, channel).await else { return false };
     if let Some(wake) = wake.upgrade() {
         wake.ask_all();
     }
     loop {
-        match tokio::time::timeout(PROBE, listener.try_recv()).await {
-            Ok(Ok(Some(message))) => match wake.upgrade() {
-                Some(wake) => wake.deliver(message.payload()),
+        match listener.hear(PROBE).await {
+            Heard::Message(message) => match wake.upgrade() {
+                Some(wake) => wake.deliver(&message),
                 None => return true,
             },
-            // It ended.
-            Ok(_) => return true,
-            Err(_) => {
-                let probe = listener.execute("SELECT 1");
-                if !matches!(tokio::time::timeout(LIMIT, probe).await, Ok(Ok(_))) {
-                    return true;
-                }
-            }
+            Heard::Silence if listener.lives().await => {}
+            Heard::Silence | Heard::End => return true,
         }
     }
 }
