@@ -163,7 +163,36 @@ mod tests {
         waiting.on(Event::Failed(Error::unavailable(MAYBE, "reset")));
         assert!(matches!(waiting.on(Event::Rested), Step::Call { fresh: false }));
         assert!(matches!(waiting.on(Event::GrantedLate), Step::Call { fresh: true }));
-        assert!(!withdraws(&attempt(false).on(Event::GrantedLate)));
+        let late = attempt(false).on(Event::GrantedLate);
+        let Step::End { answer: Answer::Failed(error), withdraw: false } = late else {
+            panic!("{late:?}")
+        };
+        assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error}");
+    }
+
+    /// The pauses of a request with this id, in microseconds.
+    fn pauses(id: [u8; 16], number: usize) -> Vec<u128> {
+        let mut waiting = Attempt::new(true, RequestId::from_bytes(id));
+        let mut fails = || match waiting.on(Event::Failed(Error::unavailable(MAYBE, "down"))) {
+            Step::Pause(pause) => pause.as_micros(),
+            step => panic!("{step:?} after a failure"),
+        };
+        (0..number).map(|_| fails()).collect()
+    }
+
+    #[test]
+    fn pauses_double_and_spread_over_their_second_half_by_the_requests_id() {
+        let longest = [25, 50, 100, 200, 400, 800, 1000, 1000].map(|millis| millis * 1000);
+        assert_eq!(pauses([255; 16], 8), longest);
+        assert_eq!(pauses([0; 16], 8), longest.map(|pause| pause / 2));
+        assert_eq!(pauses([51; 16], 8), longest.map(|pause| pause * 3 / 5));
+        // Each of its bytes has its turn.
+        let one = std::array::from_fn(|byte| if byte == 3 { 255 } else { 0 });
+        let halves: Vec<_> = pauses([0; 16], 20);
+        let doubled: Vec<_> =
+            halves.iter().zip(pauses(one, 20)).map(|(half, all)| all / half).collect();
+        let expected: Vec<_> = (0..20).map(|n| if n % 16 == 3 { 2 } else { 1 }).collect();
+        assert_eq!(doubled, expected);
     }
 
     #[test]

@@ -92,3 +92,59 @@ impl<T> Fenced<T> {
 
 /// A fence alone, for a resource that keeps its value elsewhere: see [`Fenced`].
 pub type Fence = Fenced<()>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(value: u64) -> FencingToken {
+        FencingToken::new(value).expect("a token")
+    }
+
+    #[test]
+    fn the_newest_token_seen_and_later_ones_are_accepted() {
+        let resource = Fenced::new(Vec::new());
+        assert_eq!(resource.newest(), None);
+        for accepted in [33, 33, 34, 40, 40] {
+            let before = resource.access(token(accepted), |writes| {
+                writes.push(accepted);
+                writes.len() - 1
+            });
+            assert_eq!(
+                resource.access(token(accepted), |writes| writes.len()),
+                before.map(|n| n + 1)
+            );
+            assert_eq!(resource.newest(), Some(token(accepted)));
+        }
+        assert_eq!(resource.into_inner(), [33, 33, 34, 40, 40]);
+    }
+
+    #[test]
+    fn an_older_token_is_refused_and_changes_nothing() {
+        let resource = Fenced::new(0);
+        assert_eq!(resource.access(token(34), |value| *value = 34), Ok(()));
+        let stale = Stale { offered: token(33), newest: token(34) };
+        assert_eq!(resource.access(token(33), |value| *value = 33), Err(stale));
+        assert_eq!(stale.to_string(), "token 33 is stale: token 34 has been seen");
+        assert_eq!((resource.newest(), resource.into_inner()), (Some(token(34)), 34));
+    }
+
+    #[test]
+    fn a_fence_that_was_raised_without_an_access_refuses_too() {
+        let fence = Fence::default();
+        assert_eq!(fence.raise(token(34)), Ok(()));
+        let stale = Stale { offered: token(33), newest: token(34) };
+        assert_eq!((fence.raise(token(33)), fence.raise(token(34))), (Err(stale), Ok(())));
+        assert_eq!(fence.newest(), Some(token(34)));
+    }
+
+    #[test]
+    fn a_panic_under_one_token_ends_nobody_elses_access() {
+        let resource = Fenced::new(1);
+        let panics =
+            std::panic::AssertUnwindSafe(|| resource.access(token(33), |_| panic!("in it")));
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert_eq!(resource.access(token(34), |value| *value + 1), Ok(2));
+        assert!(resource.access(token(33), |_| ()).is_err());
+    }
+}

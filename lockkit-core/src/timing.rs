@@ -186,6 +186,26 @@ mod tests {
     }
 
     #[test]
+    fn a_ttl_up_to_the_stores_maximum_is_granted_where_it_rounds_up_to_more() {
+        let store = store(SECOND, Duration::from_millis(60_500), SECOND);
+        for renewal in [Renewal::Automatic, Renewal::Manual] {
+            for wished in [60_200, 60_500] {
+                let wish = Wish { renewal, ..ttl(Duration::from_millis(wished)) };
+                let granted = wish.check(DEFAULT_TTL, &store).map(|timing| timing.ttl);
+                assert_eq!(granted.ok(), Some(Duration::from_millis(60_500)), "{wish:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_day_is_the_longest_ttl_and_fifty_milliseconds_are_the_shortest() {
+        let (shortest, day) = (Duration::from_millis(50), Duration::from_secs(86_400));
+        let moment = Duration::from_nanos(1);
+        assert!(check_ttl(shortest).is_ok() && check_ttl(day).is_ok());
+        assert!(check_ttl(shortest - moment).is_err() && check_ttl(day + moment).is_err());
+    }
+
+    #[test]
     fn a_ttl_that_no_store_takes_is_refused() {
         let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
         let too_much = MAX_TTL + Duration::from_nanos(1);
@@ -214,6 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_is_accepted_if_it_leaves_room_for_the_margin_and_halved_with_the_ttl() {
+        let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
+        let every = |millis| {
+            let renewal = Renewal::Every(Duration::from_millis(millis));
+            Wish { renewal, ..ttl(SECOND) }.check(DEFAULT_TTL, &store)
+        };
+        assert!(every(900).is_err(), "the next renewal would come at the deadline");
+        let timing = every(899).expect("a safe wish");
+        let after = |millis| timing.renew_after(Duration::from_millis(millis));
+        assert_eq!(after(1000), Some(Duration::from_millis(500)));
+        assert_eq!(after(2000), Some(Duration::from_millis(899)));
+    }
+
+    #[test]
+    fn a_call_may_take_a_third_of_the_ttl_and_two_seconds_at_the_most() {
+        for (ttl, limit) in [(300, 100), (6000, 2000), (60_000, 2000)] {
+            assert_eq!(call_limit(Duration::from_millis(ttl)), Duration::from_millis(limit));
+        }
+    }
+
+    #[test]
     fn the_margin_covers_clock_rates_and_the_callers_own_delay() {
         assert_eq!(default_margin(MIN_TTL), Duration::from_millis(5));
         assert_eq!(default_margin(10 * SECOND), SECOND);
@@ -231,6 +272,7 @@ mod tests {
             timing.deadline(Term { sent, ttl: Some(ttl) }).map(|at| at.saturating_since(sent))
         };
         assert_eq!(after(10 * SECOND), Some(5 * SECOND));
+        assert_eq!(after(5 * SECOND), Some(Duration::from_millis(4500)));
         assert_eq!(after(SECOND), Some(Duration::from_millis(900)));
         assert_eq!(timing.deadline(Term { sent, ttl: None }), None);
     }

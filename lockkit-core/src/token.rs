@@ -101,3 +101,46 @@ impl From<FencingToken> for u64 {
         token.as_u64()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(value: u64) -> FencingToken {
+        FencingToken::new(value).expect("a token")
+    }
+
+    #[test]
+    fn a_token_is_from_one_to_the_greatest_bigint() {
+        let greatest = i64::MAX.unsigned_abs();
+        assert_eq!((token(1), token(greatest)), (FencingToken::MIN, FencingToken::MAX));
+        assert_eq!((token(1).as_u64(), token(greatest).as_u64()), (1, greatest));
+        for none in [0, greatest + 1, u64::MAX] {
+            assert!(matches!(FencingToken::new(none), Err(Error::Invalid { .. })), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_base_moves_the_stores_own_numbers_up_and_not_around() {
+        assert_eq!(FencingToken::with_base(1000, 7).ok(), Some(token(1007)));
+        assert_eq!(FencingToken::with_base(0, 7).ok(), Some(token(7)));
+        for (base, native) in [(0, 0), (u64::MAX, 2), (i64::MAX.unsigned_abs(), 1)] {
+            assert!(FencingToken::with_base(base, native).is_err(), "{base} + {native}");
+        }
+    }
+
+    #[test]
+    fn a_token_travels_as_text_and_as_a_number() {
+        let sent = token(34);
+        assert_eq!(sent.to_string(), "34");
+        assert_eq!("34".parse().ok(), Some(sent));
+        assert_eq!((sent.as_i64(), i64::from(sent), u64::from(sent)), (34, 34, 34));
+        assert_eq!(FencingToken::try_from(34_i64).ok(), Some(sent));
+        for text in ["", "0", "-1", "34 ", "9223372036854775808"] {
+            assert!(matches!(text.parse::<FencingToken>(), Err(Error::Invalid { .. })), "{text:?}");
+        }
+        for number in [0, -1, i64::MIN] {
+            assert!(FencingToken::try_from(number).is_err(), "{number}");
+        }
+    }
+}

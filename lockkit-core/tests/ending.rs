@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lockkit_core::{Clock, Error, Guard, Locks, LossReason, Memory};
@@ -163,58 +162,4 @@ async fn a_time_out_behind_a_holder_names_it_and_an_outage_is_not_a_time_out() {
     let start = tokio::time::Instant::now();
     drop(locks.lock("free").acquire().await.unwrap());
     assert!(start.elapsed() >= 5 * SECOND, "acquire waits the outage through");
-}
-
-#[test]
-fn a_wait_longer_than_the_ttl_is_warned_of_once_with_the_holder() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // With one subscriber alone, tracing asks the thread that comes to an event first: another test's.
-    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().finish());
-    tracing::subscriber::with_default(subscriber, || {
-        let runtime =
-            Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let store = Memory::new();
-            let locks = Locks::builder().clock(Clock::tokio()).build(store.clone());
-            let holder = Locks::builder().clock(Clock::tokio()).label("tortoise").build(store);
-            let guard = holder.lock("a").ttl(SECOND).acquire().await.unwrap();
-            let waiter = tokio::spawn(locks.lock("a").ttl(SECOND).acquire());
-            tokio::time::sleep(10 * SECOND).await;
-            assert!(guard.is_held());
-            guard.release().await.unwrap();
-            let _next = waiter.await.unwrap().unwrap();
-        });
-    });
-    let text = log.text();
-    let warnings: Vec<_> = text.lines().filter(|line| line.contains("long_wait")).collect();
-    assert_eq!(warnings.len(), 1, "{text}");
-    for part in ["name=a", "holder=\"tortoise\"", "holder_token=1", "holder_age=Some(1"] {
-        assert!(warnings[0].contains(part), "{part} is not in {}", warnings[0]);
-    }
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

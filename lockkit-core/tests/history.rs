@@ -141,6 +141,22 @@ fn files_of_several_processes_are_one_history() {
     assert_eq!(read([&one, &two]).expect("read").check(), Err(found));
 }
 
+#[test]
+fn the_attempts_of_a_process_are_told_apart() {
+    let files =
+        Files(std::env::temp_dir().join(format!("lockkit-attempts-{}", std::process::id())));
+    std::fs::create_dir_all(&files.0).expect("a directory");
+    let file = files.0.join("7");
+    let recorder = Recorder::create(&file, 7, Clock::manual()).expect("a file");
+    for number in 0..3 {
+        let attempt = recorder.asks(LockName::new("n").expect("a name")).expect("written");
+        assert_eq!(attempt, AttemptId { process: 7, number });
+        recorder.saw(attempt, What::Refused).expect("written");
+    }
+    let summary = read([&file]).expect("read").check().expect("no violation");
+    assert_eq!((summary.attempts, summary.grants), (3, 0));
+}
+
 /// What a process leaves that is killed while it writes.
 fn unfinished(path: &Path) {
     let mut text = std::fs::read_to_string(path).expect("read");

@@ -42,6 +42,23 @@ fn an_overlap_is_found_behind_a_grant_that_was_never_believed() {
 }
 
 #[test]
+fn an_overlap_is_told_from_an_order_even_where_another_asked_as_it_ended() {
+    let found = violations(
+        "1 1.0 asks n
+         2 3.0 asks n
+         5 1.0 granted 1
+         20 1.0 believes
+         20 2.0 asks n
+         21 2.0 granted 2
+         19 3.0 granted 3",
+    );
+    assert!(
+        matches!(found[..], [Violation::Overlap { first: (first, _), .. }] if first.process == 1),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn the_release_counts_as_belief_once_it_is_acknowledged() {
     let released = |how: &str| {
         format!(
@@ -114,6 +131,22 @@ fn a_ghost_release_is_found() {
     ] {
         let found = violations(lines);
         assert!(matches!(found[..], [Violation::GhostRelease { .. }, ..]), "{lines}: {found:?}");
+    }
+}
+
+#[test]
+fn a_verdict_shows_ten_violations_and_counts_the_rest() {
+    let told = |number: u64| {
+        let ghost = |process| format!("1 {process}.0 asks n\n5 {process}.0 releases\n");
+        let found = check(&(0..number).map(ghost).collect::<String>()).expect_err("ghosts");
+        found.to_string()
+    };
+    for number in [1, 10, 12] {
+        let text = told(number);
+        let shown = (0..number).filter(|process| text.contains(&format!("attempt {process}.0 ")));
+        assert_eq!(shown.count() as u64, number.min(10), "{text}");
+        assert_eq!(text.matches("; ").count() as u64, number.min(11) - 1, "{text}");
+        assert_eq!(text.ends_with("; and 2 more"), number == 12, "{text}");
     }
 }
 

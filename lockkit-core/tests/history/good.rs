@@ -1,9 +1,29 @@
-//! Good histories at random: no false alarm.
+//! Good histories: one that is summed up, and many at random without a false alarm.
+
+use std::time::Duration;
 
 use lockkit_core::conformance::history::History;
 use proptest::prelude::*;
 
 use super::truth::{events, plans};
+use crate::check;
+
+#[test]
+fn a_good_history_is_summed_up() {
+    let summary = check(
+        "1 1.0 asks n\n2 1.0 granted 1
+         3 2.0 asks n\n4 3.0 asks n\n5 3.0 refused\n6 4.0 asks m\n7 4.0 granted 1
+         10 1.0 reads\n11 1.0 read 0\n12 1.0 writes 0 5\n13 1.0 wrote
+         14 1.0 reads
+         20 1.0 believes\n27 2.0 granted 2
+         28 2.0 reads\n29 2.0 read 5\n30 1.0 reads\n31 1.0 stale\n32 1.0 reads\n33 1.0 stale
+         34 2.0 writes 5 6\n35 1.0 reads\n36 2.0 believes\n37 5.0 asks n\n40 5.0 granted 3",
+    )
+    .expect("no violation");
+    assert_eq!((summary.names, summary.attempts, summary.grants), (2, 5, 4));
+    assert_eq!((summary.accepted, summary.refused, summary.unknown), (3, 2, 3));
+    assert_eq!(summary.smallest_gap, Some(Duration::from_nanos(4)));
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]

@@ -159,14 +159,13 @@ impl Resource<'_> {
             }
         }
         let mut places = HashMap::with_capacity(next.len() + 1);
-        let (mut version, mut left) = (0, next.len());
+        let mut version = 0;
         places.insert(version, 0);
         while let Some((wrote, _)) = next.get(&version) {
             version = *wrote;
             places.insert(version, places.len());
-            left -= 1;
         }
-        match next.values().find(|(wrote, _)| left > 0 && !places.contains_key(wrote)) {
+        match next.values().find(|(wrote, _)| !places.contains_key(wrote)) {
             // Each version is based on one that was written: a ring.
             Some((_, access)) => Err(self.against_time(access)),
             None => Ok(places),

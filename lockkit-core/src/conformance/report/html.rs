@@ -1,9 +1,10 @@
 //! The report as one page: no scripts, no other files, light and dark as the reader has it.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use super::{CaseRun, Report, Tally, clause_title};
-use crate::conformance::{Challenge, Hook, Level, Outcome, Time};
+use crate::conformance::{Challenge, Hook, Level, Measure, Outcome, Time};
 
 /// The figures at the top of the page: those that a reader asks for first.
 const HEADLINES: [(&str, &str, &str); 6] = [
@@ -19,14 +20,14 @@ pub(super) fn page(report: &Report) -> String {
     let tally = report.tally(|_| true);
     let store = escaped(&report.store);
     let verdict = if report.is_passed() { "passed" } else { "failed" };
-    let time = if report.time == Time::Virtual { "virtual time" } else { "real time" };
+    let time = if report.time == Time::Virtual { ", in virtual time," } else { "" };
     let mut page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>{store}: lockkit conformance, {verdict}</title>\n<style>\n{}</style>\n</head>\n\
          <body>\n<header>\n<p class=\"kicker\">lockkit conformance</p>\n\
          <h1>{store} <span class=\"{verdict}\">{verdict}</span></h1>\n\
-         <p>{} in {:.0?} of {time}, on {} · lockkit-core {}</p>\n</header>\n",
+         <p>{} in {:.0?}{time} on {} · lockkit-core {}</p>\n</header>\n",
         include_str!("page.css"),
         report.extent(),
         report.took,
@@ -115,6 +116,8 @@ fn headlines(page: &mut String, report: &Report) {
             let figure = run.figures.iter().find(|figure| figure.what == *what)?;
             Some((name, id, figure.value))
         })
+        // Where time is virtual, a call takes none.
+        .filter(|(_, _, value)| *value != Measure::Time(Duration::ZERO))
         .collect();
     if measured.is_empty() {
         return;

@@ -1,0 +1,146 @@
+//! What a program can log of its locks: the names and fields of the events are part of the API.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lockkit_core::{Clock, Locks, LossReason, Memory};
+use support::{Fault, Op, Remote};
+use tokio::runtime::Builder;
+use tracing::Level;
+
+const SECOND: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(12);
+
+/// The lines of what `work` logs, in virtual time.
+fn logged(level: Level, work: impl Future<Output = ()>) -> Vec<String> {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    // With one subscriber alone, tracing asks the thread that comes to an event first: another test's.
+    let _second = tracing::Dispatch::new(tracing_subscriber::fmt().finish());
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime =
+            Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(work);
+    });
+    log.text().lines().map(str::to_owned).collect()
+}
+
+/// Where this event stands in the log, each time.
+fn places(log: &[String], event: &str) -> Vec<usize> {
+    let field = format!("event=\"{event}\"");
+    (0..log.len()).filter(|line| log[*line].contains(&field)).collect()
+}
+
+/// The one line of this event, which has all of these parts.
+fn once(log: &[String], event: &str, parts: &[&str]) -> usize {
+    let [place] = places(log, event)[..] else { panic!("not one {event} in {log:#?}") };
+    let line = &log[place];
+    assert!(line.contains("lockkit: "), "another target: {line}");
+    for part in parts {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    place
+}
+
+#[test]
+fn a_lease_tells_its_grant_its_risk_its_recovery_and_its_release() {
+    let log = logged(Level::TRACE, async {
+        let remote = Remote::new();
+        remote.fail_next(Op::Acquire, Fault::Refused);
+        let guard = remote.locks().lock("a").ttl(TTL).acquire().await.unwrap();
+        for _ in 0..3 {
+            remote.fail_next(Op::Renew, Fault::LostRequest);
+        }
+        guard.at_risk().await;
+        tokio::time::sleep(TTL / 4).await;
+        guard.release().await.unwrap();
+    });
+    let failed = once(&log, "attempt_failed", &["DEBUG", "name=a", "request=", "error="]);
+    let granted =
+        once(&log, "granted", &["DEBUG", "name=a", "token=1", "ttl=Some(12s)", "request="]);
+    let at_risk = once(&log, "at_risk", &["WARN", "name=a", "token=1"]);
+    let renewed = once(&log, "renewed", &["TRACE", "name=a", "token=1"]);
+    let recovered = once(&log, "recovered", &["INFO", "name=a", "token=1"]);
+    let released = once(&log, "released", &["DEBUG", "name=a", "token=1"]);
+    let order = [failed, granted, at_risk, renewed, recovered, released];
+    assert!(order.is_sorted(), "{log:#?}");
+    assert_eq!(places(&log, "renewal_failed").len(), 3, "{log:#?}");
+    for other in ["lost", "release_refused", "ttl_adjusted", "clean_up_failed", "long_wait"] {
+        assert_eq!(places(&log, other), [], "{other} in {log:#?}");
+    }
+}
+
+#[test]
+fn a_loss_is_told_with_its_reason_and_the_release_that_comes_too_late_is_refused() {
+    let log = logged(Level::DEBUG, async {
+        let remote = Remote::new();
+        let guard = remote.locks().lock("a").ttl(TTL).acquire().await.unwrap();
+        remote.store().expire("a");
+        assert_eq!(guard.lost().await, LossReason::Removed);
+        tokio::time::sleep(SECOND).await;
+    });
+    let reason = format!("reason={}", LossReason::Removed);
+    let lost = once(&log, "lost", &["WARN", "name=a", "token=1", &reason]);
+    let refused = once(&log, "release_refused", &["DEBUG", "name=a", "token=1", "error="]);
+    assert!(lost < refused, "{log:#?}");
+    assert_eq!(places(&log, "released"), [], "{log:#?}");
+}
+
+#[test]
+fn a_ttl_that_was_rounded_up_is_told_once() {
+    let log = logged(Level::INFO, async {
+        let locks = Remote::new().locks();
+        let wished = TTL + Duration::from_micros(300);
+        for name in ["a", "b"] {
+            locks.lock(name).ttl(wished).acquire().await.unwrap().release().await.unwrap();
+        }
+    });
+    once(&log, "ttl_adjusted", &["INFO", "name=a", "wished=12.0003s", "granted=12.001s"]);
+}
+
+#[test]
+fn a_wait_longer_than_the_ttl_is_warned_of_once_with_the_holder() {
+    let log = logged(Level::WARN, async {
+        let store = Memory::new();
+        let locks = Locks::builder().clock(Clock::tokio()).build(store.clone());
+        let holder = Locks::builder().clock(Clock::tokio()).label("tortoise").build(store);
+        let guard = holder.lock("a").ttl(SECOND).acquire().await.unwrap();
+        let waiter = tokio::spawn(locks.lock("a").ttl(SECOND).acquire());
+        tokio::time::sleep(10 * SECOND).await;
+        assert!(guard.is_held());
+        guard.release().await.unwrap();
+        let _next = waiter.await.unwrap().unwrap();
+    });
+    let parts = ["name=a", "holder=\"tortoise\"", "holder_token=1", "holder_age=Some(1"];
+    once(&log, "long_wait", &parts);
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
