@@ -4,7 +4,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
@@ -27,16 +27,31 @@ pub(crate) struct Endpoints {
 
 struct Member {
     url: String,
-    /// Counted, so that only the client that failed is given up, and not its successor.
-    live: Mutex<(u64, Option<Client>)>,
+    live: Mutex<Live>,
     connecting: tokio::sync::Mutex<()>,
     given_up: Notify,
 }
 
+#[derive(Default)]
+struct Live {
+    client: Option<Client>,
+    heard: Heard,
+}
+
+/// What was heard of a member so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// Which client: only the one that failed is given up, and not its successor.
+    number: u64,
+    /// How many calls it has answered.
+    answers: u64,
+}
+
 /// A client of one member, until it is given up.
+#[derive(Clone)]
 pub(crate) struct Line {
     pub(crate) client: Client,
-    member: usize,
+    pub(crate) member: usize,
     number: u64,
 }
 
@@ -95,7 +110,9 @@ impl Endpoints {
         loop {
             let (now, member) = (clock.now(), self.current());
             if (under_way.is_empty() || is_slow) && tries <= self.members.len() && now < end {
-                under_way.push(self.once(member, clock, end.saturating_since(now), &request));
+                let left = end.saturating_since(now);
+                let request = |line: Line| request(line.client);
+                under_way.push(self.once(member, clock, left, left, request));
                 (tries, is_slow) = (tries + 1, false);
             }
             if under_way.is_empty() {
@@ -119,42 +136,47 @@ impl Endpoints {
         }
     }
 
-    /// Sends a request once, to this member.
+    /// Sends a request once, to this member, which is silent if it says nothing for `patience`.
     pub(crate) async fn once<T, F>(
         &self,
         member: usize,
         clock: &Clock,
+        patience: Duration,
         limit: Duration,
-        request: impl FnOnce(Client) -> F,
+        request: impl FnOnce(Line) -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let mut used = None;
-        let outcome = {
-            let used = &mut used;
-            let call = async move {
-                let line = self.line_to(member).await?;
-                *used = Some(line.number);
-                request(line.client).await.map_err(|error| Failure::of(&error))
-            };
-            tokio::select! {
-                biased;
-                outcome = call => outcome,
-                () = clock.sleep(limit) => {
-                    Err(Failure::Unclear(format!("etcd gave no answer within {limit:?}")))
-                }
+        let used = OnceLock::new();
+        let call = async {
+            let line = self.line_to(member).await?;
+            let number = *used.get_or_init(|| line.number);
+            let outcome = request(line).await.map_err(|error| Failure::of(&error));
+            if !matches!(outcome, Err(Failure::Unserved(_) | Failure::Unclear(_))) {
+                self.hear(member, number);
             }
+            outcome
         };
-        if matches!(outcome, Err(Failure::Unserved(_) | Failure::Unclear(_))) {
-            self.give_up(member, used);
+        let began = clock.now();
+        let silence = async {
+            clock.sleep_until(began.saturating_add(patience / 2)).await;
+            // A member that answers others in the second half is busy, and not gone.
+            let heard = self.heard(member);
+            clock.sleep_until(began.saturating_add(patience)).await;
+            self.silent(member, heard, used.get() == Some(&heard.number));
+            clock.sleep_until(began.saturating_add(limit)).await;
+        };
+        tokio::select! {
+            biased;
+            outcome = call => {
+                if matches!(outcome, Err(Failure::Unserved(_) | Failure::Unclear(_))) {
+                    self.give_up(member, used.get().copied());
+                }
+                outcome
+            }
+            () = silence => Err(Failure::Unclear(format!("etcd gave no answer within {limit:?}"))),
         }
-        outcome
-    }
-
-    /// A client of the current member.
-    pub(crate) async fn line(&self) -> Result<Line, Failure> {
-        self.line_to(self.current()).await
     }
 
     /// Gives up a client that is stuck or gone, and goes on to the next member.
@@ -169,7 +191,7 @@ impl Endpoints {
             let given_up = member.given_up.notified();
             {
                 let live = member.live();
-                if live.0 != line.number || live.1.is_none() {
+                if live.heard.number != line.number || live.client.is_none() {
                     return;
                 }
             }
@@ -182,28 +204,41 @@ impl Endpoints {
         self.current.load(Ordering::SeqCst) % self.members.len()
     }
 
-    /// Goes on to the next member, and gives up the client of this one: it answers too slowly.
-    pub(crate) fn leave(&self, member: usize) {
-        let number = self.members[member].live().0;
-        self.give_up(member, Some(number));
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(crate) fn heard(&self, member: usize) -> Heard {
+        self.members[member].live().heard
+    }
+
+    /// Goes on to the next member; where nothing was heard of this one since, its client is stuck.
+    pub(crate) fn silent(&self, member: usize, since: Heard, was_asked: bool) {
+        let is_stuck = was_asked && self.heard(member) == since;
+        self.give_up(member, is_stuck.then_some(since.number));
     }
 
     /// Lets every client go; calls under way still get their answers.
     pub(crate) fn close(&self) {
         for member in &self.members {
-            member.live().1 = None;
+            member.live().client = None;
             member.given_up.notify_waiters();
         }
     }
 
     async fn line_to(&self, member: usize) -> Result<Line, Failure> {
-        let known = |(number, client): (u64, Client)| Line { client, member, number };
+        let known = || {
+            let live = self.members[member].live();
+            let number = live.heard.number;
+            live.client.clone().map(|client| Line { client, member, number })
+        };
         let Member { url, connecting, .. } = &self.members[member];
-        if let Some(line) = self.members[member].client().map(known) {
+        if let Some(line) = known() {
             return Ok(line);
         }
         let _one_at_a_time = connecting.lock().await;
-        if let Some(line) = self.members[member].client().map(known) {
+        if let Some(line) = known() {
             return Ok(line);
         }
         let made = Client::connect([url], Some(self.options.clone())).await;
@@ -213,13 +248,20 @@ impl Endpoints {
             failure => failure,
         })?;
         let mut live = self.members[member].live();
-        live.0 += 1;
-        live.1 = Some(made.clone());
-        Ok(known((live.0, made)))
+        let number = live.heard.number + 1;
+        *live = Live { client: Some(made.clone()), heard: Heard { number, answers: 0 } };
+        Ok(Line { client: made, member, number })
+    }
+
+    fn hear(&self, member: usize, number: u64) {
+        let mut live = self.members[member].live();
+        if live.heard.number == number {
+            live.heard.answers += 1;
+        }
     }
 
     /// Goes on to the next member, unless somebody has.
-    fn pass_over(&self, member: usize) {
+    pub(crate) fn pass_over(&self, member: usize) {
         let next = (member + 1) % self.members.len();
         let _ = self.current.compare_exchange(member, next, Ordering::SeqCst, Ordering::SeqCst);
     }
@@ -227,8 +269,8 @@ impl Endpoints {
     fn give_up(&self, member: usize, number: Option<u64>) {
         self.pass_over(member);
         let mut live = self.members[member].live();
-        if number == Some(live.0) {
-            live.1 = None;
+        if number == Some(live.heard.number) {
+            live.client = None;
             drop(live);
             self.members[member].given_up.notify_waiters();
         }
@@ -236,12 +278,7 @@ impl Endpoints {
 }
 
 impl Member {
-    fn client(&self) -> Option<(u64, Client)> {
-        let live = self.live();
-        live.1.clone().map(|client| (live.0, client))
-    }
-
-    fn live(&self) -> MutexGuard<'_, (u64, Option<Client>)> {
+    fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -251,5 +288,54 @@ impl std::fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let urls: Vec<_> = self.members.iter().map(|member| &member.url).collect();
         f.debug_struct("Endpoints").field("members", &urls).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A call to the only member that is not answered, while another one is after `answered`; the
+    /// numbers of the clients before and after it.
+    async fn beside_a_silent_call(answered: Option<Duration>) -> (u64, u64) {
+        let endpoints = Endpoints::new(&EtcdConfig::new([("localhost", 1)]));
+        let clock = Clock::tokio();
+        let before = endpoints.line_to(0).await.expect("a client").number;
+        let silent = endpoints.once(0, &clock, SECOND, SECOND, |_| pending());
+        let other = async {
+            if let Some(answered) = answered {
+                clock.sleep(answered).await;
+                let answer = endpoints.once(0, &clock, SECOND, SECOND, |_| ready(Ok(())));
+                answer.await.expect("an answer");
+            }
+        };
+        let (silent, ()): (Result<(), _>, ()) = tokio::join!(silent, other);
+        assert!(matches!(silent, Err(Failure::Unclear(_))), "{silent:?}");
+        (before, endpoints.line_to(0).await.expect("a client").number)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_given_up_by_a_silent_call_unless_others_are_answered_meanwhile() {
+        for silent_from in [None, Some(SECOND / 4)] {
+            let (before, after) = beside_a_silent_call(silent_from).await;
+            assert_ne!(before, after, "answered last: {silent_from:?}");
+        }
+        let (before, after) = beside_a_silent_call(Some(SECOND * 3 / 4)).await;
+        assert_eq!(before, after, "only slow");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_given_up_by_an_error_at_once_whatever_else_is_answered() {
+        let endpoints = Endpoints::new(&EtcdConfig::new([("localhost", 1)]));
+        let clock = Clock::tokio();
+        let before = endpoints.line_to(0).await.expect("a client").number;
+        let broken = || ready(Err::<(), _>(etcd_client::Error::WatchError("broken".to_owned())));
+        let outcome = endpoints.once(0, &clock, SECOND, SECOND, |_| broken()).await;
+        assert!(matches!(outcome, Err(Failure::Unclear(_))), "{outcome:?}");
+        assert_ne!(before, endpoints.line_to(0).await.expect("a client").number);
     }
 }

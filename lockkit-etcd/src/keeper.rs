@@ -4,13 +4,12 @@ use std::future::Future;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::Client;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Clock, Instant};
 use tokio::sync::Notify;
 
-use crate::endpoints::{Endpoints, call_limit};
+use crate::endpoints::{Endpoints, Line, call_limit};
 use crate::failure::Failure;
 use crate::seat::Seat;
 use crate::session::Session;
@@ -148,19 +147,19 @@ impl Keeper {
     fn send(&mut self) -> impl Future<Output = (Instant, Result<(), Failure>)> + Send + use<> {
         if let Some((_, member)) = self.newest {
             // It stands still, or we cannot hear it.
-            self.endpoints.leave(member);
+            self.endpoints.pass_over(member);
         }
         let sent = self.clock.now();
         let member = self.endpoints.current();
         self.newest = Some((sent, member));
         let (endpoints, clock, lease) =
             (Arc::clone(&self.endpoints), self.clock.clone(), self.lease);
-        let limit = self.ttl * 2 / 3;
+        let (patience, limit) = (self.patience(), self.ttl * 2 / 3);
         async move {
-            let keep = |client: Client| async move {
-                client.lease_client().keep_alive(lease).await.map(drop)
+            let keep = |line: Line| async move {
+                line.client.lease_client().keep_alive(lease).await.map(drop)
             };
-            (sent, endpoints.once(member, &clock, limit, keep).await)
+            (sent, endpoints.once(member, &clock, patience, limit, keep).await)
         }
     }
 

@@ -13,7 +13,6 @@ use crate::endpoints::{Called, call_limit};
 use crate::failure::Failure;
 use crate::protocol::{Own, revision_of};
 use crate::provider::Inner;
-use crate::queue::Place;
 use crate::seat::Worker;
 use crate::session::Use;
 use crate::watch::Seen;
@@ -104,12 +103,9 @@ impl EtcdLease {
 
     /// Reads the key: the revision at which it was there, or `None`.
     async fn read(&self) -> Result<Option<i64>> {
-        let at = self.provider.keys.directory(self.request.name());
-        let created = self.grant.create_revision;
-        match self.provider.look(&self.request, &at, self.own(), created).await? {
-            Place::First { known, .. } | Place::Behind { known, .. } => Ok(Some(known)),
-            Place::Lost => Ok(None),
-        }
+        let check = self.own().check(self.grant.create_revision);
+        let answer = self.provider.read(&self.request, &check).await?;
+        answer.succeeded().then(|| revision_of(&answer)).transpose()
     }
 
     /// Waits until the store has ended the grant.
@@ -126,10 +122,14 @@ impl EtcdLease {
             if seen == Seen::Gone {
                 return LossReason::Removed;
             }
-            tokio::select! {
+            let turn = async {
+                self.provider.watch.up(&self.provider.endpoints).await;
+                self.provider.turn().await
+            };
+            let _turn = tokio::select! {
                 () = self.session.ended() => return LossReason::SessionEnded,
-                () = self.provider.watch.up(&self.provider.endpoints) => {}
-            }
+                turn = turn => turn,
+            };
             match self.read().await {
                 Ok(Some(now)) => known = now,
                 Ok(None) => return LossReason::Removed,
@@ -173,6 +173,10 @@ impl Lease for EtcdLease {
             Some(reason) => *reason,
             None => self.lose(self.watch().await),
         }
+    }
+
+    async fn out_of_reach(&self) {
+        self.provider.watch.away().await;
     }
 
     async fn release(&self) -> Result<()> {

@@ -127,8 +127,8 @@ impl Own<'_> {
     }
 
     fn see(&self) -> Vec<TxnOp> {
-        let keys_only = || Some(GetOptions::new().with_keys_only());
-        vec![TxnOp::get(self.key, keys_only()), TxnOp::get(self.session, keys_only())]
+        let keys_only = Some(GetOptions::new().with_keys_only());
+        vec![self.read(), TxnOp::get(self.session, keys_only)]
     }
 
     /// Touches the session key, so that what was sent before is refused when it comes.
@@ -163,19 +163,43 @@ impl Own<'_> {
         Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
     }
 
+    fn is_there(&self, created: i64) -> Compare {
+        Compare::create_revision(self.key, CompareOp::Equal, created)
+    }
+
+    fn read(&self) -> TxnOp {
+        TxnOp::get(self.key, Some(GetOptions::new().with_keys_only()))
+    }
+
+    fn place(&self, at: &Directory, created: i64, limit: i64) -> Vec<TxnOp> {
+        vec![self.read(), at.first_ones(limit), at.before(created, limit)]
+    }
+
     /// Reads the place of a key that has entered.
     pub(crate) fn look(&self, at: &Directory, created: i64, limit: i64) -> Txn {
-        let own = TxnOp::get(self.key, Some(GetOptions::new().with_keys_only()));
-        Txn::new().and_then(vec![own, at.first_ones(limit), at.before(created, limit)])
+        Txn::new().and_then(self.place(at, created, limit))
+    }
+
+    /// The same, but only if this key or the one before it is gone: sorting a queue costs the more
+    /// the longer it is, and comparing does not.
+    pub(crate) fn look_again(&self, at: &Directory, created: i64, before: &(Vec<u8>, i64)) -> Txn {
+        let (key, other) = before;
+        let other = Compare::create_revision(&**key, CompareOp::Equal, *other);
+        let unchanged = vec![self.is_there(created), other];
+        Txn::new().when(unchanged).or_else(self.place(at, created, FEW))
+    }
+
+    /// Looks whether the key is there; etcd takes what reads nothing for content with old state.
+    pub(crate) fn check(&self, created: i64) -> Txn {
+        Txn::new().when(vec![self.is_there(created)]).or_else(vec![self.read()])
     }
 
     /// Deletes the key if that revision created it.
     pub(crate) fn delete(&self, created: i64, touch: bool) -> Txn {
-        let own = Compare::create_revision(self.key, CompareOp::Equal, created);
         let delete = TxnOp::delete(self.key, None);
         let touched = || touch.then(|| self.touch());
         Txn::new()
-            .when(vec![own])
+            .when(vec![self.is_there(created)])
             .and_then([delete].into_iter().chain(touched()).collect::<Vec<_>>())
             .or_else(touched().into_iter().collect::<Vec<_>>())
     }

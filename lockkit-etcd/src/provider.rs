@@ -10,6 +10,7 @@ use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Instant,
     LockProvider, Operator, Request, Result, TtlRange, WakeUp,
 };
+use tokio::sync::Semaphore;
 
 use crate::EtcdConfig;
 use crate::endpoints::{Endpoints, LIMIT, call_limit};
@@ -38,7 +39,12 @@ pub(crate) struct Inner {
     sessions: tokio::sync::Mutex<HashMap<Duration, Arc<Session>>>,
     pub(crate) seats: Arc<Seats>,
     pub(crate) watch: Arc<Watch>,
+    /// Of those who enter a queue, or look for their keys after a disturbance.
+    pub(crate) turns: Semaphore,
 }
+
+/// How many of a crowd ask at once: each costs the cluster milliseconds in a queue of a thousand.
+const AT_ONCE: usize = 32;
 
 /// What a cluster with its settings at their defaults grants.
 const TTLS: TtlRange = TtlRange {
@@ -85,6 +91,7 @@ impl EtcdProvider {
             ttls,
             sessions: tokio::sync::Mutex::default(),
             seats: Arc::default(),
+            turns: Semaphore::new(AT_ONCE),
         })))
     }
 }
@@ -120,6 +127,7 @@ impl Inner {
     async fn session(&self, request: &Request, seat: &Seat) -> Result<Use> {
         let (clock, ttl) = (request.clock(), request.ttl());
         let limit = call_limit(ttl);
+        let end = clock.now().saturating_add(limit);
         let session = async {
             let mut sessions = self.sessions.lock().await;
             if let Some(session) = sessions.get(&ttl).and_then(Session::join) {
@@ -127,7 +135,7 @@ impl Inner {
                 session.keep(&self.endpoints);
                 return Ok(session);
             }
-            let session = Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl);
+            let session = Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl, end);
             let session = session.await?;
             sessions.insert(ttl, Arc::clone(&session));
             self.seats.prune();
@@ -137,7 +145,8 @@ impl Inner {
             biased;
             () = seat.withdrawn() => Err(withdrawn()),
             session = session => session,
-            () = clock.sleep(limit) => {
+            // Later than its calls end by themselves: they give up a client that is stuck.
+            () = clock.sleep_until(end.saturating_add(limit / 20)) => {
                 let silence = format!("etcd granted no lease within {limit:?}");
                 Err(Error::unavailable(Applied::No, silence))
             }

@@ -1,7 +1,8 @@
 //! A request's way through the queue: entering it, waiting in it, leaving it.
 
-use etcd_client::{GetResponse, Txn, TxnResponse};
+use etcd_client::{GetResponse, KeyValue, Txn, TxnResponse};
 use lockkit_core::{Applied, Error, Holder, Request, Result, StoreSays};
+use tokio::sync::SemaphorePermit;
 
 use crate::endpoints::{Called, call_limit};
 use crate::failure::Failure;
@@ -15,11 +16,22 @@ use crate::watch::Seen;
 #[derive(Debug)]
 pub(crate) enum Place {
     /// Nobody was created before it: it holds.
-    First { created: i64, known: i64 },
-    /// Directly behind this key, and somewhere behind the holder with this label.
-    Behind { created: i64, known: i64, before: (Vec<u8>, i64), holder: String },
+    First {
+        created: i64,
+        known: i64,
+    },
+    Behind(Behind),
     /// Its key is gone.
     Lost,
+}
+
+/// Directly behind this key, and somewhere behind the holder with this label.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    created: i64,
+    known: i64,
+    before: (Vec<u8>, i64),
+    holder: String,
 }
 
 /// What an attempt that does not wait has found.
@@ -47,6 +59,11 @@ impl Inner {
         let at = self.keys.directory(request.name());
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
+        let _turn = tokio::select! {
+            biased;
+            () = seat.withdrawn() => return Err(withdrawn()),
+            turn = self.turn() => turn,
+        };
         loop {
             let revision = session.revision();
             let txn = own.enter(&at, revision, request.label());
@@ -98,7 +115,7 @@ impl Inner {
             if let Some(kv) = ours.kvs().first() {
                 return match self.look(request, &at, own, kv.create_revision()).await? {
                     Place::First { created, known } => Ok(Tried::Taken { created, known }),
-                    Place::Behind { .. } => Ok(Tried::Queued),
+                    Place::Behind(_) => Ok(Tried::Queued),
                     Place::Lost => Ok(Tried::Held),
                 };
             }
@@ -131,32 +148,42 @@ impl Inner {
         let own = Own { key: &key, lease: session.lease, session: &session.key };
         self.watch.run(&self.endpoints);
         loop {
-            let (created, known, before, holder) = match place {
+            let behind = match place {
                 Place::First { created, known } => return Ok(Some((created, known))),
                 Place::Lost => return Ok(None),
-                Place::Behind { created, known, before, holder } => {
-                    (created, known, before, holder)
-                }
+                Place::Behind(behind) => behind,
             };
-            request.report(StoreSays::Held(Some(Holder::new(holder))));
-            let ours = self.watch.sight(&key, created, known);
-            let theirs = self.watch.sight(&before.0, before.1, known);
+            let Behind { created, known, before, holder } = &behind;
+            request.report(StoreSays::Held(Some(Holder::new(holder.as_str()))));
+            let ours = self.watch.sight(&key, *created, *known);
+            let theirs = self.watch.sight(&before.0, before.1, *known);
             let seen = async {
                 let seen = tokio::select! {
                     seen = ours.news() => seen,
                     seen = theirs.news() => seen,
                 };
-                if seen == Seen::Unsure {
-                    self.watch.up(&self.endpoints).await;
+                if seen == Seen::Gone {
+                    return None;
                 }
+                let up = self.watch.up(&self.endpoints);
+                tokio::pin!(up);
+                tokio::select! {
+                    biased;
+                    () = &mut up => {}
+                    () = self.watch.away() => {
+                        request.report(StoreSays::Unreachable);
+                        up.await;
+                    }
+                }
+                Some(self.turn().await)
             };
-            tokio::select! {
+            let _turn = tokio::select! {
                 biased;
                 () = seat.withdrawn() => return Err(withdrawn()),
                 () = session.ended() => return Ok(None),
-                () = seen => {}
-            }
-            place = self.look(request, &at, own, created).await?;
+                turn = seen => turn,
+            };
+            place = self.look_again(request, &at, own, behind).await?;
         }
     }
 
@@ -170,20 +197,44 @@ impl Inner {
     ) -> Result<Place> {
         // All of them, if the first few are stray.
         for limit in [FEW, 0] {
-            let answer = self.txn(request, &own.look(at, created, limit)).await;
-            // Whatever this read says, the key may be there.
-            let answer = answer.value.map_err(|failure| failure.into_error(true))?;
-            let found = reads(&answer);
-            let [ours, firsts, befores] = &found[..] else { return Err(garbled()) };
-            if ours.kvs().first().map(etcd_client::KeyValue::create_revision) != Some(created) {
-                return Ok(Place::Lost);
-            }
-            let known = revision_of(&answer)?;
-            if let Some(place) = place(at, (created, known), firsts, befores, limit) {
+            let answer = self.read(request, &own.look(at, created, limit)).await?;
+            if let Some(place) = place_in(&answer, at, created, limit)? {
                 return Ok(place);
             }
         }
         Err(garbled())
+    }
+
+    /// The same, of a key that was behind another one.
+    async fn look_again(
+        &self,
+        request: &Request,
+        at: &Directory,
+        own: Own<'_>,
+        behind: Behind,
+    ) -> Result<Place> {
+        let created = behind.created;
+        let answer = self.read(request, &own.look_again(at, created, &behind.before)).await?;
+        if answer.succeeded() {
+            return Ok(Place::Behind(Behind { known: revision_of(&answer)?, ..behind }));
+        }
+        match place_in(&answer, at, created, FEW)? {
+            Some(place) => Ok(place),
+            None => self.look(request, at, own, created).await,
+        }
+    }
+
+    /// Waits for a turn: a crowd that asked at once would not be answered in time, and ask again.
+    ///
+    /// Who was told that its turn to hold has come needs none, nor do renewals and releases.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Sends what leaves nothing.
+    pub(crate) async fn read(&self, request: &Request, txn: &Txn) -> Result<TxnResponse> {
+        // Whatever this read says, the key may be there.
+        self.txn(request, txn).await.value.map_err(|failure| failure.into_error(true))
     }
 
     /// Sends what may leave a key; `None`: the session's lease is gone, and nothing was left.
@@ -238,6 +289,21 @@ impl Inner {
     }
 }
 
+/// The place that follows from the answer to a look; `None`: more must be read.
+fn place_in(
+    answer: &TxnResponse,
+    at: &Directory,
+    created: i64,
+    limit: i64,
+) -> Result<Option<Place>> {
+    let found = reads(answer);
+    let [ours, firsts, befores] = &found[..] else { return Err(garbled()) };
+    if ours.kvs().first().map(KeyValue::create_revision) != Some(created) {
+        return Ok(Some(Place::Lost));
+    }
+    Ok(place(at, (created, revision_of(answer)?), firsts, befores, limit))
+}
+
 /// The place that follows from the first keys of a queue and from those before ours, the nearest
 /// first; `None`: they are all stray, and more may lie behind them.
 fn place(
@@ -254,7 +320,7 @@ fn place(
     };
     let holder = at.contenders(firsts).into_iter().next().unwrap_or_else(|| nearest.clone());
     let before = (nearest.key, nearest.created);
-    Some(Place::Behind { created, known, before, holder: holder.label })
+    Some(Place::Behind(Behind { created, known, before, holder: holder.label }))
 }
 
 pub(crate) fn withdrawn() -> Error {

@@ -8,7 +8,7 @@ use etcd_client::{Client, PutOptions, Txn, TxnOp};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::Notify;
 
-use crate::endpoints::{Endpoints, LIMIT, call_limit};
+use crate::endpoints::{Endpoints, LIMIT};
 use crate::failure::Failure;
 use crate::keeper::Keeper;
 use crate::protocol::{Keys, Own, revision_of, send};
@@ -61,16 +61,15 @@ impl std::ops::Deref for Use {
 }
 
 impl Session {
-    /// Asks for a lease, and puts the session key on it.
+    /// Asks for a lease, and puts the session key on it, until `end`.
     pub(crate) async fn open(
         endpoints: &Arc<Endpoints>,
         keys: &Keys,
         seats: &Arc<Seats>,
         clock: &Clock,
         ttl: Duration,
+        end: Instant,
     ) -> Result<Use> {
-        let limit = call_limit(ttl);
-        let end = clock.now().saturating_add(limit);
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
         let sent = Mutex::new(clock.now());
         let grant = |client: Client| {
@@ -80,7 +79,8 @@ impl Session {
         };
         // One that is granted twice expires by itself: there is nothing on it.
         let nothing = |failure: Failure| failure.into_error(false);
-        let granted = endpoints.call(clock, limit, grant).await.value.map_err(nothing)?;
+        let left = end.saturating_since(clock.now());
+        let granted = endpoints.call(clock, left, grant).await.value.map_err(nothing)?;
         let acked = *sent.lock().unwrap_or_else(PoisonError::into_inner);
         let (lease, granted) = (granted.id(), u64::try_from(granted.ttl()).unwrap_or(0));
         let key = keys.session(lease);

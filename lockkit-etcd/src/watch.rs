@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
+use lockkit_core::Clock;
 use tokio::sync::Notify;
 
 use crate::endpoints::{Endpoints, LIMIT, Line};
@@ -18,8 +19,10 @@ use crate::protocol::Keys;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How often a silent stream is asked whether it lives.
-const PROBE: Duration = Duration::from_secs(5);
+/// After so long a silence a stream that somebody needs is asked whether it lives.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long it has to answer: etcd does so from memory.
+const PROBE: Duration = Duration::from_secs(1);
 /// How many deletions are kept for answers that come after them.
 const KEPT: usize = 1024;
 
@@ -41,6 +44,8 @@ struct State {
     /// Whether a task follows the stream, and whether there is one now.
     runs: bool,
     is_up: bool,
+    /// Whether every member was tried in vain since there was one.
+    is_away: bool,
     closed: bool,
 }
 
@@ -109,6 +114,17 @@ impl Watch {
         self.state().is_up
     }
 
+    /// Completes while no member can be reached; level-triggered.
+    pub(crate) async fn away(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.state().is_away {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Follows the stream in the current runtime, unless a task that lives does so.
     pub(crate) fn run(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
         {
@@ -121,15 +137,17 @@ impl Watch {
         let (runs, endpoints) = (Runs(Arc::downgrade(self)), Arc::clone(endpoints));
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
-            let mut pause = FIRST_PAUSE;
+            let (mut pause, mut in_vain) = (FIRST_PAUSE, 0);
             while let Some(watch) = runs.0.upgrade() {
                 if watch.state().closed {
                     return;
                 }
                 if watch.follow(&endpoints).await {
-                    pause = FIRST_PAUSE;
+                    (pause, in_vain) = (FIRST_PAUSE, 0);
+                } else {
+                    in_vain += 1;
                 }
-                watch.state().is_up = false;
+                watch.down(in_vain >= endpoints.count());
                 drop(watch);
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -145,67 +163,66 @@ impl Watch {
 
     /// Follows one stream until it ends; whether there was one.
     async fn follow(self: &Arc<Self>, endpoints: &Endpoints) -> bool {
-        let member = endpoints.current();
-        let opened = tokio::time::timeout(LIMIT, async {
-            let line = endpoints.line().await.ok()?;
-            match self.open(&line).await {
-                Ok(stream) => Some((line, stream)),
-                Err(_) => {
-                    endpoints.drop_line(&line);
-                    None
-                }
-            }
-        });
-        let (line, mut stream) = match opened.await {
-            Ok(Some(opened)) => opened,
-            Ok(None) => return false,
-            Err(_) => {
-                endpoints.leave(member);
-                return false;
-            }
+        self.forget();
+        let open = |line: Line| async move {
+            let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
+            let stream = line.client.watch_client().watch(self.keys.range(), Some(options)).await?;
+            Ok((line, stream))
         };
+        let (clock, member) = (Clock::system(), endpoints.current());
+        let opened = endpoints.once(member, &clock, LIMIT, LIMIT, open).await;
+        let Ok((line, mut stream)) = opened else { return false };
         let mut is_up = false;
         loop {
             let message = tokio::select! {
-                message = self.next(&mut stream) => message,
+                message = self.next(&mut stream, &line, endpoints) => message,
                 () = endpoints.given_up(&line) => None,
                 () = self.closed() => return true,
             };
             match message {
-                // A right that was taken away, for example.
-                Some(message) if message.canceled() => return is_up,
-                Some(message) => {
+                // Canceled: a right that was taken away, for example.
+                Some(message) if !message.canceled() => {
                     is_up = true;
                     self.take(&message);
-                    self.state().is_up = true;
                 }
-                None => {
-                    endpoints.drop_line(&line);
-                    return is_up;
-                }
+                _ => return is_up,
             }
         }
     }
 
-    async fn open(&self, line: &Line) -> Result<WatchStream, etcd_client::Error> {
-        self.forget();
-        let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
-        line.client.watch_client().watch(self.keys.range(), Some(options)).await
-    }
-
     /// The next message; `None` where the stream ends, or is silent when asked whether it lives.
-    async fn next(&self, stream: &mut WatchStream) -> Option<WatchResponse> {
+    async fn next(
+        &self,
+        stream: &mut WatchStream,
+        line: &Line,
+        endpoints: &Endpoints,
+    ) -> Option<WatchResponse> {
+        let unless_ended = |message| match message {
+            Ok(Some(message)) => Some(message),
+            _ => {
+                endpoints.drop_line(line);
+                None
+            }
+        };
         loop {
-            if let Ok(message) = tokio::time::timeout(PROBE, stream.message()).await {
-                return message.ok().flatten();
+            if let Ok(message) = tokio::time::timeout(SILENCE, stream.message()).await {
+                return unless_ended(message);
             }
             let state = self.state();
             if state.since.is_none() || !state.sights.is_empty() {
                 break;
             }
         }
-        stream.request_progress().await.ok()?;
-        tokio::time::timeout(LIMIT, stream.message()).await.ok()?.ok().flatten()
+        let heard = endpoints.heard(line.member);
+        let asked = async {
+            stream.request_progress().await?;
+            stream.message().await
+        };
+        if let Ok(message) = tokio::time::timeout(PROBE, asked).await {
+            return unless_ended(message);
+        }
+        endpoints.silent(line.member, heard, true);
+        None
     }
 
     fn take(&self, message: &WatchResponse) {
@@ -213,7 +230,7 @@ impl Watch {
             let mut state = self.state();
             if state.since.is_none() {
                 let now = message.header().map_or(0, etcd_client::ResponseHeader::revision);
-                state.since = Some(now);
+                (state.since, state.is_up, state.is_away) = (Some(now), true, false);
                 drop(state);
                 self.changed.notify_waiters();
             }
@@ -228,12 +245,19 @@ impl Watch {
         }
     }
 
+    fn down(&self, is_away: bool) {
+        let mut state = self.state();
+        (state.is_up, state.is_away) = (false, state.is_away || is_away);
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     /// Begins anew: whatever was in sight must be read.
     fn forget(&self) {
         let was = {
             let mut state = self.state();
-            let empty = State { runs: state.runs, closed: state.closed, ..State::default() };
-            std::mem::replace(&mut *state, empty)
+            let State { runs, is_away, closed, .. } = *state;
+            std::mem::replace(&mut *state, State { runs, is_away, closed, ..State::default() })
         };
         for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
             sight.tell(Seen::Unsure);

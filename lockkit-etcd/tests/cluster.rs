@@ -14,8 +14,7 @@ use lockkit_core::{Error, Fenced, Guard, Lock, Locks};
 use testbed::{Data, EtcdCluster, Server};
 
 const TTL: Duration = ms(5_000);
-/// A call of 1.8 s, a new leader within 2 s, and a busy machine; after half a ttl, within which a
-/// silent member is noticed.
+/// A call of 1.8 s, a new leader within 2 s, and a busy machine.
 const FAIL_OVER: Duration = ms(5_000);
 
 fn ports(cluster: &EtcdCluster) -> Vec<u16> {
@@ -78,6 +77,17 @@ enum Trouble {
 }
 
 impl Trouble {
+    /// How long a waiter with a long ttl takes to notice.
+    const fn noticed(self) -> Duration {
+        match self {
+            Self::Kill => ms(0),
+            // Asked after 2 s of silence, it has 1 s.
+            Self::Pause => ms(3_000),
+            // Without a leader for 3 or 4 of its election timeouts, it ends its watches.
+            Self::CutOff => ms(6_000),
+        }
+    }
+
     fn begin(self, cluster: &EtcdCluster, member: usize) {
         match self {
             Self::Kill => cluster.member(member).kill().unwrap(),
@@ -122,7 +132,8 @@ async fn one_member_killed_paused_or_cut_off_ends_no_hold_and_no_wait_and_acquir
             let began = Instant::now();
             trouble.begin(&cluster, member);
             for busy in &busy {
-                by(ttl / 2 + FAIL_OVER, "acquiring without a member", busy.goes_on()).await;
+                let noticed = trouble.noticed().min(ttl / 2);
+                by(noticed + FAIL_OVER, "acquiring without a member", busy.goes_on()).await;
             }
             let took = began.elapsed();
             println!("{trouble:?} of {member} (leader {leader}): acquiring again after {took:?}");
@@ -144,6 +155,29 @@ async fn one_member_killed_paused_or_cut_off_ends_no_hold_and_no_wait_and_acquir
                 busy.end().await;
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_whose_member_stands_still_or_is_cut_off_is_granted_soon_whatever_its_ttl() {
+    // No keep-alive comes in time to notice.
+    const TTL: Duration = ms(60_000);
+    let _alone = ALONE.lock().await;
+    let cluster = EtcdCluster::start(3).unwrap();
+    for trouble in [Trouble::Pause, Trouble::CutOff] {
+        let leader = cluster.leader().unwrap();
+        let follower = (leader + 1) % 3;
+        let (holders, waiters) = (at(&cluster, leader).await, at(&cluster, follower).await);
+        let holder = holders.lock("a").ttl(TTL).acquire().await.unwrap();
+        let next = waiter(&waiters.lock("a").ttl(TTL), 0).await;
+        trouble.begin(&cluster, follower);
+        let began = Instant::now();
+        holder.release().await.unwrap();
+        let guard =
+            by(trouble.noticed() + ms(1_000) + SLACK, "the waiter's grant", next).await.unwrap();
+        println!("{trouble:?}: the waiter was granted after {:?}", began.elapsed());
+        guard.release().await.unwrap();
+        trouble.end(&cluster, follower);
     }
 }
 

@@ -4,11 +4,12 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{by, client, idle, join, link_to, ms, queued, since};
 use etcd_client::{Client, LockOptions};
-use lockkit_core::Locks;
+use lockkit_core::{Guard, Lock, Locks};
 use testbed::{EtcdServer, Link};
 use tokio::task::JoinSet;
 
@@ -71,7 +72,7 @@ async fn a_hundred_locks_share_their_keep_alives() {
     let most = began.elapsed().as_millis() / (ttl / 20).as_millis() + 2;
     println!("{LOCKS} locks, two ttls: {calls} calls");
     assert!(u128::from(calls) <= most, "{calls} calls, {most} at the most");
-    assert!(guards.iter().all(lockkit_core::Guard::is_held));
+    assert!(guards.iter().all(Guard::is_held));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,9 +114,9 @@ async fn a_hundred_idle_waiters_ask_nothing() {
     let before = link.counts();
     tokio::time::sleep(ms(6_000)).await;
     let (calls, messages, _) = since(&before, &link);
-    // The one watch is asked whether it lives after 5 s of silence.
+    // The one watch is asked whether it lives after each 2 s of silence.
     assert_eq!(calls, 0, "calls of waiters that wait");
-    assert!(messages <= 2, "{messages} messages of waiters that wait");
+    assert!(messages <= 3, "{messages} messages of waiters that wait");
     assert!(waiters.try_join_next().is_none(), "granted beside a holder");
     holder.release().await.unwrap();
     for _ in 0..WAITERS {
@@ -128,28 +129,32 @@ async fn a_hundred_idle_waiters_ask_nothing() {
 async fn caused_by_a_release(server: &EtcdServer, waiters: usize) -> (u64, u64) {
     let name = format!("of-{waiters}");
     let holder = client(server).await.lock(&name).ttl(TTL).acquire().await.unwrap();
+    let watcher = client(server).await.lock(&name);
     let (locks, link) = linked(server).await;
     let mut waiting = JoinSet::new();
     for _ in 0..waiters {
         waiting.spawn(locks.lock(&name).ttl(TTL).acquire());
     }
-    let watcher = client(server).await.lock(&name);
     let all_wait = async {
-        // A thousand at once may keep a busy server from answering in time.
         while !watcher.inspect().await.is_ok_and(|seen| seen.waiters == Some(waiters)) {
             tokio::time::sleep(ms(50)).await;
         }
+        // In the store they are; one whose answer did not come in time asks again within a second.
+        link.idle(ms(1_200)).await;
     };
     by(ms(60_000), "waiters in the queue", all_wait).await;
-    idle(&link).await;
     let before = link.counts();
+    let (joined, most) = (before.requests["call"], waiters as u64 * 11 / 10 + 20);
+    println!("{waiters} newcomers: {joined} calls on {} connection", before.accepted);
+    assert!(joined <= most && before.accepted == 1, "a crowd asked again, or anew: {before:?}");
     holder.release().await.unwrap();
     let granted = by(ms(5_000), "the first waiter's grant", waiting.join_next()).await;
     let _granted = granted.unwrap().unwrap().unwrap();
     idle(&link).await;
-    let (calls, _, told) = since(&before, &link);
+    let (calls, messages, told) = since(&before, &link);
     assert!(waiting.try_join_next().is_none(), "two were granted");
-    (calls, told)
+    // A message that begins no call asks whether the watch lives, and is answered.
+    (calls, told - (messages - calls))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,61 +169,135 @@ async fn one_release_among_a_thousand_waiters_causes_as_much_as_among_ten() {
     }
 }
 
-/// How long each of eight waiters waited that come again at once, in order, and the grants a second.
-async fn waits<F: Future<Output = Vec<Duration>> + Send + 'static>(
-    waiter: impl Fn() -> F,
-) -> (Vec<Duration>, f64) {
-    let (began, mut waiters) = (Instant::now(), JoinSet::new());
-    for _ in 0..8 {
-        waiters.spawn(waiter());
-    }
-    let mut waits = waiters.join_all().await.concat();
-    let rate = waits.len() as f64 / began.elapsed().as_secs_f64();
-    waits.sort_unstable();
-    (waits, rate)
+/// A client of its own: lockkit's, or the driver's with its `lock()`.
+#[derive(Clone)]
+enum Peer {
+    Lockkit(Locks),
+    Driver(Box<Client>, i64),
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hand_off_among_eight_waiters_is_many_times_faster_than_the_drivers_own() {
-    const ROUNDS: usize = 10;
-    let server = EtcdServer::start().unwrap();
-    let locks = client(&server).await;
-    let ours = waits(|| {
-        let lock = locks.lock("ours");
-        async move {
-            let mut waits = Vec::new();
-            for _ in 0..ROUNDS {
-                let began = Instant::now();
-                let guard = lock.acquire().await.unwrap();
-                waits.push(began.elapsed());
-                guard.release().await.unwrap();
-            }
-            waits
-        }
-    });
-    let (ours, our_rate) = ours.await;
-    let theirs = waits(|| {
+enum Held {
+    Lockkit(Guard),
+    Driver(Box<Client>, Vec<u8>),
+}
+
+impl Peer {
+    async fn lockkit(server: &EtcdServer) -> Self {
+        Self::Lockkit(client(server).await)
+    }
+
+    async fn driver(server: &EtcdServer) -> Self {
         let url = format!("http://{}", server.address());
-        async move {
-            let driver = Client::connect([url], None).await.unwrap();
-            let lease = driver.lease_client().grant(60, None).await.unwrap().id();
-            let mut waits = Vec::new();
-            for _ in 0..ROUNDS {
-                let options = LockOptions::new().with_lease(lease);
-                let began = Instant::now();
-                let held = driver.lock_client().lock("theirs", Some(options)).await.unwrap();
-                waits.push(began.elapsed());
-                driver.lock_client().unlock(held.key()).await.unwrap();
+        let client = Client::connect([url], None).await.unwrap();
+        let lease = client.lease_client().grant(60, None).await.unwrap().id();
+        Self::Driver(Box::new(client), lease)
+    }
+
+    async fn acquire(&self, name: &str) -> Held {
+        match self {
+            Self::Lockkit(locks) => Held::Lockkit(locks.lock(name).acquire().await.unwrap()),
+            Self::Driver(client, lease) => {
+                let (name, options) =
+                    (format!("lockkit/{name}"), LockOptions::new().with_lease(*lease));
+                let held = client.lock_client().lock(name, Some(options)).await.unwrap();
+                Held::Driver(client.clone(), held.key().to_vec())
             }
-            waits
         }
-    });
-    let (theirs, their_rate) = theirs.await;
-    let (ours, theirs) = (ours[ours.len() / 2], theirs[theirs.len() / 2]);
-    println!(
-        "8 waiters, median wait: lockkit {ours:?} ({our_rate:.0} grants/s), the driver's lock() \
-         {theirs:?} ({their_rate:.0} grants/s)"
-    );
-    assert!(ours < theirs * 2 / 3, "ours takes {ours:?}, the driver's {theirs:?}");
-    assert!(our_rate > their_rate, "{our_rate} grants/s, the driver's {their_rate}");
+    }
+}
+
+impl Held {
+    async fn release(self) {
+        match self {
+            Self::Lockkit(guard) => guard.release().await.unwrap(),
+            Self::Driver(client, key) => drop(client.lock_client().unlock(key).await.unwrap()),
+        }
+    }
+}
+
+/// The median and the mean of hand-offs, each from the beginning of the release to the next grant.
+fn middle(mut took: Vec<Duration>) -> (Duration, Duration) {
+    took.sort_unstable();
+    (took[took.len() / 2], took.iter().sum::<Duration>() / u32::try_from(took.len()).unwrap())
+}
+
+/// Eight peers that come again at once, until the first of them has had its turns.
+async fn in_a_crowd(peers: &[Peer], name: &'static str) -> (Duration, Duration) {
+    const TURNS: usize = 8;
+    let took = Arc::new(Mutex::new((None::<Instant>, Vec::new())));
+    let mut running = JoinSet::new();
+    for peer in peers {
+        let (peer, took) = (peer.clone(), Arc::clone(&took));
+        running.spawn(async move {
+            for _ in 0..TURNS {
+                let held = peer.acquire(name).await;
+                {
+                    let mut took = took.lock().unwrap();
+                    let last = took.0.replace(Instant::now());
+                    took.1.extend(last.map(|began| began.elapsed()));
+                }
+                held.release().await;
+            }
+        });
+    }
+    running.join_next().await.unwrap().unwrap();
+    let took = std::mem::take(&mut took.lock().unwrap().1);
+    running.join_all().await;
+    middle(took)
+}
+
+/// Eight peers one after another, each of which has just come when the one before it releases.
+async fn in_a_chain(peers: &[Peer], name: &'static str, queue: &Lock) -> (Duration, Duration) {
+    let mut took = Vec::new();
+    let mut held = peers[peers.len() - 1].acquire(name).await;
+    for peer in peers {
+        let peer = peer.clone();
+        let next = tokio::spawn(async move { (peer.acquire(name).await, Instant::now()) });
+        queued(queue, 1).await;
+        let began = Instant::now();
+        held.release().await;
+        let (next, granted) = next.await.unwrap();
+        took.push(granted - began);
+        held = next;
+    }
+    held.release().await;
+    middle(took)
+}
+
+/// The driver's server-side lock opens a watch for each wait. Until that one is up to 100 ms old, a
+/// loop of the server serves it: what is deleted meanwhile is told at the loop's next turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_off_takes_under_ten_milliseconds_and_the_drivers_own_a_turn_of_the_servers_loop() {
+    let server = EtcdServer::start().unwrap();
+    let watcher = client(&server).await;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        ours.push(Peer::lockkit(&server).await);
+        theirs.push(Peer::driver(&server).await);
+    }
+    // The best of some rounds, for both: the machine is busy with other things.
+    let mut best = [[(Duration::MAX, Duration::MAX); 2]; 2];
+    for _ in 0..4 {
+        for (best, (peers, name)) in best.iter_mut().zip([(&ours, "ours"), (&theirs, "theirs")]) {
+            let crowd = in_a_crowd(peers, name).await;
+            let chain = in_a_chain(peers, name, &watcher.lock(name)).await;
+            for (best, now) in best.iter_mut().zip([crowd, chain]) {
+                *best = (best.0.min(now.0), best.1.min(now.1));
+            }
+        }
+    }
+    let [ours, theirs] = best;
+    for (number, what) in
+        ["eight that come again at once", "eight that have just come"].into_iter().enumerate()
+    {
+        let ((median, mean), (their_median, their_mean)) = (ours[number], theirs[number]);
+        println!(
+            "hand-off among {what}: lockkit {median:?} in the median, {mean:?} in the mean; the \
+             driver's lock() {their_median:?} and {their_mean:?}"
+        );
+        assert!(median < ms(10), "{median:?} among {what}");
+        assert!(mean < their_mean, "{mean:?} in the mean, the driver's {their_mean:?}");
+    }
+    let (median, theirs) = (ours[1].0, theirs[1].0);
+    assert!(theirs > median * 3, "{median:?} in the median, the driver's {theirs:?}");
 }

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{SLACK, by, client, join, link_to, ms, queued, waiter};
-use lockkit_core::LossReason;
+use lockkit_core::{Error, LossReason};
 use lockkit_etcd::EtcdGrant;
 use testbed::{Data, EtcdServer};
 
@@ -127,4 +127,32 @@ async fn a_runtime_that_ends_takes_no_lock_with_it_for_longer_than_a_ttl() {
     assert!(guard.is_held());
     guard.release().await.unwrap();
     by(SLACK, "a push", next).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holders_and_waiters_are_told_that_etcd_is_out_of_reach_and_that_it_is_back() {
+    let server = EtcdServer::start().unwrap();
+    let other = client(&server).await;
+    let holder = other.lock("b").ttl(TTL).acquire().await.unwrap();
+    let link = link_to(server.address());
+    let locks = join(&[link.port()]).await;
+    let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    let b = locks.lock("b").ttl(TTL);
+    let within = |limit| tokio::spawn(b.acquire_within(limit));
+    let (unanswered, answered) = (within(ms(1_500)), within(ms(4_000)));
+    queued(&other.lock("b"), 2).await;
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    // Long before a third of the ttl, after which the next renewal is due.
+    by(SLACK, "the risk", guard.at_risk()).await;
+    assert!(guard.is_held());
+    let ended = by(ms(1_500) + SLACK, "the wait's end", unanswered).await.unwrap();
+    assert!(matches!(ended, Err(Error::Unavailable { .. })), "an outage: {ended:?}");
+    link.pass().unwrap();
+    let ended = by(ms(4_000) + SLACK, "the wait's end", answered).await.unwrap();
+    assert!(matches!(ended, Err(Error::TimedOut { holder: Some(_) })), "held: {ended:?}");
+    guard.renew().await.unwrap();
+    assert!(tokio::time::timeout(ms(20), guard.at_risk()).await.is_err(), "still at risk");
+    guard.release().await.unwrap();
+    holder.release().await.unwrap();
 }
