@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::{BOTH, SLACK, advisory, by, config, connections, join, ms, until};
 use futures_util::future::join_all;
-use lockkit_core::{Error, Locks};
+use lockkit_core::{Error, Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
+use sqlx::Connection;
+use sqlx::postgres::{PgAdvisoryLock, PgConnection};
 use testbed::PostgresServer;
 
 const TTL: Duration = Duration::from_secs(60);
@@ -28,7 +30,7 @@ async fn ten_thousand_names_are_held_at_once_on_at_most_eight_connections() {
         }
         let used = connections(&server);
         assert!(used <= 8, "{used} connections ({strategy:?})");
-        assert!(guards.iter().all(lockkit_core::Guard::is_held));
+        assert!(guards.iter().all(Guard::is_held));
         if strategy == Strategy::Advisory {
             assert_eq!(advisory(&server), NAMES);
         }
@@ -59,12 +61,12 @@ async fn the_budget_refuses_with_the_remedy_and_others_can_always_connect() {
     assert!(guards.len() > 1_500);
     server.sql("CREATE TABLE other (n int); SELECT pg_advisory_lock(1)").unwrap();
     // Room again once some have gone; the rest is held on.
-    for released in join_all(guards.drain(1_000..).map(lockkit_core::Guard::release)).await {
+    for released in join_all(guards.drain(1_000..).map(Guard::release)).await {
         released.unwrap();
     }
     assert_eq!(advisory(&server), 1_000);
     drop(locks.lock("again").ttl(TTL).acquire().await.unwrap());
-    assert!(guards.iter().all(lockkit_core::Guard::is_held));
+    assert!(guards.iter().all(Guard::is_held));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,31 +135,62 @@ async fn names_that_no_connection_is_left_to_wait_for_are_told_of_a_release() {
     until(SLACK, "nothing is left", || advisory(&server) == 0).await;
 }
 
+/// A client all of whose connections that may wait do so, until the second is dropped.
+async fn crowded(server: &PostgresServer) -> (Locks, Vec<Guard>) {
+    let holder = join(&server.url(), Strategy::Advisory).await;
+    let crowded = join(&server.url(), Strategy::Advisory).await;
+    let mut guards = Vec::new();
+    for n in 0..4 {
+        let name = format!("held-{n}");
+        guards.push(holder.lock(&name).ttl(TTL).acquire().await.unwrap());
+        tokio::spawn(crowded.lock(&name).ttl(TTL).acquire());
+    }
+    until(SLACK * 3, "they take all that may wait", || advisory(server) == 8).await;
+    (crowded, guards)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_beside_the_queue_gets_its_turn_in_a_busy_name() {
     let server = PostgresServer::start().unwrap();
-    let [holder, busy, other] = [(); 3].map(|()| join(server.url().leak(), Strategy::Advisory));
-    let (holder, busy, other) = (holder.await, busy.await, other.await);
-    let (mut guards, mut waiters) = (Vec::new(), Vec::new());
-    for n in 0..4 {
-        guards.push(holder.lock(format!("held-{n}")).ttl(TTL).acquire().await.unwrap());
-        waiters.push(tokio::spawn(other.lock(format!("held-{n}")).ttl(TTL).acquire()));
+    let (crowded, _guards) = crowded(&server).await;
+    let busy = join(&server.url(), Strategy::Advisory).await;
+    for _ in 0..8 {
+        let lock = busy.lock("busy").ttl(TTL);
+        tokio::spawn(async move {
+            loop {
+                lock.acquire().await.unwrap().release().await.unwrap();
+            }
+        });
     }
-    until(SLACK, "they take all that may wait", || advisory(&server) == 8).await;
-    let tasks: Vec<_> = (0..8)
-        .map(|_| {
-            let lock = busy.lock("busy").ttl(TTL);
-            tokio::spawn(async move {
-                loop {
-                    lock.acquire().await.unwrap().release().await.unwrap();
-                }
-            })
-        })
-        .collect();
     for _ in 0..5 {
-        let turn = by(ms(5_000), "its turn", other.lock("busy").ttl(TTL).acquire()).await.unwrap();
-        turn.release().await.unwrap();
+        let turn = by(ms(5_000), "its turn", crowded.lock("busy").ttl(TTL).acquire());
+        turn.await.unwrap().release().await.unwrap();
     }
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
-    waiters.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_beside_the_queue_finds_what_tells_nobody() {
+    let server = PostgresServer::start().unwrap();
+    let (crowded, _guards) = crowded(&server).await;
+    let mut foreign = PgConnection::connect(&server.url()).await.unwrap();
+    let lock = PgAdvisoryLock::new("foreign");
+    for ends in [false, true] {
+        let held = lock.acquire(&mut foreign).await.unwrap();
+        let waiter = tokio::spawn(crowded.lock("foreign").ttl(TTL).acquire());
+        tokio::time::sleep(ms(2_000)).await;
+        assert!(!waiter.is_finished());
+        if ends {
+            held.leak();
+            server
+                .sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE application_name <> 'lockkit' AND pid <> pg_backend_pid()",
+                )
+                .unwrap();
+        } else {
+            held.release_now().await.unwrap();
+        }
+        let next = by(ms(1_000) + SLACK, "it tries by itself", waiter).await.unwrap().unwrap();
+        next.release().await.unwrap();
+    }
 }
