@@ -219,7 +219,7 @@ fn every_order_with_a_duplicate_keeps_what_is_promised() {
 }
 
 #[test]
-#[ignore = "a minute and a GB with optimization: cargo test --release -p lockkit-core --lib -- --ignored longer"]
+#[ignore = "ten seconds with optimization, minutes without: cargo test --release -p lockkit-core --lib -- --ignored longer"]
 fn every_order_with_a_duplicate_for_longer_keeps_what_is_promised() {
     holds(SAFE);
 }
