@@ -124,6 +124,56 @@ async fn ensure_tells_too_little_time_from_a_ttl_that_can_never_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn all_that_is_left_can_be_ensured_and_not_a_moment_more() {
+    let guard = acquire(&Remote::new()).await;
+    let left = guard.remaining().unwrap();
+    assert_eq!(guard.ensure(left).unwrap(), guard.token());
+    let more = guard.ensure(left + Duration::from_nanos(1));
+    assert!(matches!(more, Err(Error::Unavailable { .. })), "{more:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_renewal_is_told_of_the_loss() {
+    let remote = Remote::new();
+    let lock = remote.locks().lock("a").ttl(TTL).renew_manually();
+    let guard = lock.acquire().await.unwrap();
+    remote.fail_next(Op::Renew, Fault::Hang);
+    let renewed = guard.renew().await;
+    assert!(matches!(renewed, Err(Error::Lost { reason: LossReason::Expired })), "{renewed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_out_of_reach_puts_the_guard_at_risk_at_once_and_the_next_renewal_ends_it() {
+    let remote = Remote::new();
+    let guard = acquire(&remote).await;
+    let start = tokio::time::Instant::now();
+    remote.be_out_of_reach(true);
+    guard.at_risk().await;
+    assert!(guard.is_held() && start.elapsed() < SECOND, "{:?}", start.elapsed());
+    remote.be_out_of_reach(false);
+    pass(TTL / 2).await;
+    assert!(
+        tokio::time::timeout(SECOND, guard.at_risk()).await.is_err(),
+        "at risk after a renewal"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_repeated_for_as_long_as_the_store_keeps_the_grant() {
+    let remote = Remote::new();
+    let guard = acquire(&remote).await;
+    // The pauses between them grow to a second: for longer than one call may take.
+    for _ in 0..14 {
+        remote.fail_next(Op::Release, Fault::LostRequest);
+    }
+    let released = guard.release().await;
+    assert!(matches!(released, Err(Error::Unavailable { .. })), "{released:?}");
+    pass(TTL * 3 / 4).await;
+    assert_eq!(remote.calls(Op::Release).len(), 15);
+    assert!(remote.is_clean("a").await, "left to the store's own expiry");
+}
+
+#[tokio::test(start_paused = true)]
 async fn manual_renewal_is_the_callers_business() {
     let remote = Remote::new();
     let locks = remote.locks();

@@ -13,7 +13,7 @@ use lockkit_core::{
     Applied, Clock, Error, Grant, Guarantees, Lease, LockProvider, Locks, LossReason, Memory,
     Operator, Request, RequestId, Result, Term, async_trait,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// One kind of call on the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ struct Inner {
     delay: Mutex<Duration>,
     fixed: bool,
     random: AtomicU64,
+    /// Whether the client knows that it has lost its way to the store.
+    out_of_reach: watch::Sender<bool>,
 }
 
 impl Remote {
@@ -86,7 +88,13 @@ impl Remote {
             delay: Mutex::new(delay),
             fixed,
             random: AtomicU64::new(seed),
+            out_of_reach: watch::Sender::new(false),
         }))
+    }
+
+    /// From now on the client knows that it has lost its way to the store, or has one again.
+    pub fn be_out_of_reach(&self, lost: bool) {
+        self.0.out_of_reach.send_replace(lost);
     }
 
     pub fn locks(&self) -> Locks {
@@ -273,6 +281,10 @@ impl Lease for RemoteLease {
 
     async fn lost(&self) -> LossReason {
         std::future::pending().await
+    }
+
+    async fn out_of_reach(&self) {
+        drop(self.link.0.out_of_reach.subscribe().wait_for(|lost| *lost).await);
     }
 
     async fn release(&self) -> Result<()> {
