@@ -146,7 +146,9 @@ impl Inner {
     ) -> Result<bool> {
         let others = match &next {
             Some(_) if goes_round && !life.session.is_ended() => {
-                self.others(clock, &life.session, key).await?
+                // Without an answer it goes back to the server, which sees to its end in any case.
+                let others = self.others(clock, &life.session, key).await;
+                others.unwrap_or(Others::InTheQueue)
             }
             _ => Others::None,
         };

@@ -13,12 +13,12 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
 use super::budget::Place;
-use crate::listener::{Heard, Listener, PROBE};
+use crate::listener::{Heard, Listener, Listening, PROBE};
 
 const CHANNEL: &str = "lockkit_free";
 /// After this many milliseconds the server ends a listener that is stopped.
 const STOPPED: &str = "30000";
-/// How soon a mark is tried again that a release was just looking at, and an end made good.
+/// How soon a mark is tried again that a release was just looking at.
 const AGAIN: Duration = Duration::from_millis(20);
 /// How long the connection is kept when nobody wishes anything.
 const UNUSED: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const SALT: [u32; 2] = [0x6c6f_636b, 0x6b69_7421];
 pub(super) struct Wake {
     wishes: Mutex<HashMap<i64, Arc<Notify>>>,
     changed: Notify,
-    listening: AtomicBool,
+    listening: Listening,
     closed: AtomicBool,
 }
 
@@ -70,18 +70,18 @@ impl Wake {
 
     /// Listens in the current runtime, for as long as somebody wishes it, unless somebody does.
     pub(super) fn listen(self: &Arc<Self>, options: &PgConnectOptions) {
-        if self.listening.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let up = Up(Arc::downgrade(self));
+        let Some(mut up) = self.listening.begin() else { return };
+        let wake = Arc::downgrade(self);
         let options = options.clone().options([("idle_session_timeout", STOPPED)]);
         #[allow(clippy::disallowed_methods)] // it waits for the server: no grant lives in it
         tokio::spawn(async move {
-            while up.0.upgrade().is_some_and(|wake| wake.is_wished()) {
-                if let Some(listener) = Listener::open(&options, CHANNEL).await {
-                    serve(&up.0, listener).await;
+            while wake.upgrade().is_some_and(|wake| wake.is_wished()) {
+                let listener = Listener::open(&options, CHANNEL).await;
+                let lasted = listener.is_some();
+                if let Some(listener) = listener {
+                    serve(&wake, listener).await;
                 }
-                tokio::time::sleep(AGAIN).await;
+                up.pause(lasted).await;
             }
         });
     }
@@ -104,17 +104,6 @@ impl Wake {
 
     fn wishes(&self) -> MutexGuard<'_, HashMap<i64, Arc<Notify>>> {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Says that the listener's task lives, until its runtime drops it.
-struct Up(Weak<Wake>);
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        if let Some(wake) = self.0.upgrade() {
-            wake.listening.store(false, Ordering::SeqCst);
-        }
     }
 }
 

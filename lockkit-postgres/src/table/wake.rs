@@ -1,7 +1,6 @@
 //! Wake-ups: a connection of its own that listens, made at the first wait, re-made when it ends.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -9,10 +8,7 @@ use lockkit_core::{LossReason, RequestId};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::watch;
 
-use crate::listener::{Heard, Listener, PROBE};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+use crate::listener::{Heard, Listener, Listening, PROBE};
 
 /// What a request is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +70,7 @@ impl Seat {
 #[derive(Debug, Default)]
 pub(super) struct Wake {
     seats: Mutex<HashMap<RequestId, Weak<Seat>>>,
-    listening: AtomicBool,
+    listening: Listening,
     closed: watch::Sender<bool>,
 }
 
@@ -100,27 +96,18 @@ impl Wake {
 
     /// Listens in the current runtime, unless somebody does.
     pub(super) fn listen(self: &Arc<Self>, options: &PgConnectOptions, channel: &str) {
-        if self.listening.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let up = Up(Arc::downgrade(self));
-        let (options, channel) = (options.clone(), channel.to_owned());
+        let Some(mut up) = self.listening.begin() else { return };
+        let (wake, options, channel) = (Arc::downgrade(self), options.clone(), channel.to_owned());
         let mut closed = self.closed.subscribe();
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
-            let mut pause = FIRST_PAUSE;
-            while up.0.strong_count() > 0 {
-                tokio::select! {
-                    lasted = listen(&up.0, &options, &channel) => {
-                        if lasted {
-                            pause = FIRST_PAUSE;
-                        }
-                    }
+            while wake.strong_count() > 0 {
+                let lasted = tokio::select! {
+                    lasted = listen(&wake, &options, &channel) => lasted,
                     // Also when its provider is gone.
                     _ = closed.wait_for(|closed| *closed) => return,
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                };
+                up.pause(lasted).await;
             }
         });
     }
@@ -156,17 +143,6 @@ impl Wake {
 
     fn seats(&self) -> MutexGuard<'_, HashMap<RequestId, Weak<Seat>>> {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Says that the listener's task lives, until its runtime drops it.
-struct Up(Weak<Wake>);
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        if let Some(wake) = self.0.upgrade() {
-            wake.listening.store(false, Ordering::SeqCst);
-        }
     }
 }
 
