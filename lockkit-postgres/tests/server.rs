@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{BOTH, SLACK, advisory, by, config, join, key_of, ms, until};
+use common::{BOTH, SLACK, advisory, by, config, connections, join, key_of, ms, until};
 use lockkit_core::{FencingToken, LockName, LossReason};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::{Connection, PgConnection};
@@ -221,4 +221,24 @@ async fn futures_dropped_after_any_time_leave_no_ghost_and_no_stuck_connection()
     let stuck = "SELECT count(*) FROM pg_stat_activity \
         WHERE application_name = 'lockkit' AND state <> 'idle'";
     until(ms(1_000), "no connection is stuck", || common::count(&server, stuck) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_connection_is_left_of_a_client_that_was_closed() {
+    let server = PostgresServer::start().unwrap();
+    let mut closed = Vec::new();
+    for round in 0..10 {
+        let locks = join(&server.url(), BOTH[round % 2]).await;
+        let guard = locks.lock("closed").acquire().await.unwrap();
+        let waiter = tokio::spawn(locks.lock("closed").acquire());
+        tokio::time::sleep(ms(20)).await;
+        locks.close(ms(3_000)).await.unwrap();
+        assert!(!guard.is_held() && waiter.await.unwrap().is_err());
+        closed.push(locks);
+    }
+    let none = || connections(&server) == 0;
+    until(ms(5_000), "all connections are closed", none).await;
+    // And none is made anew, to look after those that were cut.
+    tokio::time::sleep(ms(700)).await;
+    assert!(none(), "{} connections", connections(&server));
 }

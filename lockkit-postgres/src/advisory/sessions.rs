@@ -1,6 +1,7 @@
 //! The sessions that locks live on: the server ends each that is not heard of for a ttl.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub(super) struct Sessions {
     schema: String,
     most: usize,
     all: Mutex<Vec<Arc<LockSession>>>,
+    closed: AtomicBool,
     opening: tokio::sync::Mutex<()>,
     watch: Watch,
 }
@@ -55,7 +57,8 @@ impl Sessions {
         let options = options.disable_statement_logging();
         let opening = tokio::sync::Mutex::default();
         let schema = schema.to_owned();
-        Self { options, schema, most, all: Mutex::default(), opening, watch }
+        let closed = AtomicBool::default();
+        Self { options, schema, most, all: Mutex::default(), closed, opening, watch }
     }
 
     /// How they connect.
@@ -66,8 +69,7 @@ impl Sessions {
     /// Opens the first session, and leaves it for whoever comes.
     pub(super) async fn warm(&self) -> Result<()> {
         let session = self.open().await?;
-        self.all().push(session);
-        Ok(())
+        self.add(session)
     }
 
     /// A session to try for a lock of this ttl on.
@@ -83,7 +85,7 @@ impl Sessions {
             let session = self.open().await?;
             let used = Use::of(&session);
             session.aim(ttl);
-            self.all().push(session);
+            self.add(session)?;
             return Ok(used);
         }
         self.for_holder(ttl, false).ok_or_else(|| {
@@ -108,7 +110,7 @@ impl Sessions {
         session.block();
         let used = Use::of(&session);
         session.aim(ttl);
-        self.all().push(session);
+        self.add(session)?;
         Ok(Some(used))
     }
 
@@ -133,7 +135,7 @@ impl Sessions {
 
     async fn fresh(&self) -> Result<Arc<LockSession>> {
         let session = self.open().await?;
-        self.all().push(Arc::clone(&session));
+        self.add(Arc::clone(&session))?;
         Ok(session)
     }
 
@@ -161,7 +163,8 @@ impl Sessions {
         // What has silenced it may have silenced its neighbours: over a new one, if there may be one.
         let mut fresh: Option<Arc<LockSession>> = None;
         self.all().retain(|other| other.users() > 0 && !other.is_ended());
-        while clock.now() < end {
+        // What is cut when all is closed, the server ends by itself.
+        while clock.now() < end && !self.is_closed() {
             if fresh.is_none() && self.has_room() {
                 fresh = self.fresh().await.ok();
             }
@@ -211,11 +214,26 @@ impl Sessions {
         }
     }
 
-    /// Ends all of them.
+    /// Ends all of them, and opens no more.
     pub(super) fn close(&self) {
-        for session in self.all().drain(..) {
+        let mut all = self.all();
+        self.closed.store(true, Ordering::SeqCst);
+        for session in all.drain(..) {
             session.cut();
         }
+    }
+
+    fn add(&self, session: Arc<LockSession>) -> Result<()> {
+        let mut all = self.all();
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        all.push(session);
+        Ok(())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     fn for_holder(&self, ttl: Duration, fits: bool) -> Option<Use> {
