@@ -150,6 +150,8 @@ async fn a_store_out_of_reach_puts_the_guard_at_risk_at_once_and_the_next_renewa
     remote.be_out_of_reach(true);
     guard.at_risk().await;
     assert!(guard.is_held() && start.elapsed() < SECOND, "{:?}", start.elapsed());
+    // The driver has heard it, and waits: time passes.
+    pass(SECOND).await;
     remote.be_out_of_reach(false);
     pass(TTL / 2).await;
     assert!(
