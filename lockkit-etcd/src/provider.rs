@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::EtcdConfig;
 use crate::endpoints::{Endpoints, LIMIT, call_limit};
+use crate::failure::Failure;
 use crate::lease::EtcdLease;
 use crate::protocol::Keys;
 use crate::queue::{Tried, withdrawn};
@@ -82,7 +83,7 @@ impl EtcdProvider {
         config.check()?;
         let endpoints = Endpoints::new(&config);
         let keys = Keys::new(&config.prefix);
-        let ttls = look_around(&endpoints, &keys).await?;
+        let ttls = look_around(&endpoints, &keys, config.tls.is_some()).await?;
         Ok(Self(Arc::new(Inner {
             endpoints: Arc::new(endpoints),
             watch: Watch::new(keys.clone()),
@@ -97,13 +98,22 @@ impl EtcdProvider {
 }
 
 /// Refuses what would break what we declare; the ttls that the cluster grants.
-async fn look_around(endpoints: &Endpoints, keys: &Keys) -> Result<TtlRange> {
+async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result<TtlRange> {
     let clock = Clock::system();
     // Each of these calls has a limit, and so have they all.
     let end = clock.now().saturating_add(LIMIT * 2);
     let left = || end.saturating_since(clock.now()).min(LIMIT);
     let status = |client: Client| async move { client.maintenance_client().status().await };
-    let status = endpoints.call(&clock, left(), status).await.into_result()?;
+    let status = loop {
+        let answer = endpoints.call(&clock, left(), status).await;
+        // Who refuses our certificate says so behind the handshake, and closes: which of the two
+        // is seen is chance.
+        let is_closed = is_tls && matches!(answer.value, Err(Failure::Unclear(_)));
+        if !is_closed || left() < LIMIT {
+            break answer.into_result()?;
+        }
+        clock.sleep(LIMIT / 100).await;
+    };
     check_version(status.version())?;
     // The shortest lease there is shows the least ttl, and whether we may write and read.
     let grant = |client: Client| async move { client.lease_client().grant(1, None).await };
