@@ -163,8 +163,13 @@ impl Inner {
         for (id, (_, late)) in ended.iter().zip(&pass.ended) {
             args.extend([&**id, tombstone(*late)]);
         }
-        let answer = self.run_for(pass.from, request, &RELEASE, &args).await?;
-        Passed::of(&answer.value)
+        // Until it is answered, it may bring a grant to whom it names.
+        let named = pass.to.as_ref().map(|to| self.late.sent(to.id(), to.clock()));
+        let answer = self.run_for(pass.from, request, &RELEASE, &args).await;
+        if let Some(named) = named.filter(|_| is_last_of_it(&answer)) {
+            named.answered();
+        }
+        Passed::of(&answer?.value)
     }
 
     /// Asks for a request that has not been told what became of it.
@@ -182,9 +187,7 @@ impl Inner {
             }
         };
         let answer = self.run(request, &ACQUIRE, &[&ttl, request.label(), waits]).await;
-        let ambiguous = matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
-        let replayed = answer.as_ref().is_ok_and(|answer| answer.replayed);
-        if !ambiguous && !replayed {
+        if is_last_of_it(&answer) {
             attempt.answered();
         }
         Answer::of(&answer?.value).map(Asked::Answered)
@@ -222,6 +225,14 @@ enum Asked {
     Answered(Answer),
     /// This was told first.
     Needless(Word),
+}
+
+/// Whether nothing that was sent for this answer is still on its way.
+fn is_last_of_it(answer: &Result<Answered>) -> bool {
+    match answer {
+        Ok(answer) => !answer.replayed,
+        Err(error) => !matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }),
+    }
 }
 
 /// For a script that ends a request: whether it leaves a tombstone.

@@ -14,7 +14,8 @@ mod scripts {
 
 use std::time::{Duration, Instant};
 
-use scripts::store::Cut;
+use scripts::deed::{Deed, Pass};
+use scripts::store::{Cut, Store, keys};
 use scripts::world::World;
 use testbed::RedisServer;
 
@@ -74,6 +75,30 @@ fn every_invariant_holds_after_each_of_100_000_random_steps() {
     let left = world.keys();
     let kept = |key: &String| key.ends_with("}:f") || key.ends_with("}:x");
     assert!(left.iter().all(kept), "left over: {left:?}");
+}
+
+/// A random run found it: the withdrawal of the one who is named came before the hand-off did.
+#[test]
+fn a_late_hand_off_to_one_who_was_withdrawn_frees_the_name() {
+    let server = RedisServer::start().unwrap();
+    let (mut store, keys) = (Store::new(&server, None), keys("a"));
+    let mut step = |deed: Deed| {
+        let words = deed.words(&keys[0]);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        store.step(&keys, &words).1
+    };
+    let [first, second] = [1, 2].map(|n| format!("{n:032x}.{:016x}", 0));
+    let ask = |id: &String| Deed::Ask { id: id.clone(), ttl: 5_000, waits: true };
+    let held = step(ask(&first));
+    assert_eq!((&held.holder, &step(ask(&second)).queue), (&first, &vec![second.clone()]));
+    let late = Deed::Pass(Pass {
+        from: first.clone(),
+        token: held.fence["token"].parse::<u64>().unwrap() + 1,
+        to: Some((second.clone(), 5_000)),
+        ended: vec![(first.clone(), false)],
+    });
+    assert_eq!(step(Deed::Withdraw { id: second, tomb: true }).holder, first);
+    assert_eq!(step(late).holder, "");
 }
 
 #[test]

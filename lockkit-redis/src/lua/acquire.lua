@@ -2,8 +2,7 @@
 -- same script. Answers {'granted', token, the first of the queue with their tickets} or {'held', ms
 -- until the holder's expiry, rank, holder's label, ticket} or {'withdrawn'}.
 local TTL, LABEL, WAITS = tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
-local buried = redis.call('ZSCORE', X, ID)
-if buried and tonumber(buried) > NOW then return { 'withdrawn' } end
+if is_buried(ID) then return { 'withdrawn' } end
 purge()
 local holder = redis.call('GET', L)
 local f = redis.call('HMGET', F, 'id', 'token', 'label')

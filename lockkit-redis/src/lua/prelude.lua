@@ -37,6 +37,11 @@ local function bury(id)
   redis.call('PEXPIRE', X, TOMB + 1000)
 end
 
+local function is_buried(id)
+  local buried = redis.call('ZSCORE', X, id)
+  return buried and tonumber(buried) > NOW
+end
+
 -- The fence: the last token, and whose grant it is. A name is only reserved while they differ.
 local function granted(id, token, ttl, label)
   redis.call('SET', L, id, 'PX', ttl)

@@ -17,7 +17,8 @@ local held = (is_ended or holder == NEXT) and holder == f[1] and tonumber(f[2]) 
 -- Served without the server's knowing, or by such an attempt, they may still be in the queue.
 if ended[2] or not held then leave(unpack(ended)) end
 
-if held and NEXT ~= '' then
+-- Delivered late, it may name one that has been withdrawn since: then nobody holds by now.
+if held and NEXT ~= '' and not is_buried(NEXT) then
   granted(NEXT, TOKEN, TTL, LABEL)
   leave(NEXT)
   purge()

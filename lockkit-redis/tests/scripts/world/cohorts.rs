@@ -129,7 +129,12 @@ impl World {
             ended: ended.iter().map(|member| (member.id.clone(), member.unanswered)).collect(),
         };
         let answer = self.send(n, &Deed::Pass(pass.clone()), way)?;
-        let Lock { cohorts, model, .. } = &mut self.locks[n];
+        let Lock { requests, cohorts, model, .. } = &mut self.locks[n];
+        if let (Some((to, _)), true) = (&pass.to, way != Way::Answered) {
+            // It may arrive later, and name one that has been withdrawn since.
+            let named = requests.iter_mut().find(|request| request.id == *to);
+            named.into_iter().for_each(|request| request.unanswered = true);
+        }
         match (answer, &pass.to) {
             (None, _) => {}
             (Some(Answer::Passed), Some((to, _))) => {
