@@ -1,4 +1,5 @@
-//! Every test program of the workspace, two at a time: most of their time they wait.
+//! Every test program of the workspace: whole suites one by one, for they load the machine and have
+//! bounds of time; then the others two at a time, since most of their time they wait.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use crate::Result;
 use crate::steps::root;
 
 const AT_ONCE: usize = 2;
-/// Those that take longest, and so begin first.
-const LONG: &[&str] = &[
+/// Those that run one by one, and first.
+const ALONE: &[&str] = &[
     "cluster_conformance",
     "ensemble_conformance",
     "conformance",
@@ -31,21 +32,24 @@ struct Suite {
 
 /// Builds and runs them with these environment variables; the names of those that failed.
 pub(crate) fn run(envs: &[(&str, &str)]) -> Result<()> {
-    let mut suites = build()?;
-    suites.sort_by_key(|suite| LONG.iter().all(|long| !suite.name.ends_with(&format!(" {long}"))));
+    let suites = build()?;
     let count = suites.len();
-    let (left, failed) = (Mutex::new(VecDeque::from(suites)), Mutex::new(Vec::new()));
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
-            scope.spawn(|| {
-                while let Some(suite) = { own(&left).pop_front() } {
-                    if !suite.passes(envs) {
-                        own(&failed).push(suite.name);
+    let (alone, others) = suites.into_iter().partition(Suite::is_alone);
+    let failed = Mutex::new(Vec::new());
+    for (suites, at_once) in [(alone, 1), (others, AT_ONCE)] {
+        let left: Mutex<VecDeque<Suite>> = Mutex::new(suites);
+        thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| {
+                    while let Some(suite) = { own(&left).pop_front() } {
+                        if !suite.passes(envs) {
+                            own(&failed).push(suite.name);
+                        }
                     }
-                }
-            });
-        }
-    });
+                });
+            }
+        });
+    }
     let failed = std::mem::take(&mut *own(&failed));
     if failed.is_empty() {
         eprintln!("all {count} test programs passed");
@@ -85,6 +89,10 @@ fn suite(message: &Value) -> Option<Suite> {
 }
 
 impl Suite {
+    fn is_alone(&self) -> bool {
+        ALONE.iter().any(|alone| self.name.ends_with(&format!(" {alone}")))
+    }
+
     /// Runs it, and shows its output as a whole once it has ended.
     fn passes(&self, envs: &[(&str, &str)]) -> bool {
         let started = Instant::now();
