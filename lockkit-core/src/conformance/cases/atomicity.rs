@@ -89,7 +89,7 @@ async fn no_update_is_lost(cx: Context) -> Verdict {
     let counter = Arc::new(AtomicU32::new(0));
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
-        let lock = cx.lock("counter").await?;
+        let lock = cx.lock("counter").await?.ttl(cx.long_ttl());
         let (counter, clock) = (Arc::clone(&counter), cx.clock.clone());
         tasks.spawn(async move {
             for bump in 0..BUMPS {
@@ -116,7 +116,8 @@ async fn no_update_is_lost(cx: Context) -> Verdict {
 
 async fn release_races_acquisition(cx: Context) -> Verdict {
     let rounds = if cx.is_virtual() { 2000 } else { 500 };
-    let (ours, theirs) = (cx.lock("handed").await?, cx.lock("handed").await?);
+    let [ours, theirs] =
+        [cx.lock("handed").await?, cx.lock("handed").await?].map(|lock| lock.ttl(cx.long_ttl()));
     for round in 0..rounds {
         let guard = ours.acquire().await?;
         let watch = guard.watch();

@@ -181,7 +181,8 @@ async fn time_out_races_grant(cx: Context) -> Verdict {
 async fn race_time_out(cx: &Context, lane: usize) -> Verdict<(u32, u32)> {
     const ROUNDS: u32 = 500;
     let tail = format!("swept-{lane}");
-    let (ours, theirs) = (cx.lock(&tail).await?, cx.lock(&tail).await?);
+    let [ours, theirs] =
+        [cx.lock(&tail).await?, cx.lock(&tail).await?].map(|lock| lock.ttl(cx.long_ttl()));
     let held_for = Duration::from_millis(3);
     let step = if cx.is_virtual() { 250 } else { 50 };
     let mut limit = held_for;
