@@ -151,8 +151,9 @@ async fn attempt(
         let event = tokio::select! {
             biased;
             () = caller.closed() => Happened::Event(attempt::Event::Left),
-            event = stage.next(shared) => event,
+            // Before the call: what `close` releases must not be granted to those it ends.
             () = shared.closing.closed() => Happened::Event(attempt::Event::Closing),
+            event = stage.next(shared) => event,
             () = reached(clock, limit) => Happened::Event(attempt::Event::TimeUp),
             () = reached(clock, warn_at) => {
                 warn_at = None;

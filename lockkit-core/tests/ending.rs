@@ -39,6 +39,19 @@ async fn close_ends_waiters_releases_what_is_held_and_refuses_the_rest() {
     assert!(matches!(locks.close(SECOND).await, Err(Error::Closed)));
 }
 
+#[tokio::test]
+async fn a_waiter_is_ended_by_close_and_not_granted_what_close_released() {
+    let locks = Locks::memory();
+    let held = locks.lock("a").acquire().await.unwrap();
+    let waiters: Vec<_> = (0..8).map(|_| tokio::spawn(locks.lock("a").acquire())).collect();
+    tokio::time::sleep(SECOND / 50).await;
+    locks.close(SECOND).await.unwrap();
+    assert!(!held.is_held());
+    for waiter in waiters {
+        assert!(matches!(waiter.await.unwrap(), Err(Error::Closed)));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn close_waits_for_releases_in_the_background_and_not_longer_than_told() {
     let remote = Remote::with_fixed_delay(SECOND / 4);

@@ -272,11 +272,14 @@ async fn closed(cx: Context) -> Verdict {
     let locks = cx.locks().await?;
     let guard = locks.lock(cx.name("held")).acquire().await?;
     let holder = cx.lock("waited").await?.acquire().await?;
-    let waiter = tokio::spawn(locks.lock(cx.name("waited")).acquire());
+    // One waits for another client, and one for what this close() releases.
+    let waiters = ["waited", "held"].map(|name| tokio::spawn(locks.lock(cx.name(name)).acquire()));
     cx.sleep(Duration::from_millis(20)).await;
     cx.by(2 * cx.wake_up(), "close() ends", locks.close(cx.wake_up())).await??;
-    let waited = cx.by(cx.slack(), "close() ends a waiter", waiter).await??;
-    require!(matches!(waited, Err(Error::Closed)), "a waiter was told {waited:?} by close()");
+    for waiter in waiters {
+        let waited = cx.by(cx.slack(), "close() ends a waiter", waiter).await??;
+        require!(matches!(waited, Err(Error::Closed)), "a waiter was told {waited:?} by close()");
+    }
     let reason = cx.by(cx.slack(), "close() ends a hold", guard.lost()).await?;
     require!(reason == LossReason::Closed, "a holder was told {reason} by close()");
     require!(!guard.is_held(), "held after close()");
