@@ -6,6 +6,9 @@ use std::time::Duration;
 use lockkit_core::{Applied, Clock, Error, Result};
 use zookeeper_client::Error as ZkError;
 
+/// What the driver answers.
+pub(crate) type Outcome<T> = std::result::Result<T, ZkError>;
+
 /// Whether the request may have taken effect, or may yet.
 pub(crate) fn is_ambiguous(error: &ZkError) -> bool {
     matches!(to_error(error), Error::Unavailable { applied: Applied::Maybe, .. })

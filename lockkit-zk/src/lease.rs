@@ -12,7 +12,7 @@ use zookeeper_client::Error as ZkError;
 use crate::error::{is_ambiguous, limited, to_error};
 use crate::place::{Held, Node, Place};
 use crate::provider::Inner;
-use crate::session::Removal;
+use crate::remains::Removal;
 use crate::wait::{Gone, call_limit};
 
 /// The node of a grant, for callers that write into the same ensemble.

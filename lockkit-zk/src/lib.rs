@@ -20,6 +20,7 @@ mod place;
 mod protocol;
 mod provider;
 mod queue;
+mod remains;
 mod session;
 mod sessions;
 #[cfg(feature = "tls")]

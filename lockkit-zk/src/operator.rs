@@ -8,10 +8,11 @@ use futures_util::future::join_all;
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 use zookeeper_client::{Error as ZkError, Stat};
 
-use crate::error::{limited, to_error};
+use crate::error::{Outcome, limited, to_error};
 use crate::protocol::{Contender, identity, label, name_of, queue};
 use crate::provider::Inner;
-use crate::session::{LIMIT, Outcome, Removal, Session, children_in_sync};
+use crate::remains::{Removal, children_in_sync};
+use crate::session::{LIMIT, Session};
 
 /// How many names are looked at in one round trip.
 const AT_ONCE: usize = 64;

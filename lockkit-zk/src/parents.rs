@@ -2,7 +2,7 @@
 
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
-use crate::session::Outcome;
+use crate::error::Outcome;
 
 /// Makes the node and all above it, as containers where the servers have them.
 ///

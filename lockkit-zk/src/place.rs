@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use lockkit_core::{Applied, Error, RequestId, Result};
 use tokio::sync::watch;
 
-use crate::session::{InUse, Removal, Session};
+use crate::remains::Removal;
+use crate::session::{InUse, Session};
 
 /// The requests that may have something in the store.
 #[derive(Debug, Default)]

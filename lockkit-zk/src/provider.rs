@@ -15,7 +15,8 @@ use crate::lease::ZkLease;
 use crate::place::{Known, Node, Place, Places, withdrawn};
 use crate::protocol::element;
 use crate::queue::{Entered, Form};
-use crate::session::{Removal, Session};
+use crate::remains::Removal;
+use crate::session::Session;
 use crate::sessions::Sessions;
 use crate::wait::{Gone, Turn, call_limit};
 

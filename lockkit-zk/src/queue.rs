@@ -9,11 +9,12 @@ use zookeeper_client::{
     Permission,
 };
 
-use crate::error::{is_ambiguous, to_error};
+use crate::error::{Outcome, is_ambiguous, to_error};
 use crate::parents;
 use crate::place::{Known, Node, Place, withdrawn};
 use crate::protocol::{self, Contender, LAST_SEQUENCE, data, is_of, prefixes};
-use crate::session::{InUse, Outcome, Removal, Session, children_in_sync};
+use crate::remains::{Removal, children_in_sync};
+use crate::session::{InUse, Session};
 use crate::{Access, Layout};
 
 /// How the nodes of all requests are made.

@@ -1,15 +1,16 @@
-//! One session: its one heartbeat, its end, and the removal of what was left on it.
+//! One session: its one heartbeat, and its end.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Request, Result, Term};
+use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zookeeper_client::{Client, MultiWriteError, SessionState};
 
-use crate::error::{is_ambiguous, to_error};
+use crate::error::Outcome;
+use crate::remains::{Remains, Removal, remove};
 
 /// The longest that anything here waits for a server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
@@ -18,8 +19,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 const SPARE: u32 = 2;
 /// More heartbeats than this are never unanswered at once: a slow one is not a lost one.
 const UNANSWERED: usize = 4;
-/// Between two tries to remove what was left.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The driver tells its callers of a lost connection first, and its state this much later at most.
+const LAG: Duration = Duration::from_millis(20);
 
 /// A session with the ensemble, shared by all requests whose ttl it gives.
 #[derive(Debug)]
@@ -106,22 +107,6 @@ struct Proof {
     latest: Instant,
 }
 
-/// Something that must not stay in the store, whoever asked for it.
-struct Remains {
-    what: Removal,
-    done: oneshot::Sender<Result<()>>,
-}
-
-/// What is to be removed.
-#[derive(Debug)]
-pub(crate) enum Removal {
-    /// These nodes.
-    Nodes(Vec<String>),
-    /// All nodes of this request below this parent, also one whose creation is still under way on
-    /// this session; those that are known go at once.
-    Request(String, Request, Vec<String>),
-}
-
 impl Session {
     /// Takes over a connected client; `asked` was read before it connected.
     pub(crate) fn new(client: Client, clock: Clock, asked: Instant, tick: Duration) -> Arc<Self> {
@@ -177,10 +162,9 @@ impl Session {
 
     /// Completes once servers can be reached, after a call has failed for a lost connection.
     pub(crate) async fn up_again(&self) -> Result<()> {
-        // The driver tells its callers first, and its state a moment later.
         let mut link = self.link();
         let down = link.wait_for(|link| *link != Link::Up);
-        let _ = tokio::time::timeout(PAUSE, down).await;
+        let _ = tokio::time::timeout(LAG, down).await;
         self.up().await
     }
 
@@ -361,10 +345,7 @@ fn set(link: &watch::Sender<Link>, to: Link) {
 }
 
 /// One heartbeat: a write that changes nothing, but that takes a majority and a live session.
-async fn beat(
-    client: Client,
-    sent: Instant,
-) -> std::result::Result<Instant, zookeeper_client::Error> {
+async fn beat(client: Client, sent: Instant) -> Outcome<Instant> {
     let mut check = client.new_multi_writer();
     check.add_check_version("/", -1)?;
     match check.commit().await {
@@ -378,66 +359,5 @@ async fn beat(
     }
 }
 
-/// Removes until it is done, refused for good, or the session is over.
-async fn remove(client: Client, remains: Remains) {
-    let outcome = loop {
-        let tried = match &remains.what {
-            Removal::Nodes(nodes) => remove_nodes(&client, nodes).await,
-            Removal::Request(parent, request, known) => {
-                remove_request(&client, parent, request, known).await
-            }
-        };
-        match tried {
-            Ok(()) => break Ok(()),
-            Err(error) if !is_ambiguous(&error) => break Err(to_error(&error)),
-            // Its nodes have gone with it.
-            Err(_) if client.state().is_terminated() => break Ok(()),
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
-    };
-    // Nobody may wait any more.
-    let _ = remains.done.send(outcome);
-}
-
-async fn remove_nodes(client: &Client, nodes: &[String]) -> Outcome<()> {
-    let deletes: Vec<_> = nodes.iter().map(|node| client.delete(node, None)).collect();
-    for deleted in futures_util::future::join_all(deletes).await {
-        match deleted {
-            Ok(()) | Err(zookeeper_client::Error::NoNode) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-async fn remove_request(
-    client: &Client,
-    parent: &str,
-    request: &Request,
-    known: &[String],
-) -> Outcome<()> {
-    let (removed, nodes) =
-        tokio::join!(remove_nodes(client, known), children_in_sync(client, parent));
-    removed?;
-    let nodes = nodes?;
-    let nodes = nodes.into_iter().filter(|node| crate::protocol::is_of(node, request.id()));
-    let nodes: Vec<_> = nodes.map(|node| format!("{parent}/{node}")).collect();
-    remove_nodes(client, &nodes).await
-}
-
-/// The children as the leader knows them: a server that we have just moved to may lag behind.
-///
-/// One after the other: a leader answers a read before its own tree holds what it has committed, and
-/// only followers keep a read behind the `sync` before it.
-pub(crate) async fn children_in_sync(client: &Client, parent: &str) -> Outcome<Vec<String>> {
-    match client.sync(parent).await {
-        Err(error) if error != zookeeper_client::Error::NoNode => return Err(error),
-        _ => {}
-    }
-    match client.list_children(parent).await {
-        Err(zookeeper_client::Error::NoNode) => Ok(Vec::new()),
-        children => children,
-    }
-}
-
-pub(crate) type Outcome<T> = std::result::Result<T, zookeeper_client::Error>;
+#[cfg(test)]
+mod tests;

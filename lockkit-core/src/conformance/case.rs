@@ -26,6 +26,7 @@ pub struct Case {
     pub sentence: &'static str,
     pub(super) needs: &'static [Need],
     pub(super) limit: Duration,
+    pub(super) least_operations: u64,
     pub(super) least_faults: u64,
     pub(super) body: Body,
 }
@@ -102,7 +103,17 @@ impl Case {
         body: Body,
     ) -> Self {
         let limit = Duration::from_secs(30);
-        Self { id, challenge, clause, sentence, needs: &[], limit, least_faults: 0, body }
+        Self {
+            id,
+            challenge,
+            clause,
+            sentence,
+            needs: &[],
+            limit,
+            least_operations: 0,
+            least_faults: 0,
+            body,
+        }
     }
 
     pub(super) const fn needs(mut self, needs: &'static [Need]) -> Self {
@@ -116,7 +127,13 @@ impl Case {
         self
     }
 
-    /// Fails the case if it made fewer faults than this: it would prove nothing.
+    /// Fails the case if its disturbed clients did fewer operations: it would prove nothing.
+    pub(super) const fn operations(mut self, least: u64) -> Self {
+        self.least_operations = least;
+        self
+    }
+
+    /// Fails the case if it made fewer faults: it would prove nothing.
     pub(super) const fn faults(mut self, least: u64) -> Self {
         self.least_faults = least;
         self

@@ -9,7 +9,7 @@ use super::notes::Notes;
 use super::{Case, Fixture, Outcome, Time};
 use crate::{
     Clock, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator, Request,
-    RequestId, StoreSays, WakeUp,
+    RequestId, Result, StoreSays, WakeUp,
 };
 
 /// The ttl of most cases: a third of it, the limit of an attempt, is what a busy machine may add.
@@ -143,18 +143,23 @@ impl Context {
 
     /// Waits until the store knows of nobody at the name with this tail, as far as it can tell.
     pub(super) async fn no_residue(&self, tail: &str) -> Verdict {
-        let Some(operator) = self.provider.operator() else { return Ok(()) };
         let (name, end) = (self.lock_name(tail)?, self.clock.now().saturating_add(self.wake_up()));
-        loop {
-            let seen = operator.inspect(&name).await?;
-            if seen.holders.is_empty() && seen.waiters.unwrap_or(0) == 0 {
-                return Ok(());
-            }
+        while let Some(seen) = self.residue(&name).await? {
             if self.clock.now() >= end {
-                return Err(Stop::failed(format!("something is left in the store: {seen:?}")));
+                return Err(Stop::failed(format!("something is left in the store: {seen}")));
             }
             self.sleep(Duration::from_millis(5)).await;
         }
+        Ok(())
+    }
+
+    async fn residue(&self, name: &LockName) -> Result<Option<String>> {
+        let Some(operator) = self.provider.operator() else {
+            return self.fixture.residue(name).await;
+        };
+        let seen = operator.inspect(name).await?;
+        let nobody = seen.holders.is_empty() && seen.waiters.unwrap_or(0) == 0;
+        Ok((!nobody).then(|| format!("{seen:?}")))
     }
 
     /// Waits until the provider says that `request` waits behind a holder.

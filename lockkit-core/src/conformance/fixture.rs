@@ -68,6 +68,16 @@ pub trait Fixture: Send + Sync + 'static {
         Err(cannot(Hook::Forget, name))
     }
 
+    /// What a look into the store itself finds of holders and waiters of `name`, for a store whose
+    /// provider has no operator; asked when there should be none. `None`: nothing, or no way to look.
+    ///
+    /// # Errors
+    /// Whatever keeps it from looking; it fails the case.
+    async fn residue(&self, name: &LockName) -> Result<Option<String>> {
+        let _ = name;
+        Ok(None)
+    }
+
     /// How another process reaches the store, in words that [`join`](Self::join) understands;
     /// asked after the first `connect` ([`Hook::Processes`]).
     fn address(&self) -> Option<String> {

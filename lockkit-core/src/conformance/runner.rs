@@ -227,14 +227,21 @@ fn trial(
 fn run_case(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
     let (notes, started) = (Notes::default(), Instant::now());
     let outcome = match ended(case, fixture, &notes) {
-        Outcome::Passed if notes.faults() < case.least_faults => Outcome::Failed(format!(
-            "it made {} faults, and proves nothing with fewer than {}",
-            notes.faults(),
-            case.least_faults
-        )),
+        Outcome::Passed => did_enough(case, notes.operations(), notes.faults()),
         outcome => outcome,
     };
     CaseRun::new(case, outcome, started.elapsed(), &notes)
+}
+
+fn did_enough(case: &Case, operations: u64, faults: u64) -> Outcome {
+    if operations >= case.least_operations && faults >= case.least_faults {
+        return Outcome::Passed;
+    }
+    Outcome::Failed(format!(
+        "it did {operations} operations under {faults} faults, and proves nothing with fewer than \
+         {} under {}",
+        case.least_operations, case.least_faults
+    ))
 }
 
 fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Outcome {

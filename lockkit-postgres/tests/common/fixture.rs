@@ -32,6 +32,12 @@ fn of_name(name: &LockName) -> String {
     format!("name = '{}'", name.as_str().replace('\'', "''"))
 }
 
+/// The condition that a row of `pg_locks` is about the lock of this name.
+fn of_key(name: &LockName) -> String {
+    let key = key(name);
+    format!("locktype = 'advisory' AND (classid::bigint << 32) | objid::bigint = {key}")
+}
+
 #[async_trait]
 impl Fixture for Postgres {
     async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
@@ -55,9 +61,8 @@ impl Fixture for Postgres {
                 format!("UPDATE lockkit.lease SET request = NULL WHERE {}", of_name(name))
             }
             _ => format!(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND \
-                 granted AND (classid::bigint << 32) | objid::bigint = {}",
-                key(name)
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE granted AND {}",
+                of_key(name)
             ),
         };
         self.server().sql(&sql).map(drop).map_err(failed)
@@ -66,6 +71,12 @@ impl Fixture for Postgres {
     async fn forget(&self, name: &LockName) -> Result<()> {
         let sql = format!("DELETE FROM lockkit.lease WHERE {}", of_name(name));
         self.server().sql(&sql).map(drop).map_err(failed)
+    }
+
+    async fn residue(&self, name: &LockName) -> Result<Option<String>> {
+        let sql = format!("SELECT count(*) FROM pg_locks WHERE {}", of_key(name));
+        let rows = self.server().sql(&sql).map_err(failed)?;
+        Ok((rows != "0").then(|| format!("{rows} rows of pg_locks")))
     }
 
     fn address(&self) -> Option<String> {

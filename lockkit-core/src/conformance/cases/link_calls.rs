@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
+    .operations(24)
     .faults(8),
     Case::new(
         "C15-02",
@@ -35,6 +36,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
+    .operations(24)
     .faults(8),
     Case::new(
         "C6-02",
@@ -45,6 +47,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
+    .operations(16)
     .faults(8),
     Case::new(
         "AT-08-link",
@@ -55,6 +58,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
+    .operations(8)
     .faults(2),
     Case::new(
         "PF-10-link",
@@ -64,6 +68,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(slow(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .operations(10)
     .faults(1),
 ];
 

@@ -22,6 +22,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(120)
+    .operations(40)
     .faults(20),
     Case::new(
         "AT-05-refused",
@@ -32,6 +33,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(120)
+    .operations(20)
     .faults(20),
     Case::new(
         "AT-05-waiting",
@@ -42,6 +44,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(120)
+    .operations(40)
     .faults(20),
     Case::new(
         "AT-05-renewal",
@@ -52,6 +55,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link), Need::Ttl])
     .within(120)
+    .operations(60)
     .faults(20),
     Case::new(
         "AT-05-release",
@@ -62,6 +66,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(120)
+    .operations(60)
     .faults(20),
     Case::new(
         "AT-05-withdrawal",
@@ -72,6 +77,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(120)
+    .operations(40)
     .faults(20),
 ];
 
@@ -127,6 +133,7 @@ async fn sweep(cx: Context, operation: Operation) -> Verdict {
             // Whoever was cut has connected again, unless the cuts met nothing.
             let made = cut.linked.link.traffic().await?.connections - before;
             require!(made >= cuts / 2, "{cuts} cuts broke only {made} connections");
+            cut.cx.no_residue(&cut.tail).await?;
             Verdict::Ok((sent + received, cuts))
         });
     }

@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(lost_replies(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .operations(4)
     .faults(2),
     Case::new(
         "AT-07-link",
@@ -29,6 +30,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(late_requests(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .operations(16)
     .faults(6),
     Case::new(
         "AT-07-waiting",
@@ -38,6 +40,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(withdrawn_while_waiting(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .operations(2)
     .faults(1),
     Case::new(
         "SF-02",
@@ -47,6 +50,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(late_calls(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .operations(4)
     .faults(2),
     Case::new(
         "SF-02-release",
@@ -56,6 +60,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(overtaken_calls(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .operations(3)
     .faults(1),
     Case::new(
         "SF-05-link",
@@ -65,6 +70,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(late_replies(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .operations(4)
     .faults(1),
 ];
 

@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(dark(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .operations(12)
     .faults(3),
     Case::new(
         "SB-05",
@@ -29,6 +30,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(one_way(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .operations(10)
     .faults(2),
     Case::new(
         "LV-04",
@@ -38,6 +40,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(resets(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .operations(52)
     .faults(50),
     Case::new(
         "LV-05-link",
@@ -48,6 +51,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
     .within(60)
+    .operations(12)
     .faults(6),
     Case::new(
         "C12-02",
@@ -57,6 +61,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(limits(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .operations(8)
     .faults(1),
     Case::new(
         "C12-03",
@@ -66,6 +71,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(stuck(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .operations(10)
     .faults(3),
 ];
 

@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(cut_wake_ups(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .operations(18)
     .faults(12),
     Case::new(
         "LV-09-link",
@@ -30,6 +31,7 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
+    .operations(12)
     .faults(2),
     Case::new(
         "FR-06",
@@ -39,6 +41,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(one_is_reset(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::Fifo])
+    .operations(6)
     .faults(1),
 ];
 

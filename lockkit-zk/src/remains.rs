@@ -1,0 +1,90 @@
+//! What must not stay in the store, and its removal.
+
+use std::time::Duration;
+
+use lockkit_core::{Request, Result};
+use tokio::sync::oneshot;
+use zookeeper_client::Client;
+
+use crate::error::{Outcome, is_ambiguous, to_error};
+
+/// Between two tries to remove what was left.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Something that must not stay in the store, whoever asked for it.
+pub(crate) struct Remains {
+    pub(crate) what: Removal,
+    pub(crate) done: oneshot::Sender<Result<()>>,
+}
+
+/// What is to be removed.
+#[derive(Debug)]
+pub(crate) enum Removal {
+    /// These nodes.
+    Nodes(Vec<String>),
+    /// All nodes of this request below this parent, also one whose creation is still under way on
+    /// this session; those that are known go at once.
+    Request(String, Request, Vec<String>),
+}
+
+/// Removes until it is done, refused for good, or the session is over.
+pub(crate) async fn remove(client: Client, remains: Remains) {
+    let outcome = loop {
+        let tried = match &remains.what {
+            Removal::Nodes(nodes) => remove_nodes(&client, nodes).await,
+            Removal::Request(parent, request, known) => {
+                remove_request(&client, parent, request, known).await
+            }
+        };
+        match tried {
+            Ok(()) => break Ok(()),
+            Err(error) if !is_ambiguous(&error) => break Err(to_error(&error)),
+            // Its nodes have gone with it.
+            Err(_) if client.state().is_terminated() => break Ok(()),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    };
+    // Nobody may wait any more.
+    let _ = remains.done.send(outcome);
+}
+
+async fn remove_nodes(client: &Client, nodes: &[String]) -> Outcome<()> {
+    let deletes: Vec<_> = nodes.iter().map(|node| client.delete(node, None)).collect();
+    for deleted in futures_util::future::join_all(deletes).await {
+        match deleted {
+            Ok(()) | Err(zookeeper_client::Error::NoNode) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn remove_request(
+    client: &Client,
+    parent: &str,
+    request: &Request,
+    known: &[String],
+) -> Outcome<()> {
+    let (removed, nodes) =
+        tokio::join!(remove_nodes(client, known), children_in_sync(client, parent));
+    removed?;
+    let nodes = nodes?;
+    let nodes = nodes.into_iter().filter(|node| crate::protocol::is_of(node, request.id()));
+    let nodes: Vec<_> = nodes.map(|node| format!("{parent}/{node}")).collect();
+    remove_nodes(client, &nodes).await
+}
+
+/// The children as the leader knows them: a server that we have just moved to may lag behind.
+///
+/// One after the other: a leader answers a read before its own tree holds what it has committed, and
+/// only followers keep a read behind the `sync` before it.
+pub(crate) async fn children_in_sync(client: &Client, parent: &str) -> Outcome<Vec<String>> {
+    match client.sync(parent).await {
+        Err(error) if error != zookeeper_client::Error::NoNode => return Err(error),
+        _ => {}
+    }
+    match client.list_children(parent).await {
+        Err(zookeeper_client::Error::NoNode) => Ok(Vec::new()),
+        children => children,
+    }
+}

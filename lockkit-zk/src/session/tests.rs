@@ -1,0 +1,68 @@
+//! What is read of a session while acked writes prove its life.
+
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(5);
+
+/// One that nobody keeps, proven at this instant.
+fn session(proven: Instant) -> Arc<Session> {
+    let life = Arc::new(Life {
+        clock: Clock::system(),
+        link: watch::Sender::new(Link::Up),
+        proof: watch::Sender::new(Proof { before: proven, latest: proven }),
+        users: Arc::default(),
+        wanted: Notify::new(),
+    });
+    let (client, cleaner) = (Mutex::new(None), Mutex::new(None));
+    Arc::new(Session { client, cleaner, life, id: 1, ttl: TTL, kept: 2 * TTL })
+}
+
+#[test]
+fn acks_in_either_order_prove_the_same() {
+    let start = Clock::system().now();
+    let at = [1, 2].map(|seconds| start.saturating_add(Duration::from_secs(seconds)));
+    for order in [[at[0], at[1]], [at[1], at[0]]] {
+        let session = session(start);
+        // One of them twice.
+        for sent in [order[0], order[1], order[0]] {
+            session.proven(sent);
+        }
+        let Proof { before, latest } = *session.life.proof.borrow();
+        assert_eq!([before, latest], at);
+    }
+}
+
+#[test]
+fn readers_and_the_acks_between_them_never_wait_for_each_other() {
+    const READERS: usize = 4;
+    const ROUNDS: usize = 5_000;
+    let clock = Clock::system();
+    let session = session(clock.now());
+    let (ended, ends) = mpsc::channel();
+    for _ in 0..READERS {
+        let (session, clock, ended) = (Arc::clone(&session), clock.clone(), ended.clone());
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.expect("a runtime").block_on(async {
+                for _ in 0..ROUNDS {
+                    session.whole_term(&clock).await.expect("it lives");
+                }
+            });
+            // Nobody listens once the test has failed.
+            let _ = ended.send(());
+        });
+    }
+    drop(ended);
+    let acks = Arc::downgrade(&session);
+    thread::spawn(move || {
+        while let Some(session) = acks.upgrade() {
+            session.proven(session.now());
+        }
+    });
+    for _ in 0..READERS {
+        ends.recv_timeout(Duration::from_secs(60)).expect("all of them wait for each other");
+    }
+}
