@@ -220,7 +220,7 @@ async fn withdraw(
         }
         let ended = rest(&mut call, clock.sleep(pause)).await;
         let definite = ended.is_some() && !settle(ended, clock, &limits).await?;
-        if outcome.is_ok() && definite && !ambiguous {
+        if outcome.is_ok() && definite {
             return Ok(());
         }
         // The store has forgotten the request, and still its call does not end: a bug in the

@@ -54,6 +54,38 @@ async fn the_call_is_polled_on_until_its_withdrawal_and_a_late_grant_is_released
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_is_polled_on_after_its_withdrawal_and_its_end_decides_what_is_left_to_do() {
+    let mut withdrawals = Vec::new();
+    let late = Duration::from_secs(5);
+    for (fault, releases) in [(Fault::SlowReply(late), 1), (Fault::SlowReset(late), 0)] {
+        let remote = Remote::new();
+        let locks = remote.locks();
+        remote.fail_next(Op::Acquire, fault);
+        locks.lock("a").ttl(LONG).acquire_within(MILLISECOND).await.expect_err("no reply in time");
+        tokio::time::sleep(late * 2).await;
+        assert_eq!(remote.calls(Op::Release).len(), releases, "{fault:?}");
+        assert!(remote.is_clean("a").await);
+        withdrawals.push(remote.calls(Op::Withdraw).len());
+        locks.close(MILLISECOND).await.expect("nothing is pending");
+    }
+    // What may still arrive is withdrawn once more; what has ended is not.
+    assert_eq!(withdrawals[1], withdrawals[0] + 1, "{withdrawals:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_never_ends_is_left_ten_seconds_after_its_withdrawal() {
+    for (after, has_ended) in [(9, false), (12, true)] {
+        let remote = Remote::new();
+        let locks = remote.locks();
+        remote.fail_next(Op::Acquire, Fault::Hang);
+        locks.lock("a").ttl(LONG).acquire_within(MILLISECOND).await.expect_err("no reply");
+        tokio::time::sleep(Duration::from_secs(after)).await;
+        let closed = locks.close(MILLISECOND).await;
+        assert_eq!(closed.is_ok(), has_ended, "after {after} s: {closed:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ambiguous_end_is_withdrawn_and_a_definite_one_is_not() {
     let remote = Remote::new();
     let locks = remote.locks();
@@ -186,6 +218,21 @@ async fn a_release_that_gets_no_answer_is_repeated_in_the_background() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(remote.is_clean("a").await);
     assert_eq!(remote.calls(Op::Release).len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_given_up_when_the_store_itself_has_forgotten_and_tried_ever_less_often() {
+    let remote = Remote::new();
+    let (locks, ttl) = (remote.locks(), Duration::from_secs(12));
+    let guard = locks.lock("a").ttl(ttl).acquire().await.unwrap();
+    for _ in 0..1_000 {
+        remote.fail_next(Op::Release, Fault::Refused);
+    }
+    guard.release().await.expect_err("refused");
+    tokio::time::sleep(ttl * 2).await;
+    let tried = remote.calls(Op::Release).len();
+    assert!((10..=30).contains(&tried), "tried {tried} times in {ttl:?}");
+    locks.close(MILLISECOND).await.expect("nothing is pending");
 }
 
 #[tokio::test]

@@ -32,6 +32,8 @@ pub enum Fault {
     Refused,
     /// It is lost on the way, and the caller does not know.
     LostRequest,
+    /// The same, and the caller is told this much later.
+    SlowReset(Duration),
     /// It takes effect, but the reply is lost.
     LostReply,
     /// It is never answered, and has no effect.
@@ -160,6 +162,10 @@ impl Remote {
         match fault {
             Some(Fault::Refused) => return Err(Error::unavailable(Applied::No, "refused")),
             Some(Fault::LostRequest) => return Err(Error::unavailable(Applied::Maybe, "reset")),
+            Some(Fault::SlowReset(by)) => {
+                tokio::time::sleep(by).await;
+                return Err(Error::unavailable(Applied::Maybe, "reset"));
+            }
             Some(Fault::Hang) => return std::future::pending().await,
             Some(Fault::Panic) => panic!("a bug in the client"),
             Some(Fault::LostReply | Fault::SlowReply(_)) | None => {}
