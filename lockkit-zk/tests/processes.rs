@@ -93,12 +93,20 @@ async fn a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_
         assert_eq!(u64::try_from(held.czxid).unwrap(), guard.token().as_u64());
         write(&client, &held, "holder").await.unwrap();
         // Before it says so: it may be stopped at once.
-        let (mut before, mut looks) = (Instant::now(), 0_u64);
+        let held_since = Instant::now();
+        let (mut before, mut longest, mut looks) = (held_since, Duration::ZERO, 0_u64);
         children::say("held");
         // A thread, so that the first look is the first thing that runs on waking.
         loop {
-            let paused = before.elapsed() > ttl;
-            before = Instant::now();
+            // Read once: a pause between two readings would be seen by neither.
+            let now = Instant::now();
+            let paused = now - before > ttl;
+            longest = longest.max(now - before);
+            before = now;
+            if now - held_since > ms(12_000) && !paused {
+                children::say(&format!("no pause was seen, but one of {longest:?}"));
+                children::wait_for_the_end();
+            }
             if paused {
                 let is_held = guard.is_held();
                 let written = write(&client, &held, "stale").await;
