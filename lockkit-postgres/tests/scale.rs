@@ -13,12 +13,17 @@ use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::Connection;
 use sqlx::postgres::{PgAdvisoryLock, PgConnection};
 use testbed::PostgresServer;
+use tokio::sync::Mutex;
 
 const TTL: Duration = Duration::from_secs(60);
+
+/// One at a time: each of them loads the machine, and has bounds of time.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_names_are_held_at_once_on_at_most_eight_connections() {
     const NAMES: usize = 10_000;
+    let _alone = ALONE.lock().await;
     let server =
         PostgresServer::builder().setting("max_locks_per_transaction", 640).start().unwrap();
     for strategy in BOTH {
@@ -43,6 +48,7 @@ async fn ten_thousand_names_are_held_at_once_on_at_most_eight_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_budget_refuses_with_the_remedy_and_others_can_always_connect() {
+    let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     // At the server's defaults: a quarter of 64 locks for each of 100 connections.
     let locks = join(&server.url(), Strategy::Advisory).await;
@@ -72,6 +78,7 @@ async fn the_budget_refuses_with_the_remedy_and_others_can_always_connect() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_waiters_on_one_name_take_two_connections() {
     const WAITERS: usize = 1_000;
+    let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     let other = join(&server.url(), Strategy::Advisory).await;
     let held = other.lock("one").ttl(TTL).acquire().await.unwrap();
@@ -102,6 +109,7 @@ async fn a_thousand_waiters_on_one_name_take_two_connections() {
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_no_connection_is_left_to_wait_for_are_told_of_a_release() {
     const NAMES: usize = 40;
+    let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     let (holder, other) = (
         join(&server.url(), Strategy::Advisory).await,
@@ -151,6 +159,7 @@ async fn crowded(server: &PostgresServer) -> (Locks, Vec<Guard>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_beside_the_queue_gets_its_turn_in_a_busy_name() {
+    let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     let (crowded, _guards) = crowded(&server).await;
     let busy = join(&server.url(), Strategy::Advisory).await;
@@ -170,6 +179,7 @@ async fn whoever_waits_beside_the_queue_gets_its_turn_in_a_busy_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_waits_beside_the_queue_finds_what_tells_nobody() {
+    let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     let (crowded, _guards) = crowded(&server).await;
     let mut foreign = PgConnection::connect(&server.url()).await.unwrap();
