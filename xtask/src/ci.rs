@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::steps::{Steps, has};
-use crate::{licences, msrv, readme};
+use crate::{licences, msrv, readme, room};
 
 /// The static checks, then the commands of the README as they stand there.
 pub(crate) fn run() -> Result<()> {
@@ -24,5 +24,6 @@ pub(crate) fn run() -> Result<()> {
     for command in readme::commands()? {
         steps.command(&command, &[]);
     }
+    steps.step("the room that all this took", room::run);
     steps.finish()
 }

@@ -5,6 +5,7 @@ mod licences;
 mod metadata;
 mod msrv;
 mod readme;
+mod room;
 mod setup;
 mod steps;
 mod suites;
@@ -21,7 +22,7 @@ cargo xtask bench   the benchmarks, or those whose name contains the words that 
 cargo xtask msrv    whether each crate builds with the Rust version that it declares
 cargo xtask suites  the test programs alone, two at a time
 cargo xtask table   writes the README's table of what the stores declare
-cargo xtask ci      format, clippy, docs, msrv, licences, then the commands of the README
+cargo xtask ci      format, clippy, docs, msrv, licences, the commands of the README, and the room taken
 ";
 
 type Result<T> = std::result::Result<T, String>;

@@ -25,8 +25,10 @@ pub(crate) fn run() -> Result<()> {
     steps.finish()
 }
 
-/// Each feature must build alone; `--lib` keeps the dev-dependencies' features out.
+/// Each feature must build alone; `--lib` keeps the dev-dependencies' features out. What a package's
+/// tests and examples need must be said, so that its own `cargo test` works.
 fn features(steps: &mut Steps, package: &Package) {
+    steps.cargo(&format!("check --locked -p {} --all-targets", package.name));
     let check = format!("check --locked -p {} --lib --no-default-features", package.name);
     steps.cargo(&check);
     for feature in package.features.iter().filter(|feature| *feature != "default") {
