@@ -117,3 +117,44 @@ async fn a_statement_that_was_delivered_on_a_link_that_falls_silent_holds_for_a_
         drop(locks);
     }
 }
+
+/// As many turns as the waiters of one process take before they ask who else waits.
+const TURNS: usize = 32;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_whether_others_wait_and_hears_nothing_leaves_the_lock_to_them() {
+    let server = PostgresServer::start().unwrap();
+    let other = join(&server.url(), Strategy::Advisory).await;
+    let (locks, link) = linked(&server, Strategy::Advisory).await;
+    let ttl = ms(1_500);
+    let (granted, mut guards) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..2 * TURNS {
+        let (lock, granted) = (locks.lock("a").ttl(ttl), granted.clone());
+        tokio::spawn(async move {
+            // At the end of the test nobody listens.
+            granted.send(lock.acquire().await.unwrap()).ok();
+        });
+    }
+    let mut guard = guards.recv().await.unwrap();
+    // The queue is never empty in these turns.
+    tokio::time::sleep(ms(200)).await;
+    for _ in 1..TURNS {
+        guard.release().await.unwrap();
+        guard = by(SLACK, "the next in the queue", guards.recv()).await.unwrap();
+    }
+    let stranger = tokio::spawn(other.lock("a").ttl(ttl).acquire());
+    until(SLACK, "the other waits in the server", || advisory(&server) == 2).await;
+    link.fault(Way::ToClient, Fault::Blackhole);
+    let (before, last) = (sent(&link), guard.token());
+    let releasing = tokio::spawn(guard.release());
+    until(SLACK, "it asks who else waits", || sent(&link) > before).await;
+    let stranger = by(ttl + SLACK, "the other is granted", stranger).await.unwrap().unwrap();
+    assert!(stranger.token() > last);
+    assert!(guards.try_recv().is_err(), "one of the queue was granted beside the other");
+    by(ttl + SLACK, "the release is told of its end", releasing).await.unwrap().ok();
+    link.pass().unwrap();
+    let held = stranger.token();
+    stranger.release().await.unwrap();
+    let next = by(ttl + SLACK, "the queue goes on", guards.recv()).await.unwrap();
+    assert!(next.token() > held);
+}
