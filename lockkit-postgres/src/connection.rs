@@ -18,7 +18,8 @@ use crate::error::{is_broken, to_error};
 /// The longest that a caller waits for the server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a statement's answer is waited for when its caller has gone.
+/// How long a statement's answer is waited for when its caller has gone, and how long somebody who
+/// connects first waits: no ttl bounds that, and each connection is a process of the server's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The texts of an answer's columns.
@@ -54,12 +55,16 @@ pub(crate) enum What {
 }
 
 impl Session {
-    /// Connects, within the longest that a caller waits.
-    pub(crate) async fn open(options: &PgConnectOptions, give_up: Duration) -> Result<Self> {
-        let connection = match tokio::time::timeout(LIMIT, options.connect()).await {
+    /// Connects within `limit`; it ends when a statement has no answer within `give_up`.
+    pub(crate) async fn open(
+        options: &PgConnectOptions,
+        limit: Duration,
+        give_up: Duration,
+    ) -> Result<Self> {
+        let connection = match tokio::time::timeout(limit, options.connect()).await {
             Ok(connected) => connected.map_err(|error| to_error(&error, false))?,
             Err(_) => {
-                let silence = format!("PostgreSQL took no connection within {LIMIT:?}");
+                let silence = format!("PostgreSQL took no connection within {limit:?}");
                 return Err(Error::unavailable(Applied::No, silence));
             }
         };

@@ -32,7 +32,7 @@ impl PostgresProvider {
     /// # Errors
     /// `Invalid`: the configuration. `Rejected`: the login, the certificates, a server that is too
     /// old or a standby, a pooler under the strategy that does not live through one, or a role that
-    /// may not make our objects; each says what to do. `Unavailable`: no answer.
+    /// may not make our objects; each says what to do. `Unavailable`: no answer for 10 s.
     ///
     /// # Cancel safety
     /// Cancel-safe.

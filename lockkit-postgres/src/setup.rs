@@ -3,7 +3,7 @@
 use lockkit_core::{Applied, Clock, Error, Result};
 
 use crate::PostgresConfig;
-use crate::connection::{LIMIT, PATIENCE, Session, What};
+use crate::connection::{PATIENCE, Session, What};
 use crate::error::STANDBY;
 
 /// The oldest server that ends idle sessions.
@@ -27,7 +27,7 @@ pub(crate) async fn look_around(config: &PostgresConfig, session: &Session) -> R
          (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
     );
     let clock = Clock::system();
-    let rows = session.ask(&clock, LIMIT, What::Sql(look)).await?;
+    let rows = session.ask(&clock, PATIENCE, What::Sql(look)).await?;
     let row = rows.first();
     let column = |n: usize| row.and_then(|row| row.get(n)?.as_deref()).unwrap_or_default();
     let version: u32 = column(0).parse().unwrap_or(0);

@@ -4,9 +4,11 @@
 
 mod common;
 
-use common::{BOTH, SLACK, by, config, join, ms};
+use std::time::{Duration, Instant};
+
+use common::{BOTH, SLACK, by, config, count, join, ms, until};
 use futures_util::future::join_all;
-use lockkit_core::{Error, Locks, WakeUp};
+use lockkit_core::{Applied, Error, LockProvider, Locks, WakeUp};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
 use testbed::log::Log;
 use testbed::{Pgbouncer, Pooling, PostgresServer};
@@ -38,7 +40,7 @@ async fn a_pooler_is_refused_by_the_one_strategy_and_carries_the_other() {
 
         let provider = PostgresProvider::connect(config(&pooler.url(), Strategy::Table));
         let provider = provider.await.unwrap();
-        let guarantees = lockkit_core::LockProvider::guarantees(&provider);
+        let guarantees = provider.guarantees();
         assert!(matches!(guarantees.wake_up, WakeUp::Poll(_)), "{:?}", guarantees.wake_up);
         let locks = Locks::new(provider);
         let guard = locks.lock("pooled").ttl(ms(1_500)).acquire().await.unwrap();
@@ -55,7 +57,7 @@ async fn a_pooler_is_refused_by_the_one_strategy_and_carries_the_other() {
 
 /// The token before the newest.
 fn guard_token(server: &PostgresServer) -> lockkit_core::FencingToken {
-    let last = common::count(server, "SELECT token - 1 FROM lockkit.lease WHERE name = 'pooled'");
+    let last = count(server, "SELECT token - 1 FROM lockkit.lease WHERE name = 'pooled'");
     lockkit_core::FencingToken::new(last as u64).unwrap()
 }
 
@@ -165,6 +167,44 @@ async fn a_password_is_needed_and_never_shown() {
 #[track_caller]
 fn shows_no_secret(text: &str) {
     assert!(!text.contains(SECRET) && !text.contains(WRONG), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_waits_longer_for_the_server_than_a_lock_may() {
+    const PATIENCE: Duration = ms(10_000);
+    const HICCUP: Duration = ms(3_000);
+    let (server, silent) = (PostgresServer::start().unwrap(), PostgresServer::start().unwrap());
+    let connecting = |server: &PostgresServer| {
+        let connect = |strategy| PostgresProvider::connect(config(&server.url(), strategy));
+        tokio::spawn(join_all(BOTH.map(connect)))
+    };
+    silent.pause().unwrap();
+    let (began, in_vain) = (Instant::now(), connecting(&silent));
+
+    server.pause().unwrap();
+    let connected = connecting(&server);
+    tokio::time::sleep(HICCUP).await;
+    server.resume().unwrap();
+    for provider in by(PATIENCE, "both connect", connected).await.unwrap() {
+        provider.unwrap().close().await.unwrap();
+    }
+
+    // Now in the middle of it: a new session asks for the epoch.
+    let held = format!("BEGIN; LOCK TABLE lockkit.epoch; SELECT pg_sleep({})", HICCUP.as_secs());
+    let mut holding = server.psql().unwrap().args(["-c", &held]).spawn().unwrap();
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'";
+    until(HICCUP, "the table is locked", || count(&server, locked) > 0).await;
+    let provider = PostgresProvider::connect(config(&server.url(), Strategy::Advisory));
+    let provider = by(PATIENCE, "it connects", provider).await.unwrap();
+    assert!(holding.wait().unwrap().success());
+    provider.close().await.unwrap();
+
+    for provider in by(PATIENCE + SLACK, "an answer", in_vain).await.unwrap() {
+        let error = provider.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error:?}");
+        assert!(error.to_string().contains("10s"), "{error}");
+    }
+    assert!(began.elapsed() < PATIENCE + SLACK, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -57,7 +57,7 @@ fn call_limit(ttl: Duration) -> Duration {
 
 impl Advisory {
     pub(crate) async fn connect(config: PostgresConfig) -> Result<Self> {
-        let session = Session::open(&config.options, PATIENCE).await?;
+        let session = Session::open(&config.options, PATIENCE, PATIENCE).await?;
         let server = look_around(&config, &session).await?;
         drop(session);
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkit_core::{Applied, Clock, Error, Result};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::connection::{Columns, LIMIT, Session, What};
+use crate::connection::{Columns, Session, What};
 use crate::error::{POOLER, STANDBY};
 use crate::protocol::{column, garbled, number};
 
@@ -65,15 +65,19 @@ impl Drop for Use {
 
 impl LockSession {
     /// Connects, and sees to it that the session is fit for locks, and has an epoch.
-    pub(super) async fn open(options: &PgConnectOptions, schema: &str) -> Result<Self> {
-        let session = Session::open(options, FOREVER).await?;
+    pub(super) async fn open(
+        options: &PgConnectOptions,
+        schema: &str,
+        limit: Duration,
+    ) -> Result<Self> {
+        let session = Session::open(options, limit, FOREVER).await?;
         let hello = format!(
             "SELECT pid, backend_start, pg_is_in_recovery(), \
              (SELECT source FROM pg_settings WHERE name = 'idle_session_timeout'), \
              CASE WHEN NOT pg_is_in_recovery() THEN {schema}.enter() END \
              FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         );
-        let rows = session.ask(&Clock::system(), LIMIT, What::Sql(hello)).await?;
+        let rows = session.ask(&Clock::system(), limit, What::Sql(hello)).await?;
         let row = rows.first().ok_or_else(|| garbled(&rows))?;
         if column(row, 2) == Some("t") {
             return Err(Error::rejected("a server in recovery", STANDBY));

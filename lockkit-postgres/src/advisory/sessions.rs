@@ -10,7 +10,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
 use super::session::{LockSession, UNUSED, Use, of_key};
-use crate::connection::{Columns, LIMIT, What};
+use crate::connection::{Columns, LIMIT, PATIENCE, What};
 use crate::protocol::column;
 
 /// How many statements wait for a session before another one is opened.
@@ -68,7 +68,7 @@ impl Sessions {
 
     /// Opens the first session, and leaves it for whoever comes.
     pub(super) async fn warm(&self) -> Result<()> {
-        let session = self.open().await?;
+        let session = self.open(PATIENCE).await?;
         self.add(session)
     }
 
@@ -82,7 +82,7 @@ impl Sessions {
             return Ok(session);
         }
         if self.has_room() {
-            let session = self.open().await?;
+            let session = self.open(LIMIT).await?;
             let used = Use::of(&session);
             session.aim(ttl);
             self.add(session)?;
@@ -106,7 +106,7 @@ impl Sessions {
         if !self.has_room() || self.blocked() >= self.most / 2 {
             return Ok(None);
         }
-        let session = self.open().await?;
+        let session = self.open(LIMIT).await?;
         session.block();
         let used = Use::of(&session);
         session.aim(ttl);
@@ -134,7 +134,7 @@ impl Sessions {
     }
 
     async fn fresh(&self) -> Result<Arc<LockSession>> {
-        let session = self.open().await?;
+        let session = self.open(LIMIT).await?;
         self.add(Arc::clone(&session))?;
         Ok(session)
     }
@@ -283,8 +283,8 @@ impl Sessions {
         self.all().iter().filter(|session| session.is_waiting()).count()
     }
 
-    async fn open(&self) -> Result<Arc<LockSession>> {
-        let session = Arc::new(LockSession::open(&self.options, &self.schema).await?);
+    async fn open(&self, limit: Duration) -> Result<Arc<LockSession>> {
+        let session = Arc::new(LockSession::open(&self.options, &self.schema, limit).await?);
         (self.watch)(&session);
         Ok(session)
     }

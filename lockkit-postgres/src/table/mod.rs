@@ -63,7 +63,7 @@ impl Table {
             ("idle_session_timeout", "0"),
             ("client_connection_check_interval", "1000"),
         ]);
-        let (options, is_direct) = match Session::open(&direct, LIMIT).await {
+        let (options, is_direct) = match Session::open(&direct, PATIENCE, PATIENCE).await {
             Ok(session) if obeys(&session).await? => (direct, true),
             Ok(_) => (plain(&config.options), false),
             // What a pooler says to settings in the first message.
@@ -72,7 +72,7 @@ impl Table {
             }
             Err(error) => return Err(error),
         };
-        let session = Session::open(&options, PATIENCE).await?;
+        let session = Session::open(&options, PATIENCE, PATIENCE).await?;
         look_around(&config, &session).await?;
         let preamble = if is_direct { "" } else { PREAMBLE };
         Ok(Self(Arc::new(Inner {
@@ -89,7 +89,7 @@ impl Table {
 /// Whether the server took the settings of our first message from us: a pooler may swallow them.
 async fn obeys(session: &Session) -> Result<bool> {
     let ask = "SELECT source = 'client' FROM pg_settings WHERE name = 'synchronous_commit'";
-    let rows = session.ask(&Clock::system(), LIMIT, What::Sql(ask.to_owned())).await?;
+    let rows = session.ask(&Clock::system(), PATIENCE, What::Sql(ask.to_owned())).await?;
     Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkit_core::{Applied, Clock, Error, Result};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::connection::{Columns, PATIENCE, Session, What};
+use crate::connection::{Columns, LIMIT, PATIENCE, Session, What};
 
 pub(crate) struct Pool {
     options: PgConnectOptions,
@@ -92,7 +92,7 @@ impl Pool {
         if let Some(session) = self.least_busy() {
             return Ok(session);
         }
-        let session = Arc::new(Session::open(&self.options, PATIENCE).await?);
+        let session = Arc::new(Session::open(&self.options, LIMIT, PATIENCE).await?);
         self.sessions().push(Arc::clone(&session));
         Ok(session)
     }
