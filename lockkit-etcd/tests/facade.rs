@@ -44,5 +44,5 @@ async fn a_wrong_password_is_refused_and_shown_nowhere() {
 #[test]
 fn the_quickstart_tells_the_same_story_on_etcd() {
     let server = EtcdServer::start().unwrap();
-    quickstart::tells_its_story("etcd", &format!("etcd://127.0.0.1:{}", server.port()));
+    quickstart::tells_its_story(&format!("etcd://127.0.0.1:{}", server.port()));
 }

@@ -61,6 +61,6 @@ fn the_quickstart_tells_the_same_story_on_postgres() {
     let server = PostgresServer::start().unwrap();
     for strategy in ["advisory", "table"] {
         let url = format!("{}?strategy={strategy}", server.url());
-        quickstart::tells_its_story("postgres", &url);
+        quickstart::tells_its_story(&url);
     }
 }

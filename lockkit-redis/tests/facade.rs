@@ -39,5 +39,5 @@ async fn a_wrong_password_is_refused_and_shown_nowhere() {
 #[test]
 fn the_quickstart_tells_the_same_story_on_redis() {
     let server = RedisServer::start().unwrap();
-    quickstart::tells_its_story("redis", &server.url());
+    quickstart::tells_its_story(&server.url());
 }

@@ -37,5 +37,5 @@ async fn a_url_names_the_servers_the_base_the_login_the_layout_and_the_ttl() {
 fn the_quickstart_tells_the_same_story_on_zookeeper() {
     let server = server();
     let url = format!("zk://127.0.0.1:{}/locks?tick=500ms", server.port());
-    quickstart::tells_its_story("zk", &url);
+    quickstart::tells_its_story(&url);
 }

@@ -1,29 +1,45 @@
 //! The facade's example `quickstart` on a real server.
 
-use std::fs::File;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::LazyLock;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/quickstart.rs");
+use serde_json::Value;
 
-/// Runs it with this feature of the facade on the store at `url`, and checks that it tells its
-/// whole story: eight grants, and a frozen holder's write that is refused.
-///
-/// # Panics
-/// Where it cannot be run or fails, or a part of the story is missing.
-pub fn tells_its_story(feature: &str, url: &str) {
-    // It starts itself again, and building it for another feature would replace it meanwhile.
-    let one_at_a_time = File::open(SOURCE).expect("the example");
-    one_at_a_time.lock().expect("a lock on the example");
-    let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "-p", "lockkit", "--features", feature])
-        .args(["--example", "quickstart", "--", url])
+/// Built with all features, as all the tests are: beside them there is nothing left to build.
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+    let build = "build --locked --quiet --workspace --all-features --example quickstart";
+    let built = Command::new("cargo")
+        .args(build.split(' '))
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo");
-    let (story, errors) = (&output.stdout, &output.stderr);
-    let (story, errors) = (String::from_utf8_lossy(story), String::from_utf8_lossy(errors));
-    assert!(output.status.success(), "{story}{errors}");
+    assert!(built.status.success(), "{}", said(&built));
+    let messages = String::from_utf8_lossy(&built.stdout);
+    let program = messages.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "quickstart").then_some(())?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    program.expect("cargo says where the example is")
+});
+
+/// Runs it on the store at `url`, and checks that it tells its whole story: eight grants, and a
+/// frozen holder's write that is refused.
+///
+/// # Panics
+/// Where it cannot be built or run, or fails, or a part of the story is missing.
+pub fn tells_its_story(url: &str) {
+    let told = Command::new(&*PROGRAM).arg(url).output().expect("the quickstart");
+    let story = said(&told);
+    assert!(told.status.success(), "{story}");
     assert_eq!(story.matches("holds token").count(), 8, "{story}");
     for part in ["freezes", "the late write is refused", "is stale"] {
         assert!(story.contains(part), "{story}");
     }
+}
+
+fn said(ended: &Output) -> String {
+    String::from_utf8_lossy(&[&*ended.stdout, &ended.stderr].concat()).into_owned()
 }
