@@ -202,7 +202,8 @@ impl Postgres {
         let mut text = format!(
             "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
              hba_file = '{}'\nfsync = off\nfull_page_writes = off\nshared_buffers = 16MB\n\
-             dynamic_shared_memory_type = mmap\nautovacuum = off\nmax_wal_senders = 4\n",
+             dynamic_shared_memory_type = mmap\nautovacuum = off\nmax_wal_senders = 4\n\
+             log_min_duration_statement = 500ms\nlog_lock_waits = on\n",
             place.address(0).port(),
             place.directory().display(),
             hba(place).display(),
