@@ -35,15 +35,15 @@ pub(crate) fn run(envs: &[(&str, &str)]) -> Result<()> {
     let suites = build()?;
     let count = suites.len();
     let (alone, others) = suites.into_iter().partition(Suite::is_alone);
-    let failed = Mutex::new(Vec::new());
+    let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
     for (suites, at_once) in [(alone, 1), (others, AT_ONCE)] {
         let left: Mutex<VecDeque<Suite>> = Mutex::new(suites);
         thread::scope(|scope| {
             for _ in 0..at_once {
                 scope.spawn(|| {
                     while let Some(suite) = { own(&left).pop_front() } {
-                        if !suite.passes(envs) {
-                            own(&failed).push(suite.name);
+                        if let Err(output) = suite.run(envs) {
+                            own(&failed).push((suite.name, output));
                         }
                     }
                 });
@@ -55,7 +55,11 @@ pub(crate) fn run(envs: &[(&str, &str)]) -> Result<()> {
         eprintln!("all {count} test programs passed");
         return Ok(());
     }
-    Err(format!("{} of {count} test programs failed: {}", failed.len(), failed.join(", ")))
+    for (name, output) in &failed {
+        eprintln!("\n--> {name} FAILED\n{output}");
+    }
+    let names: Vec<&str> = failed.iter().map(|(name, _)| &**name).collect();
+    Err(format!("{} of {count} test programs failed: {}", names.len(), names.join(", ")))
 }
 
 /// What cargo says that it has built.
@@ -93,21 +97,27 @@ impl Suite {
         ALONE.iter().any(|alone| self.name.ends_with(&format!(" {alone}")))
     }
 
-    /// Runs it, and shows its output as a whole once it has ended.
-    fn passes(&self, envs: &[(&str, &str)]) -> bool {
+    /// Runs it, and shows its results once it has ended; of one that failed, everything it said.
+    fn run(&self, envs: &[(&str, &str)]) -> Result<()> {
         let started = Instant::now();
         let mut program = Command::new(&self.program);
         program.current_dir(&self.directory).envs(envs.iter().copied());
-        let (passed, text) = match program.output() {
+        let (passed, results, everything) = match program.output() {
             Ok(ended) => {
-                let text = [ended.stdout, ended.stderr].concat();
-                (ended.status.success(), String::from_utf8_lossy(&text).into_owned())
+                let results = String::from_utf8_lossy(&ended.stdout).into_owned();
+                let everything = results.clone() + &String::from_utf8_lossy(&ended.stderr);
+                (ended.status.success(), results, everything)
             }
-            Err(error) => (false, error.to_string()),
+            Err(error) => (false, String::new(), error.to_string()),
         };
-        let how = if passed { "passed" } else { "FAILED" };
-        eprintln!("\n--> {}\n{text}    {how} after {:.0?}", self.name, started.elapsed());
-        passed
+        let took = started.elapsed();
+        if passed {
+            // Tests panic on purpose too: what they say of it is of no use to anybody.
+            eprintln!("\n--> {}\n{results}    passed after {took:.0?}", self.name);
+            return Ok(());
+        }
+        eprintln!("\n--> {}\n    FAILED after {took:.0?}: its output is at the end", self.name);
+        Err(everything)
     }
 }
 
