@@ -38,6 +38,8 @@ pub(crate) struct Seen {
     /// Grows with every election.
     pub(crate) term: u64,
     pub(crate) is_leader: bool,
+    /// How many follow it, as a leader of ZooKeeper's knows it.
+    pub(crate) followers: Option<usize>,
 }
 
 impl Cluster {
@@ -108,17 +110,29 @@ impl Cluster {
         Ok(usize::from(self.leader()? == 0))
     }
 
-    /// Blocks until every member that runs follows one leader of a majority.
+    /// Blocks until every member that runs follows one leader of a majority, and has caught up.
     ///
     /// # Errors
     /// [`Error::Late`] where they do not within 20 seconds.
     pub fn settled(&self) -> Result<()> {
+        // One that was paused answers for a moment as if nothing had been: what it says counts only
+        // once its leader has it back.
+        self.follow()?;
+        self.follow()
+    }
+
+    fn follow(&self) -> Result<()> {
         self.until("all members to follow a leader", |seen| {
-            let (_, term) = self.leads(seen)?;
+            let (leader, term) = self.leads(seen)?;
             let follows = |(member, seen): (&Server, &Option<Seen>)| {
                 !member.is_running() || seen.is_some_and(|seen| seen.term == term)
             };
-            self.members.iter().zip(seen).all(follows).then_some(())
+            let running = self.members.iter().filter(|member| member.is_running()).count();
+            let has_all = match seen[leader]?.followers {
+                Some(followers) => followers + 1 >= running,
+                None => true,
+            };
+            (has_all && self.members.iter().zip(seen).all(follows)).then_some(())
         })
     }
 
@@ -190,7 +204,7 @@ impl Cluster {
     /// The leader of a majority and its term, of what the members say.
     fn leads(&self, seen: &[Option<Seen>]) -> Option<(usize, u64)> {
         let mut leaders = seen.iter().enumerate().filter_map(|(member, seen)| {
-            let Seen { term, is_leader } = (*seen)?;
+            let Seen { term, is_leader, .. } = (*seen)?;
             is_leader.then_some((member, term))
         });
         leaders.find(|(_, term)| {

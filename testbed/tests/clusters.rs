@@ -137,6 +137,28 @@ fn an_ensemble_has_another_leader_after_the_first_is_killed_or_paused() -> Teste
 }
 
 #[test]
+fn an_ensemble_has_settled_only_once_its_leader_has_a_paused_follower_back() -> Tested {
+    let ensemble = ZkEnsemble::start(3)?;
+    let leader = ensemble.leader()?;
+    let has = |followers: usize| -> testbed::Result<bool> {
+        let known = ensemble.ask(leader, "mntr")?;
+        let synced = known.lines().find_map(|line| line.strip_prefix("zk_synced_followers"));
+        Ok(synced.is_some_and(|synced| synced.trim() == followers.to_string()))
+    };
+    let follower = ensemble.member(ensemble.follower()?);
+    follower.pause()?;
+    let began = Instant::now();
+    while !has(1)? {
+        assert!(began.elapsed() < ELECTED, "the leader goes on without it");
+        sleep(Duration::from_millis(50));
+    }
+    follower.resume()?;
+    ensemble.settled()?;
+    assert!(has(2)?);
+    Ok(())
+}
+
+#[test]
 fn an_isolated_follower_answers_its_clients_for_a_while_and_learns_nothing() -> Tested {
     let ensemble = ZkEnsemble::start(3)?;
     let follower = ensemble.follower()?;

@@ -160,5 +160,5 @@ fn view(member: &Server) -> Option<Seen> {
     let status = status(member.address()).ok()?;
     let leader = number(&status["leader"]);
     let is_leader = status["header"]["member_id"] == status["leader"];
-    (leader != 0).then(|| Seen { term: number(&status["raftTerm"]), is_leader })
+    (leader != 0).then(|| Seen { term: number(&status["raftTerm"]), is_leader, followers: None })
 }

@@ -146,5 +146,10 @@ fn view(member: &Server) -> Option<Seen> {
     // The server writes it when it follows a new leader, and before it leads.
     let epoch = member.place().data().join("version-2/currentEpoch");
     let term = fs::read_to_string(epoch).ok()?.trim().parse().ok()?;
-    Some(Seen { term, is_leader: mode == "leader" })
+    if mode != "leader" {
+        return Some(Seen { term, is_leader: false, followers: None });
+    }
+    let known = ask(member.address(), "mntr").ok()?;
+    let followers = field(&known, "zk_synced_followers")?.trim().parse().ok()?;
+    Some(Seen { term, is_leader: true, followers: Some(followers) })
 }
