@@ -18,7 +18,8 @@ use crate::session::Session;
 const IDLE: Duration = Duration::from_secs(60);
 /// A driver that waits for an outage to end replays its request sooner than this.
 const ORPHANED: Duration = Duration::from_secs(3);
-/// How many keep-alives may be under way; each is a stream of its own, dropped once it is answered.
+/// How many keep-alives may be under way for each member; each is a stream of its own, dropped once
+/// one is answered.
 const AT_ONCE: usize = 4;
 
 /// Says that the keeper lives, until its runtime drops it.
@@ -127,21 +128,30 @@ impl Keeper {
         let due = match self.newest {
             // Slow is not lost: the next one goes to another member, the older ones stay.
             Some((sent, _)) if !is_wanted || sent >= state.wanted => {
-                sent.saturating_add(self.patience())
+                sent.saturating_add(self.pace(under_way))
             }
             _ if is_wanted => now,
             _ => state.acked.saturating_add(self.ttl / 3),
         };
         let due = due.max(self.rests_until);
-        if under_way >= AT_ONCE || due > now {
+        if under_way >= AT_ONCE * self.endpoints.count() || due > now {
             return Step::Wait(if due > now { due } else { now.saturating_add(self.patience()) });
         }
         Step::Send
     }
 
-    /// How long a keep-alive has before the next one is sent beside it.
+    /// How long a keep-alive has before its member counts as silent.
     fn patience(&self) -> Duration {
         (self.ttl / 6).max(Duration::from_millis(250))
+    }
+
+    /// How long after a keep-alive without an answer the next one is sent beside it.
+    ///
+    /// What was sent before an election is not answered after it: once one is overdue, each member
+    /// is asked again within the patience.
+    fn pace(&self, under_way: usize) -> Duration {
+        let members = u32::try_from(self.endpoints.count()).unwrap_or(u32::MAX);
+        if under_way > 1 { self.patience() / members } else { self.patience() }
     }
 
     fn send(&mut self) -> impl Future<Output = (Instant, Result<(), Failure>)> + Send + use<> {
