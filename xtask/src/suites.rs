@@ -58,6 +58,10 @@ pub(crate) fn run(envs: &[(&str, &str)]) -> Result<()> {
     for (name, output) in &failed {
         eprintln!("\n--> {name} FAILED\n{output}");
     }
+    // Once more at the very end: the logs of servers are long.
+    for (name, output) in &failed {
+        eprintln!("\n--> {name} panicked:\n{}", panics(output).join("\n"));
+    }
     let names: Vec<&str> = failed.iter().map(|(name, _)| &**name).collect();
     Err(format!("{} of {count} test programs failed: {}", names.len(), names.join(", ")))
 }
@@ -121,6 +125,26 @@ impl Suite {
     }
 }
 
+/// Where a program panicked, and the first lines of what it said there, cut to a readable length.
+fn panics(output: &str) -> Vec<String> {
+    const LINES: usize = 3;
+    const LENGTH: usize = 600;
+    let mut said = Vec::new();
+    let mut left = 0;
+    for line in output.lines() {
+        if line.contains("' panicked at ") || line.contains(") panicked at ") {
+            left = LINES;
+        } else if line.starts_with("stack backtrace:") || line.starts_with("note: ") {
+            left = 0;
+        }
+        if left > 0 {
+            left -= 1;
+            said.push(line.chars().take(LENGTH).collect());
+        }
+    }
+    said
+}
+
 fn own<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -128,6 +152,24 @@ fn own<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn panics_are_found_in_an_output_and_logs_are_not() {
+        let output = "running 2 tests\n\
+            thread 'a' (7) panicked at tests/a.rs:1:2:\nleft: 1\nstack backtrace:\n   0: main\n\
+            the end of the log of Server\n{\"level\":\"warn\"}\n\
+            thread 'b' panicked at tests/b.rs:3:4:\nassertion failed\nleft\nright\n";
+        assert_eq!(
+            panics(output),
+            [
+                "thread 'a' (7) panicked at tests/a.rs:1:2:",
+                "left: 1",
+                "thread 'b' panicked at tests/b.rs:3:4:",
+                "assertion failed",
+                "left",
+            ]
+        );
+    }
 
     #[test]
     fn only_what_cargo_built_to_test_is_a_suite() {
