@@ -5,15 +5,18 @@ use std::fs;
 use crate::Result;
 use crate::steps::root;
 
+/// The command that passes the tests.
+pub(crate) const TEST: &str = "cargo xtask test";
+
 /// The commands of the README's first block of shell commands, without their comments.
 pub(crate) fn commands() -> Result<Vec<String>> {
     let path = root().join("README.md");
     let text = fs::read_to_string(&path).map_err(|error| format!("README.md: {error}"))?;
     let commands = in_first_block(&text);
-    if commands.iter().any(|command| command == "cargo xtask test") {
+    if commands.iter().any(|command| command == TEST) {
         return Ok(commands);
     }
-    Err("the first ```sh block of README.md has no line `cargo xtask test`".to_owned())
+    Err(format!("the first ```sh block of README.md has no line `{TEST}`"))
 }
 
 fn in_first_block(text: &str) -> Vec<String> {

@@ -31,7 +31,11 @@ const NEEDS: &[Need] = &[
     Need { program: "pgbouncer", debian: "pgbouncer", purpose: "a pooler before Postgres" },
     Need { program: "postgres", debian: "postgresql", purpose: "the tests of Postgres" },
     Need { program: "redis-server", debian: "redis-server", purpose: "the tests of Redis" },
-    Need { program: "protoc", debian: "protobuf-compiler", purpose: "building the etcd store" },
+    Need {
+        program: "protoc",
+        debian: "protobuf-compiler libprotobuf-dev",
+        purpose: "building the etcd store",
+    },
     Need { program: "python3", debian: "python3-venv", purpose: "redis-py takes the same locks" },
 ];
 /// The tests of servers and processes are for Unix.
@@ -70,12 +74,18 @@ pub(crate) fn run() -> Result<()> {
     }
 }
 
-/// Debian has Python's virtual environments in a package of their own, without a program; a jar is
-/// a path of its own.
+/// Debian has Python's virtual environments and protoc's own definitions in packages of their own,
+/// without a program; a jar is a path of its own.
 fn is_there(need: &Need) -> bool {
-    let has_venv = || output("python3 -c __import__('ensurepip')").is_ok();
-    let has_it = || has(need.program) || is_off_the_path(need.program);
-    has_it() && (need.debian != "python3-venv" || has_venv())
+    let works = || match need.program {
+        "python3" => output("python3 -c __import__('ensurepip')").is_ok(),
+        "protoc" => {
+            let own = "google/protobuf/descriptor.proto";
+            output(&format!("protoc --descriptor_set_out=/dev/null {own}")).is_ok()
+        }
+        _ => true,
+    };
+    (has(need.program) || is_off_the_path(need.program)) && works()
 }
 
 /// Debian keeps PostgreSQL's programs in directories of their versions, and some for root alone.
