@@ -248,15 +248,18 @@ fn is_mistrust(text: &str) -> bool {
     text.contains("peer certificate") || alert.contains("Certificate") || alert == "UnknownCA"
 }
 
+/// Whether a script may not do what it tried, which has no code of its own: Redis 7.0 and older say
+/// the first, Redis 8.0 and Valkey 8.1 the second.
+fn is_denied(text: &str) -> bool {
+    text.contains("The user executing the script can't") || text.contains("ACL failure in script")
+}
+
 /// What the caller can do about it.
 pub(crate) fn to_error(error: &RedisError) -> Error {
     let text = error.to_string();
     match error.code() {
         Some("NOPERM") => Error::rejected(text, RIGHTS),
-        // A command that a script may not use has no code of its own.
-        Some(_) if text.contains("The user executing the script can't") => {
-            Error::rejected(text, RIGHTS)
-        }
+        Some(_) if is_denied(&text) => Error::rejected(text, RIGHTS),
         Some("WRONGPASS" | "NOAUTH") => {
             Error::rejected(text, "check the user name and the password in the URL")
         }
@@ -281,5 +284,26 @@ pub(crate) fn to_error(error: &RedisError) -> Error {
         }
         None if error.is_connection_refusal() => Error::unavailable(Applied::No, text),
         None => Error::unavailable(Applied::Maybe, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_script_may_not_do_is_refused_in_the_words_of_every_version() {
+        for text in [
+            "ERR The user executing the script can't run this command or subcommand script: 1",
+            "ERR ACL failure in script: User a has no permissions to run the 'time' command",
+        ] {
+            let (code, said) = text.split_once(' ').unwrap();
+            let error = redis::make_extension_error(code.to_owned(), Some(said.to_owned()));
+            let error = to_error(&error);
+            assert!(
+                matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("+time")),
+                "{error:?}"
+            );
+        }
     }
 }
