@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Applied, Error, RequestId};
+use crate::{Error, RequestId};
 
 /// The first pause after a failure; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -14,8 +14,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum Event {
     /// The clean-up of earlier requests leaves room for this one.
     Admitted,
-    /// The store granted, but the deadline of the grant had passed on arrival.
-    GrantedLate,
+    /// The store granted, but the deadline of the grant had passed on arrival: this error.
+    GrantedLate(Error),
     /// The store said that another holds the name, and forgot the request.
     Held,
     /// The call failed.
@@ -73,18 +73,16 @@ impl Attempt {
         match event {
             Event::Admitted | Event::Rested => self.call(false),
             // Not to be believed in, and released: what follows is a new wish.
-            Event::GrantedLate if self.waits => self.call(true),
-            Event::GrantedLate => {
-                let late = "the store granted, but only after the deadline of that grant";
-                self.end(Answer::Failed(Error::unavailable(Applied::No, late)), false)
-            }
+            Event::GrantedLate(_) if self.waits => self.call(true),
+            Event::GrantedLate(error) => self.end(Answer::Failed(error), false),
             Event::Held => self.end(Answer::Held, false),
             Event::Failed(error) => {
-                self.uncertain |= error.is_ambiguous();
+                // A refusal may come once the request waits, or holds: it leaves what it has there.
+                let refused = matches!(error, Error::Rejected { .. } | Error::Invalid { .. });
+                self.uncertain |= refused || error.is_ambiguous();
                 match error {
-                    Error::Rejected { .. } | Error::Invalid { .. } | Error::Closed => {
-                        self.end(Answer::Failed(error), false)
-                    }
+                    Error::Closed => self.end(Answer::Failed(error), false),
+                    _ if refused => self.end(Answer::Failed(error), false),
                     _ if self.waits => Step::Pause(self.pause()),
                     _ => self.end(Answer::Failed(error), false),
                 }
@@ -118,6 +116,7 @@ impl Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Applied;
 
     const MAYBE: Applied = Applied::Maybe;
 
@@ -139,8 +138,18 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_request_is_withdrawn_for_it_may_have_waited_or_held() {
+        let refusals = [Error::rejected("role", "grant it"), Error::invalid("token", "lower it")];
+        for (refusal, waits) in refusals.into_iter().zip([true, false]) {
+            let step = attempt(waits).on(Event::Failed(refusal));
+            assert!(withdraws(&step), "{step:?}");
+        }
+    }
+
+    #[test]
     fn nothing_is_withdrawn_after_a_definite_answer() {
         assert!(!withdraws(&attempt(false).on(Event::Held)));
+        assert!(!withdraws(&attempt(true).on(Event::Failed(Error::Closed))));
         let definite = Error::unavailable(Applied::No, "refused");
         assert!(!withdraws(&attempt(false).on(Event::Failed(definite.clone()))));
         let mut waiting = attempt(true);
@@ -162,8 +171,9 @@ mod tests {
         let mut waiting = attempt(true);
         waiting.on(Event::Failed(Error::unavailable(MAYBE, "reset")));
         assert!(matches!(waiting.on(Event::Rested), Step::Call { fresh: false }));
-        assert!(matches!(waiting.on(Event::GrantedLate), Step::Call { fresh: true }));
-        let late = attempt(false).on(Event::GrantedLate);
+        let late = || Event::GrantedLate(Error::unavailable(Applied::No, "late"));
+        assert!(matches!(waiting.on(late()), Step::Call { fresh: true }));
+        let late = attempt(false).on(late());
         let Step::End { answer: Answer::Failed(error), withdraw: false } = late else {
             panic!("{late:?}")
         };

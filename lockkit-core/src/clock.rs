@@ -142,22 +142,21 @@ impl Clock {
         let clock = self.clone();
         async move {
             loop {
+                // Before the look at the time: no change of it goes unseen in between.
+                let changed = match &clock.0 {
+                    Source::System(changed) => Some(changed.notified()),
+                    Source::Manual(manual) => Some(manual.advanced.notified()),
+                    Source::Tokio(_) => None,
+                };
                 let left = at.saturating_since(clock.now());
-                if left.is_zero() {
-                    return;
-                }
-                match &clock.0 {
-                    Source::System(resumed) => tokio::select! {
+                match (&clock.0, changed) {
+                    _ if left.is_zero() => return,
+                    (Source::Manual(_), Some(advanced)) => advanced.await,
+                    (_, Some(resumed)) => tokio::select! {
                         () = tokio::time::sleep(left) => {}
-                        () = resumed.notified() => {}
+                        () = resumed => {}
                     },
-                    Source::Tokio(_) => tokio::time::sleep(left).await,
-                    Source::Manual(manual) => {
-                        let advanced = manual.advanced.notified();
-                        if clock.now() < at {
-                            advanced.await;
-                        }
-                    }
+                    (_, None) => tokio::time::sleep(left).await,
                 }
             }
         }

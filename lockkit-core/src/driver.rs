@@ -1,6 +1,5 @@
 //! One task per attempt: it asks and waits, and then keeps the lease it was granted.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +11,7 @@ use crate::guard::Guard;
 use crate::hold::Hold;
 use crate::keep::keep;
 use crate::machine::Machine;
-use crate::reaper::{Call, CleanUp, Count, Counted, Reaper, limited};
+use crate::reaper::{Call, CleanUp, Count, Counted, Reaper, finished, limited};
 use crate::request::Ids;
 use crate::runtime::Runtime;
 use crate::timing::{Timing, call_limit};
@@ -147,6 +146,7 @@ async fn attempt(
     let mut attempt = Attempt::new(order.patience != Patience::Try, request.id());
     let mut stage = Stage::Admission;
     let mut warning = None;
+    let mut failure = None;
     loop {
         let event = tokio::select! {
             biased;
@@ -157,7 +157,8 @@ async fn attempt(
             () = reached(clock, limit) => Happened::Event(attempt::Event::TimeUp),
             () = reached(clock, warn_at) => {
                 warn_at = None;
-                warning = Some(Box::pin(warn_of_long_wait(shared, request.clone(), started)));
+                let wait = warn_of_long_wait(shared, request.clone(), started, failure.clone());
+                warning = Some(Box::pin(wait));
                 continue;
             }
             () = finished(&mut warning) => {
@@ -174,10 +175,6 @@ async fn attempt(
                 if matches!(error, Error::Unavailable { .. }) {
                     request.report(StoreSays::Unreachable);
                 }
-                tracing::debug!(
-                    target: "lockkit", event = "attempt_failed", name = %order.name,
-                    request = %request.id(), error = %error,
-                );
                 attempt::Event::Failed(error)
             }
             Happened::Ended(Ok(Some(grant))) => {
@@ -188,11 +185,18 @@ async fn attempt(
                         let lease = grant.lease;
                         let clean_up = CleanUp::Release { lease, ttl: order.timing.ttl };
                         shared.reaper.take(clean_up, runtime);
-                        attempt::Event::GrantedLate
+                        attempt::Event::GrantedLate(too_late(order.timing.ttl))
                     }
                 }
             }
         };
+        if let attempt::Event::Failed(error) | attempt::Event::GrantedLate(error) = &event {
+            tracing::debug!(
+                target: "lockkit", event = "attempt_failed", name = %order.name,
+                request = %request.id(), error = %error,
+            );
+            failure = Some(error.clone());
+        }
         match attempt.on(event) {
             Step::Call { fresh } => {
                 if fresh {
@@ -209,7 +213,7 @@ async fn attempt(
                         .reaper
                         .take(CleanUp::Withdraw { request: request.clone(), call }, runtime);
                 }
-                return Err(answer_of(answer, order.patience, &request, applied));
+                return Err(answer_of(answer, order.patience, &request, applied, failure));
             }
         }
     }
@@ -272,15 +276,33 @@ fn answer_of(
     patience: Patience,
     request: &Request,
     applied: Applied,
+    failure: Option<Error>,
 ) -> Answer {
     match answer {
         attempt::Answer::Held => Ok(None),
         attempt::Answer::Failed(error) => Err(error),
         attempt::Answer::TimeUp => match (patience, request.last_word()) {
             (Patience::Within(_), Some(StoreSays::Held(holder))) => Err(Error::TimedOut { holder }),
-            _ => Err(Error::unavailable(applied, "no answer from the store within the time limit")),
+            _ => Err(Error::unavailable(applied, no_grant(failure))),
         },
     }
+}
+
+fn no_grant(failure: Option<Error>) -> String {
+    let cause = match failure {
+        Some(Error::Unavailable { cause, .. }) => cause.to_string(),
+        Some(error) => error.to_string(),
+        None => return "no answer from the store within the time limit".to_owned(),
+    };
+    format!("no grant within the time limit, and the last try failed: {cause}")
+}
+
+fn too_late(ttl: Duration) -> Error {
+    let cause = format!(
+        "the store granted, but only after the deadline of that grant: a ttl of {ttl:?} is too \
+         short for its round trips, take a longer one"
+    );
+    Error::unavailable(Applied::No, cause)
 }
 
 async fn reached(clock: &Clock, at: Option<Instant>) {
@@ -290,15 +312,16 @@ async fn reached(clock: &Clock, at: Option<Instant>) {
     }
 }
 
-async fn finished(task: &mut Option<impl Future<Output = ()> + Unpin>) {
-    match task {
-        Some(task) => task.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// One warning for a wait longer than the ttl: with the holder and its age, as far as known.
-async fn warn_of_long_wait(shared: &Shared, request: Request, started: Instant) {
+/// One warning for a wait longer than the ttl: with the holder and its age as far as known, and
+/// with the last failure, unless the store has said since that another holds the name.
+async fn warn_of_long_wait(
+    shared: &Shared,
+    request: Request,
+    started: Instant,
+    failure: Option<Error>,
+) {
+    let held = matches!(request.last_word(), Some(StoreSays::Held(_)));
+    let failure = failure.filter(|_| !held);
     let limit = call_limit(request.ttl());
     let seen = match shared.provider.operator() {
         Some(operator) => {
@@ -313,6 +336,7 @@ async fn warn_of_long_wait(shared: &Shared, request: Request, started: Instant) 
         holder = holder.as_ref().map(|holder| holder.label.as_str()),
         holder_token = holder.as_ref().and_then(|holder| holder.token).map(crate::FencingToken::as_u64),
         holder_age = ?holder.as_ref().and_then(|holder| holder.age),
+        error = failure.as_ref().map(tracing::field::display),
         "still waiting for a lock after a whole ttl",
     );
 }

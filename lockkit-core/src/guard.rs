@@ -64,7 +64,7 @@ impl Guard {
     ///
     /// # Errors
     /// `Lost`: it is not held. `Unavailable`: less is left until a renewal is acknowledged.
-    /// `Invalid`: the ttl is too short for ever having that much.
+    /// `Invalid`: it never has that much left, by its ttl and margin or by its `max_hold`.
     pub fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
         self.0.ensure(at_least)
     }
@@ -110,8 +110,10 @@ impl Guard {
         self.0.0.native.as_deref()?.downcast_ref()
     }
 
-    /// Renews the lock now; needed only with
-    /// [`renew_manually`](crate::Lock::renew_manually).
+    /// Renews the lock now; needed only with [`renew_manually`](crate::Lock::renew_manually).
+    ///
+    /// The first acknowledgement of any renewal under way answers: [`remaining`](Self::remaining)
+    /// tells for how long.
     ///
     /// # Errors
     /// `Lost`: it is not held any more. `Unavailable`: this attempt was not acknowledged; try again

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::machine::{Actions, Event, Machine, State};
 use crate::runtime::{Entered, Runtime};
-use crate::{Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Result};
+use crate::{Applied, Clock, Error, FencingToken, LockName, LossReason, Result};
 
 /// One held lease, seen from both sides. The machine decides; everybody reads it with the time.
 #[derive(Debug)]
@@ -86,17 +86,22 @@ impl Hold {
     }
 
     pub(crate) fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
-        if let State::Lost(reason) = self.state() {
+        let inner = self.inner();
+        let now = self.clock.now();
+        if let State::Lost(reason) = inner.machine.state(now) {
             return Err(Error::lost(reason));
         }
-        match (self.remaining(), self.ttl()) {
-            (Some(left), Some(ttl)) if left < at_least && at_least >= ttl => Err(Error::invalid(
-                format!("ensuring {at_least:?} on a lease with a ttl of {ttl:?}"),
-                "take the lock with a longer ttl, or ensure a shorter step of work",
+        let left = inner.machine.end().map(|end| end.saturating_since(now));
+        match (left, inner.machine.most_left(now)) {
+            (Some(left), Some(most)) if left < at_least && most < at_least => Err(Error::invalid(
+                format!("ensuring {at_least:?} on a lease that never has more than {most:?} left"),
+                "take the lock with a longer ttl or max_hold, or ensure a shorter step of work",
             )),
             (Some(left), _) if left < at_least => Err(Error::unavailable(
                 Applied::No,
-                format!("only {left:?} of the lease are left, and {at_least:?} are needed"),
+                format!(
+                    "it has not renewed the lease lately: {left:?} are left, of {at_least:?} needed"
+                ),
             )),
             _ => Ok(self.token),
         }
@@ -155,13 +160,18 @@ impl Hold {
     pub(crate) async fn release(&self) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         {
+            // Looked at and let go in one: an `Ok` says that it was held until here.
             let mut inner = self.inner();
-            if let State::Lost(reason) = inner.machine.state(self.clock.now()) {
+            let now = self.clock.now();
+            if let State::Lost(reason) = inner.machine.state(now) {
                 return Err(Error::lost(reason));
             }
             inner.release_wanted = Some(reply);
+            let actions = inner.machine.on(now, Event::Release);
+            drop(inner);
+            self.announce(actions);
         }
-        self.let_go();
+        self.wanted.notify_one();
         answer.await.unwrap_or(Err(Error::NoRuntime))
     }
 
@@ -225,10 +235,6 @@ impl Hold {
 
     pub(crate) fn may_be_in_reach(&self) -> bool {
         self.inner().machine.may_be_in_reach()
-    }
-
-    pub(crate) fn gone_from_store_at(&self) -> Option<Instant> {
-        self.inner().machine.gone_from_store_at()
     }
 
     /// Answers the guard's `release`.

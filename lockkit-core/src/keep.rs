@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::driver::Shared;
 use crate::hold::Hold;
 use crate::machine::{Event, State};
-use crate::reaper::{CleanUp, limited};
+use crate::reaper::{CleanUp, is_over, limited};
 use crate::runtime::Runtime;
 use crate::{Error, Lease, LossReason, Result, Term};
 
@@ -32,7 +32,7 @@ pub(crate) async fn keep(
     // Declared after the lease, so dropped before it: where dropping the lease frees the name, the
     // guard is told first.
     let alive = Alive(hold);
-    until_over(shared, hold, &*lease).await;
+    until_over(shared, hold, &*lease, call_limit).await;
     let outcome = limited(&shared.clock, call_limit, lease.release()).await;
     hold.released(&outcome);
     drop(alive);
@@ -40,21 +40,25 @@ pub(crate) async fn keep(
         Ok(()) => tracing::debug!(
             target: "lockkit", event = "released", name = %hold.name, token = hold.token.as_u64(),
         ),
-        Err(Error::Unavailable { .. }) => {
-            let left = hold.gone_from_store_at().map(|at| at.saturating_since(shared.clock.now()));
-            let ttl = left.unwrap_or(call_limit).max(call_limit);
-            shared.reaper.take(CleanUp::Release { lease, ttl }, runtime);
+        Err(error) => {
+            if !matches!(error, Error::Unavailable { .. }) {
+                tracing::debug!(
+                    target: "lockkit", event = "release_refused", name = %hold.name,
+                    token = hold.token.as_u64(), error = %error,
+                );
+            }
+            if !is_over(&error) {
+                // A renewal that was never acknowledged may have extended it up to now.
+                let ttl = hold.ttl().unwrap_or(call_limit);
+                shared.reaper.take(CleanUp::Release { lease, ttl }, runtime);
+            }
         }
-        Err(error) => tracing::debug!(
-            target: "lockkit", event = "release_refused", name = %hold.name,
-            token = hold.token.as_u64(), error = %error,
-        ),
     }
 }
 
 /// Renews and watches until the machine says that the lease is over.
-async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
-    let mut renewals = Vec::new();
+async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease, call_limit: Duration) {
+    let mut renewals: Vec<Renewal<'_>> = Vec::new();
     let mut signal = lease.lost();
     let mut out_of_reach = lease.out_of_reach();
     let mut happened = (Event::Tick, None);
@@ -68,7 +72,9 @@ async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease) {
             return;
         }
         if actions.renew {
-            renewals.push(lease.renew());
+            // An acknowledgement that comes after a whole ttl is of no use (C12).
+            let limit = hold.ttl().unwrap_or(call_limit);
+            renewals.push(Box::pin(limited(&shared.clock, limit, lease.renew())));
         }
         happened = tokio::select! {
             biased;

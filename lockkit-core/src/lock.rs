@@ -42,14 +42,15 @@ impl Lock {
     ///
     /// It covers the difference in rate of two clocks, and the caller's own delay between a check
     /// and its use. By default 1 % of the ttl + 2 ms, or a tenth of the ttl up to 2 s, whichever is
-    /// more.
+    /// more. Refused where it leaves no room for a renewal, as more than five eighths of the ttl do.
     pub const fn margin(mut self, margin: Duration) -> Self {
         self.wish.margin = Some(margin);
         self
     }
 
     /// How long after an acknowledged renewal was sent the next one is, instead of a third of the
-    /// ttl.
+    /// ttl; half of the ttl at the most, and up to an eighth later, so that locks taken together do
+    /// not renew together.
     pub const fn renew_every(mut self, every: Duration) -> Self {
         self.wish.renewal = Renewal::Every(every);
         self

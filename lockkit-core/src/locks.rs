@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 #[cfg(feature = "conformance")]
 use crate::conformance::simulation::{Process, Random};
@@ -193,16 +194,17 @@ impl Locks {
     /// rest. `Closed`: it was closed before. `NoRuntime`: there is none to wait in.
     ///
     /// # Cancel safety
-    /// Dropped midway, everything is refused and ended all the same, but not waited for.
+    /// Dropped midway, or out of time, it goes on in the background as long as the runtime lives.
     pub async fn close(&self, within: Duration) -> Result<()> {
         let runtime = Runtime::of_caller(self.0.runtime.as_ref())?;
         let shared = Arc::clone(&self.0.shared);
         if !shared.closing.set() {
             return Err(Error::Closed);
         }
-        let close = async move {
+        let clock = shared.clock.clone();
+        let (done, closed) = oneshot::channel();
+        runtime.spawn(async move {
             let clock = &shared.clock;
-            let end = clock.now().saturating_add(within);
             let settled = limited(clock, within, async {
                 shared.active.below(1).await;
                 shared.reaper.drained().await;
@@ -210,11 +212,14 @@ impl Locks {
             })
             .await;
             shared.reaper.abandon();
-            let left = end.saturating_since(clock.now());
-            let closed = limited(clock, left, shared.provider.close()).await;
-            settled.and(closed)
-        };
-        runtime.enter(Box::pin(close)).await
+            // Also when time is up: the provider has connections and sessions to end.
+            let limit = within.max(call_limit(DEFAULT_TTL));
+            let closed = limited(clock, limit, shared.provider.close()).await;
+            // A caller that has left needs no answer.
+            drop(done.send(settled.and(closed)));
+        });
+        let closed = async { closed.await.unwrap_or(Err(Error::NoRuntime)) };
+        runtime.enter(Box::pin(limited(&clock, within, closed))).await
     }
 }
 

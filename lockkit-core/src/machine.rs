@@ -165,9 +165,11 @@ impl Machine {
         self.term.ttl
     }
 
-    /// When the store itself has ended the lease, whatever became of its release.
-    pub(crate) fn gone_from_store_at(&self) -> Option<Instant> {
-        self.term.ttl.map(|ttl| self.term.sent.saturating_add(ttl))
+    /// The most that is ever left at `now`, right after a renewal; `None`: no end.
+    pub(crate) fn most_left(&self, now: Instant) -> Option<Duration> {
+        let by_term = self.deadline.map(|end| end.saturating_since(self.term.sent));
+        let by_cap = self.cap.map(|end| end.saturating_since(now));
+        [by_term, by_cap].into_iter().flatten().min()
     }
 
     fn adopt(&mut self, term: Term, spread: u8) {
@@ -176,7 +178,7 @@ impl Machine {
         if let Some(after) = term.ttl.and_then(|ttl| self.timing.renew_after(ttl)) {
             if spread > 0 {
                 // Up to an eighth of the interval later, the same for the whole life of a lease.
-                self.jitter = (after / 8) * u32::from(spread) / 256;
+                self.jitter = Timing::spread(after) * u32::from(spread) / 256;
             }
             self.next_renewal = Some(term.sent.saturating_add(after).saturating_add(self.jitter));
         }

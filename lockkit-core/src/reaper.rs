@@ -177,7 +177,7 @@ impl CleanUp {
         if let Err((what, error)) = outcome {
             tracing::warn!(
                 target: "lockkit", event = "clean_up_failed", what, error = %error,
-                "gave up cleaning up; the store's own expiry ends what is left",
+                "gave up cleaning up; what is left ends with its ttl, or with this client's session",
             );
         }
     }
@@ -244,7 +244,7 @@ async fn beside<T>(
     loop {
         tokio::select! {
             biased;
-            end = async { call.as_mut().expect("guarded by the condition").await }, if call.is_some() => {
+            end = finished(call) => {
                 *call = None;
                 ended = Some(end);
             }
@@ -260,7 +260,7 @@ async fn rest(
 ) -> Option<Result<Option<Grant>>> {
     let ended = tokio::select! {
         biased;
-        end = async { call.as_mut().expect("guarded by the condition").await }, if call.is_some() => Some(end),
+        end = finished(call) => Some(end),
         () = sleep => None,
     };
     if ended.is_some() {
@@ -282,19 +282,31 @@ async fn settle(
     }
 }
 
-/// Releases until the store answers, or the lease has ended by itself.
+/// Releases until the store has, or the lease has ended by itself.
 async fn release(lease: &dyn Lease, clock: &Clock, limits: &Limits) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     loop {
         match limited(clock, limits.call, lease.release()).await {
-            Err(error @ Error::Unavailable { .. }) if clock.now() >= limits.until => {
-                return Err(error);
-            }
-            Err(Error::Unavailable { .. }) => clock.sleep(pause).await,
-            // Lost, or refused: nothing of ours is left to release.
-            _ => return Ok(()),
+            Ok(()) => return Ok(()),
+            Err(error) if is_over(&error) => return Ok(()),
+            Err(error) if clock.now() >= limits.until => return Err(error),
+            Err(_) => clock.sleep(pause).await,
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Whether a release that failed so has left nothing to release. A refusal has: the store still
+/// keeps the grant, and may let go of it once somebody has followed the remedy.
+pub(crate) const fn is_over(error: &Error) -> bool {
+    matches!(error, Error::Lost { .. } | Error::Closed)
+}
+
+/// The outcome of `work`; never, where there is none.
+pub(crate) async fn finished<F: Future + Unpin>(work: &mut Option<F>) -> F::Output {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -75,13 +75,22 @@ impl Wish {
             }
             _ => {}
         }
+        let timing =
+            Timing { ttl, margin: self.margin, renewal: self.renewal, max_hold: self.max_hold };
+        if let Some(latest) = timing.no_room_to_renew(ttl, margin) {
+            return Err(Error::invalid(
+                format!("a margin of {margin:?} with a ttl of {ttl:?}, renewed after {latest:?}"),
+                "margin and renewal together must stay below the ttl, or the lock is lost before \
+                 it is renewed: lower the margin or raise the ttl",
+            ));
+        }
         if self.max_hold.is_some_and(|cap| cap.is_zero()) {
             return Err(Error::invalid(
                 "a max_hold of zero",
                 "give a max_hold above zero, or none",
             ));
         }
-        Ok(Timing { ttl, margin: self.margin, renewal: self.renewal, max_hold: self.max_hold })
+        Ok(timing)
     }
 }
 
@@ -92,8 +101,9 @@ impl Timing {
     pub(crate) fn deadline(&self, term: Term) -> Option<Instant> {
         let ttl = term.ttl?;
         // A store that granted less than was asked may leave the caller's margin no room.
-        let margin =
-            self.margin.filter(|margin| *margin < ttl).unwrap_or_else(|| default_margin(ttl));
+        let fits =
+            |margin: &Duration| *margin < ttl && self.no_room_to_renew(ttl, *margin).is_none();
+        let margin = self.margin.filter(fits).unwrap_or_else(|| default_margin(ttl));
         Some(term.sent.saturating_add(ttl.saturating_sub(margin)))
     }
 
@@ -104,6 +114,19 @@ impl Timing {
             Renewal::Every(every) => Some(every.min(granted / 2)),
             Renewal::Manual => None,
         }
+    }
+
+    /// By how much at the most a renewal that is due `after` this long may be put off, so that
+    /// leases taken together do not renew together.
+    pub(crate) fn spread(after: Duration) -> Duration {
+        after / 8
+    }
+
+    /// When the renewal comes at the latest, if that and the margin are together as long as the
+    /// ttl: the deadline would pass before it is sent.
+    fn no_room_to_renew(&self, ttl: Duration, margin: Duration) -> Option<Duration> {
+        let latest = self.renew_after(ttl).map(|after| after.saturating_add(Self::spread(after)));
+        latest.filter(|latest| latest.saturating_add(margin) >= ttl)
     }
 }
 
@@ -221,11 +244,17 @@ mod tests {
         let never = Wish { renewal: Renewal::Every(Duration::ZERO), ..ttl(SECOND) };
         let slow = Wish { renewal: Renewal::Every(3 * SECOND), ..ttl(2 * SECOND) };
         let late = Wish { renewal: Renewal::Every(Duration::from_millis(950)), ..ttl(SECOND) };
+        // Lost before the first renewal, or before one that is put off to spread renewals.
+        let lost = Wish { margin: Some(8 * SECOND), ..ttl(12 * SECOND) };
+        let every = Renewal::Every(Duration::from_millis(3900));
+        let own = Wish { margin: Some(6 * SECOND), renewal: every, ..ttl(10 * SECOND) };
         for (wish, values) in [
             (margin, ["1s", "margin"]),
             (never, ["0ns", "1s"]),
             (slow, ["3s", "2s"]),
             (late, ["950ms", "1s"]),
+            (lost, ["8s", "4.5s"]),
+            (own, ["6s", "4.3875s"]),
         ] {
             let refusal = wish.check(DEFAULT_TTL, &store).map_err(|error| error.to_string());
             let Err(text) = refusal else { panic!("{wish:?} was accepted") };
@@ -245,6 +274,20 @@ mod tests {
         let after = |millis| timing.renew_after(Duration::from_millis(millis));
         assert_eq!(after(1000), Some(Duration::from_millis(500)));
         assert_eq!(after(2000), Some(Duration::from_millis(899)));
+    }
+
+    #[test]
+    fn a_margin_is_accepted_up_to_where_the_latest_renewal_still_comes_before_the_deadline() {
+        let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
+        let margin = |millis| Wish {
+            margin: Some(Duration::from_millis(millis)),
+            ..ttl(Duration::from_secs(24))
+        };
+        // The renewal is due after 8 s, and 9 s at the latest.
+        assert!(margin(14_999).check(DEFAULT_TTL, &store).is_ok());
+        assert!(margin(15_000).check(DEFAULT_TTL, &store).is_err());
+        let manual = Wish { renewal: Renewal::Manual, ..margin(23_999) };
+        assert!(manual.check(DEFAULT_TTL, &store).is_ok(), "the caller knows when it renews");
     }
 
     #[test]
@@ -272,6 +315,8 @@ mod tests {
             timing.deadline(Term { sent, ttl: Some(ttl) }).map(|at| at.saturating_since(sent))
         };
         assert_eq!(after(10 * SECOND), Some(5 * SECOND));
+        let no_room_to_renew = Duration::from_millis(7500);
+        assert_eq!(after(no_room_to_renew), Some(Duration::from_millis(6750)));
         assert_eq!(after(5 * SECOND), Some(Duration::from_millis(4500)));
         assert_eq!(after(SECOND), Some(Duration::from_millis(900)));
         assert_eq!(timing.deadline(Term { sent, ttl: None }), None);

@@ -105,6 +105,22 @@ async fn an_ambiguous_end_is_withdrawn_and_a_definite_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_refused_request_left_in_the_store_is_withdrawn() {
+    let remote = Remote::new();
+    let locks = remote.locks();
+    remote.fail_next(Op::TryAcquire, Fault::RejectedLate);
+    let error = locks.lock("a").ttl(LONG).try_acquire().await.expect_err("refused");
+    assert!(matches!(error, Error::Rejected { .. }), "{error}");
+    remote.fail_next(Op::Acquire, Fault::RejectedLate);
+    remote.fail_next(Op::Withdraw, Fault::Rejected);
+    let error = locks.lock("b").ttl(LONG).acquire().await.expect_err("refused");
+    assert!(matches!(error, Error::Rejected { .. }), "{error}");
+    tokio::time::sleep(MILLISECOND * 100).await;
+    assert!(remote.is_clean("a").await && remote.is_clean("b").await);
+    assert_eq!(remote.calls(Op::Withdraw).len(), 3, "until the store has forgotten");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiting_caller_asks_again_under_one_id_through_every_kind_of_failure() {
     let remote = Remote::new();
     let locks = remote.locks();
@@ -215,6 +231,20 @@ async fn a_release_that_gets_no_answer_is_repeated_in_the_background() {
     }
     let error = guard.release().await.expect_err("no answer");
     assert!(matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }), "{error}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(remote.is_clean("a").await);
+    assert_eq!(remote.calls(Op::Release).len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_that_is_refused_is_repeated_until_the_store_has_let_go() {
+    let remote = Remote::new();
+    let guard = remote.locks().lock("a").ttl(LONG).acquire().await.unwrap();
+    for _ in 0..3 {
+        remote.fail_next(Op::Release, Fault::Rejected);
+    }
+    let error = guard.release().await.expect_err("refused");
+    assert!(matches!(error, Error::Rejected { .. }), "{error}");
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(remote.is_clean("a").await);
     assert_eq!(remote.calls(Op::Release).len(), 4);

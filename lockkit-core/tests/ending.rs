@@ -75,6 +75,19 @@ async fn close_waits_for_releases_in_the_background_and_not_longer_than_told() {
     assert!(start.elapsed() <= SECOND * 3 / 2, "{:?}", start.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn close_goes_on_in_the_background_when_its_caller_leaves_or_time_is_up() {
+    for within in [SECOND / 10, 10 * SECOND] {
+        let remote = Remote::with_fixed_delay(SECOND / 4);
+        let locks = remote.locks();
+        let _guard = locks.lock("a").acquire().await.unwrap();
+        let left = tokio::time::timeout(SECOND / 5, locks.close(within)).await;
+        assert!(!matches!(left, Ok(Ok(()))) && !remote.is_closed(), "{left:?}");
+        tokio::time::sleep(SECOND).await;
+        assert!(remote.is_clean("a").await && remote.is_closed(), "within {within:?}");
+    }
+}
+
 #[test]
 fn a_runtime_that_stops_frees_what_it_held_and_waited_for() {
     let store = Memory::new();
@@ -154,6 +167,17 @@ fn a_given_runtime_that_has_ended_is_an_error_and_not_a_hang() {
     drop(home);
     let error = runtime().block_on(locks.lock("a").acquire()).expect_err("it has ended");
     assert!(matches!(error, Error::NoRuntime), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_told_with_what_the_store_or_its_client_said_last() {
+    let remote = Remote::new();
+    for _ in 0..1_000 {
+        remote.fail_next(Op::Acquire, Fault::Refused);
+    }
+    let error = remote.locks().lock("a").acquire_within(SECOND).await.expect_err("refused");
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(error.to_string().ends_with("the last try failed: refused"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]

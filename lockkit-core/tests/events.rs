@@ -125,6 +125,29 @@ fn a_wait_longer_than_the_ttl_is_warned_of_once_with_the_holder() {
     once(&log, "long_wait", &parts);
 }
 
+#[test]
+fn a_wait_through_an_outage_is_warned_of_with_what_the_store_said() {
+    let log = logged(Level::WARN, async {
+        let remote = Remote::new();
+        for _ in 0..4 {
+            remote.fail_next(Op::Acquire, Fault::Refused);
+        }
+        let short = Duration::from_millis(50);
+        let _guard = remote.locks().lock("a").ttl(short).acquire().await.unwrap();
+    });
+    once(&log, "long_wait", &["name=a", "error=", "refused"]);
+}
+
+#[test]
+fn a_grant_that_comes_too_late_is_told_with_the_remedy() {
+    let log = logged(Level::DEBUG, async {
+        let remote = Remote::new();
+        remote.fail_next(Op::Acquire, Fault::SlowReply(TTL));
+        remote.locks().lock("a").ttl(TTL).acquire().await.unwrap().release().await.unwrap();
+    });
+    once(&log, "attempt_failed", &["name=a", "ttl of 12s is too short", "take a longer one"]);
+}
+
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

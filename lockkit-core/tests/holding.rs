@@ -51,6 +51,19 @@ async fn a_slow_renewal_is_not_dropped_and_its_late_answer_counts_from_its_sendi
 }
 
 #[tokio::test(start_paused = true)]
+async fn renewals_that_hang_now_and_then_never_use_up_the_room_for_those_that_would_not() {
+    let remote = Remote::new();
+    let guard = acquire(&remote).await;
+    // Each that hangs is followed by one that does not.
+    for _ in 0..10 {
+        remote.fail_next(Op::Renew, Fault::Hang);
+        pass(TTL / 2 + SECOND / 2).await;
+        assert!(guard.is_held());
+    }
+    assert!(remote.calls(Op::Renew).len() >= 18, "{}", remote.calls(Op::Renew).len());
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_answers_the_guard_is_at_risk_and_then_lost_and_stays_lost() {
     let remote = Remote::new();
     let guard = acquire(&remote).await;
@@ -124,8 +137,21 @@ async fn ensure_tells_too_little_time_from_a_ttl_that_can_never_do() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ensure_says_so_when_no_renewal_can_bring_enough() {
+    let guard = acquire(&Remote::new()).await;
+    // The margin is never left.
+    assert!(matches!(guard.ensure(TTL - SECOND), Err(Error::Invalid { .. })));
+    let locks = Remote::new().locks();
+    let capped = locks.lock("a").ttl(TTL).max_hold(2 * TTL).acquire().await.unwrap();
+    assert!(capped.ensure(TTL / 2).is_ok());
+    pass(TTL * 7 / 4).await;
+    assert!(matches!(capped.ensure(TTL / 2), Err(Error::Invalid { .. })));
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_that_is_left_can_be_ensured_and_not_a_moment_more() {
     let guard = acquire(&Remote::new()).await;
+    pass(SECOND).await;
     let left = guard.remaining().unwrap();
     assert_eq!(guard.ensure(left).unwrap(), guard.token());
     let more = guard.ensure(left + Duration::from_nanos(1));

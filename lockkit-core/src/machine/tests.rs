@@ -132,15 +132,20 @@ fn watchers_are_woken_at_the_risk_and_then_at_the_end() {
 }
 
 #[test]
-fn a_lease_tells_its_ttl_and_when_the_store_itself_ends_it() {
+fn a_lease_tells_its_ttl_and_the_most_that_is_ever_left() {
     let mut machine = held(Renewal::Automatic);
-    assert_eq!((machine.ttl(), machine.gone_from_store_at()), (Some(TTL), Some(at(12))));
+    assert_eq!((machine.ttl(), machine.most_left(at(3))), (Some(TTL), Some(TTL - MARGIN)));
     machine.on(at(5), Event::Renewed(Term { sent: at(5), ttl: Some(TTL / 2) }));
-    assert_eq!((machine.ttl(), machine.gone_from_store_at()), (Some(TTL / 2), Some(at(11))));
+    let most = Some((TTL - MARGIN) / 2);
+    assert_eq!((machine.ttl(), machine.most_left(at(6))), (Some(TTL / 2), most));
+    let capped = timing(Renewal::Automatic, Some(Duration::from_secs(20)));
+    let machine = Machine::granted(capped, term(0), at(0), 0).expect("granted");
+    assert_eq!(machine.most_left(at(9)), Some(TTL - MARGIN));
+    assert_eq!(machine.most_left(at(10)), Some(Duration::from_secs(10)), "the cap is closer");
     let endless = Term { sent: at(0), ttl: None };
     let timing = timing(Renewal::Automatic, None);
     let machine = Machine::granted(timing, endless, at(0), 0).expect("granted");
-    assert_eq!((machine.ttl(), machine.gone_from_store_at()), (None, None));
+    assert_eq!((machine.ttl(), machine.most_left(at(3))), (None, None));
 }
 
 #[test]

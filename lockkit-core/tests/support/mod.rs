@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +42,10 @@ pub enum Fault {
     SlowReply(Duration),
     /// The client's code panics.
     Panic,
+    /// The store refuses it, for want of a right.
+    Rejected,
+    /// It takes effect, and then the store refuses what belongs to it.
+    RejectedLate,
 }
 
 /// A memory store behind a link. What a call does in the store happens whether or not its caller
@@ -63,6 +67,7 @@ struct Inner {
     random: AtomicU64,
     /// Whether the client knows that it has lost its way to the store.
     out_of_reach: watch::Sender<bool>,
+    closed: AtomicBool,
 }
 
 impl Remote {
@@ -91,12 +96,18 @@ impl Remote {
             fixed,
             random: AtomicU64::new(seed),
             out_of_reach: watch::Sender::new(false),
+            closed: AtomicBool::new(false),
         }))
     }
 
     /// From now on the client knows that it has lost its way to the store, or has one again.
     pub fn be_out_of_reach(&self, lost: bool) {
         self.0.out_of_reach.send_replace(lost);
+    }
+
+    /// Whether the provider was closed.
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Relaxed)
     }
 
     pub fn locks(&self) -> Locks {
@@ -168,7 +179,8 @@ impl Remote {
             }
             Some(Fault::Hang) => return std::future::pending().await,
             Some(Fault::Panic) => panic!("a bug in the client"),
-            Some(Fault::LostReply | Fault::SlowReply(_)) | None => {}
+            Some(Fault::Rejected) => return Err(rejected()),
+            Some(Fault::LostReply | Fault::SlowReply(_) | Fault::RejectedLate) | None => {}
         }
         let (reply, answer) = oneshot::channel();
         let link = self.clone();
@@ -181,6 +193,7 @@ impl Remote {
         let outcome = answer.await.expect("the store lives");
         match fault {
             Some(Fault::LostReply) => Err(Error::unavailable(Applied::Maybe, "reset")),
+            Some(Fault::RejectedLate) => Err(rejected()),
             Some(Fault::SlowReply(by)) => {
                 tokio::time::sleep(by).await;
                 outcome
@@ -245,8 +258,13 @@ impl LockProvider for Remote {
     }
 
     async fn close(&self) -> Result<()> {
+        self.0.closed.store(true, Ordering::Relaxed);
         Ok(())
     }
+}
+
+fn rejected() -> Error {
+    Error::rejected("this role", "grant it the right to lock")
 }
 
 #[derive(Debug)]

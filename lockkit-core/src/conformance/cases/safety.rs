@@ -242,6 +242,8 @@ async fn unsafe_settings(cx: Context) -> Verdict {
         ("a renewal every zero", lock.clone().renew_every(Duration::ZERO)),
         ("a margin of the ttl", lock.clone().margin(ttl)),
         ("a margin of two ttls", lock.clone().margin(2 * ttl)),
+        ("a margin past the renewal", lock.clone().margin(ttl * 7 / 10)),
+        ("both past the ttl", lock.clone().margin(ttl * 6 / 10).renew_every(ttl * 39 / 100)),
         ("a max_hold of zero", lock.clone().max_hold(Duration::ZERO)),
     ] {
         let refused = unsafe_lock.try_acquire().await;
