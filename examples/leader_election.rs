@@ -26,7 +26,8 @@ async fn main() -> Result<(), Error> {
     ben.close(Duration::from_secs(5)).await
 }
 
-/// Waits to be elected, leads for a while, and steps down; the token with which it led.
+/// Waits to be elected, leads for a while, and steps down; the token with which it led. A replica
+/// that is to lead again campaigns again: whoever waits longest comes first.
 async fn campaign(replica: &str, locks: &Locks) -> Result<FencingToken, Error> {
     let guard = locks.lock("cluster/leader").label(replica).acquire().await?;
     let token = guard.token();

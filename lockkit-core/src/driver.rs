@@ -1,9 +1,11 @@
 //! One task per attempt: it asks and waits, and then keeps the lease it was granted.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::{Notify, oneshot};
 
 use crate::attempt::{self, Attempt, Step};
@@ -260,15 +262,18 @@ fn new_request(shared: &Shared, order: &Order) -> Result<Request> {
     Ok(Request::labelled(id, name, order.timing.ttl, clock, label))
 }
 
-/// A call that owns what it needs, so that it can outlive its caller.
+/// A call that owns what it needs, so that it can outlive its caller. A bug in the provider is an
+/// ambiguous failure, which is withdrawn.
 fn call(shared: &Shared, request: &Request, patience: Patience) -> Call {
     let (provider, request) = (Arc::clone(&shared.provider), request.clone());
-    Box::pin(async move {
+    let call = async move {
         match patience {
             Patience::Try => provider.try_acquire(&request).await,
             Patience::Wait | Patience::Within(_) => provider.acquire(&request).await.map(Some),
         }
-    })
+    };
+    let panicked = |_| Err(Error::unavailable(Applied::Maybe, "the store's provider panicked"));
+    Box::pin(AssertUnwindSafe(call).catch_unwind().unwrap_or_else(panicked))
 }
 
 fn answer_of(

@@ -107,7 +107,7 @@ impl Guard {
 
     /// The store's own data of this grant, for callers that fence inside the store.
     pub fn native<T: 'static>(&self) -> Option<&T> {
-        self.0.0.native.as_deref()?.downcast_ref()
+        self.0.native()
     }
 
     /// Renews the lock now; needed only with [`renew_manually`](crate::Lock::renew_manually).
@@ -212,6 +212,11 @@ impl GuardWatch {
     /// As [`Guard::ttl`].
     pub fn ttl(&self) -> Option<Duration> {
         self.0.ttl()
+    }
+
+    /// As [`Guard::native`].
+    pub fn native<T: 'static>(&self) -> Option<&T> {
+        self.0.native.as_deref()?.downcast_ref()
     }
 
     /// As [`Guard::lost`]; `Released` once the guard was released.

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use lockkit_core::{Clock, Error, Guard, Locks, LossReason, Memory, RequestId};
+use lockkit_core::{Applied, Clock, Error, Guard, Locks, LossReason, Memory, RequestId};
 use support::{Fault, Op, Remote};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -237,6 +237,7 @@ async fn the_stores_own_data_of_a_grant_reaches_the_caller() {
     let guard = acquire(&remote).await;
     assert_eq!(guard.native::<RequestId>(), remote.calls(Op::Acquire).first());
     assert_eq!(guard.native::<String>(), None);
+    assert_eq!(guard.watch().native::<RequestId>(), guard.native());
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,6 +318,19 @@ async fn a_suspended_machine_has_lost_its_lock_before_any_timer_fires() {
     assert_eq!(guard.lost().await, LossReason::Expired);
     let next = locks.lock("a").ttl(TTL).acquire().await.unwrap();
     assert!(next.token() > guard.token());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bug_in_a_providers_call_is_an_ambiguous_failure_like_any_other() {
+    let remote = Remote::new();
+    let lock = remote.locks().lock("a").ttl(TTL);
+    remote.fail_next(Op::TryAcquire, Fault::Panic);
+    let error = lock.try_acquire().await.expect_err("it panicked");
+    assert!(matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }), "{error}");
+    remote.fail_next(Op::Acquire, Fault::Panic);
+    drop(lock.acquire().await.unwrap());
+    pass(SECOND).await;
+    assert_eq!(remote.calls(Op::Withdraw), remote.calls(Op::TryAcquire));
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,7 +62,8 @@ mod linux {
 
     impl Events {
         pub(crate) fn new() -> Self {
-            let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok();
+            let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC);
+            let inotify = inotify.inspect_err(|error| warn_once(*error, "instances")).ok();
             let shared = inotify.map(|inotify| {
                 Arc::new(Shared {
                     inotify: Arc::new(inotify),
@@ -112,16 +113,22 @@ mod linux {
                 }
                 Err(error) => {
                     // A file that is gone is looked for anew; a limit is worth a word.
-                    if error != Errno::NOENT && process::warns_first(Path::new("inotify")) {
-                        tracing::warn!(
-                            target: "lockkit", event = "no_close_events", error = %error,
-                            "the kernel watches no more files, so waiters look every {POLL:?}; \
-                             raise fs.inotify.max_user_watches",
-                        );
+                    if error != Errno::NOENT {
+                        warn_once(error, "watches");
                     }
                     Watch { place: None, signal }
                 }
             }
+        }
+    }
+
+    fn warn_once(error: Errno, limit: &str) {
+        if process::warns_first(Path::new("inotify")) {
+            tracing::warn!(
+                target: "lockkit", event = "no_close_events", error = %error,
+                "the kernel tells of no more files, so waiters look every {POLL:?}; raise \
+                 fs.inotify.max_user_{limit}",
+            );
         }
     }
 
