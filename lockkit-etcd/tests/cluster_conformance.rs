@@ -38,6 +38,10 @@ impl Fixture for Three {
         self.join(&self.address().unwrap()).await
     }
 
+    fn store(&self) -> String {
+        "etcd, three members".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Remove, Hook::Processes]
     }

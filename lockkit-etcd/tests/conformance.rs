@@ -31,6 +31,10 @@ impl Fixture for Etcd {
         self.join(&port.to_string()).await
     }
 
+    fn store(&self) -> String {
+        "etcd".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Remove, Hook::Processes, Hook::Link, Hook::Server]
     }

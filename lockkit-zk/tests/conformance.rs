@@ -40,6 +40,10 @@ impl Fixture for Zk {
         self.join(&port.to_string()).await
     }
 
+    fn store(&self) -> String {
+        "zookeeper".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Processes, Hook::Link, Hook::Server]
     }

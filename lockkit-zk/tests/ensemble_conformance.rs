@@ -36,6 +36,10 @@ impl Fixture for Three {
         self.join(&self.address().unwrap()).await
     }
 
+    fn store(&self) -> String {
+        "zookeeper, three members".to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         &[Hook::Processes]
     }

@@ -44,6 +44,14 @@ impl Fixture for Postgres {
         self.join(&self.server().url()).await
     }
 
+    fn store(&self) -> String {
+        match self.strategy {
+            Strategy::Table => "postgres, table",
+            _ => "postgres, advisory",
+        }
+        .to_owned()
+    }
+
     fn hooks(&self) -> &[Hook] {
         const ALL: &[Hook] =
             &[Hook::Remove, Hook::Processes, Hook::Link, Hook::Server, Hook::ServerLoss];
