@@ -81,8 +81,10 @@ pub enum Exclusion {
 pub enum Expiry {
     /// A ttl for each lease, counted by the store.
     Ttl(TtlRange),
-    /// A ttl for each session, shared by the leases on it.
+    /// A ttl for each session, shared by the leases on it; a session outlives its connections.
     Session(TtlRange),
+    /// The same, where a session ends with its one connection too: a reset ends the lease at once.
+    Connection(TtlRange),
     /// The death of the holder's process, noticed by the kernel; a ttl has no effect.
     HolderDeath,
 }
@@ -91,7 +93,7 @@ impl Expiry {
     /// The ttls that the store can grant; `None` where a ttl has no effect.
     pub const fn range(&self) -> Option<TtlRange> {
         match self {
-            Self::Ttl(range) | Self::Session(range) => Some(*range),
+            Self::Ttl(range) | Self::Session(range) | Self::Connection(range) => Some(*range),
             Self::HolderDeath => None,
         }
     }
@@ -172,6 +174,9 @@ impl fmt::Display for Expiry {
         match self {
             Self::Ttl(range) => write!(f, "after the ttl ({range})"),
             Self::Session(range) => write!(f, "after the ttl of its session ({range})"),
+            Self::Connection(range) => {
+                write!(f, "after the ttl of its session ({range}), or when its connection breaks")
+            }
             Self::HolderDeath => f.write_str("when its process ends"),
         }
     }
@@ -240,6 +245,8 @@ mod tests {
         let range = TtlRange { min: Duration::from_secs(2), ..TtlRange::ANY };
         let session = Expiry::Session(range).to_string();
         assert_eq!(session, "after the ttl of its session (2 s to 24 h, in steps of 1 ms)");
+        let connection = Expiry::Connection(range).to_string();
+        assert_eq!(connection, format!("{session}, or when its connection breaks"));
         let every = WakeUp::Poll(Duration::from_millis(10)).to_string();
         assert_eq!(every, "after 10 ms at most");
         let least = Guarantees::new(Exclusion::OneHost, Expiry::HolderDeath).token_survives;

@@ -73,6 +73,7 @@ pub trait LockProvider: fmt::Debug + Send + Sync + 'static {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)] // what wraps forwards all
 impl<P: LockProvider + ?Sized> LockProvider for Arc<P> {
     fn guarantees(&self) -> Guarantees {
         (**self).guarantees()

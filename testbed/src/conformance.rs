@@ -22,6 +22,7 @@ fn along(way: conformance::Way) -> Way {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl conformance::Link for Link {
     async fn pass(&self) -> Result<()> {
         Self::pass(self).map_err(failed)
@@ -88,6 +89,7 @@ impl conformance::Link for Link {
 macro_rules! server {
     ($server:ty as $all:ty) => {
         #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
         impl conformance::Server for $server {
             async fn pause(&self) -> Result<()> {
                 <$all>::pause(self).map_err(failed)

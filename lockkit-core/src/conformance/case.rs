@@ -81,6 +81,8 @@ pub(super) enum Need {
     LeaseTtl,
     /// Leases end with their holder only.
     NoTtl,
+    /// A lease outlives the connections of its client, for as long as its ttl.
+    Reconnects,
     Fifo,
     /// The order of tokens survives the loss of the name's data.
     DataLoss,
@@ -178,6 +180,10 @@ impl Need {
             Self::NoTtl => {
                 claim(guarantees.expiry == Expiry::HolderDeath, "C11: leases do not end by a ttl")
             }
+            Self::Reconnects => claim(
+                matches!(guarantees.expiry, Expiry::Ttl(_) | Expiry::Session(_)),
+                "C12: a lease outlives its client's connections",
+            ),
             Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
             Self::DataLoss => {
                 claim(guarantees.token_survives.data_loss, "C4: tokens survive a data loss")

@@ -8,8 +8,8 @@ use super::case::{Stop, Verdict};
 use super::notes::Notes;
 use super::{Case, Fixture, Outcome, Time};
 use crate::{
-    Clock, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator, Request,
-    RequestId, Result, StoreSays, WakeUp,
+    Clock, Expiry, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator,
+    Request, RequestId, Result, StoreSays, WakeUp,
 };
 
 /// The ttl of most cases: a third of it, the limit of an attempt, is what a busy machine may add.
@@ -215,6 +215,16 @@ impl Context {
         let step = range.granularity.max(Duration::from_millis(1));
         let steps = wished.max(range.min).as_nanos().div_ceil(step.as_nanos());
         step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX)).min(range.max)
+    }
+
+    /// Whether leases live on a session that they may share.
+    pub(super) const fn has_sessions(&self) -> bool {
+        matches!(self.guarantees.expiry, Expiry::Session(_) | Expiry::Connection(_))
+    }
+
+    /// Whether a lease ends with its client's connection, as declared.
+    pub(super) const fn ends_with_connection(&self) -> bool {
+        matches!(self.guarantees.expiry, Expiry::Connection(_))
     }
 
     /// What a busy machine may add to any bound.

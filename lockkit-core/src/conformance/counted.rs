@@ -26,6 +26,7 @@ impl CountedClient {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)] // what wraps forwards all
 impl LockProvider for CountedClient {
     fn guarantees(&self) -> Guarantees {
         self.client.guarantees()
@@ -62,6 +63,7 @@ struct CountedLease {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)] // what wraps forwards all
 impl Lease for CountedLease {
     async fn renew(&self) -> Result<Term> {
         self.notes.operation();
@@ -70,6 +72,10 @@ impl Lease for CountedLease {
 
     async fn lost(&self) -> LossReason {
         self.lease.lost().await
+    }
+
+    async fn out_of_reach(&self) {
+        self.lease.out_of_reach().await;
     }
 
     async fn release(&self) -> Result<()> {
@@ -110,6 +116,7 @@ impl CountedLink {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)] // what wraps forwards all
 impl Link for CountedLink {
     async fn pass(&self) -> Result<()> {
         self.look().await?;
@@ -179,6 +186,7 @@ pub(super) struct CountedServer {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)] // what wraps forwards all
 impl Server for CountedServer {
     async fn pause(&self) -> Result<()> {
         self.notes.fault();

@@ -24,6 +24,10 @@ const REPORT: &str = "LOCKKIT_REPORT";
 
 /// A case in virtual time may take this long by the machine's clock.
 const REAL_LIMIT: Duration = Duration::from_secs(120);
+/// How long a fixture may take to connect: the first time, it may start a server.
+const CONNECTS: Duration = Duration::from_secs(300);
+/// How much later than by its own limit a case is given up: then it blocks its thread.
+const GRACE: Duration = Duration::from_secs(30);
 /// How long tasks that a case left behind may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(1);
 /// Cases mostly sleep: more of them than cores run at a time, but not so many that they starve.
@@ -246,35 +250,62 @@ fn did_enough(case: &Case, operations: u64, faults: u64) -> Outcome {
 
 fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Outcome {
     let fixture = fixture.fresh().unwrap_or(fixture);
-    let limit = match fixture.time() {
-        // The case ends itself in time, unless it blocks its thread.
-        Time::Real => case.limit.saturating_mul(10),
-        Time::Virtual => REAL_LIMIT,
-    };
-    let (report, outcome) = mpsc::channel();
+    let time = fixture.time();
+    let mut limit = if time == Time::Virtual { REAL_LIMIT } else { CONNECTS };
+    let (report, steps) = mpsc::channel();
     let notes = notes.clone();
-    let work = move || report.send(in_runtime(case, fixture, notes));
+    let work = move || {
+        let ended = in_runtime(case, fixture, notes, &report);
+        report.send(Step::Ended(ended))
+    };
     let started = thread::Builder::new().name(case.id.to_owned()).spawn(work);
     if let Err(error) = started {
         return Outcome::Failed(format!("no thread to run in: {error}"));
     }
-    // A thread that blocks cannot be ended: it is left behind.
-    outcome.recv_timeout(limit).unwrap_or_else(|_| {
-        Outcome::Failed(format!("no end within {limit:?}: something blocks a thread"))
-    })
+    loop {
+        match steps.recv_timeout(limit) {
+            Ok(Step::Ended(outcome)) => return outcome,
+            // It ends itself by then, unless it blocks its thread.
+            Ok(Step::Begun(own)) if time == Time::Real => limit = own.saturating_add(GRACE),
+            Ok(Step::Begun(_)) => {}
+            // A thread that blocks cannot be ended: it is left behind.
+            Err(_) => {
+                let why = format!("no end within {limit:?}: something blocks a thread");
+                return Outcome::Failed(why);
+            }
+        }
+    }
 }
 
-fn in_runtime(case: &'static Case, fixture: Arc<dyn Fixture>, notes: Notes) -> Outcome {
+/// What a case's thread says of it.
+enum Step {
+    /// It has connected, and has this limit of its own.
+    Begun(Duration),
+    Ended(Outcome),
+}
+
+fn in_runtime(
+    case: &'static Case,
+    fixture: Arc<dyn Fixture>,
+    notes: Notes,
+    report: &mpsc::Sender<Step>,
+) -> Outcome {
     let runtime = match runtime(fixture.time()) {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::Failed(format!("no runtime to run in: {error}")),
     };
-    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(in_time(case, fixture, notes))));
+    let run = in_time(case, fixture, notes, report);
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
     runtime.shutdown_timeout(SHUTDOWN);
     ended.unwrap_or_else(|panic| Outcome::Failed(format!("panicked: {}", text_of(&*panic))))
 }
 
-async fn in_time(case: &'static Case, fixture: Arc<dyn Fixture>, notes: Notes) -> Outcome {
+async fn in_time(
+    case: &'static Case,
+    fixture: Arc<dyn Fixture>,
+    notes: Notes,
+    report: &mpsc::Sender<Step>,
+) -> Outcome {
     let provider = match fixture.connect().await {
         Ok(provider) => provider,
         Err(error) => return Outcome::Failed(format!("the fixture does not connect: {error}")),
@@ -284,6 +315,8 @@ async fn in_time(case: &'static Case, fixture: Arc<dyn Fixture>, notes: Notes) -
     }
     let context = Context::new(case, fixture, provider, notes);
     let limit = context.limit();
+    // Whoever waits has given up, or hears it.
+    report.send(Step::Begun(limit)).ok();
     match tokio::time::timeout(limit, (case.body)(context)).await {
         Ok(Ok(())) => Outcome::Passed,
         Ok(Err(stop)) => stop.0,

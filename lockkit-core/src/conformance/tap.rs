@@ -155,6 +155,7 @@ fn no_reply() -> Error {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)] // what wraps forwards all
 impl LockProvider for Tap {
     fn guarantees(&self) -> Guarantees {
         self.0.provider.guarantees()
@@ -221,6 +222,7 @@ impl TappedLease {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)] // what wraps forwards all
 impl Lease for TappedLease {
     async fn renew(&self) -> Result<Term> {
         self.tap.renewals.fetch_add(1, Ordering::SeqCst);

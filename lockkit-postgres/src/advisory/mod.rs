@@ -230,7 +230,7 @@ impl Inner {
 
 /// What this strategy promises.
 pub(crate) fn declared() -> Guarantees {
-    let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Session(TtlRange::ANY));
+    let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Connection(TtlRange::ANY));
     guarantees.wake_up = WakeUp::Push;
     guarantees.token_survives.server_restart = true;
     guarantees.belief_breaks_on = &[

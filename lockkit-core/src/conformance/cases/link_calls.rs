@@ -13,7 +13,7 @@ use crate::conformance::Challenge::{Atomicity, Performance, Safety};
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::{Hook, Link, Linked, Way};
-use crate::{Applied, Error, Expiry, Grant, LockProvider, Request, Result};
+use crate::{Applied, Error, Grant, LockProvider, Request, Result};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -198,7 +198,7 @@ impl<'a> Trial<'a> {
         require!(right, "after {took:?} it answered {answer:?}");
         // A client that hears nothing may end its session, and what was asked for on it.
         let unheard = self.call == Call::Attempt && fault != Fault::LostRequest;
-        if !self.is_of_a_session() || !(fault == Fault::Reset || unheard) {
+        if !(cx.has_sessions() && unheard || cx.ends_with_connection() && fault == Fault::Reset) {
             self.look(fault != Fault::LostRequest).await?;
         }
         match fault {
@@ -207,11 +207,6 @@ impl<'a> Trial<'a> {
             _ => link.pass().await?,
         }
         self.once_more().await
-    }
-
-    /// Whether what the call is about may have ended with a connection.
-    fn is_of_a_session(&self) -> bool {
-        matches!(self.cx.guarantees.expiry, Expiry::Session(_))
     }
 
     /// Whether the answer says that the call is done; a repeated release may find it done.
@@ -224,7 +219,7 @@ impl<'a> Trial<'a> {
     }
 
     fn may_be_lost(&self) -> bool {
-        self.call == Call::Release || (self.call == Call::Renewal && self.is_of_a_session())
+        self.call == Call::Release || (self.call == Call::Renewal && self.cx.ends_with_connection())
     }
 
     /// The store has done what reached it, and nothing else.

@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
-use crate::conformance::{Hook, Linked, Outcome, Way};
-use crate::{Applied, Error, Expiry, Grant, LossReason, Request};
+use crate::conformance::{Hook, Linked, Way};
+use crate::{Applied, Error, Grant, LossReason, Request};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -50,7 +50,7 @@ pub(super) const CASES: &[Case] = &[
         "AT-05-renewal",
         Atomicity,
         "C12",
-        "a renewal cut after any byte costs no lease, and the next one is acknowledged",
+        "a renewal cut after any byte costs no lease but one declared to end with its connection",
         |cx| Box::pin(sweep(cx, |cut| Box::pin(cut.renewal()))),
     )
     .needs(&[Need::Hook(Hook::Link), Need::Ttl])
@@ -122,11 +122,10 @@ async fn sweep(cx: Context, operation: Operation) -> Verdict {
                 {
                     cut.at = Some((way, after));
                     cuts += 1;
-                    operation(&mut cut).await.map_err(|Stop(outcome)| match outcome {
-                        Outcome::NotClaimed(_) => Stop(outcome),
-                        outcome => Stop::failed(format!(
+                    operation(&mut cut).await.map_err(|Stop(outcome)| {
+                        Stop::failed(format!(
                             "cut after byte {after} of {bytes} {way:?}: {outcome:?}"
-                        )),
+                        ))
                     })?;
                 }
             }
@@ -191,10 +190,9 @@ impl Cut {
             Ok(Some(grant)) => {
                 let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
                 if let Some(other) = other {
-                    // Cut after its last byte, a session that lived on the connection is over.
-                    let session = matches!(cx.guarantees.expiry, Expiry::Session(_));
+                    // Cut after its last byte, a lease that lived on the connection is over.
                     let told = tokio::time::timeout(cx.slack(), grant.lease.lost()).await;
-                    let over = session && told == Ok(LossReason::SessionEnded);
+                    let over = self.may_end() && told == Ok(LossReason::SessionEnded);
                     require!(over, "granted to another beside {grant:?}, which was told {told:?}");
                     other.lease.release().await?;
                 }
@@ -253,14 +251,12 @@ impl Cut {
         let renewed = cx.by(cx.call_limit(), "a renewal that is cut ends", grant.lease.renew());
         let renewed = renewed.await?;
         self.end().await?;
-        let session = matches!(cx.guarantees.expiry, Expiry::Session(_));
-        if session && matches!(renewed, Err(Error::Lost { reason: LossReason::SessionEnded })) {
+        let is_over = matches!(renewed, Err(Error::Lost { reason: LossReason::SessionEnded }));
+        if is_over && self.may_end() {
             // Then it is over for everybody, and at once.
             let bound = cx.wake_up();
             let next = cx.lock(&self.tail).await?.acquire_within(bound).await?;
-            next.release().await?;
-            let claim = "C12: a session outlives the connection that it was opened on";
-            return Err(Stop(Outcome::NotClaimed(claim.into())));
+            return Ok(next.release().await?);
         }
         let known = matches!(renewed, Ok(_) | Err(Error::Unavailable { .. }));
         require!(known, "a renewal that was cut answered {renewed:?}");
@@ -318,16 +314,16 @@ impl Cut {
         granted.await?.ok_or_else(|| Stop::failed("a free name was refused"))
     }
 
-    /// Ends a grant by its release, unless a cut has ended the session that it lived on.
+    /// Whether the cut may end a lease, as declared.
+    fn may_end(&self) -> bool {
+        self.at.is_some() && self.cx.ends_with_connection()
+    }
+
+    /// Ends a grant by its release, unless the cut has ended it.
     async fn ended(&self, grant: &Grant) -> Verdict {
-        let is_session = matches!(self.cx.guarantees.expiry, Expiry::Session(_));
         let release = || async {
             match grant.lease.release().await {
-                Err(Error::Lost { reason: LossReason::SessionEnded })
-                    if is_session && self.at.is_some() =>
-                {
-                    Ok(())
-                }
+                Err(Error::Lost { reason: LossReason::SessionEnded }) if self.may_end() => Ok(()),
                 released => released,
             }
         };

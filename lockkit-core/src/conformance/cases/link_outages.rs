@@ -2,14 +2,16 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 
-use crate::conformance::Challenge::{Liveness, SplitBrain};
+use crate::conformance::Challenge::{Liveness, Safety, SplitBrain};
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
-use crate::conformance::{Hook, Linked, Way};
-use crate::{Error, Guard, GuardWatch, Lock, Result};
+use crate::conformance::{Hook, Linked, Outcome, Way};
+use crate::{Clock, Error, Guard, GuardWatch, Instant, Lock, Result};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -39,7 +41,7 @@ pub(super) const CASES: &[Case] = &[
         "a lease survives fifty resets of all its client's connections",
         |cx| Box::pin(resets(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .needs(&[Need::Hook(Hook::Link), Need::Reconnects])
     .operations(52)
     .faults(50),
     Case::new(
@@ -49,10 +51,20 @@ pub(super) const CASES: &[Case] = &[
         "a lease survives renewals that the network loses, refuses, holds up or delays",
         |cx| Box::pin(bad_renewals(cx)),
     )
-    .needs(&[Need::Hook(Hook::Link), Need::LeaseTtl])
+    .needs(&[Need::Hook(Hook::Link), Need::Reconnects])
     .within(60)
     .operations(12)
     .faults(6),
+    Case::new(
+        "C7-04",
+        Safety,
+        "C7",
+        "a guard whose link breaks is at risk at once, held all the same, and recovers with the link",
+        |cx| Box::pin(at_risk_at_once(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Reconnects])
+    .operations(2)
+    .faults(2),
     Case::new(
         "C12-02",
         Liveness,
@@ -75,30 +87,35 @@ pub(super) const CASES: &[Case] = &[
     .faults(3),
 ];
 
-/// Waits for the grant of `lock`, and looks at once whether another still believes.
-async fn succeed(lock: Lock, before: GuardWatch) -> Result<(bool, Guard)> {
+/// Waits for the grant of `lock`, and looks at once whether another still believes, and when.
+async fn succeed(lock: Lock, before: GuardWatch, clock: Clock) -> Result<(bool, Instant, Guard)> {
     let guard = lock.acquire().await?;
-    Ok((before.is_held(), guard))
+    Ok((before.is_held(), clock.now(), guard))
 }
 
 async fn dark(cx: Context) -> Verdict {
     let Linked { client, link, .. } = cx.linked().await?;
     let (lock, ttl) = (cx.locks_of(client).lock(cx.name("dark")), cx.ttl());
     let (mut lost_after, mut granted_after) = (Vec::new(), Vec::new());
+    let mut margin = Duration::MAX;
     for _ in 0..3 {
         let acquired = cx.by(cx.healed(), "a link that passes again is used", lock.acquire());
         let guard = acquired.await??;
-        let next = tokio::spawn(succeed(cx.lock("dark").await?, guard.watch()));
+        let next = succeed(cx.lock("dark").await?, guard.watch(), cx.clock.clone());
+        let next = tokio::spawn(next);
         cx.sleep(ttl / 2).await;
         require!(guard.is_held() && !next.is_finished(), "lost although it was renewed");
         link.blackhole().await?;
         let dark = cx.clock.now();
         let bound = ttl + cx.slack();
         cx.by(bound, "a holder whose link is dark is lost", guard.lost()).await?;
-        lost_after.push(cx.clock.now().saturating_since(dark));
+        let lost = cx.clock.now();
+        lost_after.push(lost.saturating_since(dark));
         require!(!guard.is_held(), "held after its loss");
-        let (believed, next) = cx.by(cx.recovery(), "the next is granted", next).await???;
-        granted_after.push(cx.clock.now().saturating_since(dark));
+        let (believed, granted, next) =
+            cx.by(cx.recovery(), "the next is granted", next).await???;
+        granted_after.push(granted.saturating_since(dark));
+        margin = margin.min(granted.saturating_since(lost));
         require!(!believed, "two guards held");
         require!(next.token() > guard.token(), "token {} came again", next.token());
         link.pass().await?;
@@ -108,6 +125,7 @@ async fn dark(cx: Context) -> Verdict {
     }
     cx.notes.times("dark to lost", lost_after);
     cx.notes.times("dark to next grant", granted_after);
+    cx.notes.time("margin, smallest", margin);
     cx.no_residue("dark").await
 }
 
@@ -117,7 +135,8 @@ async fn one_way(cx: Context) -> Verdict {
         let Linked { client, link, .. } = cx.linked().await?;
         let locks = cx.locks_of(client);
         let guard = locks.lock(cx.name("deaf")).acquire().await?;
-        let next = tokio::spawn(succeed(cx.lock("deaf").await?, guard.watch()));
+        let next = succeed(cx.lock("deaf").await?, guard.watch(), cx.clock.clone());
+        let next = tokio::spawn(next);
         cx.sleep(ttl / 2).await;
         require!(guard.is_held() && !next.is_finished(), "lost although it was renewed");
         link.lose(way).await?;
@@ -126,7 +145,7 @@ async fn one_way(cx: Context) -> Verdict {
         // The store may keep a holder that it still hears, until the link is whole.
         cx.sleep(ttl / 2).await;
         link.pass().await?;
-        let (believed, next) = cx.by(cx.healed(), "the next is granted", next).await???;
+        let (believed, _, next) = cx.by(cx.healed(), "the next is granted", next).await???;
         require!(!believed && !guard.is_held(), "two guards held");
         next.release().await?;
         cx.no_residue("deaf").await?;
@@ -189,6 +208,36 @@ async fn bad_renewals(cx: Context) -> Verdict {
     guard.release().await?;
     cx.is_free("renewed").await?;
     Ok(())
+}
+
+async fn at_risk_at_once(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    // So long that nothing but the store's own signal can tell in time.
+    let lock = cx.locks_of(client).lock(cx.name("risky")).ttl(cx.long_ttl());
+    let guard = lock.acquire().await?;
+    cx.sleep(cx.slack() / 5).await;
+    require!(guard.at_risk().now_or_never().is_none(), "at risk on a link that is whole");
+    link.refuse().await?;
+    link.reset().await?;
+    let broken = cx.clock.now();
+    if tokio::time::timeout(cx.wake_up(), guard.at_risk()).await.is_err() {
+        let claim = "C7: the provider notices at once that its store is out of reach";
+        return Err(Stop(Outcome::NotClaimed(claim.into())));
+    }
+    cx.notes.time("broken to at risk", cx.clock.now().saturating_since(broken));
+    require!(guard.is_held(), "lost when the link broke: {}", guard.lost().await);
+    link.pass().await?;
+    cx.answered("a renewal is acknowledged after the outage", || guard.renew()).await?;
+    let end = cx.clock.now().saturating_add(cx.healed());
+    while guard.at_risk().now_or_never().is_some() {
+        require!(guard.is_held(), "lost after the outage: {}", guard.lost().await);
+        require!(cx.clock.now() < end, "at risk although the link is whole and it was renewed");
+        cx.sleep(cx.slack() / 10).await;
+        drop(guard.renew().await);
+    }
+    guard.release().await?;
+    cx.is_free("risky").await?;
+    cx.no_residue("risky").await
 }
 
 type Called<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;

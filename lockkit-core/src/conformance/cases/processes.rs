@@ -97,7 +97,7 @@ async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
         end(&mut holder)?;
         let bound = match cx.guarantees.expiry {
             Expiry::HolderDeath => cx.wake_up(),
-            Expiry::Ttl(_) | Expiry::Session(_) => ttl + cx.expiry_slack(),
+            Expiry::Ttl(_) | Expiry::Session(_) | Expiry::Connection(_) => ttl + cx.expiry_slack(),
         };
         let guard = cx.by(bound, "the waiter of a dead holder is granted", waiter).await???;
         let after = cx.clock.now().saturating_since(ended);

@@ -219,7 +219,9 @@ async fn honest_terms(cx: Context) -> Verdict {
         let sent = grant.term.sent;
         // A session's term may count from a proof of life that it gave before.
         let before = match cx.guarantees.expiry {
-            Expiry::Session(_) => before.saturating_sub(grant.term.ttl.unwrap_or_default()),
+            Expiry::Session(_) | Expiry::Connection(_) => {
+                before.saturating_sub(grant.term.ttl.unwrap_or_default())
+            }
             _ => before,
         };
         require!(

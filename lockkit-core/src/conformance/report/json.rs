@@ -79,6 +79,7 @@ fn declared(guarantees: &Guarantees) -> Json {
             text(match guarantees.expiry {
                 Expiry::Ttl(_) => "ttl",
                 Expiry::Session(_) => "session",
+                Expiry::Connection(_) => "connection",
                 Expiry::HolderDeath => "holder death",
             }),
         ),

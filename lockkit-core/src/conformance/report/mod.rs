@@ -116,7 +116,8 @@ impl Report {
     /// Whatever keeps it from writing.
     pub fn write_to(&self, directory: &Path) -> io::Result<[PathBuf; 2]> {
         fs::create_dir_all(directory)?;
-        let words = self.store.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        let words =
+            self.store.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
         let stem = words.collect::<Vec<_>>().join("-").to_lowercase();
         let [json, html] = ["json", "html"].map(|end| directory.join(format!("{stem}.{end}")));
         fs::write(&json, self.to_json())?;
