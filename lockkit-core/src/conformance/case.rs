@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::cases::GROUPS;
 use super::context::Context;
 use super::{Fixture, Hook, Outcome, Time};
-use crate::{Error, Expiry, Fairness, Guarantees, LockProvider};
+use crate::{Error, Expiry, Fairness, Guarantees, LockProvider, WakeUp};
 
 /// One case of the suite.
 #[derive(Clone, Debug)]
@@ -84,6 +84,8 @@ pub(super) enum Need {
     /// A lease outlives the connections of its client, for as long as its ttl.
     Reconnects,
     Fifo,
+    /// Waiters are told of a release.
+    Push,
     /// The order of tokens survives the loss of the name's data.
     DataLoss,
     /// The order of tokens survives a restart of the server.
@@ -185,6 +187,7 @@ impl Need {
                 "C12: a lease outlives its client's connections",
             ),
             Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
+            Self::Push => claim(guarantees.wake_up == WakeUp::Push, "C8: waiters are told"),
             Self::DataLoss => {
                 claim(guarantees.token_survives.data_loss, "C4: tokens survive a data loss")
             }

@@ -216,7 +216,9 @@ impl Context {
 
     /// Waits until so many hold or wait, where the store can tell.
     pub(super) async fn have_come(&self, tail: &str, number: usize) -> Verdict {
-        let end = self.clock.now().saturating_add(self.wake_up());
+        // A busy machine takes its time for each of many.
+        let each = self.slack() / 20 * u32::try_from(number).unwrap_or(u32::MAX);
+        let end = self.clock.now().saturating_add(self.wake_up() + each);
         while self.entries(tail).await?.is_some_and(|entries| entries != number) {
             require!(self.clock.now() < end, "{number} did not come in time to hold and wait");
             self.sleep(Duration::from_millis(5)).await;

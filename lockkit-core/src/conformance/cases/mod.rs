@@ -10,6 +10,7 @@ mod link_calls;
 mod link_cuts;
 mod link_late;
 mod link_outages;
+mod link_traffic;
 mod link_waits;
 mod liveness;
 mod loss;
@@ -50,5 +51,6 @@ pub(super) const GROUPS: &[&[Case]] = &[
     link_late::CASES,
     link_outages::CASES,
     link_waits::CASES,
+    link_traffic::CASES,
     server::CASES,
 ];
