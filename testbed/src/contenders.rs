@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockkit_core::{Error, FencingToken, Guard, Lock, LockProvider, Locks};
+use lockkit_core::conformance::history::{self, Recorder, What};
+use lockkit_core::{Clock, Error, FencingToken, Guard, Lock, LockName, LockProvider, Locks};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::children::{self, Child};
@@ -110,22 +113,19 @@ pub async fn held_by_another(lock: &Lock, wait: Duration) {
 }
 
 /// In a child process: raises the number in a file that nothing but the lock protects, in so many
-/// tasks so often, and says each number that it saw with its token.
+/// tasks so often, says each number that it saw with its token, and records all that it saw.
 ///
 /// # Panics
-/// Where the lock or the file fails.
+/// Where the lock or a file fails.
 pub async fn count(lock: &Lock, file: &Path, tasks: u64, rounds: u64) {
+    let recorder = recorder(file);
     let mut counting = JoinSet::new();
     for _ in 0..tasks {
-        let (lock, file) = (lock.clone(), file.to_owned());
+        let (lock, file, recorder) = (lock.clone(), file.to_owned(), Arc::clone(&recorder));
         counting.spawn(async move {
             for _ in 0..rounds {
-                let guard = lock.acquire().await.expect("a grant");
-                let count: u64 = read(&file);
-                tokio::task::yield_now().await;
-                fs::write(&file, (count + 1).to_string()).expect("a file that can be written");
-                children::say(&format!("{count} {}", guard.token()));
-                guard.release().await.expect("a release");
+                let (count, token) = count_once(&lock, &file, &recorder).await;
+                children::say(&format!("{count} {token}"));
             }
         });
     }
@@ -133,8 +133,33 @@ pub async fn count(lock: &Lock, file: &Path, tasks: u64, rounds: u64) {
     children::say("done");
 }
 
+/// The number that it saw, and the token under which it saw it.
+async fn count_once(lock: &Lock, file: &Path, recorder: &Recorder) -> (u64, FencingToken) {
+    const RECORDED: &str = "a history that can be written";
+    let name = LockName::new("counter").expect("a name");
+    let attempt = recorder.asks(name).expect(RECORDED);
+    let saw = |what| recorder.saw(attempt, what).expect(RECORDED);
+    let guard = lock.acquire().await.expect("a grant");
+    saw(What::Granted(guard.token()));
+    saw(What::Reads);
+    let count: u64 = read(file);
+    saw(What::Read(count));
+    tokio::task::yield_now().await;
+    saw(What::Writes { seen: count, wrote: count + 1 });
+    fs::write(file, (count + 1).to_string()).expect("a file that can be written");
+    saw(What::Wrote);
+    let (token, looked) = (guard.token(), Clock::system().now());
+    if guard.is_held() {
+        recorder.saw_at(looked, attempt, What::Believes).expect(RECORDED);
+    }
+    saw(What::Releases);
+    guard.release().await.expect("a release");
+    saw(What::Released);
+    (count, token)
+}
+
 /// In their parent: hears them out, and checks that no two saw one number, that none was lost and
-/// that the tokens grew in the order of the numbers.
+/// that the tokens grew in the order of the numbers; then what all of them recorded, as one history.
 ///
 /// # Panics
 /// Where that is not so, or a child says nothing for as long as `silence`.
@@ -152,9 +177,48 @@ pub fn counted(children: &[Child], file: &Path, total: u64, silence: Duration) {
     let counts: Vec<u64> = grants.iter().map(|(count, _)| *count).collect();
     assert!(counts.iter().copied().eq(0..total), "two saw one number: {counts:?}");
     assert!(grants.windows(2).all(|pair| pair[0].1 < pair[1].1), "tokens out of order: {grants:?}");
+    let files = children.iter().map(|child| recorded(file, child.pid()));
+    let seen = history::read(files).expect("what the children saw").check();
+    let seen = seen.unwrap_or_else(|why| panic!("no such history of a lock: {why}"));
+    assert_eq!((seen.grants as u64, seen.accepted as u64), (total, 2 * total), "{seen:?}");
+    println!("recorded by {} processes on one clock: {seen:?}", children.len());
+}
+
+/// Where a child of this process id records what it sees.
+fn recorded(file: &Path, pid: u32) -> PathBuf {
+    file.with_extension(format!("{pid}.history"))
+}
+
+fn recorder(file: &Path) -> Arc<Recorder> {
+    let pid = process::id();
+    let recorder = Recorder::create(recorded(file, pid), pid.into(), Clock::system());
+    Arc::new(recorder.expect("a history of its own"))
 }
 
 fn read(file: &Path) -> u64 {
     let text = fs::read_to_string(file).expect("the counter's file");
     text.parse().expect("a number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    #[should_panic(expected = "was granted twice")]
+    async fn two_locks_that_know_nothing_of_each_other_show_in_the_history() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(&file, "0").expect("written");
+        let recorder = recorder(file.path());
+        let locks = [(); 2].map(|()| Locks::new(lockkit_core::Memory::new()).lock("counter"));
+        let count = |lock: &Lock| {
+            let (lock, file, recorder) = (lock.clone(), file.path().to_owned(), recorder.clone());
+            async move { count_once(&lock, &file, &recorder).await }
+        };
+        tokio::join!(count(&locks[0]), count(&locks[1]));
+        let seen =
+            history::read([recorded(file.path(), process::id())]).expect("a history").check();
+        fs::remove_file(recorded(file.path(), process::id())).expect("removed");
+        seen.unwrap_or_else(|why| panic!("{why}"));
+    }
 }

@@ -4,7 +4,7 @@
 use std::env;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::process::{self, Child, ChildStdin, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,8 +14,9 @@ use tokio::sync::mpsc;
 
 use super::case::{Stop, Verdict};
 use super::context::Context;
+use super::history::{Recorder, What};
 use super::{Fixture, Hook, Outcome, Time, runner};
-use crate::{Clock, Guard, Locks, Result};
+use crate::{Clock, Guard, LockName, Locks, Result};
 
 const STORE: &str = "LOCKKIT_CONFORMANCE_STORE";
 /// How many of a process's tasks try at once.
@@ -67,9 +68,13 @@ async fn work(
                 guards.extend(won);
             }
             "share" => {
-                let (millis, name) = rest.split_once(' ').ok_or("share <millis> <name>")?;
+                let mut words = rest.splitn(3, ' ');
+                let words = [(); 3].map(|()| words.next().unwrap_or_default());
+                let [millis, name, history] = words;
                 let for_long = Duration::from_millis(millis.parse()?);
-                say(&format!("granted {}", share(&locks, name, for_long).await?))?;
+                let recorder = Recorder::create(history, process::id().into(), Clock::system())?;
+                let grants = share(&locks, name, for_long, recorder).await?;
+                say(&format!("granted {grants}"))?;
             }
             "release" => {
                 for guard in guards.drain(..) {
@@ -78,11 +83,11 @@ async fn work(
                 say("released")?;
             }
             // Neither releases nor drops anything: that is what this case is about.
-            "exit" => std::process::exit(0),
+            "exit" => process::exit(0),
             _ => return Err(format!("an unknown order {order:?}").into()),
         }
     }
-    std::process::exit(0)
+    process::exit(0)
 }
 
 /// All tasks of this process try once, together; the guards, and how many got an error.
@@ -104,26 +109,37 @@ async fn race(
     Ok((won, failed))
 }
 
-/// Half of the tasks of a race come again and again `for_long`; how often they were granted.
+/// Half of the tasks of a race come again and again `for_long`, and record what they see; how often
+/// they were granted.
 async fn share(
     locks: &Locks,
     name: &str,
     for_long: Duration,
+    recorder: Recorder,
 ) -> Result<usize, Box<dyn Error + Send + Sync>> {
-    let clock = Clock::system();
+    let (clock, recorder) = (Clock::system(), Arc::new(recorder));
     let end = clock.now().saturating_add(for_long);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS / 2 {
-        let (lock, clock) = (locks.lock(name), clock.clone());
+        let (lock, clock, recorder) = (locks.lock(name), clock.clone(), Arc::clone(&recorder));
+        let name = LockName::new(name)?;
         tasks.spawn(async move {
             let mut grants = 0_usize;
             while clock.now() < end {
+                let attempt = recorder.asks(name.clone())?;
                 let guard = lock.acquire().await?;
+                recorder.saw(attempt, What::Granted(guard.token()))?;
                 grants += usize::from(clock.now() < end);
                 clock.sleep(Duration::from_millis(2)).await;
+                let looked = clock.now();
+                if guard.is_held() {
+                    recorder.saw_at(looked, attempt, What::Believes)?;
+                }
+                recorder.saw(attempt, What::Releases)?;
                 guard.release().await?;
+                recorder.saw(attempt, What::Released)?;
             }
-            Ok::<_, crate::Error>(grants)
+            Ok::<_, Box<dyn Error + Send + Sync>>(grants)
         });
     }
     let mut grants = 0;

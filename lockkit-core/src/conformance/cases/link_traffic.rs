@@ -173,9 +173,10 @@ async fn side_by_side(cx: Context) -> Verdict {
         let taken = locks.iter().map(|lock| async { lock.acquire().await?.release().await });
         try_join_all(taken).await.map(drop)
     };
-    // As many connections as it wants are there before each costs a round trip.
-    all().await?;
     client.link.delay(DELAY).await?;
+    // A client may open more connections for so many, and be late meanwhile.
+    drop(all().await);
+    cx.answered("fifty names are free again", all).await?;
     let begun = cx.clock.now();
     locks[0].acquire().await?.release().await?;
     let one = cx.clock.now().saturating_since(begun);

@@ -1,10 +1,13 @@
 //! Cases with several processes.
 
+use std::path::PathBuf;
+use std::{env, fs};
+
 use crate::conformance::Challenge::{Atomicity, Fairness, Liveness};
-use crate::conformance::Hook;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::child::{CLIENTS, Process};
 use crate::conformance::context::Context;
+use crate::conformance::{Hook, history};
 use crate::{Expiry, FencingToken};
 
 const PROCESSES: &[Need] = &[Need::RealTime, Need::Hook(Hook::Processes)];
@@ -38,7 +41,7 @@ pub(super) const CASES: &[Case] = &[
         "FR-08",
         Fairness,
         "C10",
-        "two processes share a lock, evenly if the order is Fifo",
+        "two processes share a lock, evenly if it is Fifo; what both saw is a lock's history",
         |cx| Box::pin(processes_share(cx)),
     )
     .needs(PROCESSES),
@@ -115,8 +118,9 @@ async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
 
 async fn processes_share(cx: Context) -> Verdict {
     let mut processes = [Process::start(&cx).await?, Process::start(&cx).await?];
-    for process in &mut processes {
-        process.tell(&format!("share 3000 {}", cx.name("shared")))?;
+    let histories = Histories::new(&cx);
+    for (process, history) in processes.iter_mut().zip(&histories.0) {
+        process.tell(&format!("share 3000 {} {}", cx.name("shared"), history.display()))?;
     }
     let mut shares = Vec::new();
     for process in &mut processes {
@@ -128,7 +132,33 @@ async fn processes_share(cx: Context) -> Verdict {
     let fifo = cx.guarantees.fairness == crate::Fairness::Fifo;
     // One may have started a little earlier.
     require!(!fifo || most <= least * 3 / 2 + 10, "the order is Fifo, the shares are {shares:?}");
+    let seen = history::read(&histories.0)?.check();
+    let seen = seen.map_err(|why| Stop::failed(format!("no lock has such a history: {why}")))?;
+    require!(seen.grants >= (least + most) as usize, "{shares:?} of {seen:?} were recorded");
+    cx.notes.count("grants of two processes", seen.grants as u64);
+    if let Some(gap) = seen.smallest_gap {
+        cx.notes.time("belief to next grant, smallest", gap);
+    }
     Ok(())
+}
+
+/// Where each of two processes records what it sees; removed when dropped.
+struct Histories([PathBuf; 2]);
+
+impl Histories {
+    fn new(cx: &Context) -> Self {
+        let of = |number| env::temp_dir().join(cx.name(&format!("{number}.history")));
+        Self([of(1), of(2)])
+    }
+}
+
+impl Drop for Histories {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            // It is there only if its process got so far.
+            fs::remove_file(file).ok();
+        }
+    }
 }
 
 async fn tokens_outlive_a_process(cx: Context) -> Verdict {
