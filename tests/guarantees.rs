@@ -4,28 +4,37 @@ use std::fs;
 
 use lockkit::{Guarantees, LockProvider, Memory};
 
-/// What each store declares: a new one adds its entry here, then `cargo xtask table`.
-fn stores() -> Vec<(&'static str, Guarantees)> {
+/// What each store declares, and whether it has an operator: a new one adds its entry here, then
+/// `cargo xtask table`.
+fn stores() -> Vec<(&'static str, Guarantees, bool)> {
     Vec::from([
-        ("memory", Memory::new().guarantees()),
+        ("memory", Memory::new().guarantees(), Memory::new().operator().is_some()),
         #[cfg(all(feature = "file", unix))]
-        ("file", lockkit::file::FileProvider::declared()),
+        ("file", lockkit::file::FileProvider::declared(), true),
         #[cfg(feature = "redis")]
-        ("redis", lockkit::redis::RedisProvider::declared()),
+        ("redis", lockkit::redis::RedisProvider::declared(), true),
         #[cfg(feature = "etcd")]
-        ("etcd", lockkit::etcd::EtcdProvider::declared()),
+        ("etcd", lockkit::etcd::EtcdProvider::declared(), true),
         #[cfg(feature = "postgres")]
         (
             "postgres, advisory",
             lockkit::postgres::PostgresProvider::declared(lockkit::postgres::Strategy::Advisory),
+            false,
         ),
         #[cfg(feature = "postgres")]
         (
             "postgres, table",
             lockkit::postgres::PostgresProvider::declared(lockkit::postgres::Strategy::Table),
+            true,
+        ),
+        #[cfg(feature = "postgres")]
+        (
+            "postgres, table, through a pooler",
+            lockkit::postgres::PostgresProvider::declared_through_a_pooler(),
+            true,
         ),
         #[cfg(feature = "zk")]
-        ("zookeeper", lockkit::zk::ZkProvider::declared()),
+        ("zookeeper", lockkit::zk::ZkProvider::declared(), true),
     ])
 }
 
@@ -33,15 +42,17 @@ const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 const BEGIN: &str = "<!-- what the stores declare: written by `cargo xtask table` -->\n";
 const END: &str = "<!-- end of what the stores declare -->\n";
 const HEAD: &str = "\
-| store | exclusion rests on | a dead holder's name is free | waiters are granted | and learn of a release | tokens grow through | two may believe at once after |
-|---|---|---|---|---|---|---|
+| store | exclusion rests on | a dead holder's name is free | waiters are granted | and learn of a release | tokens grow through | operator | two may believe at once after |
+|---|---|---|---|---|---|---|---|
 ";
 
-fn row(store: &str, declared: &Guarantees) -> String {
+fn row((store, declared, has_operator): &(&str, Guarantees, bool)) -> String {
     let Guarantees { exclusion, expiry, fairness, wake_up, token_survives, .. } = declared;
     let breaks_on = declared.belief_breaks_on.join("; ");
+    let operator = if *has_operator { "yes" } else { "no" };
     format!(
-        "| {store} | {exclusion} | {expiry} | {fairness} | {wake_up} | {token_survives} | {breaks_on} |\n"
+        "| {store} | {exclusion} | {expiry} | {fairness} | {wake_up} | {token_survives} | {operator} \
+         | {breaks_on} |\n"
     )
 }
 
@@ -65,8 +76,8 @@ fn the_readmes_table_is_what_the_stores_declare() {
     let (ours, others): (Vec<_>, Vec<_>) = table
         .split_inclusive('\n')
         .skip(HEAD.lines().count())
-        .partition(|line| stores.iter().any(|(store, _)| *store == store_of(line)));
-    let rows: String = stores.iter().map(|(store, declared)| row(store, declared)).collect();
+        .partition(|line| stores.iter().any(|(store, ..)| *store == store_of(line)));
+    let rows: String = stores.iter().map(row).collect();
     if std::env::var("LOCKKIT_TABLE").is_ok_and(|wish| wish == "write") {
         // What this build does not know is not thrown away.
         let table = format!("{HEAD}{rows}{}", others.concat());
@@ -78,4 +89,20 @@ fn the_readmes_table_is_what_the_stores_declare() {
         is_fresh,
         "README.md's table is stale: renew it with `cargo xtask table`. It is to be\n{HEAD}{rows}"
     );
+}
+
+/// The suite's list of what is not claimed knows from each store itself whether it has an operator.
+#[test]
+fn the_tables_operators_are_those_that_the_suite_found() {
+    const UNCLAIMED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/xtask/src/unclaimed.txt");
+    let list = fs::read_to_string(UNCLAIMED).expect("the list");
+    let entries: Vec<_> = list.split("\n\n").filter_map(|entry| entry.split_once('\n')).collect();
+    for (store, _, has_operator) in stores() {
+        let Some((_, entry)) = entries.iter().find(|(name, _)| *name == store) else {
+            assert!(store.ends_with("through a pooler"), "{store} has no entry in the list");
+            continue;
+        };
+        let found = !entry.contains("not claimed (C16: there is an operator)");
+        assert_eq!(has_operator, found, "{store}");
+    }
 }

@@ -61,6 +61,12 @@ impl PostgresProvider {
         }
     }
 
+    /// What the table strategy promises where it cannot listen: behind a pooler, its waiters poll.
+    #[must_use]
+    pub fn declared_through_a_pooler() -> Guarantees {
+        crate::table::declared(false)
+    }
+
     fn strategy(&self) -> &dyn LockProvider {
         match &self.by {
             By::Advisory(advisory) => &**advisory,
