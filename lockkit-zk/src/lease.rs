@@ -61,7 +61,7 @@ impl ZkLease {
         node: Node,
         gone: Gone,
     ) -> Self {
-        let held = place.hold(node);
+        let held = place.hold(node, provider.places.forgets(request.id(), &place));
         let (removed, unanswered) = (AtomicBool::new(false), AtomicBool::new(false));
         Self { provider, request, place, held, gone: Mutex::new(gone), removed, unanswered }
     }

@@ -55,6 +55,30 @@ pub(crate) struct Node {
 pub(crate) struct Held {
     pub(crate) node: Node,
     pub(crate) released: AtomicBool,
+    _forgets: Forgets,
+}
+
+/// Forgets a request's place when dropped, so that nothing of it is kept.
+#[derive(Debug)]
+pub(crate) struct Forgets {
+    places: Arc<Places>,
+    id: RequestId,
+    place: Option<Arc<Place>>,
+}
+
+impl Forgets {
+    /// The place is kept after all.
+    pub(crate) fn cancel(mut self) {
+        self.place = None;
+    }
+}
+
+impl Drop for Forgets {
+    fn drop(&mut self) {
+        if let Some(place) = &self.place {
+            self.places.forget(self.id, place);
+        }
+    }
 }
 
 impl Drop for Held {
@@ -97,6 +121,11 @@ impl Places {
         }
     }
 
+    /// Forgets it later.
+    pub(crate) fn forgets(self: &Arc<Self>, id: RequestId, place: &Arc<Place>) -> Forgets {
+        Forgets { places: Arc::clone(self), id, place: Some(Arc::clone(place)) }
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<Place>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,10 +136,18 @@ impl Place {
         self.known.borrow().clone()
     }
 
-    /// A node will be asked for on this session; refused after a withdrawal, which would not find
-    /// it.
-    pub(crate) fn send(&self, session: &Arc<Session>) -> Result<()> {
-        self.set(Known::Sent(Arc::clone(session)))
+    /// Asks for a node on this session; refused after a withdrawal, which would not find it.
+    pub(crate) fn send<T>(&self, session: &Arc<Session>, ask: impl FnOnce() -> T) -> Result<T> {
+        let mut asked = None;
+        self.known.send_if_modified(|known| {
+            let may = !matches!(known, Known::Withdrawn(_));
+            if may {
+                *known = Known::Sent(Arc::clone(session));
+                asked = Some(ask());
+            }
+            may
+        });
+        asked.ok_or_else(withdrawn)
     }
 
     /// The node was created, or found.
@@ -118,16 +155,23 @@ impl Place {
         self.set(Known::Taken(node))
     }
 
-    /// The node is held from now on, by whoever holds it already.
-    pub(crate) fn hold(&self, node: Node) -> Arc<Held> {
+    /// The node is held from now on, by whoever holds it already; forgotten with the last of them.
+    pub(crate) fn hold(&self, node: Node, forgets: Forgets) -> Arc<Held> {
         let mut known = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |held: &Arc<Held>| held.node.names == node.names;
         if let Some(held) = known.upgrade().filter(same) {
+            forgets.cancel();
             return held;
         }
-        let held = Arc::new(Held { node, released: AtomicBool::new(false) });
+        let held = Held { node, released: AtomicBool::new(false), _forgets: forgets };
+        let held = Arc::new(held);
         *known = Arc::downgrade(&held);
         held
+    }
+
+    /// Whether a lease holds the node.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0
     }
 
     /// There is certainly no node.

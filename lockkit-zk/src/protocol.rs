@@ -10,7 +10,7 @@ const CURATOR: &str = "-lock-";
 /// What stands there in kazoo's names.
 const KAZOO: &str = "__lock__";
 /// Refused from here on: past 2³¹ other clients' order, and the server's own counter, break down.
-pub(crate) const LAST_SEQUENCE: i32 = i32::MAX - 0xffff;
+const LAST_SEQUENCE: i32 = i32::MAX - 0xffff;
 /// What our nodes' data begins with, before the holder's label.
 const MARK: &str = "lockkit:";
 
@@ -46,6 +46,11 @@ pub(crate) fn sequence(text: &str) -> Option<i32> {
     let is_number = text.len() == 10 || (digits.len() == 10 && text.len() == 11);
     let is_number = is_number && digits.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
+}
+
+/// Whether a queue with this sequence is to be begun anew: past 2³¹ it is negative.
+pub(crate) fn is_used_up(sequence: i32) -> bool {
+    !(0..LAST_SEQUENCE).contains(&sequence)
 }
 
 /// The queue of these children, first come first.
@@ -158,6 +163,16 @@ mod tests {
         assert_eq!(first, "dbca");
         let shown = sorted(&["a-lock-0000000000", "b-lock--000000001", "c-lock-0000000001"]);
         assert_eq!(shown, ["b-lock--000000001", "a-lock-0000000000", "c-lock-0000000001"]);
+    }
+
+    #[test]
+    fn a_counter_near_its_end_or_past_it_is_used_up() {
+        for sequence in [LAST_SEQUENCE, i32::MAX, i32::MIN, -1] {
+            assert!(is_used_up(sequence), "{sequence}");
+        }
+        for sequence in [0, LAST_SEQUENCE - 1] {
+            assert!(!is_used_up(sequence), "{sequence}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct ZkProvider(Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) sessions: Sessions,
-    pub(crate) places: Places,
+    pub(crate) places: Arc<Places>,
     form: Form,
     pub(crate) base: String,
     pub(crate) token_base: u64,
@@ -72,7 +72,7 @@ impl ZkProvider {
         let form = Form::new(config.layout, &config.access);
         let (base, token_base) = (config.base.clone(), config.token_base);
         let sessions = Sessions::connect(config).await?;
-        let places = Places::default();
+        let places = Arc::default();
         Ok(Self(Arc::new(Inner { sessions, places, form, base, token_base })))
     }
 }
@@ -93,10 +93,43 @@ impl Inner {
             () = place.withdrawn() => Err(withdrawn()),
             outcome = self.ask(request, &place, waits) => outcome,
         };
+        let outcome = match outcome {
+            Err(error) => Err(self.settled(request, &place, error).await),
+            outcome => outcome,
+        };
         if matches!(outcome, Ok(None)) || place.is_empty() {
             self.places.forget(request.id(), &place);
         }
         outcome
+    }
+
+    /// The error as it is once a definite one has left nothing in the store, or that something may
+    /// be there; a lease's node stays, whatever a replay ran into.
+    async fn settled(&self, request: &Request, place: &Place, error: Error) -> Error {
+        let (session, removal) = match place.known() {
+            Known::Sent(session) => {
+                let parent = self.parent(request.name());
+                (session, Removal::Request(parent, request.clone(), Vec::new()))
+            }
+            Known::Taken(node) if !place.is_held() => {
+                let nodes = Removal::Nodes(node.paths());
+                (node.session, nodes)
+            }
+            _ => return error,
+        };
+        match error {
+            // The next call finds the node, and so does the withdrawal.
+            Error::Unavailable { cause, .. } => Error::unavailable(Applied::Maybe, cause),
+            error => {
+                let removal = session.remove(removal);
+                // A withdrawal does what is not done by then.
+                let limit = call_limit(request.ttl());
+                if limited(request.clock(), limit, removal).await.is_ok() {
+                    place.clear();
+                }
+                error
+            }
+        }
     }
 
     async fn ask(
@@ -190,31 +223,31 @@ impl LockProvider for ZkProvider {
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
+        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
         let place = self.0.places.find(request.id());
         let known = match place.as_ref().map(|place| place.known()) {
             Some(Known::Taken(node)) => node.paths(),
             _ => Vec::new(),
         };
         let asked = place.as_ref().map(|place| place.withdraw());
-        let limit = call_limit(request.ttl());
+        let mut forgets = place.map(|place| self.0.places.forgets(request.id(), &place));
         let session = match asked {
-            Some(None) => None,
-            Some(Some(session)) if !session.is_over() => Some(session),
+            Some(None) => return Ok(()),
+            Some(Some(session)) if !session.is_over() => session,
             // A session that is over here may live on there for a moment: another one looks.
             _ => {
+                forgets = None;
                 let another = self.0.session(request);
-                Some(limited(request.clock(), limit, another).await.map_err(unapplied)?)
+                limited(clock, limit, another).await.map_err(unapplied)?
             }
         };
-        if let Some(session) = session {
-            let parent = self.0.parent(request.name());
-            let removal = session.remove(Removal::Request(parent, request.clone(), known));
-            limited(request.clock(), limit, removal).await?;
+        let was_asked = forgets.is_some();
+        let removal = Removal::Request(self.0.parent(request.name()), request.clone(), known);
+        match limited(clock, limit, session.remove_and(removal, forgets)).await {
+            // Who was never let in has left nothing, and need not be let look.
+            Err(Error::Rejected { .. }) if !was_asked => Ok(()),
+            outcome => outcome,
         }
-        if let Some(place) = place {
-            self.0.places.forget(request.id(), &place);
-        }
-        Ok(())
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

@@ -1,6 +1,9 @@
 //! Taking a place in a name's queue.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_util::future::join_all;
 use lockkit_core::{Applied, Error, Request, Result};
@@ -12,7 +15,7 @@ use zookeeper_client::{
 use crate::error::{Outcome, is_ambiguous, to_error};
 use crate::parents;
 use crate::place::{Known, Node, Place, withdrawn};
-use crate::protocol::{self, Contender, LAST_SEQUENCE, data, is_of, prefixes};
+use crate::protocol::{self, Contender, data, is_of, prefixes};
 use crate::remains::{Removal, children_in_sync};
 use crate::session::{InUse, Session};
 use crate::{Access, Layout};
@@ -97,7 +100,7 @@ impl Form {
             return Ok(Entered { node, queue: protocol::queue(children), change: None });
         }
         let entered = self.create(&client, request, place, session, parent, &in_use).await?;
-        if entered.node.sequence >= LAST_SEQUENCE {
+        if protocol::is_used_up(entered.node.sequence) {
             session.remove(Removal::Nodes(entered.node.paths())).await?;
             place.clear();
             return Err(Error::rejected(
@@ -118,12 +121,20 @@ impl Form {
         in_use: &InUse,
     ) -> Result<Entered> {
         loop {
-            place.send(session)?;
             let sent = session.now();
             let prefixes = prefixes(self.layout, request.id());
-            let created = match &*prefixes {
-                [prefix] => self.create_one(client, prefix, request, parent).await,
-                _ => self.create_pair(client, &prefixes, request, parent).await,
+            let mut creating = pin!(async {
+                match &*prefixes {
+                    [prefix] => self.create_one(client, prefix, request, parent).await,
+                    _ => self.create_pair(client, &prefixes, request, parent).await,
+                }
+            });
+            // The first poll sends: a withdrawal comes before it, or behind what was sent.
+            let first =
+                poll_fn(|cx| Poll::Ready(place.send(session, || creating.as_mut().poll(cx))));
+            let created = match first.await? {
+                Poll::Ready(created) => created,
+                Poll::Pending => creating.await,
             };
             let (names, czxid, looked) = match created {
                 Ok(created) => created,
@@ -198,8 +209,10 @@ impl Form {
         let stat = client.check_stat(&paths[0]);
         let looked = client.list_and_watch_children(parent);
         let (stat, looked) = tokio::join!(stat, looked);
+        // They are there, whatever this look ran into.
+        let stat = stat.map_err(|error| ZkError::UnexpectedError(error.to_string()))?;
         // Gone already, it is not in the queue either.
-        let czxid = stat?.map_or(0, |stat| stat.czxid);
+        let czxid = stat.map_or(0, |stat| stat.czxid);
         let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
         Ok((paths.iter().map(name).collect(), czxid, looked))
     }

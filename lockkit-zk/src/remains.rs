@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use lockkit_core::{Request, Result};
 use tokio::sync::oneshot;
-use zookeeper_client::Client;
+use zookeeper_client::{Client, Error as ZkError};
 
 use crate::error::{Outcome, is_ambiguous, to_error};
+use crate::place::Forgets;
 
 /// Between two tries to remove what was left.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -14,6 +15,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Something that must not stay in the store, whoever asked for it.
 pub(crate) struct Remains {
     pub(crate) what: Removal,
+    pub(crate) forgets: Option<Forgets>,
     pub(crate) done: oneshot::Sender<Result<()>>,
 }
 
@@ -38,21 +40,30 @@ pub(crate) async fn remove(client: Client, remains: Remains) {
         };
         match tried {
             Ok(()) => break Ok(()),
-            Err(error) if !is_ambiguous(&error) => break Err(to_error(&error)),
+            Err(error) if is_final(&error) => break Err(to_error(&error)),
             // Its nodes have gone with it.
             Err(_) if client.state().is_terminated() => break Ok(()),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     };
+    if let Some(forgets) = remains.forgets.filter(|_| outcome.is_err()) {
+        forgets.cancel();
+    }
     // Nobody may wait any more.
     let _ = remains.done.send(outcome);
+}
+
+/// Whether no further try can do better.
+fn is_final(error: &ZkError) -> bool {
+    // A busy server turns requests away undone, for now.
+    !is_ambiguous(error) && *error != ZkError::Throttled
 }
 
 async fn remove_nodes(client: &Client, nodes: &[String]) -> Outcome<()> {
     let deletes: Vec<_> = nodes.iter().map(|node| client.delete(node, None)).collect();
     for deleted in futures_util::future::join_all(deletes).await {
         match deleted {
-            Ok(()) | Err(zookeeper_client::Error::NoNode) => {}
+            Ok(()) | Err(ZkError::NoNode) => {}
             Err(error) => return Err(error),
         }
     }
@@ -80,11 +91,24 @@ async fn remove_request(
 /// only followers keep a read behind the `sync` before it.
 pub(crate) async fn children_in_sync(client: &Client, parent: &str) -> Outcome<Vec<String>> {
     match client.sync(parent).await {
-        Err(error) if error != zookeeper_client::Error::NoNode => return Err(error),
+        Err(error) if error != ZkError::NoNode => return Err(error),
         _ => {}
     }
     match client.list_children(parent).await {
-        Err(zookeeper_client::Error::NoNode) => Ok(Vec::new()),
+        Err(ZkError::NoNode) => Ok(Vec::new()),
         children => children,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stays_refused_ends_a_removal() {
+        for error in [ZkError::ConnectionLoss, ZkError::Timeout, ZkError::Throttled] {
+            assert!(!is_final(&error), "{error}");
+        }
+        assert!(is_final(&ZkError::NoAuth));
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zookeeper_client::{Client, MultiWriteError, SessionState};
 
 use crate::error::Outcome;
+use crate::place::Forgets;
 use crate::remains::{Remains, Removal, remove};
 
 /// The longest that anything here waits for a server.
@@ -234,10 +235,20 @@ impl Session {
     /// # Cancel safety
     /// Cancel-safe: the removal goes on.
     pub(crate) fn remove(&self, what: Removal) -> impl Future<Output = Result<()>> + Send + use<> {
+        self.remove_and(what, None)
+    }
+
+    /// The same, and forgets the place once it is done.
+    pub(crate) fn remove_and(
+        &self,
+        what: Removal,
+        forgets: Option<Forgets>,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         let (done, answer) = oneshot::channel();
+        let remains = Remains { what, forgets, done };
         let cleaner = self.cleaner.lock().unwrap_or_else(PoisonError::into_inner);
         // A session that is over has nothing left to remove.
-        let taken = cleaner.as_ref().is_some_and(|to| to.send(Remains { what, done }).is_ok());
+        let taken = cleaner.as_ref().is_some_and(|to| to.send(remains).is_ok());
         async move { if taken { answer.await.unwrap_or(Ok(())) } else { Ok(()) } }
     }
 

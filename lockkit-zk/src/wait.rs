@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 use lockkit_core::{Error, Holder, Request, Result, StoreSays};
-use zookeeper_client::{Error as ZkError, EventType, OneshotWatcher};
+use zookeeper_client::{Client, Error as ZkError, EventType, OneshotWatcher};
 
-use crate::error::{is_ambiguous, limited, to_error};
+use crate::error::{Outcome, is_ambiguous, limited, to_error};
 use crate::place::Node;
 use crate::protocol::{Contender, label, queue};
 use crate::queue::Entered;
@@ -117,9 +117,9 @@ async fn arm(
     let path = |at: usize| format!("{}/{}", node.parent, queue[at].node);
     let (paths, before_path, first_path) = (node.paths(), path(before), path(0));
     let asked = async {
-        let watch = client.get_and_watch_data(&before_path);
+        let watch = watched(&client, &before_path);
         let own = paths.iter().filter(|_| arms_own);
-        let own = join_all(own.map(|path| client.get_and_watch_data(path)));
+        let own = join_all(own.map(|path| watched(&client, path)));
         let first = async {
             let asks = asks_holder && before > 0;
             if asks { client.get_data(&first_path).await.ok() } else { None }
@@ -131,21 +131,35 @@ async fn arm(
     let mut set = Vec::new();
     for own in own {
         match own {
-            Ok((_, _, watch)) => set.push(Some(watch)),
+            Ok((_, watch)) => set.push(Some(watch)),
             Err(ZkError::NoNode) => return Ok(Armed::Gone),
             Err(error) if !is_ambiguous(&error) => return Err(to_error(&error)),
             Err(_) => return unsure(request, &node.session),
         }
     }
     match watch {
-        Ok((data, _, watch)) => {
-            let data = if before == 0 { Some(data) } else { first.map(|(data, _)| data) };
+        Ok((data, watch)) => {
+            let data = if before == 0 { data } else { first.map(|(data, _)| data) };
             let holder = data.map(|data| Holder::new(label(&data).0));
             Ok(Armed::Set { watch, own: arms_own.then_some(set), holder })
         }
         Err(ZkError::NoNode) => Ok(Armed::Changed),
         Err(error) if !is_ambiguous(&error) => Err(to_error(&error)),
         Err(_) => unsure(request, &node.session),
+    }
+}
+
+/// Watches a node that is there, with what it holds; where we may not read it, each change of its
+/// queue is watched: servers since 3.8.4 tell nobody of a node that he may not read.
+async fn watched(client: &Client, path: &str) -> Outcome<(Option<Vec<u8>>, OneshotWatcher)> {
+    match client.get_and_watch_data(path).await {
+        Err(ZkError::NoAuth) => {
+            let (parent, node) = path.rsplit_once('/').unwrap_or_default();
+            let (children, watch) = client.list_and_watch_children(parent).await?;
+            let is_there = children.iter().any(|child| child == node);
+            is_there.then_some((None, watch)).ok_or(ZkError::NoNode)
+        }
+        read => read.map(|(data, _, watch)| (Some(data), watch)),
     }
 }
 
@@ -207,8 +221,8 @@ async fn one_gone(session: Arc<Session>, path: String, mut armed: Option<Oneshot
             watch.changed().await;
         }
         let Ok(client) = session.client() else { return pending().await };
-        match client.get_and_watch_data(&path).await {
-            Ok((_, _, watch)) => armed = Some(watch),
+        match watched(&client, &path).await {
+            Ok((_, watch)) => armed = Some(watch),
             Err(ZkError::NoNode) => return,
             Err(_) => tokio::time::sleep(PAUSE).await,
         }

@@ -9,17 +9,17 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use common::{at, by, client, linked, ms, provider, server};
-use lockkit_core::{Clock, Error, LockName, LockProvider, Request};
+use common::{at, by, client, linked, ms, nodes, provider, server, spectator};
+use lockkit_core::{Error, LockProvider, Request};
 use testbed::{Connections, Fault, Way, ZkServer};
-use zookeeper_client::{Acls, Client, CreateMode, LockPrefix};
+use zookeeper_client::{Acls, CreateMode, LockPrefix};
 
 const TTL: Duration = ms(6_000);
 /// More polls than any attempt needs.
 const POLLS: u32 = 64;
 
 fn request(name: &str) -> Request {
-    Request::new(LockName::new(name).unwrap(), TTL, Clock::system()).unwrap()
+    common::request(name, TTL)
 }
 
 /// What `future` gives within so many polls; `None`: it is not polled again.
@@ -35,19 +35,6 @@ async fn polled<F: Future>(mut future: Pin<&mut F>, polls: u32) -> Option<F::Out
     });
     // A waiter is not woken so often.
     tokio::time::timeout(ms(150), limited).await.ok().flatten()
-}
-
-async fn spectator(server: &ZkServer) -> Client {
-    let servers = server.address().to_string();
-    Client::connector().with_session_timeout(ms(10_000)).connect(&servers).await.unwrap()
-}
-
-async fn nodes(spectator: &Client, parent: &str) -> Vec<String> {
-    match spectator.list_children(parent).await {
-        Ok(children) => children,
-        Err(zookeeper_client::Error::NoNode) => Vec::new(),
-        Err(error) => panic!("{error}"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +60,7 @@ async fn an_attempt_dropped_at_any_poll_leaves_no_node_and_the_drivers_recipe_so
     }
     held.release().await.unwrap();
 
-    let theirs = self::spectator(&server).await;
+    let theirs = common::spectator(&server).await;
     let options = CreateMode::Container.with_acls(Acls::anyone_all());
     let mut parents = Vec::new();
     for polls in 1..6 {

@@ -7,12 +7,13 @@ pub(crate) mod framing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::{Guard, Lock, Locks};
+use lockkit_core::{Clock, Guard, Lock, LockName, Locks, Request};
 use lockkit_zk::{ZkConfig, ZkProvider};
 pub(crate) use testbed::contenders::by;
 use testbed::contenders::queued_within;
 use testbed::{Link, ZkServer};
 use tokio::task::JoinHandle;
+use zookeeper_client::{Client, Error as ZkError};
 
 /// The unit of the servers' time.
 pub(crate) const TICK: Duration = ms(500);
@@ -63,4 +64,23 @@ pub(crate) async fn waiter(lock: &Lock, before: usize) -> JoinHandle<Guard> {
 /// Waits until this many wait; while a thousand arrive, that takes long.
 pub(crate) async fn queued(lock: &Lock, count: usize) {
     queued_within(ms(40_000), lock, count).await;
+}
+
+pub(crate) fn request(name: &str, ttl: Duration) -> Request {
+    Request::new(LockName::new(name).unwrap(), ttl, Clock::system()).unwrap()
+}
+
+/// A client of the driver's own, which looks.
+pub(crate) async fn spectator(server: &ZkServer) -> Client {
+    let servers = server.address().to_string();
+    Client::connector().with_session_timeout(ms(10_000)).connect(&servers).await.unwrap()
+}
+
+/// The children of a node; none where there is no such node.
+pub(crate) async fn nodes(spectator: &Client, parent: &str) -> Vec<String> {
+    match spectator.list_children(parent).await {
+        Ok(children) => children,
+        Err(ZkError::NoNode) => Vec::new(),
+        Err(error) => panic!("{error}"),
+    }
 }
