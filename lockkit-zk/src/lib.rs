@@ -15,6 +15,7 @@ mod config;
 mod error;
 mod lease;
 mod operator;
+mod pace;
 mod parents;
 mod place;
 mod protocol;

@@ -10,14 +10,12 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use zookeeper_client::{Client, MultiWriteError, SessionState};
 
 use crate::error::Outcome;
+use crate::pace::Pace;
 use crate::place::Forgets;
 use crate::remains::{Remains, Removal, remove};
 
 /// The longest that anything here waits for a server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
-/// How many ticks a session lasts longer than the ttl that it gives: one in which followers tell
-/// their leader of a heartbeat, and one for the time between two heartbeats.
-const SPARE: u32 = 2;
 /// More heartbeats than this are never unanswered at once: a slow one is not a lost one.
 const UNANSWERED: usize = 4;
 /// The driver tells its callers of a lost connection first, and its state this much later at most.
@@ -35,41 +33,6 @@ pub(crate) struct Session {
     pub(crate) ttl: Duration,
     /// How long after a heartbeat the servers keep it, at least.
     kept: Duration,
-}
-
-/// The session for a ttl, and its pace.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    tick: Duration,
-    pub(crate) timeout: Duration,
-}
-
-impl Pace {
-    /// The session that gives this ttl.
-    pub(crate) fn of(ttl: Duration, tick: Duration) -> Self {
-        Self { tick, timeout: ttl.saturating_add(tick * SPARE) }
-    }
-
-    /// The session that lasts so long.
-    pub(crate) const fn lasting(timeout: Duration, tick: Duration) -> Self {
-        Self { tick, timeout }
-    }
-
-    /// The ttl that it gives.
-    pub(crate) fn ttl(self) -> Duration {
-        self.timeout.saturating_sub(self.tick * SPARE).max(self.timeout / 8)
-    }
-
-    /// Between two heartbeats while the session is in use.
-    fn interval(self) -> Duration {
-        (self.ttl() / 8).min(self.tick / 2)
-    }
-
-    /// Silence for this long makes the driver try another server. Its own pings, due after three
-    /// eighths of it, never come before a heartbeat.
-    pub(crate) fn silence(self) -> Duration {
-        (self.timeout / 4).min((self.interval() * 3).max(LIMIT))
-    }
 }
 
 /// Keeps the heartbeats of a session going.

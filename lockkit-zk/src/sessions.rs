@@ -11,7 +11,8 @@ use zookeeper_client::Client;
 
 use crate::ZkConfig;
 use crate::error::{limited, to_error};
-use crate::session::{LIMIT, Pace, Session};
+use crate::pace::Pace;
+use crate::session::{LIMIT, Session};
 
 /// More than any server grants: what it grants instead is its maximum.
 const MOST: Duration = Duration::from_secs(24 * 3600);
