@@ -14,7 +14,7 @@ const TICK: Duration = Duration::from_secs(2);
 
 /// Where the servers are, who we are there, and how our locks look to others.
 ///
-/// Its `Debug` shows no password and no private part of a certificate.
+/// Its `Debug` shows no password, nor a hash of one, and no private part of a certificate.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ZkConfig {
@@ -57,7 +57,10 @@ pub enum Access {
 }
 
 /// What one identity may do with our nodes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` does not show the identity: the scheme `digest` puts a password's hash there.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Right {
     /// The scheme of the identity, such as `digest`, `x509`, `ip` or `world`.
     pub scheme: String,
@@ -65,6 +68,26 @@ pub struct Right {
     pub id: String,
     /// Some of the letters `cdrwa`: create, delete, read, write, administer.
     pub permissions: String,
+}
+
+impl Right {
+    /// What this identity of the scheme may do, as some of the letters `cdrwa`.
+    pub fn new(
+        scheme: impl Into<String>,
+        id: impl Into<String>,
+        permissions: impl Into<String>,
+    ) -> Self {
+        Self { scheme: scheme.into(), id: id.into(), permissions: permissions.into() }
+    }
+}
+
+impl fmt::Debug for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Right")
+            .field("scheme", &self.scheme)
+            .field("permissions", &self.permissions)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Certificates for connections over TLS, each as the text of a PEM file.

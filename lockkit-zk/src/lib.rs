@@ -26,6 +26,7 @@ mod session;
 mod sessions;
 #[cfg(feature = "tls")]
 mod tls;
+mod usage;
 mod wait;
 
 pub use config::{Access, Layout, Right, ZkConfig, ZkTls};

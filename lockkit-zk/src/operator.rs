@@ -13,6 +13,7 @@ use crate::protocol::{Contender, identity, label, name_of, queue};
 use crate::provider::Inner;
 use crate::remains::{Removal, children_in_sync};
 use crate::session::{LIMIT, Session};
+use crate::usage::InUse;
 
 /// How many names are looked at in one round trip.
 const AT_ONCE: usize = 64;
@@ -20,6 +21,7 @@ const AT_ONCE: usize = 64;
 /// A name's queue, and what stands in the first node of it.
 struct Look {
     session: Arc<Session>,
+    _in_use: InUse,
     parent: String,
     queue: Vec<Contender>,
     first: Option<(Vec<u8>, Stat)>,
@@ -28,7 +30,7 @@ struct Look {
 impl Inner {
     async fn look(&self, name: &LockName) -> Result<Look> {
         let call = async {
-            let session = self.sessions.any().await?;
+            let (session, _in_use) = self.sessions.any().await?;
             let client = session.client()?;
             let parent = self.parent(name);
             loop {
@@ -43,7 +45,7 @@ impl Inner {
                         first => Some(first.map_err(|error| to_error(&error))?),
                     },
                 };
-                return Ok(Look { session, parent, queue, first });
+                return Ok(Look { session, _in_use, parent, queue, first });
             }
         };
         limited(&Clock::system(), LIMIT, call).await
@@ -51,7 +53,8 @@ impl Inner {
 
     async fn elements(&self) -> Result<Vec<String>> {
         let call = async {
-            let client = self.sessions.any().await?.client()?;
+            let (session, _in_use) = self.sessions.any().await?;
+            let client = session.client()?;
             let elements: Outcome<_> = children_in_sync(&client, &self.base).await;
             elements.map_err(|error| to_error(&error))
         };

@@ -8,7 +8,8 @@ use lockkit_core::{Applied, Error, RequestId, Result};
 use tokio::sync::watch;
 
 use crate::remains::Removal;
-use crate::session::{InUse, Session};
+use crate::session::Session;
+use crate::usage::InUse;
 
 /// The requests that may have something in the store.
 #[derive(Debug, Default)]

@@ -16,8 +16,9 @@ use crate::place::{Known, Node, Place, Places, withdrawn};
 use crate::protocol::element;
 use crate::queue::{Entered, Form};
 use crate::remains::Removal;
-use crate::session::Session;
+use crate::session::{LIMIT, Session};
 use crate::sessions::Sessions;
+use crate::usage::InUse;
 use crate::wait::{Gone, Turn, call_limit};
 
 /// A connection that is lost is made anew at once, or later.
@@ -25,15 +26,16 @@ const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// A client of one ZooKeeper server or ensemble, 3.5 or newer.
 ///
-/// It makes one session for each ttl that is in use, rounded up to whole ticks, and keeps it alive
-/// by one heartbeat, however many locks are held on it. The tasks that serve a session live in the
-/// runtime that made it. See the page `docs/zookeeper.md` for the algorithm and its bounds.
+/// It makes a session for each ttl that is in use, rounded up to whole ticks, and keeps it alive by
+/// one heartbeat, however many locks are held on it; many hundreds of them take further sessions.
+/// The tasks that serve a session live in the runtime that made it. See the page
+/// `docs/zookeeper.md` for the algorithm and its bounds.
 #[derive(Clone, Debug)]
 pub struct ZkProvider(Arc<Inner>);
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: Arc<Sessions>,
     pub(crate) places: Arc<Places>,
     form: Form,
     pub(crate) base: String,
@@ -71,7 +73,7 @@ impl ZkProvider {
         config.check()?;
         let form = Form::new(config.layout, &config.access);
         let (base, token_base) = (config.base.clone(), config.token_base);
-        let sessions = Sessions::connect(config).await?;
+        let sessions = Arc::new(Sessions::connect(config).await?);
         let places = Arc::default();
         Ok(Self(Arc::new(Inner { sessions, places, form, base, token_base })))
     }
@@ -138,10 +140,15 @@ impl Inner {
         place: &Arc<Place>,
         waits: bool,
     ) -> Result<Option<Grant>> {
-        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
+        // Who waits has time to look a lost reply up, which takes three round trips; less than that
+        // would fail again and again over a slow link.
+        let limit = if waits { LIMIT } else { call_limit(request.ttl()) };
+        let clock = request.clock();
         loop {
-            let session = limited(clock, limit, self.session(request)).await.map_err(unapplied)?;
-            let entered = limited(clock, limit, self.enter(request, place, &session)).await?;
+            let session = limited(clock, limit, self.session(request, place.known())).await;
+            let (session, in_use) = session.map_err(unapplied)?;
+            let entered = self.enter(request, place, &session, in_use);
+            let entered = limited(clock, limit, entered).await?;
             let node = entered.node.clone();
             let turn = if waits { entered.wait(request).await? } else { entered.look() };
             match turn {
@@ -164,12 +171,13 @@ impl Inner {
         request: &Request,
         place: &Place,
         session: &Arc<Session>,
+        in_use: InUse,
     ) -> Result<Entered> {
         let parent = self.parent(request.name());
-        match self.form.enter(request, place, session, &parent).await {
+        match self.form.enter(request, place, session, &parent, &in_use).await {
             Err(error @ Error::Unavailable { applied: Applied::Maybe, .. }) => {
                 match tokio::time::timeout(AT_ONCE, session.up_again()).await {
-                    Ok(Ok(())) => self.form.enter(request, place, session, &parent).await,
+                    Ok(Ok(())) => self.form.enter(request, place, session, &parent, &in_use).await,
                     _ => Err(error),
                 }
             }
@@ -177,11 +185,22 @@ impl Inner {
         }
     }
 
-    /// A session that gives this request's ttl, and that servers answer on.
-    async fn session(&self, request: &Request) -> Result<Arc<Session>> {
-        let session = self.sessions.at(request.ttl()).await?;
+    /// The session that the request's place is on, or else one that gives its ttl; servers answer
+    /// on it.
+    async fn session(&self, request: &Request, known: Known) -> Result<(Arc<Session>, InUse)> {
+        let bytes = self.form.watched(&self.parent(request.name()));
+        let own = match known {
+            Known::Sent(session) => Some(session),
+            Known::Taken(node) => Some(node.session),
+            Known::Nothing | Known::Withdrawn(_) => None,
+        };
+        let own = own.and_then(|session| session.in_use(bytes, true).map(|used| (session, used)));
+        let (session, in_use) = match own {
+            Some(own) => own,
+            None => self.sessions.at(request.ttl(), bytes).await?,
+        };
         session.up().await?;
-        Ok(session)
+        Ok((session, in_use))
     }
 
     async fn grant(
@@ -231,14 +250,15 @@ impl LockProvider for ZkProvider {
         };
         let asked = place.as_ref().map(|place| place.withdraw());
         let mut forgets = place.map(|place| self.0.places.forgets(request.id(), &place));
-        let session = match asked {
+        let (session, _in_use) = match asked {
             Some(None) => return Ok(()),
-            Some(Some(session)) if !session.is_over() => session,
+            Some(Some(session)) if !session.is_over() => (session, None),
             // A session that is over here may live on there for a moment: another one looks.
             _ => {
                 forgets = None;
-                let another = self.0.session(request);
-                limited(clock, limit, another).await.map_err(unapplied)?
+                let another = limited(clock, limit, self.0.session(request, Known::Nothing)).await;
+                let (session, in_use) = another.map_err(unapplied)?;
+                (session, Some(in_use))
             }
         };
         let was_asked = forgets.is_some();

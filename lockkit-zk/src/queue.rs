@@ -17,11 +17,14 @@ use crate::parents;
 use crate::place::{Known, Node, Place, withdrawn};
 use crate::protocol::{self, Contender, data, is_of, prefixes};
 use crate::remains::{Removal, children_in_sync};
-use crate::session::{InUse, Session};
+use crate::session::Session;
+use crate::usage::InUse;
 use crate::{Access, Layout};
 
+/// The bytes of a node's name, with a slash before it.
+const NODE: usize = 56;
+
 /// How the nodes of all requests are made.
-#[derive(Debug)]
 pub(crate) struct Form {
     pub(crate) layout: Layout,
     acls: Option<Vec<Acl>>,
@@ -61,6 +64,13 @@ impl Form {
         Self { layout, acls, is_open: *access == Access::Open }
     }
 
+    /// How many bytes of paths a request may watch below this parent: its own nodes, the one before
+    /// them, and the parent.
+    pub(crate) fn watched(&self, parent: &str) -> usize {
+        let nodes = if self.layout == Layout::Both { 3 } else { 2 };
+        parent.len() + nodes * (parent.len() + NODE)
+    }
+
     fn acls(&self) -> Acls<'_> {
         match &self.acls {
             Some(acls) => Acls::new(acls),
@@ -76,10 +86,10 @@ impl Form {
         place: &Place,
         session: &Arc<Session>,
         parent: &str,
+        in_use: &InUse,
     ) -> Result<Entered> {
         let _one_at_a_time = place.turn.lock().await;
         let client = session.client()?;
-        let in_use = session.in_use();
         let found = match place.known() {
             Known::Taken(node) if node.session.id == session.id => {
                 let children = match client.list_children(parent).await {
@@ -90,7 +100,8 @@ impl Form {
                 is_there.then_some((node, children))
             }
             Known::Sent(on) if on.id == session.id => {
-                find(&client, request, session, parent).await.map_err(|error| to_error(&error))?
+                let found = find(&client, request, session, parent, in_use).await;
+                found.map_err(|error| to_error(&error))?
             }
             Known::Withdrawn(_) => return Err(withdrawn()),
             Known::Nothing | Known::Sent(_) | Known::Taken(_) => None,
@@ -99,7 +110,7 @@ impl Form {
             place.take(node.clone())?;
             return Ok(Entered { node, queue: protocol::queue(children), change: None });
         }
-        let entered = self.create(&client, request, place, session, parent, &in_use).await?;
+        let entered = self.create(&client, request, place, session, parent, in_use).await?;
         if protocol::is_used_up(entered.node.sequence) {
             session.remove(Removal::Nodes(entered.node.paths())).await?;
             place.clear();
@@ -221,6 +232,13 @@ impl Form {
 /// The names of the nodes, their transaction, and what a look at the queue gave.
 type Created = (Vec<String>, i64, Outcome<(Vec<String>, OneshotWatcher)>);
 
+/// The identities of the scheme `digest` hold a password's hash.
+impl std::fmt::Debug for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Form").field("layout", &self.layout).finish_non_exhaustive()
+    }
+}
+
 /// A request's node that was created although its reply was lost. It counts only if its session
 /// is ours: another one's is about to go.
 async fn find(
@@ -228,6 +246,7 @@ async fn find(
     request: &Request,
     session: &Arc<Session>,
     parent: &str,
+    in_use: &InUse,
 ) -> Outcome<Option<(Node, Vec<String>)>> {
     let children = children_in_sync(client, parent).await?;
     let named: Vec<_> = children.iter().filter(|child| is_of(child, request.id())).collect();
@@ -246,6 +265,6 @@ async fn find(
     let queue = protocol::queue(own.into_iter().map(|(name, _)| name).collect());
     let Some(sequence) = queue.first().map(|contender| contender.sequence) else { return Ok(None) };
     let names = queue.into_iter().map(|contender| contender.node).collect();
-    let (_in_use, session, parent) = (session.in_use(), Arc::clone(session), parent.to_owned());
+    let (_in_use, session, parent) = (in_use.clone(), Arc::clone(session), parent.to_owned());
     Ok(Some((Node { session, _in_use, parent, names, sequence, czxid }, children)))
 }

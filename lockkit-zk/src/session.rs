@@ -1,31 +1,32 @@
 //! One session: its one heartbeat, and its end.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use zookeeper_client::{Client, MultiWriteError, SessionState};
 
 use crate::error::Outcome;
 use crate::pace::Pace;
 use crate::place::Forgets;
 use crate::remains::{Remains, Removal, remove};
+use crate::usage::{InUse, Users};
 
 /// The longest that anything here waits for a server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 /// More heartbeats than this are never unanswered at once: a slow one is not a lost one.
 const UNANSWERED: usize = 4;
+/// For so many of its timeouts nobody has used it: it is closed.
+const IDLE: u32 = 4;
 /// The driver tells its callers of a lost connection first, and its state this much later at most.
 const LAG: Duration = Duration::from_millis(20);
 
 /// A session with the ensemble, shared by all requests whose ttl it gives.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// `None` once it was closed.
-    client: Mutex<Option<Client>>,
     cleaner: Mutex<Option<mpsc::UnboundedSender<Remains>>>,
     life: Arc<Life>,
     pub(crate) id: i64,
@@ -35,21 +36,15 @@ pub(crate) struct Session {
     kept: Duration,
 }
 
-/// Keeps the heartbeats of a session going.
-#[derive(Clone, Debug)]
-pub(crate) struct InUse {
-    _counted: Arc<()>,
-}
-
 /// What is known of the session's life; read by all, written by its task and by acked writes.
 #[derive(Debug)]
 struct Life {
     clock: Clock,
     link: watch::Sender<Link>,
     proof: watch::Sender<Proof>,
-    users: Arc<()>,
-    /// Somebody uses it again.
-    wanted: Notify,
+    /// `None` once it was closed.
+    client: Mutex<Option<Client>>,
+    users: Arc<Users>,
 }
 
 /// Whether the session can be reached.
@@ -75,35 +70,31 @@ impl Session {
     /// Takes over a connected client; `asked` was read before it connected.
     pub(crate) fn new(client: Client, clock: Clock, asked: Instant, tick: Duration) -> Arc<Self> {
         let pace = Pace::lasting(client.session_timeout(), tick);
+        let users = Arc::new(Users::new(clock.clone()));
         let life = Arc::new(Life {
             clock,
             link: watch::Sender::new(Link::Up),
             proof: watch::Sender::new(Proof { before: asked, latest: asked }),
-            users: Arc::default(),
-            wanted: Notify::new(),
+            client: Mutex::new(Some(client.clone())),
+            users,
         });
         let (cleaner, remains) = mpsc::unbounded_channel();
         #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
-        tokio::spawn(keep(client.clone(), Arc::clone(&life), pace.interval(), remains));
-        let id = client.session_id().0;
-        let (client, cleaner) = (Mutex::new(Some(client)), Mutex::new(Some(cleaner)));
+        tokio::spawn(keep(client.clone(), Arc::clone(&life), pace, remains));
+        let (id, cleaner) = (client.session_id().0, Mutex::new(Some(cleaner)));
         let kept = pace.timeout.saturating_sub(tick);
-        Arc::new(Self { client, cleaner, life, id, ttl: pace.ttl(), kept })
+        Arc::new(Self { cleaner, life, id, ttl: pace.ttl(), kept })
     }
 
-    /// Keeps its heartbeats going; after an idle time, one goes out at once.
-    pub(crate) fn in_use(&self) -> InUse {
-        let was_idle = Arc::strong_count(&self.life.users) == 1;
-        let users = InUse { _counted: Arc::clone(&self.life.users) };
-        if was_idle {
-            self.life.wanted.notify_one();
-        }
-        users
+    /// Has it in use, if it lives and has room for watches on so many bytes of paths; who `is_in`
+    /// has a node on it already. After an idle time, a heartbeat goes out at once.
+    pub(crate) fn in_use(&self, bytes: usize, is_in: bool) -> Option<InUse> {
+        if self.is_over() { None } else { self.life.users.enter(bytes, is_in) }
     }
 
     /// The driver's client.
     pub(crate) fn client(&self) -> Result<Client> {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = self.life.client().clone();
         client.filter(|_| !self.is_over()).ok_or_else(|| self.over())
     }
 
@@ -217,7 +208,7 @@ impl Session {
 
     /// Ends the session, and what is left on it.
     pub(crate) async fn close(&self) {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let client = self.life.client().take();
         drop(self.cleaner.lock().unwrap_or_else(PoisonError::into_inner).take());
         let Some(mut states) = client.map(|client| client.state_watcher()) else { return };
         let ended = async { while !states.changed().await.is_terminated() {} };
@@ -228,6 +219,10 @@ impl Session {
 }
 
 impl Life {
+    fn client(&self) -> MutexGuard<'_, Option<Client>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives no reference away: two at once, and a writer between them, would wait for each other.
     async fn proven_once(&self, holds: impl Fn(&Proof) -> bool) {
         let mut proof = self.proof.subscribe();
@@ -255,6 +250,7 @@ struct Ends(Arc<Life>);
 impl Drop for Ends {
     fn drop(&mut self) {
         self.0.link.send_replace(Link::Over);
+        drop(self.0.client().take());
     }
 }
 
@@ -262,10 +258,11 @@ impl Drop for Ends {
 async fn keep(
     client: Client,
     life: Arc<Life>,
-    interval: Duration,
+    pace: Pace,
     mut remains: mpsc::UnboundedReceiver<Remains>,
 ) {
     let ends = Ends(Arc::clone(&life));
+    let (interval, idle) = (pace.interval(), pace.timeout * IDLE);
     let mut states = client.state_watcher();
     let mut state = client.state();
     let (mut beats, mut removals) = (FuturesUnordered::new(), FuturesUnordered::new());
@@ -279,9 +276,11 @@ async fn keep(
             }
             SessionState::Expired | SessionState::Closed | SessionState::AuthFailed => break,
         }
-        let is_up = *life.link.borrow() == Link::Up && beats.len() < UNANSWERED;
-        // Its own hold on the count is the only one while nobody uses it.
-        let is_used = Arc::strong_count(&life.users) > 1;
+        let is_up = *life.link.borrow() == Link::Up;
+        let idle_since = life.users.idle_since();
+        let is_idle = is_up && removals.is_empty() && remains.is_empty();
+        let closes_at = idle_since.filter(|_| is_idle).map(|since| since.saturating_add(idle));
+        let beats_at = (is_up && idle_since.is_none() && beats.len() < UNANSWERED).then_some(due);
         tokio::select! {
             biased;
             changed = states.changed() => {
@@ -298,10 +297,11 @@ async fn keep(
                 None => open = false,
             },
             Some(()) = removals.next(), if !removals.is_empty() => {}
-            () = life.wanted.notified() => {
+            () = life.users.wanted() => {
                 due = life.proof.borrow().latest.saturating_add(interval);
             }
-            () = life.clock.sleep_until(due), if is_up && is_used => {
+            () = reached(&life.clock, closes_at) => if life.users.closes(idle) { break },
+            () = reached(&life.clock, beats_at) => {
                 let sent = life.clock.now();
                 beats.push(beat(client.clone(), sent));
                 // After a silence it takes two to trust the session again.
@@ -312,6 +312,13 @@ async fn keep(
     }
     // Before the removals, which may be waited for, are dropped.
     drop(ends);
+}
+
+async fn reached(clock: &Clock, at: Option<Instant>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn set(link: &watch::Sender<Link>, to: Link) {

@@ -1,4 +1,4 @@
-//! The sessions of a provider: one for each ttl that is in use.
+//! The sessions of a provider: one or more for each ttl that is in use.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lockkit_core::{Applied, Clock, Error, Result, TtlRange};
+use tokio::sync::watch;
 use zookeeper_client::Client;
 
 use crate::ZkConfig;
 use crate::error::{limited, to_error};
 use crate::pace::Pace;
-use crate::session::{LIMIT, Session};
+use crate::session::{LIMIT, Link, Session};
+use crate::usage::InUse;
 
 /// More than any server grants: what it grants instead is its maximum.
 const MOST: Duration = Duration::from_secs(24 * 3600);
@@ -31,17 +33,31 @@ pub(crate) struct Sessions {
     closed: AtomicBool,
 }
 
-/// The session for one ttl, made when it is needed and replaced when it has ended.
+/// The sessions for one ttl: as many as there must be, made when they are needed.
 #[derive(Debug, Default)]
 struct Class {
-    live: Mutex<Option<Arc<Session>>>,
-    connecting: tokio::sync::Mutex<()>,
+    live: Mutex<Vec<Arc<Session>>>,
+    /// How the making of a further one ends, while there is one.
+    connecting: Mutex<Option<watch::Receiver<Result<()>>>>,
 }
 
 impl Class {
-    fn current(&self) -> Option<Arc<Session>> {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.clone().filter(|session| !session.is_over())
+    /// One that has room for watches on so many bytes of paths.
+    fn with_room(&self, bytes: usize) -> Option<(Arc<Session>, InUse)> {
+        let mut live = self.live();
+        live.retain(|session| !session.is_over());
+        live.iter().find_map(|session| Some((Arc::clone(session), session.in_use(bytes, false)?)))
+    }
+
+    /// One that servers answer on.
+    fn up(&self) -> Option<(Arc<Session>, InUse)> {
+        let live = self.live();
+        let mut up = live.iter().filter(|session| *session.link().borrow() == Link::Up);
+        up.find_map(|session| Some((Arc::clone(session), session.in_use(0, true)?)))
+    }
+
+    fn live(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,40 +91,68 @@ impl Sessions {
         let range = TtlRange { min: tick, max, granularity: tick };
         // The longest session there is serves operators and the longest ttl.
         let session = Session::new(client, clock.clone(), asked, tick);
-        let class = Class { live: Mutex::new(Some(session)), ..Class::default() };
+        let class = Class { live: Mutex::new(vec![session]), ..Class::default() };
         let classes = Mutex::new(HashMap::from([(max, Arc::new(class))]));
         Ok(Self { config, clock, range, classes, closed: AtomicBool::new(false) })
     }
 
-    /// The session that gives this ttl.
-    pub(crate) async fn at(&self, ttl: Duration) -> Result<Arc<Session>> {
+    /// A session that gives this ttl, with room for watches on so many bytes of paths.
+    pub(crate) async fn at(
+        self: &Arc<Self>,
+        ttl: Duration,
+        bytes: usize,
+    ) -> Result<(Arc<Session>, InUse)> {
         let class = Arc::clone(self.classes().entry(ttl).or_default());
-        if let Some(session) = class.current() {
-            return Ok(session);
+        loop {
+            if let Some(session) = class.with_room(bytes) {
+                return Ok(session);
+            }
+            let mut made = self.make(ttl, &class);
+            // The sender goes when it is done.
+            while made.changed().await.is_ok() {}
+            made.borrow().clone()?;
         }
-        let _one_at_a_time = class.connecting.lock().await;
-        if let Some(session) = class.current() {
-            return Ok(session);
+    }
+
+    /// Makes a further session, unless one is being made; it goes on without its callers, since on a
+    /// slow link none of them may stay as long as it takes.
+    fn make(self: &Arc<Self>, ttl: Duration, class: &Arc<Class>) -> watch::Receiver<Result<()>> {
+        let mut connecting = class.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = connecting.as_ref().filter(|made| made.has_changed().is_ok()) {
+            return made.clone();
         }
+        let ended = Error::unavailable(Applied::No, "the runtime that connected has ended");
+        let (done, made) = watch::channel(Err(ended));
+        *connecting = Some(made.clone());
+        let (sessions, class) = (Arc::clone(self), Arc::clone(class));
+        #[allow(clippy::disallowed_methods)] // it only connects, for no longer than the limit
+        tokio::spawn(async move {
+            let opened = limited(&sessions.clock, LIMIT, sessions.open(ttl, &class)).await;
+            let _ = done.send_replace(opened);
+        });
+        made
+    }
+
+    async fn open(&self, ttl: Duration, class: &Class) -> Result<()> {
         let asked = self.clock.now();
         let timeout = Pace::of(ttl, self.config.tick).timeout;
         let client = connect(&self.config, timeout).await?;
         let session = Session::new(client, self.clock.clone(), asked, self.config.tick);
         // Held while it is looked at, so that `close` misses none.
-        let mut live = class.live.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut live = class.live();
         if self.closed.load(Ordering::SeqCst) {
             return Err(Error::Closed);
         }
-        *live = Some(Arc::clone(&session));
-        Ok(session)
+        live.push(session);
+        Ok(())
     }
 
     /// Any session, for reading.
-    pub(crate) async fn any(&self) -> Result<Arc<Session>> {
-        let live = self.classes().values().find_map(|class| class.current());
-        match live {
+    pub(crate) async fn any(self: &Arc<Self>) -> Result<(Arc<Session>, InUse)> {
+        let up = self.classes().values().find_map(|class| class.up());
+        match up {
             Some(session) => Ok(session),
-            None => self.at(self.range.max).await,
+            None => self.at(self.range.max, 0).await,
         }
     }
 
@@ -116,9 +160,8 @@ impl Sessions {
     pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         let classes: Vec<_> = self.classes().drain().map(|(_, class)| class).collect();
-        let take =
-            |class: Arc<Class>| class.live.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let sessions: Vec<_> = classes.into_iter().filter_map(take).collect();
+        let take = |class: Arc<Class>| std::mem::take(&mut *class.live());
+        let sessions: Vec<_> = classes.into_iter().flat_map(take).collect();
         futures_util::future::join_all(sessions.iter().map(|session| session.close())).await;
     }
 

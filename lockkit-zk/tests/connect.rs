@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{SLACK, at, by, ms, server};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
-use lockkit_zk::{Access, ZkConfig, ZkProvider};
+use lockkit_zk::{Access, Right, ZkConfig, ZkProvider};
 use testbed::Port;
 use testbed::log::Log;
 
@@ -58,6 +58,22 @@ async fn a_password_that_is_wrong_is_a_typed_error_and_none_is_ever_shown() {
     let logged = log.text();
     assert!(logged.contains("granted"), "nothing was logged: {logged}");
     assert!(!logged.contains(SECRET) && !logged.contains(WRONG), "{logged}");
+}
+
+#[tokio::test]
+async fn the_digest_of_a_password_is_never_shown() {
+    // A hash as servers keep it.
+    const DIGEST: &str = "hWkuoIaRKqLxJMMvIfBFxZSyOIg=";
+    let server = server();
+    let rights = Access::Only(vec![
+        Right::new("digest", format!("app:{DIGEST}"), "cdrwa"),
+        Right::new("ip", "127.0.0.1", "cdrwa"),
+    ]);
+    let config = at(server.port()).base("/shared").access(rights.clone());
+    let provider = ZkProvider::connect(config.clone()).await.unwrap();
+    let shown = format!("{rights:?} {config:?} {provider:?} {provider:#?}");
+    assert!(shown.contains("digest") && !shown.contains(DIGEST), "{shown}");
+    Locks::new(provider).lock("a").acquire().await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test]

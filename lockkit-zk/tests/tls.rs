@@ -67,6 +67,13 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one_and_is_a_lo
         ZkTls::new(read(&certificates.ca())).client(read(&certificate), read(&key))
     };
     works(at(&server, "localhost", ours())).await;
+    let config = at(&server, "localhost", ours());
+    let provider = ZkProvider::connect(config.clone()).await.unwrap();
+    let shown = format!("{:?} {config:?} {config:#?} {provider:?} {provider:#?}", ours());
+    let key = read(&certificates.client_key());
+    for secret in key.lines().filter(|line| !line.is_empty()) {
+        assert!(!shown.contains(secret), "the private key is shown: {shown}");
+    }
     let error = refused(at(&server, "localhost", ZkTls::new(read(&certificates.ca())))).await;
     assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
     // What only the certificate's owner may touch, a client without it may not.
@@ -78,12 +85,7 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one_and_is_a_lo
     };
     assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
     // Written by hand.
-    let right = |scheme: &str, id: &str| Right {
-        scheme: scheme.to_owned(),
-        id: id.to_owned(),
-        permissions: "cdrwa".to_owned(),
-    };
-    let rights = Access::Only(vec![right("ip", "127.0.0.1")]);
+    let rights = Access::Only(vec![Right::new("ip", "127.0.0.1", "cdrwa")]);
     works(at(&server, "localhost", ours()).base("/ours").access(rights)).await;
 }
 

@@ -13,11 +13,11 @@ fn session(proven: Instant) -> Arc<Session> {
         clock: Clock::system(),
         link: watch::Sender::new(Link::Up),
         proof: watch::Sender::new(Proof { before: proven, latest: proven }),
-        users: Arc::default(),
-        wanted: Notify::new(),
+        client: Mutex::new(None),
+        users: Arc::new(Users::new(Clock::system())),
     });
-    let (client, cleaner) = (Mutex::new(None), Mutex::new(None));
-    Arc::new(Session { client, cleaner, life, id: 1, ttl: TTL, kept: 2 * TTL })
+    let cleaner = Mutex::new(None);
+    Arc::new(Session { cleaner, life, id: 1, ttl: TTL, kept: 2 * TTL })
 }
 
 #[test]
