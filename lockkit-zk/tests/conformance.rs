@@ -7,9 +7,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lockkit_core::conformance::{Fixture, Hook, Linked, Served, main as suite};
-use lockkit_core::{Applied, Error, LockProvider, Result, async_trait};
+use lockkit_core::{Applied, Error, LockName, LockProvider, Result, async_trait};
 use lockkit_zk::{ZkConfig, ZkProvider};
 use testbed::{Link, ZkServer};
+use zookeeper_client::Client;
 
 fn main() -> ExitCode {
     suite(Zk::default())
@@ -45,7 +46,24 @@ impl Fixture for Zk {
     }
 
     fn hooks(&self) -> &[Hook] {
-        &[Hook::Processes, Hook::Link, Hook::Server]
+        &[Hook::Remove, Hook::Processes, Hook::Link, Hook::Server]
+    }
+
+    async fn remove(&self, name: &LockName) -> Result<()> {
+        let servers = self.server().address().to_string();
+        let client = Client::connect(&servers).await.unwrap();
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let element: String = name
+            .as_str()
+            .bytes()
+            .map(|byte| if plain(byte) { char::from(byte).into() } else { format!("%{byte:02X}") })
+            .collect();
+        let parent = format!("/lockkit/{element}");
+        let nodes = client.list_children(&parent).await.unwrap();
+        // All are of one form, and their sequences stand last.
+        let first = nodes.iter().min_by_key(|node| &node[node.len() - 10..]).unwrap();
+        client.delete(&format!("{parent}/{first}"), None).await.unwrap();
+        Ok(())
     }
 
     fn address(&self) -> Option<String> {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{TICK, by, ms, queued};
-use lockkit_core::Locks;
-use lockkit_zk::{ZkConfig, ZkProvider};
+use lockkit_core::{Guard, Locks};
+use lockkit_zk::{ZkConfig, ZkNode, ZkProvider};
 use testbed::{Data, ZkEnsemble, ZkServer};
+use zookeeper_client::Client;
 
 /// How long three members on a busy machine may take to elect a leader.
 const ELECTION: Duration = ms(20_000);
@@ -34,6 +35,22 @@ async fn locks_at(servers: &[SocketAddr]) -> Locks {
         }
     };
     by(ELECTION, "a connection", connect).await
+}
+
+/// The member that the holder's session is connected to.
+async fn server_of(ensemble: &ZkEnsemble, guard: &Guard) -> Option<usize> {
+    let servers: Vec<_> = ensemble.addresses().iter().map(ToString::to_string).collect();
+    let node = guard.native::<ZkNode>().unwrap();
+    let look = async {
+        let client = Client::connect(&servers.join(",")).await.unwrap();
+        client.check_stat(&node.path).await.unwrap().unwrap().ephemeral_owner
+    };
+    let session = format!("sid={:#x},", by(ELECTION, "a look", look).await);
+    let is_there = |member: &usize| {
+        // One that is killed or paused does not answer.
+        ensemble.ask(*member, "cons").is_ok_and(|known| known.contains(&session))
+    };
+    (0..ensemble.addresses().len()).find(is_there)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,16 +97,22 @@ async fn a_holder_on_an_isolated_follower_is_lost_before_another_is_granted() {
 async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
     let ensemble = ensemble();
     let addresses = ensemble.addresses();
-    let locks = locks_at(&addresses).await;
     let mut last = None;
     for (takes_leader, pauses) in [(false, false), (false, true), (true, false), (true, true)] {
-        let lock = locks.lock("a").ttl(ms(12_000));
-        let guard = by(ELECTION, "the grant", lock.acquire()).await.unwrap();
+        let leader = ensemble.leader().unwrap();
+        // One whose session is at the member that goes: the driver draws where it connects.
+        let (lock, guard, member) = loop {
+            let lock = locks_at(&addresses).await.lock("a").ttl(ms(12_000));
+            let guard = by(ELECTION, "the grant", lock.acquire()).await.unwrap();
+            let member = server_of(&ensemble, &guard).await.unwrap();
+            if (member == leader) == takes_leader {
+                break (lock, guard, member);
+            }
+            guard.release().await.unwrap();
+        };
         assert!(Some(guard.token()) > last);
         let waiting = tokio::spawn(lock.acquire());
         queued(&lock, 1).await;
-        let leader = ensemble.leader().unwrap();
-        let member = if takes_leader { leader } else { ensemble.follower().unwrap() };
         let server = ensemble.member(member);
         if pauses {
             server.pause().unwrap();
@@ -106,6 +129,8 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
             tokio::time::sleep(ms(100)).await;
         }
         assert!(!waiting.is_finished(), "granted beside a holder");
+        let moved = server_of(&ensemble, &guard).await.unwrap();
+        assert_ne!(moved, member, "the client has not moved");
         let token = guard.token();
         guard.release().await.unwrap();
         let next = by(ELECTION, "the next grant", waiting).await.unwrap().unwrap();
@@ -118,7 +143,7 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
             server.restart(Data::Kept).unwrap();
         }
         ensemble.settled().unwrap();
-        println!("leader {takes_leader}, paused {pauses}: held on");
+        println!("leader {takes_leader}, paused {pauses}: held on, from {member} to {moved}");
     }
 }
 
