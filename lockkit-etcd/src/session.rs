@@ -71,17 +71,19 @@ impl Session {
         end: Instant,
     ) -> Result<Use> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        let sent = Mutex::new(clock.now());
         let grant = |client: Client| {
-            // Counted from the sending that is answered, not from one before it.
-            *sent.lock().unwrap_or_else(PoisonError::into_inner) = clock.now();
-            async move { client.lease_client().grant(seconds, None).await }
+            // Each sending counts from its own instant: the first one may be answered last.
+            let sent = clock.now();
+            async move {
+                let granted = client.lease_client().grant(seconds, None).await?;
+                Ok((sent, granted))
+            }
         };
         // One that is granted twice expires by itself: there is nothing on it.
         let nothing = |failure: Failure| failure.into_error(false);
         let left = end.saturating_since(clock.now());
-        let granted = endpoints.call(clock, left, grant).await.value.map_err(nothing)?;
-        let acked = *sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let granted = endpoints.call(clock, left, grant).await.value;
+        let (acked, granted) = granted.map_err(nothing)?;
         let (lease, granted) = (granted.id(), u64::try_from(granted.ttl()).unwrap_or(0));
         let key = keys.session(lease);
         let put = |client: Client| {

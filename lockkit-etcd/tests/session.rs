@@ -1,0 +1,48 @@
+//! A session's lease: from when its term counts, and that keep-alives go on past dead connections.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{by, join, link_to, ms};
+use lockkit_core::Guard;
+use testbed::{EtcdServer, Fault, Link, Way};
+
+/// When the term of `guard` began, that is: how long before now.
+fn age_of_term(guard: &Guard) -> Duration {
+    let ttl = guard.ttl().unwrap();
+    // As the driver takes it off.
+    let margin = (ttl / 10).min(ms(2_000));
+    ttl - margin - guard.remaining().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_counts_from_the_sending_that_was_answered_and_not_from_one_after_it() {
+    let server = EtcdServer::start().unwrap();
+    let links = [link_to(server.address()), link_to(server.address())];
+    let locks = join(&links.each_ref().map(Link::port)).await;
+    for link in &links {
+        link.fault(Way::ToClient, Fault::Hold);
+    }
+    let began = Instant::now();
+    let acquired = tokio::spawn(locks.lock("a").ttl(ms(30_000)).acquire());
+    // Half a call's limit of 1.8 s later the second member is asked beside the first one.
+    let before = links[1].counts();
+    by(ms(1_700), "the second sending", links[1].until(|now| now.requests != before.requests))
+        .await;
+    let second = began.elapsed();
+    assert!(second > ms(600), "the second sending came after {second:?}");
+    links[0].deliver();
+    // The answer from the first member is taken before that of the second one can come.
+    tokio::time::sleep(ms(100)).await;
+    links[1].deliver();
+    let guard = by(ms(3_000), "the grant", acquired).await.unwrap().unwrap();
+    let (age, since) = (age_of_term(&guard), began.elapsed());
+    println!(
+        "asked again after {second:?}: {since:?} after the first sending the term is {age:?} old"
+    );
+    assert!(age + ms(400) > since, "the term is {age:?} old, {since:?} after the first sending");
+    guard.release().await.unwrap();
+}
