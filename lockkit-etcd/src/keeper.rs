@@ -126,12 +126,11 @@ impl Keeper {
         }
         let is_wanted = state.acked < state.wanted;
         let due = match self.newest {
-            // Slow is not lost: the next one goes to another member, the older ones stay.
-            Some((sent, _)) if !is_wanted || sent >= state.wanted => {
-                sent.saturating_add(self.pace(under_way))
-            }
-            _ if is_wanted => now,
-            _ => state.acked.saturating_add(self.ttl / 3),
+            // Slow is not lost: the next one goes to another member, the older ones stay. Whoever
+            // wants a newer one has it once this one is answered, or its time to be is over.
+            Some((sent, _)) => sent.saturating_add(self.pace(under_way)),
+            None if is_wanted => now,
+            None => state.acked.saturating_add(self.ttl / 3),
         };
         let due = due.max(self.rests_until);
         if under_way >= AT_ONCE * self.endpoints.count() || due > now {
@@ -164,7 +163,8 @@ impl Keeper {
         self.newest = Some((sent, member));
         let (endpoints, clock, lease) =
             (Arc::clone(&self.endpoints), self.clock.clone(), self.lease);
-        let (patience, limit) = (self.patience(), self.ttl * 2 / 3);
+        // A client that is silent is given up just before the next one is sent beside it.
+        let (patience, limit) = (self.patience() * 9 / 10, self.ttl * 2 / 3);
         async move {
             let keep = |line: Line| async move {
                 line.client.lease_client().keep_alive(lease).await.map(drop)
@@ -212,6 +212,8 @@ impl Keeper {
                 let pause =
                     (self.ttl / 24).clamp(Duration::from_millis(20), Duration::from_millis(500));
                 self.rests_until = self.clock.now().saturating_add(pause);
+                // The next one waits for no answer that will not come.
+                self.newest = self.newest.filter(|(newest, _)| *newest != sent);
                 session.state().failure = Some(failure.text());
                 false
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{by, join, link_to, ms};
 use lockkit_core::Guard;
-use testbed::{EtcdServer, Fault, Link, Way};
+use testbed::{Connections, EtcdServer, Fault, Link, Way};
 
 /// When the term of `guard` began, that is: how long before now.
 fn age_of_term(guard: &Guard) -> Duration {
@@ -45,4 +45,39 @@ async fn a_lease_counts_from_the_sending_that_was_answered_and_not_from_one_afte
     );
     assert!(age + ms(400) > since, "the term is {age:?} old, {since:?} after the first sending");
     guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_locks_whose_connection_dies_in_silence_is_renewed_over_the_next_one() {
+    const LOCKS: usize = 60;
+    let ttl = ms(9_000);
+    let server = EtcdServer::start().unwrap();
+    let link = link_to(server.address());
+    let locks = join(&[link.port()]).await;
+    let mut guards = Vec::new();
+    for name in 0..LOCKS {
+        guards.push(locks.lock(format!("a{name}")).ttl(ttl).acquire().await.unwrap());
+    }
+    // A keep-alive has just been answered: the next one is due in a third of the ttl.
+    let renewed = async {
+        while age_of_term(&guards[0]) > ms(500) || guards[0].remaining().unwrap() > ttl {
+            tokio::time::sleep(ms(20)).await;
+        }
+    };
+    tokio::time::sleep(ttl / 3).await;
+    by(ttl / 2, "a renewal", renewed).await;
+    let began = Instant::now();
+    link.fault(Way::Both, Fault::Blackhole);
+    // The path is back, but not for the connections that were there: they stay silent.
+    tokio::time::sleep(ttl / 2).await;
+    link.fault_on(Connections::New, Way::Both, Fault::Pass);
+    let is_renewed = |guard: &Guard| guard.is_held() && age_of_term(guard) < began.elapsed();
+    let all = async {
+        while !guards.iter().all(is_renewed) {
+            assert!(guards.iter().all(Guard::is_held), "lost although the path is back");
+            tokio::time::sleep(ms(20)).await;
+        }
+    };
+    by(ttl, "a renewal of each", all).await;
+    println!("{LOCKS} locks: all renewed {:?} after the silence began", began.elapsed());
 }
