@@ -29,6 +29,8 @@ impl Drop for Kept {
     fn drop(&mut self) {
         if let Some(session) = self.0.upgrade() {
             session.state().kept = false;
+            // Whoever waits for its end has it kept by a runtime that lives.
+            session.changed.notify_waiters();
         }
     }
 }

@@ -116,7 +116,7 @@ impl EtcdLease {
             let sight =
                 self.provider.watch.sight(&self.grant.key, self.grant.create_revision, known);
             let seen = tokio::select! {
-                () = self.session.ended() => return LossReason::SessionEnded,
+                () = self.session.ended(&self.provider.endpoints) => return LossReason::SessionEnded,
                 seen = sight.news() => seen,
             };
             if seen == Seen::Gone {
@@ -127,7 +127,7 @@ impl EtcdLease {
                 self.provider.turn().await
             };
             let _turn = tokio::select! {
-                () = self.session.ended() => return LossReason::SessionEnded,
+                () = self.session.ended(&self.provider.endpoints) => return LossReason::SessionEnded,
                 turn = turn => turn,
             };
             match self.read().await {

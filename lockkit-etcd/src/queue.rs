@@ -180,7 +180,7 @@ impl Inner {
             let _turn = tokio::select! {
                 biased;
                 () = seat.withdrawn() => return Err(withdrawn()),
-                () = session.ended() => return Ok(None),
+                () = session.ended(&self.endpoints) => return Ok(None),
                 turn = seen => turn,
             };
             place = self.look_again(request, &at, own, behind).await?;

@@ -145,14 +145,17 @@ impl Session {
         self.state().ended
     }
 
-    /// Completes when the lease has ended; level-triggered.
-    pub(crate) async fn ended(&self) {
+    /// Keeps the lease alive, and completes when it has ended; level-triggered.
+    pub(crate) async fn ended(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
         loop {
             let changed = self.changed.notified();
             if self.has_ended() {
                 return;
             }
+            self.keep(endpoints);
             changed.await;
+            // A runtime that ends refuses the task, and polls this one no more.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -99,13 +99,15 @@ impl Watch {
 
     /// Completes when what is read from now on can be kept in sight.
     pub(crate) async fn up(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
-        self.run(endpoints);
         loop {
             let changed = self.changed.notified();
             if self.state().since.is_some() {
                 return;
             }
+            self.run(endpoints);
             changed.await;
+            // A runtime that ends refuses the task, and polls this one no more.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -163,7 +165,7 @@ impl Watch {
 
     /// Follows one stream until it ends; whether there was one.
     async fn follow(self: &Arc<Self>, endpoints: &Endpoints) -> bool {
-        self.forget();
+        self.forget(true);
         let open = |line: Line| async move {
             let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
             let stream = line.client.watch_client().watch(self.keys.range(), Some(options)).await?;
@@ -253,10 +255,10 @@ impl Watch {
     }
 
     /// Begins anew: whatever was in sight must be read.
-    fn forget(&self) {
+    fn forget(&self, runs: bool) {
         let was = {
             let mut state = self.state();
-            let State { runs, is_away, closed, .. } = *state;
+            let State { is_away, closed, .. } = *state;
             std::mem::replace(&mut *state, State { runs, is_away, closed, ..State::default() })
         };
         for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
@@ -344,8 +346,9 @@ struct Runs(Weak<Watch>);
 impl Drop for Runs {
     fn drop(&mut self) {
         if let Some(watch) = self.0.upgrade() {
-            let mut state = watch.state();
-            (state.runs, state.is_up) = (false, false);
+            // Whoever has a key in sight, or waits for a stream, opens one in a runtime that lives.
+            watch.forget(false);
+            watch.changed.notify_waiters();
         }
     }
 }

@@ -130,6 +130,43 @@ async fn a_runtime_that_ends_takes_no_lock_with_it_for_longer_than_a_ttl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_or_holds_in_another_runtime_goes_on_when_the_one_that_served_all_ends() {
+    let server = EtcdServer::start().unwrap();
+    let (port, ttl) = (server.port(), ms(2_000));
+    let other = client(&server).await;
+    let held = other.lock("a").ttl(TTL).acquire().await.unwrap();
+    let (hand_over, handed_over) = tokio::sync::oneshot::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let first = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let locks = join(&[port]).await;
+            // Its session and its watch are served here.
+            let guard = locks.lock("first").ttl(ttl).acquire().await.unwrap();
+            tokio::time::sleep(ms(100)).await;
+            hand_over.send(locks).unwrap();
+            ended.await.unwrap();
+            std::mem::forget(guard);
+        });
+    });
+    let locks = handed_over.await.unwrap();
+    let guard = locks.lock("b").ttl(ttl).acquire().await.unwrap();
+    let waiting = waiter(&locks.lock("a").ttl(ttl), 0).await;
+    end.send(()).unwrap();
+    first.join().unwrap();
+    // Nothing is asked of this client meanwhile: those who are there have it served anew.
+    tokio::time::sleep(ttl * 2).await;
+    assert!(guard.is_held(), "lost with a runtime that is not its own");
+    queued(&other.lock("a"), 1).await;
+    held.release().await.unwrap();
+    let next = by(SLACK, "the waiter's grant", waiting).await.unwrap();
+    // A holder of this runtime is told by pushes again, too.
+    server.cli(&["del", "--prefix", "lockkit/b/"]).unwrap();
+    by(SLACK, "a holder is told", guard.lost()).await;
+    next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn holders_and_waiters_are_told_that_etcd_is_out_of_reach_and_that_it_is_back() {
     let server = EtcdServer::start().unwrap();
     let other = client(&server).await;
