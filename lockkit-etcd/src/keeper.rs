@@ -121,6 +121,11 @@ impl Keeper {
         }
         if Arc::strong_count(&state.users) > 1 {
             self.unused_since = None;
+        } else if state.retired {
+            // What is still on it goes with it, and is to be removed until then.
+            let gone = state.acked.saturating_add(self.ttl * 2);
+            state.ended = gone <= now;
+            return if state.ended { Step::End } else { Step::Wait(gone) };
         } else if now.saturating_since(*self.unused_since.get_or_insert(now)) >= IDLE {
             state.ended = true;
             drop(state);

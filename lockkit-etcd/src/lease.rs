@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::protocol::{Own, revision_of};
 use crate::provider::Inner;
 use crate::seat::Worker;
-use crate::session::Use;
+use crate::session::{Session, Use};
 use crate::watch::Seen;
 
 /// How old an acknowledged keep-alive may be to serve one more lock: many locks that are renewed
@@ -60,7 +60,9 @@ pub(crate) struct EtcdLease {
     provider: Arc<Inner>,
     request: Request,
     seat: Worker,
-    session: Use,
+    session: Arc<Session>,
+    /// Until a release is refused.
+    in_use: Mutex<Option<Use>>,
     grant: Arc<EtcdGrant>,
     /// When the request was sent that was granted.
     sent: Instant,
@@ -87,7 +89,8 @@ impl EtcdLease {
             provider,
             request: request.clone(),
             seat,
-            session,
+            session: Arc::clone(&session),
+            in_use: Mutex::new(Some(session)),
             grant: Arc::new(grant),
             sent,
             known,
@@ -126,11 +129,13 @@ impl EtcdLease {
                 self.provider.watch.up(&self.provider.endpoints).await;
                 self.provider.turn().await
             };
-            let _turn = tokio::select! {
+            let turn = tokio::select! {
                 () = self.session.ended(&self.provider.endpoints) => return LossReason::SessionEnded,
                 turn = turn => turn,
             };
-            match self.read().await {
+            let read = self.read().await;
+            drop(turn);
+            match read {
                 Ok(Some(now)) => known = now,
                 Ok(None) => return LossReason::Removed,
                 Err(_) => self.request.clock().sleep(PAUSE).await,
@@ -199,7 +204,13 @@ impl Lease for EtcdLease {
                 self.session.end();
                 false
             }
-            Err(failure) => return Err(failure.into_error(late)),
+            Err(failure) => {
+                if matches!(failure, Failure::Refused(_)) {
+                    self.session.retire(&self.seat);
+                    drop(self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take());
+                }
+                return Err(failure.into_error(late));
+            }
         };
         self.provider.seats.is_clear(&self.seat);
         // Gone by an earlier sending of ours, as far as anybody can tell.

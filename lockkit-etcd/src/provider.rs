@@ -13,7 +13,7 @@ use lockkit_core::{
 use tokio::sync::Semaphore;
 
 use crate::EtcdConfig;
-use crate::endpoints::{Endpoints, LIMIT, call_limit};
+use crate::endpoints::{Called, Endpoints, LIMIT, call_limit};
 use crate::failure::Failure;
 use crate::lease::EtcdLease;
 use crate::protocol::Keys;
@@ -127,7 +127,11 @@ async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result
     };
     endpoints.call(&clock, left(), probe).await.into_result()?;
     let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };
-    endpoints.call(&clock, left(), revoke).await.into_result()?;
+    match endpoints.call(&clock, left(), revoke).await {
+        // Revoked by an earlier sending of this.
+        Called { value: Err(Failure::NoLease), .. } => {}
+        answer => drop(answer.into_result()?),
+    }
     let least = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
     Ok(TtlRange { min: Duration::from_secs(least), ..TTLS })
 }
@@ -196,8 +200,12 @@ impl Inner {
 
     /// Ends every session; whether the store has acknowledged all of it.
     async fn end_sessions(&self) -> Result<()> {
-        let sessions: Vec<_> = self.sessions.lock().await.drain().collect();
-        let ended = sessions.iter().map(|(_, session)| session.revoke(&self.endpoints));
+        let current = self.sessions.lock().await.drain().collect::<Vec<_>>();
+        let current = current.into_iter().map(|(_, session)| session);
+        let mut sessions: Vec<_> = current.chain(self.seats.sessions()).collect();
+        sessions.sort_unstable_by_key(|session| session.lease);
+        sessions.dedup_by_key(|session| session.lease);
+        let ended = sessions.iter().map(|session| session.revoke(&self.endpoints));
         futures_util::future::join_all(ended).await.into_iter().collect()
     }
 }

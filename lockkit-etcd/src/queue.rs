@@ -254,8 +254,11 @@ impl Inner {
             return Err(withdrawn());
         }
         let Called { value, late } = self.txn(request, &txn).await;
-        if !late && !matches!(value, Err(Failure::Unclear(_))) {
-            sending.answered();
+        match &value {
+            Err(Failure::Unclear(_)) => drop(sending),
+            _ if late => drop(sending),
+            Err(_) => sending.refused(),
+            Ok(_) => sending.answered(),
         }
         match value {
             Ok(answer) => Ok(Some(answer)),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use lockkit_core::{Clock, Instant, Request, RequestId};
 use tokio::sync::Notify;
 
-use crate::session::Use;
+use crate::session::{Session, Use};
 
 /// The requests of a provider that somebody works on, or that may have left a trace.
 #[derive(Debug, Default)]
@@ -30,7 +30,8 @@ struct State {
     left_at: Option<Instant>,
     /// Its key, and the session on which that is, or may come to be.
     place: Option<(Use, Vec<u8>)>,
-    /// Sendings without an answer so far.
+    /// Sendings so far, and those without an answer.
+    sent: usize,
     under_way: usize,
     /// Whether one was given up without an answer, and may still arrive.
     late: bool,
@@ -99,6 +100,13 @@ impl Seats {
         self.all().values().filter(is_orphan).cloned().collect()
     }
 
+    /// The sessions that live and may have a request's key on them.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        let session = |seat: &Arc<Seat>| seat.place().map(|(on, _)| Arc::clone(&on));
+        let sessions = self.all().values().filter_map(session).collect::<Vec<_>>();
+        sessions.into_iter().filter(|session| !session.has_ended()).collect()
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<RequestId, Arc<Seat>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,6 +116,7 @@ impl Seat {
     /// Counts a sending in, before it leaves, with its key and the session that this is to live on.
     pub(crate) fn sending(&self, session: &Use, key: &[u8]) -> Sending<'_> {
         let mut state = self.state();
+        state.sent += 1;
         state.under_way += 1;
         state.place = Some((session.clone(), key.to_vec()));
         Sending { seat: self, answered: false }
@@ -127,6 +136,13 @@ impl Seat {
     /// What was sent before will be refused when it comes.
     pub(crate) fn settled(&self) {
         self.state().late = false;
+    }
+
+    /// Its key is no reason any more to keep the session alive.
+    pub(crate) fn let_go(&self) {
+        if let Some((on, _)) = &mut self.state().place {
+            on.let_go();
+        }
     }
 
     pub(crate) fn withdraw(&self) {
@@ -180,6 +196,17 @@ impl Sending<'_> {
     /// The store has answered this sending, and every one that was repeated within it.
     pub(crate) fn answered(mut self) {
         self.answered = true;
+    }
+
+    /// The store will never apply it: a request that sent nothing else has left nothing.
+    pub(crate) fn refused(self) {
+        {
+            let mut state = self.seat.state();
+            if state.sent == 1 {
+                state.place = None;
+            }
+        }
+        self.answered();
     }
 }
 

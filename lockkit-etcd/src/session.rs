@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) wanted: Instant,
     pub(crate) failure: Option<String>,
     pub(crate) ended: bool,
+    /// Nobody joins it any more: it ends with its last user.
+    pub(crate) retired: bool,
     /// Whether a task keeps it alive.
     pub(crate) kept: bool,
     /// Copied by each user.
@@ -50,6 +52,13 @@ pub(crate) struct State {
 pub(crate) struct Use {
     session: Arc<Session>,
     _user: Arc<()>,
+}
+
+impl Use {
+    /// No longer has the session kept alive.
+    pub(crate) fn let_go(&mut self) {
+        self._user = Arc::default();
+    }
 }
 
 impl std::ops::Deref for Use {
@@ -99,6 +108,7 @@ impl Session {
             wanted: acked,
             failure: None,
             ended: false,
+            retired: false,
             kept: false,
             users: Arc::default(),
         };
@@ -118,10 +128,19 @@ impl Session {
         open.ok_or_else(|| Error::unavailable(Applied::No, "the session's lease has ended"))
     }
 
-    /// Uses it; `None` where it has ended.
+    /// Uses it; `None` where it has ended, or is about to.
     pub(crate) fn join(self: &Arc<Self>) -> Option<Use> {
         let state = self.state();
-        (!state.ended).then(|| Use { session: Arc::clone(self), _user: Arc::clone(&state.users) })
+        let is_open = !state.ended && !state.retired;
+        is_open.then(|| Use { session: Arc::clone(self), _user: Arc::clone(&state.users) })
+    }
+
+    /// The store refuses to remove a request's key: that ends with the lease, which is kept alive
+    /// for those who use it by now, and for nobody else.
+    pub(crate) fn retire(&self, seat: &Seat) {
+        seat.let_go();
+        self.state().retired = true;
+        self.wanted.notify_one();
     }
 
     /// The newest revision of the session key that we know.
@@ -250,7 +269,12 @@ impl Session {
             Ok(_) => {}
             // The key was on that lease.
             Err(Failure::NoLease) => self.end(),
-            Err(failure) => return Err(failure.into_error(true)),
+            Err(failure) => {
+                if matches!(failure, Failure::Refused(_)) {
+                    self.retire(seat);
+                }
+                return Err(failure.into_error(true));
+            }
         }
         Ok(())
     }

@@ -1,0 +1,143 @@
+//! A right that is taken away while keys are there: what may not be removed is not kept alive.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{SLACK, by, ms, queued};
+use lockkit_core::{Clock, Error, LockName, LockProvider, Locks, Request};
+use lockkit_etcd::{EtcdConfig, EtcdGrant, EtcdProvider};
+use testbed::EtcdServer;
+
+const TTL: Duration = ms(2_000);
+/// How soon after its ttl an ended lease is gone: etcd looks for them every 500 ms.
+const SOON: Duration = ms(1_500);
+
+/// A server with two users, and a client of the first one, whose rights come and go.
+struct Rights(EtcdServer);
+
+impl Rights {
+    async fn of_two_users() -> (Self, EtcdProvider, Locks) {
+        let server = EtcdServer::builder()
+            .user("app", "one", "lockkit/")
+            .user("peer", "two", "lockkit/")
+            .start()
+            .unwrap();
+        let as_user = |user, password| {
+            let config = EtcdConfig::new([("127.0.0.1", server.port())]);
+            EtcdProvider::connect(config.login(user, password))
+        };
+        let app = as_user("app", "one").await.unwrap();
+        let peer = Locks::new(as_user("peer", "two").await.unwrap());
+        (Self(server), app, peer)
+    }
+
+    fn take_away(&self) {
+        self.0.cli(&["role", "revoke-permission", "app", "lockkit/", "--prefix"]).unwrap();
+    }
+
+    fn give_back(&self) {
+        let grant = ["role", "grant-permission", "--prefix", "app", "readwrite", "lockkit/"];
+        self.0.cli(&grant).unwrap();
+    }
+}
+
+fn request(name: &str) -> Request {
+    Request::new(LockName::new(name).unwrap(), TTL, Clock::system()).unwrap()
+}
+
+fn is_rejected<T>(outcome: &Result<T, Error>) -> bool {
+    matches!(outcome, Err(Error::Rejected { .. }))
+}
+
+/// A waiter of `app` behind a holder of `peer`, who releases once `app` may do nothing any more; the
+/// request, after its acquire and its withdrawal were refused.
+async fn refused_waiter(rights: &Rights, app: &EtcdProvider, peer: &Locks) -> Request {
+    let held = peer.lock("a").ttl(ms(30_000)).acquire().await.unwrap();
+    let request = request("a");
+    let acquiring = tokio::spawn({
+        let (app, request) = (app.clone(), request.clone());
+        async move { app.acquire(&request).await.map(drop) }
+    });
+    queued(&peer.lock("a"), 1).await;
+    rights.take_away();
+    held.release().await.unwrap();
+    let outcome = by(SLACK, "the refusal", acquiring).await.unwrap();
+    assert!(is_rejected(&outcome), "{outcome:?}");
+    let withdrawn = app.withdraw(&request).await;
+    assert!(is_rejected(&withdrawn), "{withdrawn:?}");
+    assert!(peer.lock("a").try_acquire().await.unwrap().is_none(), "the key is still there");
+    request
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_not_be_removed_is_gone_after_a_ttl() {
+    let (rights, app, peer) = Rights::of_two_users().await;
+    refused_waiter(&rights, &app, &peer).await;
+    let guard = by(TTL + SOON + SLACK, "the name", peer.lock("a").acquire()).await.unwrap();
+    guard.release().await.unwrap();
+    // The same of a holder whose release is refused.
+    rights.give_back();
+    let grant = app.try_acquire(&request("a")).await.unwrap().unwrap();
+    rights.take_away();
+    let released = grant.lease.release().await;
+    assert!(is_rejected(&released), "{released:?}");
+    let guard = by(TTL + SOON + SLACK, "the name", peer.lock("a").acquire()).await.unwrap();
+    assert!(guard.token() > grant.token);
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_beside_a_refused_key_lives_on_and_takes_it_along_when_it_ends() {
+    let (rights, app, peer) = Rights::of_two_users().await;
+    let locks = Locks::new(app.clone());
+    let good = locks.lock("good").ttl(TTL).acquire().await.unwrap();
+    let request = refused_waiter(&rights, &app, &peer).await;
+    tokio::time::sleep(TTL * 2).await;
+    assert!(good.is_held(), "a hold that has nothing to do with it");
+    // Whoever comes now has a lease of its own, which nothing refused is on.
+    rights.give_back();
+    let next = locks.lock("next").ttl(TTL).acquire().await.unwrap();
+    let lease = |guard: &lockkit_core::Guard| guard.native::<EtcdGrant>().unwrap().lease;
+    assert_ne!(lease(&next), lease(&good));
+    // A withdrawal that is repeated once the right is back removes it at once.
+    app.withdraw(&request).await.unwrap();
+    let guard = by(SLACK, "the name", peer.lock("a").acquire()).await.unwrap();
+    guard.release().await.unwrap();
+    assert!(good.is_held() && next.is_held());
+    // With the last hold on it the lease ends, and what may not be removed with it.
+    refused_waiter(&rights, &app, &peer).await;
+    tokio::time::sleep(TTL * 2).await;
+    assert!(peer.lock("a").try_acquire().await.unwrap().is_none(), "its lease lives for a hold");
+    drop(next);
+    let guard = by(TTL + SOON + SLACK, "the name", peer.lock("a").acquire()).await.unwrap();
+    guard.release().await.unwrap();
+    assert!(good.is_held());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_at_the_door_leaves_nothing_and_costs_nobody_the_lease() {
+    let (rights, app, peer) = Rights::of_two_users().await;
+    let locks = Locks::new(app.clone());
+    let good = locks.lock("good").ttl(TTL).acquire().await.unwrap();
+    rights.take_away();
+    for waits in [false, true] {
+        let request = request("a");
+        let outcome = if waits {
+            app.acquire(&request).await.map(Some)
+        } else {
+            app.try_acquire(&request).await
+        };
+        assert!(is_rejected(&outcome), "{outcome:?}");
+        app.withdraw(&request).await.unwrap();
+    }
+    rights.give_back();
+    let next = locks.lock("next").ttl(TTL).acquire().await.unwrap();
+    let lease = |guard: &lockkit_core::Guard| guard.native::<EtcdGrant>().unwrap().lease;
+    assert_eq!(lease(&next), lease(&good));
+    peer.lock("a").try_acquire().await.unwrap().unwrap().release().await.unwrap();
+    good.release().await.unwrap();
+    next.release().await.unwrap();
+}
