@@ -1,10 +1,11 @@
 //! What an operator can see and do in etcd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Client, GetOptions, GetResponse, Txn};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 
 use crate::endpoints::LIMIT;
@@ -14,6 +15,8 @@ use crate::provider::Inner;
 
 /// How many keys are listed with one request.
 const PAGE: i64 = 1000;
+/// How many leases are asked for at once.
+const AT_ONCE: usize = 32;
 
 #[async_trait]
 impl Operator for Inner {
@@ -21,7 +24,7 @@ impl Operator for Inner {
         let queue = self.queue(name).await?;
         let mut holders = Vec::new();
         if let Some(first) = queue.first() {
-            holders.push(self.holder(first).await?);
+            holders.push(self.holder(first, self.left(first.lease).await?)?);
         }
         let waiters = queue.len().saturating_sub(1);
         Ok(Inspection::new(name.clone(), holders, Some(waiters)))
@@ -33,10 +36,11 @@ impl Operator for Inner {
         after: Option<&LockName>,
         limit: usize,
     ) -> Result<Vec<Inspection>> {
-        // The store's order is that of the escaped names: all are read, and put into ours.
+        // The store's order is that of the escaped names: all that may follow are read, and put
+        // into ours.
         let mut queues: BTreeMap<LockName, Vec<Contender>> = BTreeMap::new();
-        let mut from = self.keys.directories(prefix).into_bytes();
-        let range = from.clone();
+        let range = self.keys.directories(prefix).into_bytes();
+        let mut from = self.keys.directories_after(prefix, after).into_bytes();
         loop {
             let page = self.page(&range, &from).await?;
             for (name, contender) in page.kvs().iter().filter_map(|kv| self.keys.contender(kv)) {
@@ -52,16 +56,21 @@ impl Operator for Inner {
                 _ => break,
             }
         }
-        let mut seen = Vec::new();
-        for (name, queue) in queues.into_iter().take(limit) {
+        let first = |(name, queue): (LockName, Vec<Contender>)| {
             let waiters = queue.len().saturating_sub(1);
-            let mut holders = Vec::new();
-            if let Some(first) = queue.iter().min_by_key(|contender| contender.created) {
-                holders.push(self.holder(first).await?);
-            }
-            seen.push(Inspection::new(name, holders, Some(waiters)));
-        }
-        Ok(seen)
+            let holder = queue.into_iter().min_by_key(|contender| contender.created)?;
+            Some((name, holder, waiters))
+        };
+        let seen: Vec<_> = queues.into_iter().take(limit).filter_map(first).collect();
+        let leases: BTreeSet<i64> = seen.iter().map(|(_, holder, _)| holder.lease).collect();
+        let left = |lease| async move { self.left(lease).await.map(|left| (lease, left)) };
+        let left = stream::iter(leases.into_iter().map(left)).buffer_unordered(AT_ONCE);
+        let left: HashMap<i64, Duration> = left.try_collect().await?;
+        let inspection = |(name, holder, waiters): (LockName, Contender, usize)| {
+            let left = left.get(&holder.lease).copied().unwrap_or_default();
+            Ok(Inspection::new(name, vec![self.holder(&holder, left)?], Some(waiters)))
+        };
+        seen.into_iter().map(inspection).collect()
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
@@ -91,13 +100,17 @@ impl Inner {
         Ok(found.first().map(|found| at.contenders(found)).unwrap_or_default())
     }
 
-    async fn holder(&self, contender: &Contender) -> Result<Holder> {
+    fn holder(&self, contender: &Contender, left: Duration) -> Result<Holder> {
         let mut holder = Holder::new(&*contender.label);
         if contender.is_ours {
             let native = u64::try_from(contender.created).unwrap_or(0);
             holder = holder.with_token(FencingToken::with_base(self.token_base, native)?);
         }
-        let lease = contender.lease;
+        Ok(holder.with_expires_in(left))
+    }
+
+    /// How long a lease lives on if nobody renews it.
+    async fn left(&self, lease: i64) -> Result<Duration> {
         let ask =
             |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
         let answer = self.endpoints.call(&Clock::system(), LIMIT, ask).await;
@@ -107,7 +120,7 @@ impl Inner {
             Ok(_) | Err(Failure::NoLease) => 0,
             Err(failure) => return Err(failure.into_error(false)),
         };
-        Ok(holder.with_expires_in(Duration::from_secs(u64::try_from(left).unwrap_or(0))))
+        Ok(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
     }
 
     /// One page of the keys that begin with `range`, from `from` on.

@@ -54,6 +54,17 @@ impl Keys {
         format!("{}{}", self.0, escape(prefix))
     }
 
+    /// Where the directories of the names with this prefix that come after `after` begin, or before.
+    pub(crate) fn directories_after(&self, prefix: &str, after: Option<&LockName>) -> String {
+        let after = after.map_or("", LockName::as_str);
+        let Some(below) = after.strip_prefix(prefix) else { return self.directories(prefix) };
+        // Of `/` and what comes before it in names, only `%` and less comes before it here.
+        match below.find(|c| ('&'..'/').contains(&c)) {
+            Some(at) => self.directories(&format!("{prefix}{}/", &below[..at])),
+            None => self.directories(after),
+        }
+    }
+
     /// No name is escaped to a bare `%`.
     pub(crate) fn session(&self, lease: i64) -> Vec<u8> {
         format!("{}%/{lease:x}", self.0).into_bytes()
@@ -270,6 +281,8 @@ fn unescape(escaped: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -282,6 +295,28 @@ mod tests {
         for none in ["%", "%2f", "a%", "%41"] {
             assert_eq!(unescape(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn no_name_after_another_has_its_directory_before_where_they_are_looked_for() {
+        let characters = ["", " ", "%", "&", "-", ".", "/", "0", "a", "é"];
+        let two = characters.iter().flat_map(|a| characters.map(|b| format!("{a}{b}")));
+        let three = two.flat_map(|two| characters.map(|c| format!("{two}{c}")));
+        let names: BTreeSet<_> = three.filter_map(|name| LockName::new(name).ok()).collect();
+        let keys = Keys::new("lockkit");
+        for prefix in ["", "a", "-", "a-", "/"] {
+            let fit = names.iter().filter(|name| name.as_str().starts_with(prefix));
+            let fit: Vec<_> = fit.map(|name| (name, keys.directory(name).0)).collect();
+            for after in &names {
+                let from = keys.directories_after(prefix, Some(after));
+                for (later, directory) in fit.iter().filter(|(name, _)| *name > after) {
+                    assert!(*directory >= from, "{later} after {after}: {from}");
+                }
+            }
+        }
+        // Where nothing is out of order, nothing is read again.
+        let after = LockName::new("nightly_7").ok();
+        assert_eq!(keys.directories_after("", after.as_ref()), "lockkit/nightly_7");
     }
 
     #[test]
