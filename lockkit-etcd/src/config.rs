@@ -5,6 +5,9 @@ use std::fmt;
 use etcd_client::ConnectOptions;
 use lockkit_core::{Error, Result};
 
+/// Leaves room for as many revisions as no cluster will ever reach.
+const MOST_BASE: u64 = 1 << 62;
+
 /// Where the members of a cluster are, who we are there, and where our locks lie.
 ///
 /// Its `Debug` shows no password and no private part of a certificate.
@@ -62,7 +65,8 @@ impl EtcdConfig {
         self
     }
 
-    /// What is added to the cluster's revisions, which are the tokens; 0 unless set here.
+    /// What is added to the cluster's revisions, which are the tokens, at most 2^62; 0 unless set
+    /// here.
     #[must_use]
     pub const fn token_base(mut self, base: u64) -> Self {
         self.token_base = base;
@@ -84,6 +88,12 @@ impl EtcdConfig {
             return Err(Error::invalid(
                 format!("the host {host:?}"),
                 "give a host's name or address without scheme, port and slashes",
+            ));
+        }
+        if self.token_base > MOST_BASE {
+            return Err(Error::invalid(
+                format!("a token_base of {}", self.token_base),
+                format!("give {MOST_BASE} at most: the cluster's revisions are added to it"),
             ));
         }
         if self.tls.is_some() && !cfg!(feature = "tls") {
