@@ -2,6 +2,7 @@
 //!
 //! The driver spreads its calls over its endpoints and never learns which of them is down.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -106,13 +107,15 @@ impl Endpoints {
         let end = clock.now().saturating_add(limit);
         let mut under_way = FuturesUnordered::new();
         let (mut late, mut tries, mut is_slow) = (false, 0, false);
+        let mut mistrusted = HashSet::new();
         let mut value = Err(Failure::Unserved(format!("no time was left of {limit:?}")));
         loop {
             let (now, member) = (clock.now(), self.current());
             if (under_way.is_empty() || is_slow) && tries <= self.members.len() && now < end {
                 let left = end.saturating_since(now);
                 let request = |line: Line| request(line.client);
-                under_way.push(self.once(member, clock, left, left, request));
+                let call = self.once(member, clock, left, left, request);
+                under_way.push(async move { (member, call.await) });
                 (tries, is_slow) = (tries + 1, false);
             }
             if under_way.is_empty() {
@@ -120,8 +123,20 @@ impl Endpoints {
             }
             tokio::select! {
                 biased;
-                Some(ended) = under_way.next() => {
-                    if !matches!(ended, Err(Failure::Unserved(_) | Failure::Unclear(_))) {
+                Some((member, ended)) = under_way.next() => {
+                    let ended = match ended {
+                        Err(Failure::Mistrusted(error)) => {
+                            mistrusted.insert(member);
+                            // One bad certificate among several is that member's trouble.
+                            Err(if mistrusted.len() == self.members.len() {
+                                Failure::Refused(error)
+                            } else {
+                                Failure::Unserved(error.to_string())
+                            })
+                        }
+                        ended => ended,
+                    };
+                    if !ended.as_ref().is_err_and(Failure::is_of_a_member) {
                         return Called { value: ended, late: late || !under_way.is_empty() };
                     }
                     late |= matches!(ended, Err(Failure::Unclear(_)));
@@ -153,7 +168,7 @@ impl Endpoints {
             let line = self.line_to(member).await?;
             let number = *used.get_or_init(|| line.number);
             let outcome = request(line).await.map_err(|error| Failure::of(&error));
-            if !matches!(outcome, Err(Failure::Unserved(_) | Failure::Unclear(_))) {
+            if !outcome.as_ref().is_err_and(Failure::is_of_a_member) {
                 self.hear(member, number);
             }
             outcome
@@ -170,12 +185,19 @@ impl Endpoints {
         tokio::select! {
             biased;
             outcome = call => {
-                if matches!(outcome, Err(Failure::Unserved(_) | Failure::Unclear(_))) {
+                if outcome.as_ref().is_err_and(Failure::is_of_a_member) {
                     self.give_up(member, used.get().copied());
                 }
                 outcome
             }
-            () = silence => Err(Failure::Unclear(format!("etcd gave no answer within {limit:?}"))),
+            () = silence => {
+                let silence = format!("etcd gave no answer within {limit:?}");
+                // Without a client nothing was sent but a login.
+                Err(match used.get() {
+                    Some(_) => Failure::Unclear(silence),
+                    None => Failure::Unserved(silence),
+                })
+            }
         }
     }
 

@@ -5,6 +5,8 @@ use lockkit_core::{Applied, Error};
 /// What a user's role needs.
 const RIGHTS: &str = "grant the user's role readwrite on the keys of the prefix: \
     etcdctl role grant-permission ROLE --prefix readwrite <prefix>/";
+const CERTIFICATES: &str = "give the authority that signed the server's certificate, the host \
+    that it names, and our own certificate if the server asks for one";
 const LOGIN: &str = "check the user name and the password in the URL";
 
 /// What one call's failure says of its request.
@@ -14,6 +16,8 @@ pub(crate) enum Failure {
     NoLease,
     /// Not applied, and never will be.
     Refused(Error),
+    /// Not applied: this member and we do not accept each other's certificates.
+    Mistrusted(Error),
     /// Not applied: another endpoint, or a later try, may serve.
     Unserved(String),
     /// It may have been applied, or may be still.
@@ -47,10 +51,7 @@ impl Failure {
     fn of_status(code: i32, message: &str, text: String) -> Self {
         let refused = |remedy: &str| Self::Refused(Error::rejected(text.clone(), remedy));
         if is_mistrust(&text) {
-            return refused(
-                "give the authority that signed the server's certificate, the host that it names, \
-                 and our own certificate if the server asks for one",
-            );
+            return Self::Mistrusted(Error::rejected(text, CERTIFICATES));
         }
         match code {
             5 if message.contains("lease not found") => Self::NoLease,
@@ -75,11 +76,16 @@ impl Failure {
         }
     }
 
+    /// Whether it is the member that failed, and another one may serve.
+    pub(crate) const fn is_of_a_member(&self) -> bool {
+        matches!(self, Self::Mistrusted(_) | Self::Unserved(_) | Self::Unclear(_))
+    }
+
     /// In words.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::NoLease => "the session's lease has ended".to_owned(),
-            Self::Refused(error) => error.to_string(),
+            Self::Refused(error) | Self::Mistrusted(error) => error.to_string(),
             Self::Unserved(text) | Self::Unclear(text) => text.clone(),
         }
     }
@@ -88,7 +94,7 @@ impl Failure {
     pub(crate) fn into_error(self, late: bool) -> Error {
         let unless_late = if late { Applied::Maybe } else { Applied::No };
         match self {
-            Self::Refused(error) => error,
+            Self::Refused(error) | Self::Mistrusted(error) => error,
             Self::NoLease | Self::Unserved(_) => Error::unavailable(unless_late, self.text()),
             Self::Unclear(text) => Error::unavailable(Applied::Maybe, text),
         }
@@ -156,10 +162,23 @@ mod tests {
         assert!(matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }));
     }
 
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_keep_alive_of_a_lease_that_is_gone_says_so() {
+        let server = testbed::EtcdServer::start().expect("a server");
+        let url = format!("http://{}", server.address());
+        let client = etcd_client::Client::connect([url], None).await.expect("a client");
+        // It is answered, with a ttl of 0.
+        let kept = client.lease_client().keep_alive(0x1234).await.map(drop);
+        let error = kept.expect_err("no such lease");
+        assert!(matches!(Failure::of(&error), Failure::NoLease), "{error:?}");
+    }
+
     #[test]
     fn certificates_are_a_matter_of_trust_and_not_of_time() {
         let text = "transport error: invalid peer certificate: UnknownIssuer";
-        assert!(matches!(of(14, text), Failure::Refused(_)));
-        assert!(matches!(of(2, "received fatal alert: CertificateRequired"), Failure::Refused(_)));
+        assert!(matches!(of(14, text), Failure::Mistrusted(_)));
+        let alert = of(2, "received fatal alert: CertificateRequired");
+        assert!(matches!(alert, Failure::Mistrusted(_)));
     }
 }

@@ -13,7 +13,7 @@ use common::{SLACK, by, ms};
 use lockkit_core::Error;
 use lockkit_etcd::{EtcdConfig, EtcdProvider, EtcdTls};
 use testbed::certificates::Certificates;
-use testbed::{ClientCertificate, EtcdServer, contenders};
+use testbed::{ClientCertificate, EtcdServer, Port, contenders};
 
 fn trusting(authority: PathBuf) -> EtcdTls {
     let mut tls = EtcdTls::default();
@@ -93,6 +93,70 @@ async fn a_client_certificate_is_shown_where_the_server_asks_and_is_a_login() {
     let elsewhere = at(&server, "localhost", showing(&certificates)).prefix("elsewhere");
     let error = refused(elsewhere).await;
     assert!(matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("readwrite")));
+}
+
+#[tokio::test]
+async fn a_member_with_a_bad_certificate_is_passed_over_and_only_all_of_them_are_a_refusal() {
+    let certificates = Certificates::new().unwrap();
+    let server =
+        EtcdServer::builder().tls(&certificates, ClientCertificate::NotAsked).start().unwrap();
+    let (port, gone) = (server.tls_address().unwrap().port(), Port::free().unwrap());
+    // The same machine under a name that its certificate does not have.
+    let (bad, good, gone) = (("0.0.0.0", port), ("localhost", port), ("localhost", gone.number()));
+    let members =
+        |members: &[_]| EtcdConfig::new(members.to_vec()).tls(trusting(certificates.ca()));
+    works(members(&[bad, good])).await;
+    works(members(&[bad, bad, good])).await;
+    mistrusted(members(&[bad, bad])).await;
+    // One that is not there may serve later.
+    for hosts in [[bad, gone], [gone, bad]] {
+        let error = refused(members(&hosts)).await;
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_url_names_the_authority_and_our_own_certificate() {
+    let certificates = Certificates::new().unwrap();
+    let server = EtcdServer::builder()
+        .tls(&certificates, ClientCertificate::Required)
+        .user_by_certificate("app/locks/")
+        .start()
+        .unwrap();
+    let port = server.tls_address().unwrap().port();
+    let [ca, cert, key] =
+        [certificates.ca(), certificates.client_certificate(), certificates.client_key()]
+            .map(|file| file.to_str().unwrap().to_owned());
+    let trusting = format!("etcds://localhost:{port}/app/locks?ttl=7s&ca={ca}");
+    let locks = lockkit::connect(&format!("{trusting}&cert={cert}&key={key}")).await.unwrap();
+    let guard = locks.lock("a").acquire().await.unwrap();
+    assert_eq!(guard.ttl(), Some(ms(7_000)));
+    guard.release().await.unwrap();
+    let error = by(ms(6_000), "an answer", lockkit::connect(&trusting)).await.unwrap_err();
+    assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn the_private_part_of_our_certificate_is_shown_nowhere() {
+    let certificates = Certificates::new().unwrap();
+    let server = EtcdServer::builder()
+        .tls(&certificates, ClientCertificate::Required)
+        .user_by_certificate("lockkit/")
+        .start()
+        .unwrap();
+    let tls = showing(&certificates);
+    let (_, private) = tls.client.clone().unwrap();
+    let text = String::from_utf8(private.clone()).unwrap();
+    // Behind the first line, which says what it is: as text, and as a list of bytes.
+    let (head, secret) = text.trim_end().split_once('\n').unwrap();
+    let (secret, from) = (&secret[..32], head.len() + 1);
+    let bytes = format!("{:?}", &private[from..from + 32]);
+    let config = at(&server, "localhost", tls.clone());
+    let provider = EtcdProvider::connect(config.clone()).await.unwrap();
+    let wrong = refused(config.clone().prefix("elsewhere")).await;
+    let shown = format!("{tls:?} {config:?} {config:#?} {provider:?} {wrong} {wrong:?}");
+    assert!(shown.contains("client: true"), "{shown}");
+    assert!(!shown.contains(secret) && !shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
 }
 
 #[tokio::test]
