@@ -182,12 +182,17 @@ impl Watch {
                 () = self.closed() => return true,
             };
             match message {
-                // Canceled: a right that was taken away, for example.
-                Some(message) if !message.canceled() => {
+                Some(message) if message.canceled() => {
+                    // A login that has expired, which a stream does not renew and a new client does;
+                    // or a right that was taken away.
+                    endpoints.drop_line(&line);
+                    return is_up;
+                }
+                Some(message) => {
                     is_up = true;
                     self.take(&message);
                 }
-                _ => return is_up,
+                None => return is_up,
             }
         }
     }

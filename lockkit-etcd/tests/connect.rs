@@ -10,7 +10,7 @@ use common::{SLACK, by, ms, waiter};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
 use testbed::log::Log;
-use testbed::{EtcdServer, Port, contenders};
+use testbed::{EtcdServer, Fault, Link, Port, Way, contenders};
 
 /// What no error, no Debug and no log may show.
 const SECRET: &str = "c0rrect-horse-battery";
@@ -91,6 +91,37 @@ async fn a_token_that_has_expired_is_renewed_and_costs_nobody_a_lock() {
     by(SLACK, "the next grant", next).await.unwrap().release().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_a_members_expired_login_refuses_is_opened_with_a_new_one() {
+    const TTL: Duration = ms(60_000);
+    let server = EtcdServer::builder()
+        .user("app", SECRET, "lockkit/")
+        .argument("--auth-token-ttl=1")
+        .start()
+        .unwrap();
+    let holder = Locks::new(EtcdProvider::connect(at(&server).login("app", SECRET)).await.unwrap());
+    let held = holder.lock("a").ttl(TTL).acquire().await.unwrap();
+    let links = [Link::to(server.address()).unwrap(), Link::to(server.address()).unwrap()];
+    let members = links.iter().map(|link| ("127.0.0.1", link.port()));
+    let config = EtcdConfig::new(members).login("app", SECRET);
+    let locks = Locks::new(EtcdProvider::connect(config).await.unwrap());
+    let next = waiter(&locks.lock("a").ttl(TTL), 0).await;
+    // Slow, each in turn: both members have a client, and the first one is the current one.
+    for link in &links {
+        link.fault(Way::ToClient, Fault::Hold);
+        let slow = tokio::spawn(locks.lock("b").ttl(TTL).acquire_within(ms(1_700)));
+        tokio::time::sleep(ms(1_200)).await;
+        link.deliver();
+        drop(slow.await.unwrap());
+    }
+    // A client that only waits asks nothing that would renew its logins.
+    tokio::time::sleep(ms(3_000)).await;
+    links[0].reset().unwrap();
+    tokio::time::sleep(ms(1_000)).await;
+    held.release().await.unwrap();
+    by(ms(2_000), "the waiter's grant", next).await.unwrap().release().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_there_is_an_error_within_the_limit() {
     const LIMIT: Duration = ms(4_000);
@@ -121,6 +152,12 @@ async fn what_is_no_address_is_invalid() {
         let error = EtcdProvider::connect(EtcdConfig::new([(host, 2379)])).await.map(drop);
         assert!(matches!(error, Err(Error::Invalid { .. })), "{host}: {error:?}");
     }
+    let based = EtcdConfig::new([("localhost", 1)]).token_base(u64::MAX / 2);
+    let error = EtcdProvider::connect(based).await.map(drop).unwrap_err();
+    assert!(
+        matches!(&error, Error::Invalid { what, .. } if what.contains("token_base")),
+        "{error}"
+    );
     let none: [(&str, u16); 0] = [];
     let error = EtcdProvider::connect(EtcdConfig::new(none)).await.map(drop);
     assert!(matches!(error, Err(Error::Invalid { .. })), "{error:?}");
