@@ -140,6 +140,48 @@ async fn a_key_that_is_made_again_is_another_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_whose_own_key_was_deleted_is_not_granted_on_it_but_comes_again_at_the_end() {
+    let server = EtcdServer::start().unwrap();
+    let (locks, other) = (client(&server).await, client(&server).await);
+    let held = other.lock("job").ttl(TTL).acquire().await.unwrap();
+    let first = waiter(&locks.lock("job").ttl(TTL), 0).await;
+    let key = in_order(&server)[1].clone();
+    let second = waiter(&other.lock("job").ttl(TTL), 1).await;
+    server.cli(&["del", &key]).unwrap();
+    let behind = async {
+        // Its key has the same name again: it is the same request on the same lease.
+        while in_order(&server).get(2) != Some(&key) {
+            tokio::time::sleep(ms(10)).await;
+        }
+    };
+    by(ms(3_000), "a new place at the end", behind).await;
+    held.release().await.unwrap();
+    let second = by(SLACK, "who was behind it", second).await.unwrap();
+    tokio::time::sleep(ms(300)).await;
+    assert!(!first.is_finished(), "granted on a key that is gone");
+    let token = second.token();
+    second.release().await.unwrap();
+    let first = by(SLACK, "its grant", first).await.unwrap();
+    assert!(first.token() > token);
+    // Alone in the queue, and its key is deleted together with the holder's.
+    let waiting = waiter(&other.lock("job").ttl(TTL), 0).await;
+    server.cli(&["del", "--prefix", "lockkit/job/"]).unwrap();
+    by(SLACK, "the holder is told", first.lost()).await;
+    let guard = by(ms(3_000), "a grant on a new key", waiting).await.unwrap();
+    assert_eq!(in_order(&server).len(), 1);
+    let seen = locks.lock("job").inspect().await.unwrap();
+    assert_eq!(seen.holders[0].token, Some(guard.token()), "granted on a key that is gone");
+    guard.release().await.unwrap();
+}
+
+/// The keys of the queue for `job`, as they were created.
+fn in_order(server: &EtcdServer) -> Vec<String> {
+    let queue = ["get", "--prefix", "--keys-only", "--sort-by=CREATE", "lockkit/job/"];
+    let keys = server.cli(&queue).unwrap();
+    keys.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_of_the_callers_own_is_applied_only_while_the_lock_is_held() {
     let server = EtcdServer::start().unwrap();
     let config = EtcdConfig::new([("127.0.0.1", server.port())]).token_base(1_000_000);
