@@ -9,29 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, join, ms, waiter};
+use common::cluster::{ALONE, Trouble, at, renewed};
+use common::{SLACK, by, ms, waiter};
 use lockkit_core::{Error, Fenced, Guard, Lock, Locks};
-use testbed::{Data, EtcdCluster, Server};
+use testbed::{Data, EtcdCluster};
 
 const TTL: Duration = ms(5_000);
 /// What is left of it outlasts an election in which candidates spoil it for each other.
 const LONG_TTL: Duration = ms(15_000);
 /// A call of 1.8 s, an election of two rounds of 2 s, and a busy machine.
 const FAIL_OVER: Duration = ms(8_000);
-
-fn ports(cluster: &EtcdCluster) -> Vec<u16> {
-    cluster.members().iter().map(Server::port).collect()
-}
-
-/// One cluster at a time: an election wants an idle machine.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-/// A client whose current member is this one.
-async fn at(cluster: &EtcdCluster, member: usize) -> Locks {
-    let mut ports = ports(cluster);
-    ports.rotate_left(member);
-    join(&ports).await
-}
 
 /// Takes and releases a name without an end, until told; how often.
 struct Busy {
@@ -68,57 +55,6 @@ impl Busy {
     async fn end(self) {
         self.over.store(true, Ordering::SeqCst);
         by(LONG_TTL + FAIL_OVER, "the end of a busy client", self.task).await.unwrap();
-    }
-}
-
-/// Completes once `guard` lives on a keep-alive that was sent after `began`.
-async fn renewed(guard: &Guard, began: Instant) {
-    // What the margin takes off a ttl.
-    let margin = LONG_TTL / 10;
-    loop {
-        let left = guard.remaining().filter(|left| !left.is_zero());
-        let left = left.unwrap_or_else(|| panic!("a false loss: {guard:?}"));
-        if left + margin + began.elapsed() > LONG_TTL {
-            return;
-        }
-        tokio::time::sleep(ms(20)).await;
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Trouble {
-    Kill,
-    Pause,
-    CutOff,
-}
-
-impl Trouble {
-    /// How long a waiter with a long ttl takes to notice.
-    const fn noticed(self) -> Duration {
-        match self {
-            Self::Kill => ms(0),
-            // Asked after 2 s of silence, it has 1 s.
-            Self::Pause => ms(3_000),
-            // Without a leader for 3 or 4 of its election timeouts, it ends its watches.
-            Self::CutOff => ms(6_000),
-        }
-    }
-
-    fn begin(self, cluster: &EtcdCluster, member: usize) {
-        match self {
-            Self::Kill => cluster.member(member).kill().unwrap(),
-            Self::Pause => cluster.member(member).pause().unwrap(),
-            Self::CutOff => cluster.isolate(member),
-        }
-    }
-
-    fn end(self, cluster: &EtcdCluster, member: usize) {
-        match self {
-            Self::Kill => cluster.member(member).restart(Data::Kept).unwrap(),
-            Self::Pause => cluster.member(member).resume().unwrap(),
-            Self::CutOff => cluster.heal().unwrap(),
-        }
-        cluster.settled().unwrap();
     }
 }
 

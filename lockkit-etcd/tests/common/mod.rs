@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports)] // each test file uses a part of it
 
+pub(crate) mod cluster;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
