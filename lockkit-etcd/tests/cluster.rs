@@ -225,6 +225,9 @@ async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers(
         let lock = locks.lock("held").ttl(TTL);
         let guard = by(TTL + FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
         let next = waiter(&other.lock("held").ttl(TTL), 0).await;
+        let released = locks.lock("released").ttl(TTL).acquire().await.unwrap();
+        let closed = at(&cluster, 2).await;
+        let ended = closed.lock("ended").ttl(TTL).acquire().await.unwrap();
         let leader = cluster.leader().unwrap();
         let gone = [leader, (leader + 1) % 3];
         let began = Instant::now();
@@ -235,8 +238,21 @@ async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers(
                 cluster.member(member).pause().unwrap();
             }
         }
-        let tried = by(ms(2_000) + SLACK, "a call's end", other.lock("x").try_acquire()).await;
-        assert!(matches!(tried, Err(Error::Unavailable { .. })), "{tried:?}");
+        let tried = async { other.lock("x").try_acquire().await.map(drop) };
+        let inspected = async { other.lock("held").inspect().await.map(drop) };
+        let listed = async { other.list("", None, 10).await.map(drop) };
+        let (x, y) = tokio::join!(
+            by(ms(2_000) + SLACK, "the end of a try, a look and a list", async {
+                tokio::join!(tried, inspected, listed)
+            }),
+            by(ms(2_000) + SLACK, "the end of a renewal, a release and all", async {
+                tokio::join!(guard.renew(), released.release(), closed.close(ms(2_000)))
+            }),
+        );
+        for outcome in [x.0, x.1, x.2, y.0, y.1, y.2] {
+            assert!(matches!(outcome, Err(Error::Unavailable { .. })), "{outcome:?}");
+        }
+        assert!(!ended.is_held(), "held although its client was closed");
         let within =
             by(ms(1_500) + SLACK, "a wait's end", other.lock("x").acquire_within(ms(1_500)));
         let within = within.await;
@@ -260,8 +276,10 @@ async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers(
         next.release().await.unwrap();
         let guard = by(TTL + FAIL_OVER, "a new grant", lock.acquire()).await.unwrap();
         guard.release().await.unwrap();
-        let x = by(TTL + FAIL_OVER, "a name tried meanwhile", other.lock("x").acquire()).await;
-        x.unwrap().release().await.unwrap();
+        for name in ["x", "released", "ended"] {
+            let free = by(TTL + FAIL_OVER, "a name of meanwhile", other.lock(name).acquire()).await;
+            free.unwrap().release().await.unwrap();
+        }
         let seen = other.lock("x").inspect().await.unwrap();
         assert!(seen.holders.is_empty() && seen.waiters == Some(0), "{seen:?}");
     }

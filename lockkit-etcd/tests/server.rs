@@ -130,6 +130,21 @@ async fn a_runtime_that_ends_takes_no_lock_with_it_for_longer_than_a_ttl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_hears_nothing_of_the_only_member_is_told_after_five_seconds() {
+    let server = EtcdServer::start().unwrap();
+    let locks = client(&server).await;
+    let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    tokio::time::sleep(ms(200)).await;
+    server.pause().unwrap();
+    // The watch is asked after 2 s of silence and has 1 s; a new one has 2 s.
+    by(ms(5_000) + SLACK, "the risk", guard.at_risk()).await;
+    assert!(guard.is_held());
+    server.resume().unwrap();
+    guard.renew().await.unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_waits_or_holds_in_another_runtime_goes_on_when_the_one_that_served_all_ends() {
     let server = EtcdServer::start().unwrap();
     let (port, ttl) = (server.port(), ms(2_000));
