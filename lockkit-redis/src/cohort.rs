@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 
 use crate::protocol::{Pass, Passed, Place};
 use crate::provider::Inner;
-use crate::wake::{Offered, Wake, Word};
+use crate::seat::{Offered, Word};
+use crate::wake::Wake;
 
 /// How many tokens after one that the server issued it keeps for hand-offs; as in the scripts.
 const AHEAD: u64 = 16;

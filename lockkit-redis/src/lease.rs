@@ -10,7 +10,7 @@ use lockkit_core::{Error, Lease, LossReason, Request, Result, Term};
 use crate::cohort::Cohort;
 use crate::protocol::{RENEW, yes};
 use crate::provider::Inner;
-use crate::wake::Seat;
+use crate::seat::Seat;
 
 #[derive(Debug)]
 pub(crate) struct RedisLease {

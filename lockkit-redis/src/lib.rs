@@ -14,10 +14,13 @@
 mod cohort;
 mod config;
 mod connection;
+mod error;
 mod lease;
 mod operator;
 mod protocol;
 mod provider;
+mod seat;
+mod server;
 mod wake;
 
 pub use config::{RedisConfig, RedisTls};

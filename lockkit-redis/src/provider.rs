@@ -3,23 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use lockkit_core::{
-    Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Instant, Late, LockProvider, Operator, Request, RequestId, Result, StoreSays, Term, TtlRange,
-    WakeUp,
-};
-use redis::Value;
-
 use crate::RedisConfig;
 use crate::cohort::HandedOn;
 use crate::connection::{Answered, Commands, LIMIT};
 use crate::lease::RedisLease;
 use crate::protocol::{
-    ACQUIRE, Answer, CHANNELS, Pass, Passed, Place, RELEASE, Script, WITHDRAW, entry, keys, life,
-    scripts,
+    ACQUIRE, Answer, Pass, Passed, Place, RELEASE, Script, WITHDRAW, entry, keys, life,
 };
-use crate::wake::{Seat, Wake, Word};
+use crate::seat::{Seat, Word};
+use crate::wake::Wake;
+use async_trait::async_trait;
+use lockkit_core::{
+    Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder, Instant,
+    Late, LockProvider, Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
+};
 
 /// A client of one Redis or Valkey server, 6.2 or newer.
 ///
@@ -35,7 +32,7 @@ pub(crate) struct Inner {
     pub(crate) prefix: String,
     pub(crate) token_base: u64,
     /// What this provider's channel ends in, and all its entries in the store.
-    address: String,
+    pub(crate) address: String,
     pub(crate) wake: Arc<Wake>,
     pub(crate) late: Late,
 }
@@ -83,44 +80,6 @@ impl RedisProvider {
 }
 
 impl Inner {
-    /// Refuses a server that would break what we declare.
-    async fn look_around(&self) -> Result<()> {
-        let clock = Clock::system();
-        let info: String = self.commands.command(&clock, LIMIT, &redis::cmd("INFO")).await?;
-        let field = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.unwrap_or_default().trim().to_owned()
-        };
-        check_version(&field("redis_version"))?;
-        if field("role") != "master" {
-            return Err(Error::rejected(
-                "a server that is a replica",
-                "connect to its primary: a replica takes no locks",
-            ));
-        }
-        let eviction = field("maxmemory_policy");
-        if eviction != "noeviction" {
-            return Err(Error::rejected(
-                format!("a server that may evict locks (maxmemory-policy {eviction})"),
-                "set maxmemory-policy noeviction there, or use a server of its own for locks",
-            ));
-        }
-        if field("aof_enabled") != "1" {
-            tracing::debug!(
-                target: "lockkit", event = "no_persistence",
-                "this Redis keeps no append-only file: a crash of the server frees every lock",
-            );
-        }
-        let channel = format!("{CHANNELS}{}", self.address);
-        let publish = redis::Cmd::publish(channel, "");
-        self.commands.command::<Value>(&clock, LIMIT, &publish).await?;
-        // The one command in the scripts that is neither @read nor @write.
-        let mut time = redis::cmd("EVAL");
-        time.arg("return redis.call('TIME')").arg(0);
-        self.commands.command::<Value>(&clock, LIMIT, &time).await?;
-        self.commands.load(&clock, &scripts()).await
-    }
-
     /// Runs a script about this request's lock, under its id.
     pub(crate) async fn run(
         &self,
@@ -342,35 +301,6 @@ impl LockProvider for RedisProvider {
     }
 }
 
-/// Refuses what lacks a command that the scripts use; Valkey tells the Redis it is like.
-fn check_version(version: &str) -> Result<()> {
-    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
-    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if number < (6, 2) {
-        return Err(Error::rejected(
-            format!("Redis {version}"),
-            "use Redis 6.2 or newer, or Valkey",
-        ));
-    }
-    Ok(())
-}
-
 fn withdrawn() -> Error {
     Error::unavailable(Applied::No, "the request was withdrawn")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_older_than_6_2_is_refused_by_its_version() {
-        for version in ["7.0.15", "6.2.0", "6.2", "8.0.0-rc1", "10.0.1"] {
-            check_version(version).expect(version);
-        }
-        for version in ["6.0.16", "5.0.14", "2.8", ""] {
-            let error = check_version(version).expect_err(version).to_string();
-            assert!(error.contains(version) && error.contains("6.2"), "{error}");
-        }
-    }
 }

@@ -1,0 +1,86 @@
+//! What the server's and the client's errors mean to the caller.
+
+use lockkit_core::{Applied, Error};
+use redis::{ErrorKind, RedisError};
+
+/// What a user of the server's access list needs.
+const RIGHTS: &str = "grant the user the commands +@read +@write +@scripting +@connection \
+    +publish +subscribe +info +time, the keys of its locks (~*), and the channels &lockkit:*";
+
+/// What an error says of both sendings: whatever became of the second, the first may have arrived.
+pub(crate) fn after(replayed: bool, error: Error) -> Error {
+    match error {
+        Error::Unavailable { cause, .. } if replayed => Error::unavailable(Applied::Maybe, cause),
+        other => other,
+    }
+}
+
+/// Whether the connection is of no more use.
+pub(crate) fn is_gone(error: &RedisError) -> bool {
+    error.is_connection_dropped() || error.is_unrecoverable_error() || error.is_io_error()
+}
+
+/// Whether one side did not accept the other's certificate; the client gives only a text.
+fn is_mistrust(text: &str) -> bool {
+    let alert = text.split_once("fatal alert: ").map_or("", |(_, alert)| alert);
+    text.contains("peer certificate") || alert.contains("Certificate") || alert == "UnknownCA"
+}
+
+/// Whether a script may not do what it tried, which has no code of its own: Redis 7.0 and older say
+/// the first, Redis 8.0 and Valkey 8.1 the second.
+fn is_denied(text: &str) -> bool {
+    text.contains("The user executing the script can't") || text.contains("ACL failure in script")
+}
+
+/// What the caller can do about it.
+pub(crate) fn to_error(error: &RedisError) -> Error {
+    let text = error.to_string();
+    match error.code() {
+        Some("NOPERM") => Error::rejected(text, RIGHTS),
+        Some(_) if is_denied(&text) => Error::rejected(text, RIGHTS),
+        Some("WRONGPASS" | "NOAUTH") => {
+            Error::rejected(text, "check the user name and the password in the URL")
+        }
+        _ if is_mistrust(&text) => Error::rejected(
+            text,
+            "give the authority that signed the server's certificate, the host that it names, \
+             and our own certificate if the server asks for one",
+        ),
+        _ if text.contains("refused to switch database") => {
+            Error::invalid(text, "give a number below the server's setting `databases`")
+        }
+        Some("WRONGTYPE") => Error::rejected(
+            "the lock's place holds data of another type",
+            "remove that data, or set another prefix",
+        ),
+        Some(_) => Error::unavailable(Applied::No, text),
+        None if error.kind() == ErrorKind::AuthenticationFailed => {
+            Error::rejected(text, "check the user name and the password in the URL")
+        }
+        None if error.kind() == ErrorKind::InvalidClientConfig => {
+            Error::invalid(text, "correct the address or the certificates")
+        }
+        None if error.is_connection_refusal() => Error::unavailable(Applied::No, text),
+        None => Error::unavailable(Applied::Maybe, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_script_may_not_do_is_refused_in_the_words_of_every_version() {
+        for said in [
+            "The user executing the script can't run this command or subcommand script: 1",
+            "ACL failure in script: User a has no permissions to run the 'time' command",
+        ] {
+            let error = redis::make_extension_error("ERR".to_owned(), Some(said.to_owned()));
+            let error = to_error(&error);
+            assert!(
+                matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("+time")),
+                "{error:?}"
+            );
+        }
+    }
+}

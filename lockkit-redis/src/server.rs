@@ -1,0 +1,77 @@
+//! Whether a server is fit for locks: what is looked at once, when connecting.
+
+use lockkit_core::{Clock, Error, Result};
+use redis::Value;
+
+use crate::connection::LIMIT;
+use crate::protocol::{CHANNELS, scripts};
+use crate::provider::Inner;
+
+impl Inner {
+    /// Refuses a server that would break what we declare.
+    pub(crate) async fn look_around(&self) -> Result<()> {
+        let clock = Clock::system();
+        let info: String = self.commands.command(&clock, LIMIT, &redis::cmd("INFO")).await?;
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim().to_owned()
+        };
+        check_version(&field("redis_version"))?;
+        if field("role") != "master" {
+            return Err(Error::rejected(
+                "a server that is a replica",
+                "connect to its primary: a replica takes no locks",
+            ));
+        }
+        let eviction = field("maxmemory_policy");
+        if eviction != "noeviction" {
+            return Err(Error::rejected(
+                format!("a server that may evict locks (maxmemory-policy {eviction})"),
+                "set maxmemory-policy noeviction there, or use a server of its own for locks",
+            ));
+        }
+        if field("aof_enabled") != "1" {
+            tracing::debug!(
+                target: "lockkit", event = "no_persistence",
+                "this Redis keeps no append-only file: a crash of the server frees every lock",
+            );
+        }
+        let channel = format!("{CHANNELS}{}", self.address);
+        let publish = redis::Cmd::publish(channel, "");
+        self.commands.command::<Value>(&clock, LIMIT, &publish).await?;
+        // The one command in the scripts that is neither @read nor @write.
+        let mut time = redis::cmd("EVAL");
+        time.arg("return redis.call('TIME')").arg(0);
+        self.commands.command::<Value>(&clock, LIMIT, &time).await?;
+        self.commands.load(&clock, &scripts()).await
+    }
+}
+
+/// Refuses what lacks a command that the scripts use; Valkey tells the Redis it is like.
+fn check_version(version: &str) -> Result<()> {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if number < (6, 2) {
+        return Err(Error::rejected(
+            format!("Redis {version}"),
+            "use Redis 6.2 or newer, or Valkey",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_6_2_is_refused_by_its_version() {
+        for version in ["7.0.15", "6.2.0", "6.2", "8.0.0-rc1", "10.0.1"] {
+            check_version(version).expect(version);
+        }
+        for version in ["6.0.16", "5.0.14", "2.8", ""] {
+            let error = check_version(version).expect_err(version).to_string();
+            assert!(error.contains(version) && error.contains("6.2"), "{error}");
+        }
+    }
+}
