@@ -1,16 +1,18 @@
 //! The connection for commands: made when needed, replaced when it is stuck or gone.
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, Result};
+use lockkit_core::{Applied, Clock, Error, Instant, Result};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    RedisConnectionInfo, Value,
+    RedisConnectionInfo, RedisError, Value,
 };
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::config::{RedisConfig, Server};
 use crate::error::{after, is_gone, to_error};
@@ -22,17 +24,35 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Commands {
     client: Client,
-    /// Counted, so that only the connection that failed is given up, and not its successor.
-    live: Mutex<(u64, Option<MultiplexedConnection>)>,
-    connecting: tokio::sync::Mutex<()>,
+    live: Arc<Mutex<Live>>,
 }
 
-/// A script's answer.
+/// The connection, or the making of one.
+#[derive(Debug, Default)]
+struct Live {
+    /// Of the latest one, so that only what failed is given up, and not its successor.
+    number: u64,
+    connection: Option<MultiplexedConnection>,
+    making: Option<Making>,
+}
+
+/// A connection that a task of its own makes: calls wait for it, and one that ends sooner leaves
+/// it to those that follow.
+#[derive(Debug)]
+struct Making {
+    since: Instant,
+    made: watch::Receiver<Option<Made>>,
+}
+
+/// A connection and its number, or why there is none.
+type Made = Result<(u64, MultiplexedConnection)>;
+
+/// What became of a script.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    pub(crate) value: Value,
-    /// Whether it was sent twice, so that the first sending may still arrive.
-    pub(crate) replayed: bool,
+    pub(crate) value: Result<Value>,
+    /// Whether a sending of it was never answered, and may still arrive.
+    pub(crate) may_arrive: bool,
 }
 
 impl Commands {
@@ -40,7 +60,7 @@ impl Commands {
         let client = client(config).map_err(|error| {
             Error::invalid(error.to_string(), "correct the address or the certificates")
         })?;
-        Ok(Self { client, live: Mutex::new((0, None)), connecting: tokio::sync::Mutex::new(()) })
+        Ok(Self { client, live: Arc::default() })
     }
 
     pub(crate) const fn client(&self) -> &Client {
@@ -56,29 +76,27 @@ impl Commands {
         script: &Script,
         lock: &[String; 5],
         args: &[&str],
-    ) -> Result<Answered> {
+    ) -> Answered {
+        let (mut sent, mut is_replay) = (None, false);
         let call = async {
-            let mut replayed = false;
             loop {
-                let (number, mut connection) =
-                    self.connection().await.map_err(|error| after(replayed, error))?;
+                let (number, mut connection) = self.connection().await?;
+                sent = Some(number);
                 let outcome = script.run(&mut connection, lock, args).await;
-                match outcome {
-                    Ok(value) => return Ok(Answered { value, replayed }),
-                    Err(error) if is_gone(&error) && !replayed => {
-                        self.give_up(number);
-                        replayed = true;
-                    }
-                    Err(error) => {
-                        if is_gone(&error) {
-                            self.give_up(number);
-                        }
-                        return Err(after(replayed, to_error(&error)));
-                    }
+                let Err(error) = outcome else { return outcome.map_err(|error| to_error(&error)) };
+                let failed = self.failed(number, &error);
+                if is_replay || !is_gone(&error) {
+                    return Err(failed);
                 }
+                is_replay = true;
             }
         };
-        self.limited(clock, limit, call).await
+        let outcome = limited(clock, limit, call).await;
+        let value = outcome.unwrap_or_else(|| Err(self.silent(sent, limit)));
+        // Whatever became of the second sending, the first may have arrived.
+        let value = value.map_err(|error| after(is_replay, error));
+        let is_unclear = matches!(&value, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
+        Answered { value, may_arrive: is_replay || is_unclear }
     }
 
     /// Runs a command within `limit`.
@@ -88,92 +106,146 @@ impl Commands {
         limit: Duration,
         command: &redis::Cmd,
     ) -> Result<T> {
+        let mut sent = None;
         let call = async {
             let (number, mut connection) = self.connection().await?;
-            command.query_async(&mut connection).await.map_err(|error| {
-                if is_gone(&error) {
-                    self.give_up(number);
-                }
-                to_error(&error)
-            })
+            sent = Some(number);
+            let outcome = command.query_async(&mut connection).await;
+            outcome.map_err(|error| self.failed(number, &error))
         };
-        self.limited(clock, limit, call).await
+        let outcome = limited(clock, limit, call).await;
+        outcome.unwrap_or_else(|| Err(self.silent(sent, limit)))
     }
 
     /// Loads scripts ahead of their first use, so that it takes one round trip too.
     pub(crate) async fn load(&self, clock: &Clock, scripts: &[&Script]) -> Result<()> {
+        let mut sent = None;
         let load = async {
-            let (_, mut connection) = self.connection().await?;
+            let (number, mut connection) = self.connection().await?;
+            sent = Some(number);
             for script in scripts {
-                script.load(&mut connection).await.map_err(|error| to_error(&error))?;
+                script.load(&mut connection).await.map_err(|error| self.failed(number, &error))?;
             }
             Ok(())
         };
-        self.limited(clock, LIMIT, load).await
+        let outcome = limited(clock, LIMIT, load).await;
+        outcome.unwrap_or_else(|| Err(self.silent(sent, LIMIT)))
     }
 
     /// Lets the connection go; calls under way on it still get their answers.
     pub(crate) fn close(&self) {
-        self.live().1 = None;
+        let mut live = lock(&self.live);
+        (live.connection, live.making) = (None, None);
     }
 
-    async fn limited<T>(
-        &self,
-        clock: &Clock,
-        limit: Duration,
-        call: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let number = self.live().0;
-        tokio::select! {
-            biased;
-            outcome = call => outcome,
-            () = clock.sleep(limit) => {
-                // Stuck or slow: the next call gets a connection of its own.
-                self.give_up(number);
-                let silence = format!("Redis gave no answer within {limit:?}");
-                Err(Error::unavailable(Applied::Maybe, silence))
+    async fn connection(&self) -> Made {
+        loop {
+            let (mut made, is_ours) = {
+                let mut live = lock(&self.live);
+                if let Some(connection) = &live.connection {
+                    return Ok((live.number, connection.clone()));
+                }
+                match live.making.as_ref().filter(|making| making.goes_on()) {
+                    Some(making) => (making.made.clone(), false),
+                    None => (self.make(&mut live)?, true),
+                }
+            };
+            let made = made.wait_for(Option::is_some).await.map(|made| made.clone());
+            match made {
+                Ok(Some(made)) => return made,
+                // The runtime of its task has ended.
+                _ if is_ours => return Err(Error::NoRuntime),
+                _ => {}
             }
         }
     }
 
-    async fn connection(&self) -> Result<(u64, MultiplexedConnection)> {
-        if let Some(live) = self.current() {
-            return Ok(live);
-        }
-        let _one_at_a_time = self.connecting.lock().await;
-        if let Some(live) = self.current() {
-            return Ok(live);
-        }
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(LIMIT))
-            .set_response_timeout(Some(LIMIT));
-        let made = self.client.get_multiplexed_async_connection_with_config(&settings).await;
-        // Nothing of the request has left before there is a connection.
-        let made = made.map_err(|error| match to_error(&error) {
-            Error::Unavailable { cause, .. } => Error::unavailable(Applied::No, cause),
-            other => other,
-        })?;
-        let mut live = self.live();
-        live.0 += 1;
-        live.1 = Some(made.clone());
-        Ok((live.0, made))
+    /// Begins to make a connection, in the current runtime.
+    fn make(&self, live: &mut Live) -> Result<watch::Receiver<Option<Made>>> {
+        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        live.number += 1;
+        let (number, client) = (live.number, self.client.clone());
+        let place = Arc::downgrade(&self.live);
+        let (made, receiver) = watch::channel(None);
+        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
+        runtime.spawn(async move {
+            let outcome = connect(&client).await.map(|connection| (number, connection));
+            if let Some(place) = place.upgrade() {
+                lock(&place).made(number, &outcome);
+            }
+            made.send_replace(Some(outcome));
+        });
+        let since = Clock::system().now();
+        live.making = Some(Making { since, made: receiver.clone() });
+        Ok(receiver)
     }
 
-    fn current(&self) -> Option<(u64, MultiplexedConnection)> {
-        let live = self.live();
-        live.1.clone().map(|connection| (live.0, connection))
+    /// What an error over this connection means; one that is of no more use is given up.
+    fn failed(&self, number: u64, error: &RedisError) -> Error {
+        if is_gone(error) {
+            self.give_up(number);
+        }
+        to_error(error)
+    }
+
+    /// What it means that a call took too long, which was sent over this connection, if any.
+    fn silent(&self, sent: Option<u64>, limit: Duration) -> Error {
+        let applied = sent.map_or(Applied::No, |number| {
+            // Stuck or slow: the next call gets a connection of its own.
+            self.give_up(number);
+            Applied::Maybe
+        });
+        Error::unavailable(applied, format!("Redis gave no answer within {limit:?}"))
     }
 
     fn give_up(&self, number: u64) {
-        let mut live = self.live();
-        if live.0 == number {
-            live.1 = None;
+        let mut live = lock(&self.live);
+        if live.number == number {
+            live.connection = None;
         }
     }
+}
 
-    fn live(&self) -> MutexGuard<'_, (u64, Option<MultiplexedConnection>)> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+impl Live {
+    /// Takes what came of the making with this number, unless another followed it.
+    fn made(&mut self, number: u64, outcome: &Made) {
+        if self.number == number && self.making.take().is_some() {
+            self.connection = outcome.as_ref().ok().map(|(_, connection)| connection.clone());
+        }
     }
+}
+
+impl Making {
+    /// Whether it is worth waiting for: a runtime may have ended, or stand still for ever.
+    fn goes_on(&self) -> bool {
+        let age = Clock::system().now().saturating_since(self.since);
+        age <= LIMIT && self.made.has_changed().is_ok()
+    }
+}
+
+/// What the call gives within `limit`.
+async fn limited<T>(clock: &Clock, limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        outcome = call => Some(outcome),
+        () = clock.sleep(limit) => None,
+    }
+}
+
+async fn connect(client: &Client) -> Result<MultiplexedConnection> {
+    let settings = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(LIMIT))
+        .set_response_timeout(Some(LIMIT));
+    let made = client.get_multiplexed_async_connection_with_config(&settings).await;
+    // Nothing of a request has left before there is a connection.
+    made.map_err(|error| match to_error(&error) {
+        Error::Unavailable { cause, .. } => Error::unavailable(Applied::No, cause),
+        other => other,
+    })
+}
+
+fn lock(live: &Mutex<Live>) -> MutexGuard<'_, Live> {
+    live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn client(config: &RedisConfig) -> redis::RedisResult<Client> {

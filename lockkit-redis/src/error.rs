@@ -7,10 +7,10 @@ use redis::{ErrorKind, RedisError};
 const RIGHTS: &str = "grant the user the commands +@read +@write +@scripting +@connection \
     +publish +subscribe +info +time, the keys of its locks (~*), and the channels &lockkit:*";
 
-/// What an error says of both sendings: whatever became of the second, the first may have arrived.
-pub(crate) fn after(replayed: bool, error: Error) -> Error {
+/// What an error says of all sendings: whatever became of this one, an earlier one may have arrived.
+pub(crate) fn after(earlier: bool, error: Error) -> Error {
     match error {
-        Error::Unavailable { cause, .. } if replayed => Error::unavailable(Applied::Maybe, cause),
+        Error::Unavailable { cause, .. } if earlier => Error::unavailable(Applied::Maybe, cause),
         other => other,
     }
 }

@@ -42,7 +42,7 @@ impl Lease for RedisLease {
         let sent = self.request.clock().now();
         let ttl = self.request.ttl();
         let milliseconds = ttl.as_millis().to_string();
-        if yes(&self.provider.run(&self.request, &RENEW, &[&milliseconds]).await?.value)? {
+        if yes(&self.provider.run(&self.request, &RENEW, &[&milliseconds]).await.value?)? {
             self.cohort.renewed(sent);
             return Ok(Term { sent, ttl: Some(ttl) });
         }

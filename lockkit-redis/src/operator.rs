@@ -89,8 +89,7 @@ impl Inner {
 
     async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Result<Value> {
         let lock = keys(&self.prefix, name);
-        let answer = self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await?;
-        Ok(answer.value)
+        self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await.value
     }
 }
 

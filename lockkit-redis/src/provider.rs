@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::RedisConfig;
 use crate::cohort::HandedOn;
 use crate::connection::{Answered, Commands, LIMIT};
+use crate::error::after;
 use crate::lease::RedisLease;
 use crate::protocol::{
     ACQUIRE, Answer, Pass, Passed, Place, RELEASE, Script, WITHDRAW, entry, keys, life,
@@ -81,12 +82,7 @@ impl RedisProvider {
 
 impl Inner {
     /// Runs a script about this request's lock, under its id.
-    pub(crate) async fn run(
-        &self,
-        request: &Request,
-        script: &Script,
-        args: &[&str],
-    ) -> Result<Answered> {
+    pub(crate) async fn run(&self, request: &Request, script: &Script, args: &[&str]) -> Answered {
         self.run_for(request.id(), request, script, args).await
     }
 
@@ -96,7 +92,7 @@ impl Inner {
         request: &Request,
         script: &Script,
         args: &[&str],
-    ) -> Result<Answered> {
+    ) -> Answered {
         let id = entry(id, &self.address);
         let alive = life(request.ttl()).as_millis().to_string();
         let lock = keys(&self.prefix, request.name());
@@ -125,10 +121,10 @@ impl Inner {
         // Until it is answered, it may bring a grant to whom it names.
         let named = pass.to.as_ref().map(|to| self.late.sent(to.id(), to.clock()));
         let answer = self.run_for(pass.from, request, &RELEASE, &args).await;
-        if let Some(named) = named.filter(|_| is_last_of_it(&answer)) {
+        if let Some(named) = named.filter(|_| !answer.may_arrive) {
             named.answered();
         }
-        Passed::of(&answer?.value)
+        Passed::of(&answer.value?)
     }
 
     /// Asks for a request that has not been told what became of it.
@@ -146,10 +142,10 @@ impl Inner {
             }
         };
         let answer = self.run(request, &ACQUIRE, &[&ttl, request.label(), waits]).await;
-        if is_last_of_it(&answer) {
+        if !answer.may_arrive {
             attempt.answered();
         }
-        Answer::of(&answer?.value).map(Asked::Answered)
+        Answer::of(&answer.value?).map(Asked::Answered)
     }
 
     /// What the server granted.
@@ -186,14 +182,6 @@ enum Asked {
     Needless(Word),
 }
 
-/// Whether nothing that was sent for this answer is still on its way.
-fn is_last_of_it(answer: &Result<Answered>) -> bool {
-    match answer {
-        Ok(answer) => !answer.replayed,
-        Err(error) => !matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }),
-    }
-}
-
 /// For a script that ends a request: whether it leaves a tombstone.
 const fn tombstone(late: bool) -> &'static str {
     if late { "1" } else { "0" }
@@ -224,9 +212,13 @@ impl LockProvider for RedisProvider {
         let seat = self.0.wake.seat(request);
         let heartbeat = life(request.ttl()) / 3;
         let clock = request.clock();
+        let mut is_queued = false;
         loop {
             let sent = clock.now();
-            let (expires_in, label, ticket) = match self.0.ask(request, &seat, true).await? {
+            let asked = self.0.ask(request, &seat, true).await;
+            // What it sent before this has left it in the queue.
+            let asked = asked.map_err(|error| after(is_queued, error))?;
+            let (expires_in, label, ticket) = match asked {
                 Asked::Answered(Answer::Granted { token, line }) => {
                     return self.0.granted(request, seat, sent, token, line);
                 }
@@ -243,6 +235,7 @@ impl LockProvider for RedisProvider {
                     (expires_in, label, ticket)
                 }
             };
+            is_queued = true;
             request.report(StoreSays::Held(Some(Holder::new(label))));
             self.0.wake.subscribe(self.0.commands.client(), &self.0.address);
             let next_heartbeat = clock.now().saturating_add(heartbeat);
@@ -286,7 +279,7 @@ impl LockProvider for RedisProvider {
             }
         }
         let late = tombstone(self.0.late.may_arrive(request.id()));
-        self.0.run(request, &WITHDRAW, &[late]).await?;
+        self.0.run(request, &WITHDRAW, &[late]).await.value?;
         Ok(())
     }
 

@@ -10,10 +10,10 @@ use std::fs;
 use std::path::Path;
 
 use common::{by, ms};
-use lockkit_core::Error;
+use lockkit_core::{Error, Locks};
 use lockkit_redis::{RedisConfig, RedisProvider, RedisTls};
 use testbed::certificates::Certificates;
-use testbed::{ClientCertificate, RedisServer, contenders};
+use testbed::{ClientCertificate, Fault, Link, RedisServer, Way, contenders};
 
 fn read(file: &Path) -> Vec<u8> {
     fs::read(file).unwrap()
@@ -98,5 +98,24 @@ async fn what_is_no_certificate_is_an_error() {
     for tls in [no_authority, no_client] {
         let error = refused(at(&server, "localhost", tls)).await;
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_overcome_where_a_handshake_takes_longer_than_a_call_may() {
+    let certificates = Certificates::new().unwrap();
+    let server =
+        RedisServer::builder().tls(&certificates, ClientCertificate::NotAsked).start().unwrap();
+    let link = Link::to(server.tls_address().unwrap()).unwrap();
+    let config = RedisConfig::tcp("localhost", link.port()).tls(trusting(&certificates.ca()));
+    let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
+    // A round trip of 0.1 s: a call of this ttl has 0.15 s, the two of a handshake take 0.2 s.
+    let lock = locks.lock("a").ttl(ms(500));
+    link.fault(Way::ToClient, Fault::delay(ms(100)));
+    for _ in 0..3 {
+        link.reset().unwrap();
+        link.fault(Way::ToClient, Fault::delay(ms(100)));
+        let grant = by(ms(10_000), "a grant over a new connection", lock.acquire()).await;
+        grant.unwrap().release().await.unwrap();
     }
 }
