@@ -49,7 +49,8 @@ pub(crate) fn to_error(error: &RedisError) -> Error {
         _ if text.contains("refused to switch database") => {
             Error::invalid(text, "give a number below the server's setting `databases`")
         }
-        Some("WRONGTYPE") => Error::rejected(
+        // Redis 6.2 gives an error inside a script a code of its own, and this one in the text.
+        Some(_) if text.contains("WRONGTYPE") => Error::rejected(
             "the lock's place holds data of another type",
             "remove that data, or set another prefix",
         ),
@@ -68,6 +69,25 @@ pub(crate) fn to_error(error: &RedisError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_of_another_type_is_refused_in_the_words_of_every_version() {
+        for (code, said) in [
+            ("WRONGTYPE", "Operation against a key holding the wrong kind of value script: 1"),
+            (
+                "ERR",
+                "Error running script (call to f_1): @user_script:52: WRONGTYPE Operation against \
+                 a key holding the wrong kind of value",
+            ),
+        ] {
+            let error = redis::make_extension_error(code.to_owned(), Some(said.to_owned()));
+            let error = to_error(&error);
+            assert!(
+                matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("prefix")),
+                "{error:?}"
+            );
+        }
+    }
 
     #[test]
     fn what_a_script_may_not_do_is_refused_in_the_words_of_every_version() {
