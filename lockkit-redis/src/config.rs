@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use lockkit_core::{Error, Result};
 
+/// Redis counts in doubles, exact up to 2⁵³: with more, the sum could be no token.
+const LARGEST_BASE: u64 = i64::MAX.unsigned_abs() - (1 << 53);
+
 /// Where the server is, who we are there, and where our locks lie.
 ///
 /// Its `Debug` shows no password and no private part of a certificate.
@@ -97,7 +100,8 @@ impl RedisConfig {
 
     /// What is added to the server's tokens; 0 unless set here.
     ///
-    /// They begin near the microseconds since 1970, about 1.8 · 10¹⁵.
+    /// They begin near the microseconds since 1970, about 1.8 · 10¹⁵, and stay below 2⁵³: a base
+    /// above 2⁶³ - 2⁵³ - 1 is refused when connecting.
     #[must_use]
     pub const fn token_base(mut self, base: u64) -> Self {
         self.token_base = base;
@@ -109,6 +113,12 @@ impl RedisConfig {
             return Err(Error::invalid(
                 "a prefix with braces",
                 "leave { and } out: Redis Cluster takes them for a hash tag",
+            ));
+        }
+        if self.token_base > LARGEST_BASE {
+            return Err(Error::invalid(
+                format!("the token_base {}", self.token_base),
+                format!("give at most {LARGEST_BASE}: Redis adds its clock to it"),
             ));
         }
         if self.tls.is_some() && matches!(self.server, Server::Unix(_)) {
