@@ -137,10 +137,11 @@ impl Seat {
 
     pub(crate) fn tell(&self, word: Word) {
         let mut news = self.lock();
-        // The last words stay; a grant may still end.
+        // The last words stay, a grant may still end, and "now" is not put off.
         let stays = match news.latest {
             Some(Word::Lost(_) | Word::Withdrawn) => true,
             Some(Word::Granted(_)) => !word.is_last(),
+            Some(Word::Ask) => matches!(word, Word::AskIn(_)),
             _ => false,
         };
         if !stays {
@@ -178,5 +179,28 @@ impl Drop for Resting<'_> {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.wake.left(self.request.id());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockkit_core::{Clock, LockName};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_to_ask_now_is_not_told_to_wait_instead() {
+        let name = LockName::new("a").expect("a name");
+        let request = Request::new(name, Duration::from_secs(3), Clock::manual());
+        let seat = Arc::<Wake>::default().seat(&request.expect("a request"));
+        seat.tell(Word::Ask);
+        seat.tell(Word::AskIn(Duration::from_secs(1)));
+        assert!(matches!(seat.news().await, Word::Ask));
+        seat.tell(Word::AskIn(Duration::from_secs(1)));
+        seat.tell(Word::Ask);
+        assert!(matches!(seat.news().await, Word::Ask));
+        seat.tell(Word::Withdrawn);
+        seat.tell(Word::Ask);
+        assert!(matches!(seat.news().await, Word::Withdrawn));
     }
 }
