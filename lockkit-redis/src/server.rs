@@ -6,6 +6,7 @@ use redis::Value;
 use crate::connection::LIMIT;
 use crate::protocol::{CHANNELS, scripts};
 use crate::provider::Inner;
+use crate::wake;
 
 impl Inner {
     /// Refuses a server that would break what we declare.
@@ -31,14 +32,16 @@ impl Inner {
             ));
         }
         if field("aof_enabled") != "1" {
-            tracing::debug!(
+            tracing::warn!(
                 target: "lockkit", event = "no_persistence",
-                "this Redis keeps no append-only file: a crash of the server frees every lock",
+                "this Redis keeps no append-only file, so that a crash of it frees every lock: \
+                 set appendonly yes and appendfsync always there, if that must not be",
             );
         }
         let channel = format!("{CHANNELS}{}", self.address);
-        let publish = redis::Cmd::publish(channel, "");
+        let publish = redis::Cmd::publish(&channel, "");
         self.commands.command::<Value>(&clock, LIMIT, &publish).await?;
+        wake::subscription(self.commands.client(), &channel).await?;
         // The one command in the scripts that is neither @read nor @write.
         let mut time = redis::cmd("EVAL");
         time.arg("return redis.call('TIME')").arg(0);

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lockkit_core::{Instant, LockName, LossReason, Request, RequestId};
-use redis::Client;
+use lockkit_core::{Applied, Error, Instant, LockName, LossReason, Request, RequestId, Result};
+use redis::aio::PubSub;
+use redis::{Client, RedisError};
 use tokio::sync::Notify;
 
 use crate::cohort::Cohort;
 use crate::connection::LIMIT;
+use crate::error::to_error;
 use crate::protocol::{CHANNELS, Place, request_of};
 use crate::seat::{Seat, Word};
 
@@ -19,18 +21,40 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often a silent subscription is asked whether it lives.
 const PROBE: Duration = Duration::from_secs(5);
-/// Forgetting the cohorts that have ended is looked after once there are this many.
+/// The cohorts that have ended are looked for once there are this many.
 const MANY: usize = 256;
 
 /// The seats of a provider, and whether its subscription is up.
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
     seats: Mutex<HashMap<RequestId, Weak<Seat>>>,
-    /// The latest of each name that was granted to us.
-    cohorts: Mutex<HashMap<LockName, Weak<Cohort>>>,
+    cohorts: Mutex<Cohorts>,
     subscribed: AtomicBool,
     closed: AtomicBool,
     closing: Notify,
+}
+
+/// The latest cohort of each name that was granted to us.
+#[derive(Debug, Default)]
+struct Cohorts {
+    of: HashMap<LockName, Weak<Cohort>>,
+    /// How many there were after those that have ended were last forgotten.
+    left: usize,
+}
+
+impl Cohorts {
+    fn latest(&self, name: &LockName) -> Option<Arc<Cohort>> {
+        self.of.get(name).and_then(Weak::upgrade)
+    }
+
+    fn insert(&mut self, name: &LockName, cohort: &Arc<Cohort>) {
+        // Only at twice as many, so that each one costs a look or two, however many there are.
+        if self.of.len() >= MANY.max(self.left * 2) {
+            self.of.retain(|_, cohort| cohort.strong_count() > 0);
+            self.left = self.of.len();
+        }
+        self.of.insert(name.clone(), Arc::downgrade(cohort));
+    }
 }
 
 impl Wake {
@@ -63,21 +87,18 @@ impl Wake {
         line: Vec<Place>,
     ) -> Arc<Cohort> {
         let mut cohorts = self.cohorts();
-        let latest = cohorts.get(request.name()).and_then(Weak::upgrade);
+        let latest = cohorts.latest(request.name());
         if let Some(known) = latest.filter(|latest| latest.token_of(request.id()) == Some(token)) {
             return known;
         }
         let cohort = Arc::new(Cohort::new(Arc::clone(self), request, token, sent, line));
-        if cohorts.len() >= MANY {
-            cohorts.retain(|_, cohort| cohort.strong_count() > 0);
-        }
-        cohorts.insert(request.name().clone(), Arc::downgrade(&cohort));
+        cohorts.insert(request.name(), &cohort);
         cohort
     }
 
     /// The latest cohort of this name.
     pub(crate) fn cohort(&self, name: &LockName) -> Option<Arc<Cohort>> {
-        self.cohorts().get(name).and_then(Weak::upgrade)
+        self.cohorts().latest(name)
     }
 
     /// The seat of this request, if somebody sits there.
@@ -95,17 +116,17 @@ impl Wake {
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let mut pause = FIRST_PAUSE;
+            let mut told = String::new();
             while let Some(wake) = up.0.upgrade() {
                 let closing = wake.closing.notified();
                 if wake.closed.load(Ordering::SeqCst) {
                     return;
                 }
                 tokio::select! {
-                    lasted = listen(&wake, &client, &channel) => {
-                        if lasted {
-                            pause = FIRST_PAUSE;
-                        }
-                    }
+                    ended = listen(&wake, &client, &channel) => match ended {
+                        Ok(()) => (pause, told) = (FIRST_PAUSE, String::new()),
+                        Err(error) => tell(&error, &mut told),
+                    },
                     () = closing => return,
                 }
                 drop(wake);
@@ -135,7 +156,7 @@ impl Wake {
         let Some(id) = request_of(entry) else { return };
         if let Word::Lost(reason) = word {
             // It may have handed on what the server took from it.
-            let cohorts: Vec<_> = self.cohorts().values().filter_map(Weak::upgrade).collect();
+            let cohorts: Vec<_> = self.cohorts().of.values().filter_map(Weak::upgrade).collect();
             cohorts.iter().for_each(|cohort| cohort.lost(id, reason));
         } else if let Some(seat) = self.taken(id) {
             seat.tell(word);
@@ -150,7 +171,7 @@ impl Wake {
         }
     }
 
-    fn cohorts(&self) -> MutexGuard<'_, HashMap<LockName, Weak<Cohort>>> {
+    fn cohorts(&self) -> MutexGuard<'_, Cohorts> {
         self.cohorts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,29 +191,79 @@ impl Drop for Up {
     }
 }
 
-/// Listens until the subscription ends; whether there was one.
-async fn listen(wake: &Wake, client: &Client, channel: &str) -> bool {
+/// A subscription to this channel.
+pub(crate) async fn subscription(client: &Client, channel: &str) -> Result<PubSub> {
     let subscribe = async {
         let mut subscription = client.get_async_pubsub().await?;
         subscription.subscribe(channel).await?;
-        redis::RedisResult::Ok(subscription)
+        Ok(subscription)
     };
-    let Ok(Ok(subscription)) = tokio::time::timeout(LIMIT, subscribe).await else { return false };
+    match tokio::time::timeout(LIMIT, subscribe).await {
+        Ok(outcome) => outcome.map_err(|error: RedisError| to_error(&error)),
+        Err(_) => Err(Error::unavailable(
+            Applied::No,
+            format!("Redis took no subscription within {LIMIT:?}"),
+        )),
+    }
+}
+
+/// Listens until the subscription ends.
+async fn listen(wake: &Wake, client: &Client, channel: &str) -> Result<()> {
+    let subscription = subscription(client, channel).await?;
     wake.ask_all();
     let (mut sink, mut messages) = subscription.split();
     loop {
         tokio::select! {
             message = messages.next() => match message {
                 Some(message) => wake.deliver(&String::from_utf8_lossy(message.get_payload_bytes())),
-                None => break,
+                None => return Ok(()),
             },
             () = tokio::time::sleep(PROBE) => {
                 let probe = sink.ping::<redis::Value>();
                 if !matches!(tokio::time::timeout(LIMIT, probe).await, Ok(Ok(_))) {
-                    break;
+                    return Ok(());
                 }
             }
         }
     }
-    true
+}
+
+/// Tells of a subscription that failed, once for each cause in a row.
+fn tell(error: &Error, told: &mut String) {
+    let cause = error.to_string();
+    if cause != *told {
+        tracing::warn!(
+            target: "lockkit", event = "subscription_failed", error = %cause,
+            "no wake-ups from Redis: waiters find a free name by their heartbeats alone",
+        );
+        *told = cause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lockkit_core::Clock;
+
+    use super::*;
+
+    #[test]
+    fn many_names_that_are_held_are_looked_through_seldom_and_forgotten_once_they_are_not() {
+        let (wake, clock) = (Arc::<Wake>::default(), Clock::manual());
+        let grant = |n: u32| {
+            let name = LockName::new(n.to_string()).expect("a name");
+            let request = Request::new(name, Duration::from_secs(3), clock.clone());
+            wake.granted(&request.expect("a request"), 1, clock.now(), Vec::new())
+        };
+        let (mut held, mut looks, mut left) = (Vec::new(), 0, 0);
+        for n in 0..5_000 {
+            held.push(grant(n));
+            let now_left = wake.cohorts().left;
+            looks += u32::from(now_left != left);
+            left = now_left;
+        }
+        assert_eq!(looks, 5, "at 256, and at each doubling up to 4096");
+        drop(held);
+        (5_000..20_000).for_each(|n| drop(grant(n)));
+        assert!(wake.cohorts().of.len() <= MANY);
+    }
 }

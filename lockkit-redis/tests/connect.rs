@@ -68,6 +68,7 @@ async fn a_user_without_a_right_is_refused_with_what_to_grant() {
         )
         .user("no-channel", &format!("on >{SECRET} resetchannels ~app:* {RIGHTS}"))
         .user("no-publish", &format!("on >{SECRET} allchannels ~* {RIGHTS} -publish"))
+        .user("no-subscribe", &format!("on >{SECRET} allchannels ~* {RIGHTS} -subscribe"))
         .user("no-scripts", &format!("on >{SECRET} allchannels ~* {RIGHTS} -@scripting"))
         .user("no-time", &format!("on >{SECRET} allchannels ~* {RIGHTS} -time"))
         .user("no-info", &format!("on >{SECRET} allchannels ~* {RIGHTS} -info"))
@@ -78,6 +79,7 @@ async fn a_user_without_a_right_is_refused_with_what_to_grant() {
     for (name, granted) in [
         ("no-channel", "&lockkit:*"),
         ("no-publish", "+publish"),
+        ("no-subscribe", "+subscribe"),
         ("no-scripts", "+@scripting"),
         ("no-time", "+time"),
         ("no-info", "+info"),
@@ -159,4 +161,60 @@ async fn a_unix_socket_and_a_database_number_are_taken() {
     drop((first.unwrap(), second.unwrap()));
     let error = RedisProvider::connect(at(&server).database(99)).await.map(drop).unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_subscription_that_fails_is_told_of_once_with_the_remedy() {
+    let log = Log::of_this_thread();
+    let server = RedisServer::builder().user("app", &format!("on >{SECRET} ~* &* +@all")).start();
+    let server = server.unwrap();
+    let config = at(&server).username("app").password(SECRET);
+    let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
+    server.cli(&["ACL", "SETUSER", "app", "-subscribe"]).unwrap();
+    let lock = locks.lock("a").ttl(ms(3_000));
+    let guard = lock.acquire().await.unwrap();
+    let next = contenders::waiter(&lock, 0).await;
+    // Tried some times by then.
+    tokio::time::sleep(ms(500)).await;
+    let logged = log.text();
+    let told: Vec<_> = logged.lines().filter(|it| it.contains("subscription_failed")).collect();
+    assert_eq!(told.len(), 1, "{logged}");
+    assert!(told[0].contains("WARN") && told[0].contains("+subscribe"), "{}", told[0]);
+    assert!(!logged.contains(SECRET), "{logged}");
+    guard.release().await.unwrap();
+    let next = by(ms(1_000) + SLACK, "the next one's heartbeat", next).await.unwrap();
+    next.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_no_file_is_warned_of_with_the_remedy() {
+    let log = Log::of_this_thread();
+    let kept = RedisServer::builder().appendonly().start().unwrap();
+    works(at(&kept)).await;
+    assert!(!log.text().contains("no_persistence"), "{}", log.text());
+    let server = RedisServer::start().unwrap();
+    works(at(&server)).await;
+    let logged = log.text();
+    let told: Vec<_> = logged.lines().filter(|line| line.contains("no_persistence")).collect();
+    assert_eq!(told.len(), 1, "{logged}");
+    for word in ["WARN", "appendonly yes", "appendfsync always"] {
+        assert!(told[0].contains(word), "{word} is missing in: {}", told[0]);
+    }
+}
+
+#[tokio::test]
+async fn a_token_base_that_leaves_no_room_for_tokens_is_refused_before_anything_is_locked() {
+    let server = RedisServer::start().unwrap();
+    let most = i64::MAX.unsigned_abs() - (1 << 53);
+    works(at(&server).token_base(most)).await;
+    for base in [most + 1, i64::MAX.unsigned_abs(), u64::MAX] {
+        let error = RedisProvider::connect(at(&server).token_base(base)).await;
+        match error.map(drop).unwrap_err() {
+            Error::Invalid { what, remedy } => {
+                assert!(what.contains(&base.to_string()), "{what}");
+                assert!(remedy.contains(&most.to_string()), "{remedy}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
