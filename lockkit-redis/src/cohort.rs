@@ -51,6 +51,8 @@ struct State {
     /// The first of the queue, as the server last told.
     line: VecDeque<Place>,
     passing: bool,
+    /// Whether a pass that frees the name was never answered, and may have freed it.
+    unheard: bool,
     fate: Fate,
 }
 
@@ -72,6 +74,13 @@ enum Fate {
 impl State {
     fn holder(&self) -> Option<&Member> {
         self.members.back().filter(|_| !self.has_ended)
+    }
+
+    /// Whether a name that is no longer ours was freed by ourselves: until its ttl nothing else ends
+    /// a grant but force.
+    fn was_freed_unheard(&self) -> bool {
+        let Some(first) = self.members.front().filter(|_| self.unheard) else { return false };
+        first.request.clock().now() < self.sent.saturating_add(first.request.ttl())
     }
 
     fn is_member(&self, id: RequestId) -> bool {
@@ -109,6 +118,7 @@ impl Cohort {
             spare: token + AHEAD,
             line: line.into(),
             passing: false,
+            unheard: false,
             fate: Fate::Live,
         };
         Self { wake, state: Mutex::new(state), changed: Notify::new() }
@@ -213,7 +223,7 @@ impl Cohort {
             // It may still be in the queue, or be granted by an attempt that came late.
             let ended = vec![(id, provider.late.may_arrive(id))];
             let pass = Pass { from: id, token, to: None, ended };
-            if matches!(provider.pass(request, &pass).await?, Passed::Freed) {
+            if matches!(provider.pass(request, &pass).await.0?, Passed::Freed) {
                 return Ok(());
             }
         }
@@ -270,16 +280,22 @@ impl Cohort {
                 changed.await;
                 continue;
             };
-            let _passing = Passing(self);
+            let mut passing = Passing { cohort: self, unheard: pass.to.is_none() };
             let sent = request.clock().now();
-            let passed = provider.pass(request, &pass).await?;
-            self.passed(&pass, sent, passed);
+            let (passed, may_arrive) = provider.pass(request, &pass).await;
+            passing.unheard &= may_arrive;
+            // Even this answer may be that to its second sending.
+            self.state().unheard |= passing.unheard;
+            self.passed(&pass, sent, passed?);
         }
     }
 
     fn passed(self: &Arc<Self>, pass: &Pass, sent: Instant, passed: Passed) {
         let mut state = self.state();
         match passed {
+            Passed::Refused if state.fate == Fate::Freeing && state.was_freed_unheard() => {
+                state.fate = Fate::Freed;
+            }
             Passed::Refused => {
                 let is_over = |id| pass.ended.iter().any(|(ended, _)| *ended == id);
                 self.lose(&mut state, LossReason::Removed);
@@ -308,11 +324,18 @@ impl Cohort {
 }
 
 /// One pass under way, until dropped.
-struct Passing<'a>(&'a Cohort);
+struct Passing<'a> {
+    cohort: &'a Cohort,
+    /// Whether it frees the name, and gets no answer.
+    unheard: bool,
+}
 
 impl Drop for Passing<'_> {
     fn drop(&mut self) {
-        self.0.state().passing = false;
-        self.0.changed.notify_waiters();
+        let mut state = self.cohort.state();
+        state.passing = false;
+        state.unheard |= self.unheard;
+        drop(state);
+        self.cohort.changed.notify_waiters();
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
-use redis::Value;
+use lockkit_core::{
+    Applied, Clock, Error, FencingToken, Holder, Inspection, LockName, Operator, Result,
+};
 
-use crate::connection::LIMIT;
+use crate::connection::{Answered, LIMIT};
 use crate::protocol::{INSPECT, REVOKE, Script, keys, milliseconds, name_of, texts, yes};
 use crate::provider::Inner;
 
@@ -15,7 +16,7 @@ use crate::provider::Inner;
 impl Operator for Inner {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         self.catch_up(name).await?;
-        let answer = self.look(name, &INSPECT, &[]).await?;
+        let answer = self.look(name, &INSPECT, &[]).await.value?;
         let parts = texts(&answer)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
         let mut holders = Vec::new();
@@ -72,7 +73,13 @@ impl Operator for Inner {
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
         self.catch_up(name).await?;
-        yes(&self.look(name, &REVOKE, &[&native.to_string()]).await?)
+        let answer = self.look(name, &REVOKE, &[&native.to_string()]).await;
+        let is_ended = yes(&answer.value?)?;
+        if !is_ended && answer.may_arrive {
+            let unclear = "a revocation that was sent twice found no such grant the second time";
+            return Err(Error::unavailable(Applied::Maybe, unclear));
+        }
+        Ok(is_ended)
     }
 }
 
@@ -87,9 +94,9 @@ impl Inner {
         }
     }
 
-    async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Result<Value> {
+    async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Answered {
         let lock = keys(&self.prefix, name);
-        self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await.value
+        self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await
     }
 }
 

@@ -104,8 +104,9 @@ impl Inner {
         self.commands.script(request.clock(), limit, script, &lock, &all).await
     }
 
-    /// Tells the server which grants have ended, and who holds by now.
-    pub(crate) async fn pass(&self, request: &Request, pass: &Pass) -> Result<Passed> {
+    /// Tells the server which grants have ended, and who holds by now; beside the answer, whether a
+    /// sending of it got none.
+    pub(crate) async fn pass(&self, request: &Request, pass: &Pass) -> (Result<Passed>, bool) {
         let token = pass.token.to_string();
         let (mut next, mut ttl, mut label) = (String::new(), String::new(), "");
         if let Some(to) = &pass.to {
@@ -124,7 +125,7 @@ impl Inner {
         if let Some(named) = named.filter(|_| !answer.may_arrive) {
             named.answered();
         }
-        Passed::of(&answer.value?)
+        (answer.value.and_then(|value| Passed::of(&value)), answer.may_arrive)
     }
 
     /// Asks for a request that has not been told what became of it.
@@ -172,6 +173,12 @@ impl Inner {
         let term = Term { sent, ttl: Some(request.ttl()) };
         let lease = RedisLease::new(Arc::clone(self), request.clone(), token, seat, cohort);
         Ok(Grant::new(FencingToken::with_base(self.token_base, token)?, term, lease))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.wake.close();
     }
 }
 

@@ -1,4 +1,4 @@
-//! How the connection for commands is made anew: by whom, how often, and what a call is told meanwhile.
+//! Connections that are cut, refused, made anew or left: what that costs, and what calls are told.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
@@ -130,8 +130,7 @@ async fn a_request_cut_off_and_refused_when_sent_again_leaves_a_tombstone() {
     let asked = request("a");
     server.cli(&["ACL", "SETUSER", "app", "resetpass", ">second"]).unwrap();
     // Granted, and the reply never comes; then no login.
-    let cut = Fault::Cut { after: 0, per: Per::Link, end: End::Reset };
-    link.fault_on(Connections::Existing, Way::ToClient, cut);
+    cut_the_reply(&link);
     let error = provider.try_acquire(&asked).await.unwrap_err();
     assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
     assert_eq!(server.cli(&["EXISTS", "a"]).unwrap().integer(), Some(1));
@@ -139,4 +138,112 @@ async fn a_request_cut_off_and_refused_when_sent_again_leaves_a_tombstone() {
     provider.withdraw(&asked).await.unwrap();
     assert_eq!(server.cli(&["EXISTS", "a"]).unwrap().integer(), Some(0));
     assert_eq!(server.cli(&["ZCARD", "{a}:x"]).unwrap().integer(), Some(1), "tombstones");
+}
+
+/// Cuts the reply to the next request, which the server has carried out by then.
+fn cut_the_reply(link: &Link) {
+    let cut = Fault::Cut { after: 0, per: Per::Link, end: End::Reset };
+    link.fault_on(Connections::Existing, Way::ToClient, cut);
+}
+
+#[tokio::test]
+async fn a_revocation_whose_reply_was_cut_is_not_answered_with_no() {
+    let server = RedisServer::start().unwrap();
+    let (provider, link) = linked(&server).await;
+    let operator = provider.operator().unwrap();
+    let name = LockName::new("a").unwrap();
+    let grant = provider.acquire(&request("a")).await.unwrap();
+    cut_the_reply(&link);
+    let error = operator.revoke(&name, grant.token).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }), "{error:?}");
+    assert!(provider.try_acquire(&request("a")).await.unwrap().is_some(), "still held");
+    assert!(!operator.revoke(&name, grant.token).await.unwrap());
+}
+
+/// A request whose ttl outlasts what follows; its calls end after 0.9 s.
+fn long_request(name: &str) -> Request {
+    Request::new(LockName::new(name).unwrap(), ms(3_000), Clock::system()).unwrap()
+}
+
+/// Takes the name, and gives it back.
+async fn takes_in_between(provider: &RedisProvider) {
+    let grant = provider.try_acquire(&long_request("a")).await.unwrap().unwrap();
+    grant.lease.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_release_whose_reply_was_dropped_is_no_loss_although_another_held_since() {
+    let server = RedisServer::start().unwrap();
+    let ((ours, link), (other, _other_link)) = (linked(&server).await, linked(&server).await);
+    let grant = ours.acquire(&long_request("a")).await.unwrap();
+    link.fault_on(Connections::Existing, Way::ToClient, Fault::Blackhole);
+    let error = grant.lease.release().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }), "{error:?}");
+    takes_in_between(&other).await;
+    // Over another connection.
+    grant.lease.release().await.unwrap();
+    link.pass().unwrap();
+    // The same within one call.
+    let grant = ours.acquire(&long_request("a")).await.unwrap();
+    link.idle(ms(50)).await;
+    cut_the_reply(&link);
+    link.fault_on(Connections::New, Way::ToServer, Fault::Hold);
+    let releasing = tokio::spawn(async move { grant.lease.release().await });
+    by(ms(500), "the name for another", other.acquire(&long_request("a")))
+        .await
+        .unwrap()
+        .lease
+        .release()
+        .await
+        .unwrap();
+    assert!(!releasing.is_finished());
+    link.pass().unwrap();
+    by(ms(2_000), "a release", releasing).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_release_that_may_have_come_after_the_ttl_is_a_loss() {
+    let server = RedisServer::start().unwrap();
+    let ((ours, link), (other, _other_link)) = (linked(&server).await, linked(&server).await);
+    let grant = ours.acquire(&request("a")).await.unwrap();
+    link.fault_on(Connections::Existing, Way::ToServer, Fault::Blackhole);
+    grant.lease.release().await.unwrap_err();
+    tokio::time::sleep(TTL).await;
+    takes_in_between(&other).await;
+    let error = grant.lease.release().await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_others_removed_is_a_loss_where_every_release_was_answered() {
+    let server = RedisServer::start().unwrap();
+    let (provider, link) = linked(&server).await;
+    let grant = provider.acquire(&long_request("a")).await.unwrap();
+    server.cli(&["DEL", "a"]).unwrap();
+    // Nothing of this one is sent.
+    cut_off(&link);
+    provider.try_acquire(&request("b")).await.unwrap_err();
+    let error = grant.lease.release().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error:?}");
+    link.pass().unwrap();
+    let error = grant.lease.release().await.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_provider_that_is_dropped_and_not_closed_leaves_no_connection() {
+    let server = RedisServer::start().unwrap();
+    let (provider, link) = linked(&server).await;
+    let holder = provider.acquire(&long_request("a")).await.unwrap();
+    let waiting = tokio::spawn({
+        let provider = Arc::clone(&provider);
+        async move { provider.acquire(&long_request("a")).await }
+    });
+    let both = link.until(|counts| counts.open == 2 && counts.requests.contains_key("SUBSCRIBE"));
+    by(ms(2_000), "a subscription", both).await;
+    link.idle(ms(50)).await;
+    waiting.abort();
+    assert!(waiting.await.is_err());
+    drop((holder, provider));
+    by(ms(1_000), "no connection", link.until(|counts| counts.open == 0)).await;
 }
