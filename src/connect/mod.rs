@@ -43,7 +43,8 @@ const SCHEMES: &str =
 /// | `token_base` | a whole number that is added to the store's own tokens, for moves and restores |
 ///
 /// Postgres also takes `strategy`, `schema`, `connections`, `budget`, `creates` and libpq's parameters.
-/// Redis also takes `prefix`, and `database`, `ca`, `cert` and `key` where they apply: see its page.
+/// Redis also takes `prefix`, by a socket `database`, `username` and `password`, and over TLS `ca`,
+/// `cert` and `key`.
 /// ZooKeeper also takes `layout`, `tick`, `access`, `ca`, `cert` and `key`: see its page.
 /// etcd over TLS also takes `ca`, `cert` and `key`.
 /// An option that the store does not know is refused, and so is one that is given twice.
