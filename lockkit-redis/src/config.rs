@@ -11,6 +11,17 @@ const LARGEST_BASE: u64 = i64::MAX.unsigned_abs() - (1 << 53);
 /// Where the server is, who we are there, and where our locks lie.
 ///
 /// Its `Debug` shows no password and no private part of a certificate.
+///
+/// ```
+/// use lockkit_redis::RedisConfig;
+///
+/// let config = RedisConfig::tcp("redis-1", 6379)
+///     .username("billing")
+///     .password("hunter2")
+///     .database(3)
+///     .prefix("app:");
+/// assert!(!format!("{config:?}").contains("hunter2"));
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RedisConfig {
@@ -30,6 +41,19 @@ pub(crate) enum Server {
 }
 
 /// Certificates for a connection over TLS, each as the text of a PEM file.
+///
+/// ```no_run
+/// # fn config() -> std::io::Result<lockkit_redis::RedisConfig> {
+/// use std::fs::read;
+///
+/// use lockkit_redis::{RedisConfig, RedisTls};
+///
+/// let mut tls = RedisTls::default();
+/// tls.authority = Some(read("ca.pem")?);
+/// tls.client = Some((read("client.pem")?, read("client.key")?));
+/// let config = RedisConfig::tcp("redis-1", 6380).tls(tls);
+/// # Ok(config) }
+/// ```
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct RedisTls {

@@ -57,9 +57,20 @@ impl RedisProvider {
 
     /// Connects, and looks whether the server is fit for locks.
     ///
+    /// ```no_run
+    /// # async fn connect() -> lockkit_core::Result<()> {
+    /// use lockkit_redis::{RedisConfig, RedisProvider};
+    ///
+    /// let provider = RedisProvider::connect(RedisConfig::unix("/run/redis/redis.sock")).await?;
+    /// let locks = lockkit_core::Locks::new(provider);
+    /// let guard = locks.lock("billing/nightly").acquire().await?;
+    /// # drop(guard); Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// `Invalid`: the configuration. `Rejected`: the login, a server that is too old, a replica, or
-    /// may evict keys, or that lets us not publish; each says what to do. `Unavailable`: no answer.
+    /// may evict keys, or that lets us not publish or subscribe; each says what to do. `Unavailable`:
+    /// no answer. `NoRuntime`: called outside a tokio runtime.
     ///
     /// # Cancel safety
     /// Cancel-safe.
