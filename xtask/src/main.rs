@@ -5,6 +5,7 @@ mod licences;
 mod metadata;
 mod msrv;
 mod readme;
+mod reports;
 mod room;
 mod setup;
 mod steps;
@@ -16,13 +17,14 @@ use std::process::ExitCode;
 use steps::Steps;
 
 const HELP: &str = "\
-cargo xtask setup   install what the tests need and this machine lacks
-cargo xtask test    setup, then every test, doc-test, example and combination of features
-cargo xtask bench   the benchmarks, or those whose name contains the words that follow
-cargo xtask msrv    whether each crate builds with the Rust version that it declares
-cargo xtask suites  the test programs alone, two at a time
-cargo xtask table   writes the README's table of what the stores declare
-cargo xtask ci      format, clippy, docs, msrv, licences, the commands of the README, and the room taken
+cargo xtask setup      install what the tests need and this machine lacks
+cargo xtask test       setup, then every test, doc-test, example and combination of features
+cargo xtask bench      the benchmarks, or those whose name contains the words that follow
+cargo xtask msrv       whether each crate builds with the Rust version that it declares
+cargo xtask suites     the test programs alone, two at a time
+cargo xtask table      writes the README's table of what the stores declare
+cargo xtask unclaimed  writes the list of cases that the last reports do not count as passed
+cargo xtask ci         format, clippy, docs, msrv, licences, the commands of the README, and the room taken
 ";
 
 type Result<T> = std::result::Result<T, String>;
@@ -32,10 +34,11 @@ fn main() -> ExitCode {
     let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["setup"] => setup::run(),
         ["test"] => test::run(),
-        ["suites"] => suites::run(&[]),
+        ["suites"] => suites::run(),
         ["bench", ..] => bench(&args[1..]),
         ["msrv"] => msrv::run(),
         ["table"] => table(),
+        ["unclaimed"] => reports::write_list(),
         ["ci"] => ci::run(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

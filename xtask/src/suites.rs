@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::Result;
 use crate::steps::root;
+use crate::{Result, reports};
 
 const AT_ONCE: usize = 2;
 /// Those that run one by one, and first.
@@ -23,6 +23,22 @@ const ALONE: &[&str] = &[
     "simulation",
 ];
 
+/// Those whose tests say what they did: seeds, operations, faults, margins.
+const SHOWN: &[&str] = &[
+    "lockkit-core lockkit_core",
+    "lockkit-core simulation",
+    "lockkit-core history",
+    "lockkit-etcd cluster",
+    "lockkit-etcd processes",
+    "lockkit-postgres processes",
+    "lockkit-postgres server",
+    "lockkit-redis processes",
+    "lockkit-redis scripts",
+    "lockkit-redis server",
+    "lockkit-zk ensemble",
+    "lockkit-zk processes",
+];
+
 /// A test program, and the directory of its package, in which it runs.
 struct Suite {
     name: String,
@@ -30,19 +46,24 @@ struct Suite {
     directory: PathBuf,
 }
 
-/// Builds and runs them with these environment variables; the names of those that failed.
-pub(crate) fn run(envs: &[(&str, &str)]) -> Result<()> {
+/// Builds and runs them; the names of those that failed, and what is wrong with the reports.
+pub(crate) fn run() -> Result<()> {
     let suites = build()?;
+    check_names(&suites)?;
+    reports::clear()?;
     let count = suites.len();
     let (alone, others) = suites.into_iter().partition(Suite::is_alone);
     let failed: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+    let written: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     for (suites, at_once) in [(alone, 1), (others, AT_ONCE)] {
         let left: Mutex<VecDeque<Suite>> = Mutex::new(suites);
         thread::scope(|scope| {
             for _ in 0..at_once {
                 scope.spawn(|| {
                     while let Some(suite) = { own(&left).pop_front() } {
-                        if let Err(output) = suite.run(envs) {
+                        let (has_passed, output) = suite.run();
+                        own(&written).extend(reports::written(&output));
+                        if !has_passed {
                             own(&failed).push((suite.name, output));
                         }
                     }
@@ -51,7 +72,9 @@ pub(crate) fn run(envs: &[(&str, &str)]) -> Result<()> {
         });
     }
     let failed = std::mem::take(&mut *own(&failed));
-    if failed.is_empty() {
+    eprintln!("the conformance suite's reports are in {}", reports::directory().display());
+    let problems = reports::problems(&own(&written))?;
+    if failed.is_empty() && problems.is_empty() {
         eprintln!("all {count} test programs passed");
         return Ok(());
     }
@@ -62,8 +85,15 @@ pub(crate) fn run(envs: &[(&str, &str)]) -> Result<()> {
     for (name, output) in &failed {
         eprintln!("\n--> {name} panicked:\n{}", panics(output).join("\n"));
     }
-    let names: Vec<&str> = failed.iter().map(|(name, _)| &**name).collect();
-    Err(format!("{} of {count} test programs failed: {}", names.len(), names.join(", ")))
+    if !problems.is_empty() {
+        eprintln!("\n--> the reports FAILED:\n{}", problems.join("\n"));
+    }
+    let mut names: Vec<&str> = failed.iter().map(|(name, _)| &**name).collect();
+    let count = format!("{} of {count} test programs failed", names.len());
+    if !problems.is_empty() {
+        names.push("the reports are not as listed");
+    }
+    Err(format!("{count}: {}", names.join(", ")))
 }
 
 /// What cargo says that it has built.
@@ -80,6 +110,14 @@ fn build() -> Result<Vec<Suite>> {
     }
     let messages = String::from_utf8_lossy(&built.stdout);
     Ok(messages.lines().filter_map(|line| suite(&serde_json::from_str(line).ok()?)).collect())
+}
+
+/// A program of another name would say nothing.
+fn check_names(suites: &[Suite]) -> Result<()> {
+    match SHOWN.iter().find(|shown| suites.iter().all(|suite| suite.name != **shown)) {
+        Some(missing) => Err(format!("suites.rs shows {missing:?}, and there is no such program")),
+        None => Ok(()),
+    }
 }
 
 fn suite(message: &Value) -> Option<Suite> {
@@ -101,27 +139,31 @@ impl Suite {
         ALONE.iter().any(|alone| self.name.ends_with(&format!(" {alone}")))
     }
 
-    /// Runs it, and shows its results once it has ended; of one that failed, everything it said.
-    fn run(&self, envs: &[(&str, &str)]) -> Result<()> {
+    /// Runs it, and shows its results once it has ended, those of one that passed only; whether it
+    /// passed, and everything it said.
+    fn run(&self) -> (bool, String) {
         let started = Instant::now();
         let mut program = Command::new(&self.program);
-        program.current_dir(&self.directory).envs(envs.iter().copied());
-        let (passed, results, everything) = match program.output() {
+        program.current_dir(&self.directory).env("LOCKKIT_REPORT", reports::directory());
+        if SHOWN.contains(&&*self.name) {
+            program.arg("--show-output");
+        }
+        let (has_passed, results, said) = match program.output() {
             Ok(ended) => {
                 let results = String::from_utf8_lossy(&ended.stdout).into_owned();
-                let everything = results.clone() + &String::from_utf8_lossy(&ended.stderr);
-                (ended.status.success(), results, everything)
+                let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+                (ended.status.success(), results, said)
             }
             Err(error) => (false, String::new(), error.to_string()),
         };
         let took = started.elapsed();
-        if passed {
+        if has_passed {
             // Tests panic on purpose too: what they say of it is of no use to anybody.
             eprintln!("\n--> {}\n{results}    passed after {took:.0?}", self.name);
-            return Ok(());
+        } else {
+            eprintln!("\n--> {}\n    FAILED after {took:.0?}: its output is at the end", self.name);
         }
-        eprintln!("\n--> {}\n    FAILED after {took:.0?}: its output is at the end", self.name);
-        Err(everything)
+        (has_passed, results + &said)
     }
 }
 
