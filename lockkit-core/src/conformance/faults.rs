@@ -22,6 +22,9 @@ const CALL: Duration = Duration::from_secs(2);
 /// A verb sets the fault of the connections and the direction that it names, in place of the one
 /// before. All faults end with [`pass`](Self::pass), and when the link is dropped. Each method
 /// fails with whatever keeps it from doing so, which fails the case.
+///
+/// # Cancel safety
+/// The suite drops no call midway, unless its case has run out of time.
 #[async_trait]
 pub trait Link: Send + Sync + 'static {
     /// Ends every fault; what is held is delivered. A connection that has lost bytes is reset: no
@@ -110,6 +113,9 @@ impl fmt::Debug for Linked {
 ///
 /// It may block the thread for as long as a start takes. Each method fails with whatever keeps it
 /// from doing so, which fails the case.
+///
+/// # Cancel safety
+/// As that of [`Link`].
 #[async_trait]
 pub trait Server: Send + Sync + 'static {
     /// Freezes it: connections stay open, and nothing answers.

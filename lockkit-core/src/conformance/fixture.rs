@@ -56,6 +56,9 @@ pub trait Fixture: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever keeps it from doing so.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
     async fn remove(&self, name: &LockName) -> Result<()> {
         Err(cannot(Hook::Remove, name))
     }
@@ -64,6 +67,9 @@ pub trait Fixture: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever keeps it from doing so.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
     async fn forget(&self, name: &LockName) -> Result<()> {
         Err(cannot(Hook::Forget, name))
     }
@@ -73,6 +79,9 @@ pub trait Fixture: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever keeps it from looking; it fails the case.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
     async fn residue(&self, name: &LockName) -> Result<Option<String>> {
         let _ = name;
         Ok(None)
@@ -89,6 +98,9 @@ pub trait Fixture: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever keeps it from connecting; it fails the case.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
     async fn join(&self, address: &str) -> Result<Arc<dyn LockProvider>> {
         Err(cannot(Hook::Processes, address))
     }
@@ -97,6 +109,9 @@ pub trait Fixture: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever keeps it from connecting; it fails the case.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
     async fn linked(&self) -> Result<Linked> {
         Err(cannot(Hook::Link, "a client"))
     }
@@ -106,6 +121,9 @@ pub trait Fixture: Send + Sync + 'static {
     ///
     /// # Errors
     /// Whatever keeps it from starting; it fails the case.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
     async fn served(&self) -> Result<Served> {
         Err(cannot(Hook::Server, "one case"))
     }

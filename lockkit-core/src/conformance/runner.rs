@@ -51,6 +51,24 @@ pub enum Outcome {
 ///
 /// It works from any thread and takes no runtime. A case that does not end is `Failed`. Cases with
 /// several processes are `NotReached` here: only [`main`] can start the processes.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use lockkit_core::conformance::{Fixture, Outcome, check};
+/// use lockkit_core::{LockProvider, Memory, Result, async_trait};
+///
+/// struct MyFixture(Memory);
+///
+/// #[async_trait]
+/// impl Fixture for MyFixture {
+///     async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
+///         Ok(Arc::new(self.0.clone()))
+///     }
+/// }
+///
+/// assert_eq!(check("C5-01", Arc::new(MyFixture(Memory::new()))), Outcome::Passed);
+/// ```
 pub fn check(id: &str, fixture: Arc<dyn Fixture>) -> Outcome {
     match cases().iter().find(|case| case.id == id) {
         Some(case) => run_case(case, fixture).outcome,

@@ -10,7 +10,7 @@ use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::{Hook, Linked, Way};
-use crate::{Applied, Error, Grant, LossReason, Request};
+use crate::{Applied, Error, Grant, LossReason, Request, Result};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -251,18 +251,30 @@ impl Cut {
         let renewed = cx.by(cx.call_limit(), "a renewal that is cut ends", grant.lease.renew());
         let renewed = renewed.await?;
         self.end().await?;
-        let is_over = matches!(renewed, Err(Error::Lost { reason: LossReason::SessionEnded }));
-        if is_over && self.may_end() {
-            // Then it is over for everybody, and at once.
-            let bound = cx.wake_up();
-            let next = cx.lock(&self.tail).await?.acquire_within(bound).await?;
-            return Ok(next.release().await?);
+        if self.is_over(&renewed) {
+            return self.is_free_soon().await;
         }
         let known = matches!(renewed, Ok(_) | Err(Error::Unavailable { .. }));
         require!(known, "a renewal that was cut answered {renewed:?}");
-        let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
-        require!(other.is_none(), "a renewal that was cut freed the name");
-        cx.answered("the next renewal is answered", || grant.lease.renew()).await?;
+        if let Some(other) = cx.provider.try_acquire(&cx.request(&self.tail)?).await? {
+            let told = tokio::time::timeout(cx.slack(), grant.lease.lost()).await;
+            let over = self.may_end() && told == Ok(LossReason::SessionEnded);
+            require!(
+                over,
+                "a renewal that was cut freed the name, and its holder was told {told:?}"
+            );
+            other.lease.release().await?;
+            return self.all_is_free().await;
+        }
+        let again = cx.answered("the next renewal is answered", || async {
+            match grant.lease.renew().await {
+                renewed if self.is_over(&renewed) => Ok(None),
+                renewed => renewed.map(Some),
+            }
+        });
+        if again.await?.is_none() {
+            return self.is_free_soon().await;
+        }
         self.ended(&grant).await?;
         self.all_is_free().await
     }
@@ -319,11 +331,22 @@ impl Cut {
         self.at.is_some() && self.cx.ends_with_connection()
     }
 
+    /// Whether an answer says that the cut has ended the lease, as declared.
+    fn is_over<T>(&self, answer: &Result<T>) -> bool {
+        let ended = matches!(answer, Err(Error::Lost { reason: LossReason::SessionEnded }));
+        ended && self.may_end()
+    }
+
+    /// What a cut has ended is free for others as soon as a waiter learns of it.
+    async fn is_free_soon(&self) -> Verdict {
+        self.cx.is_free(&self.tail).await.map(drop)
+    }
+
     /// Ends a grant by its release, unless the cut has ended it.
     async fn ended(&self, grant: &Grant) -> Verdict {
         let release = || async {
             match grant.lease.release().await {
-                Err(Error::Lost { reason: LossReason::SessionEnded }) if self.may_end() => Ok(()),
+                released if self.is_over(&released) => Ok(()),
                 released => released,
             }
         };

@@ -17,6 +17,15 @@ use crate::Guarantees;
 /// It displays as a table for a terminal. Only what ran and held counts as passed: a case that does
 /// not apply is *not claimed*, one that lacks a hook is *not reached*. Figures are as measured
 /// while other cases ran beside, so they are no benchmark.
+///
+/// ```no_run
+/// # use lockkit_core::conformance::{self, Fixture};
+/// # fn example(fixture: std::sync::Arc<impl Fixture>) -> Result<(), Box<dyn std::error::Error>> {
+/// let report = conformance::run(&fixture)?;
+/// assert!(report.is_passed(), "{report}");
+/// std::fs::write("report.html", report.to_html())?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Report {
     store: String,
@@ -29,6 +38,15 @@ pub struct Report {
 }
 
 /// How one case went.
+///
+/// ```no_run
+/// # use lockkit_core::conformance::{Level, Report};
+/// # fn example(report: &Report) {
+/// for run in report.runs().iter().filter(|run| run.case.level() == Level::Link) {
+///     println!("{}: {} faults, {:?}", run.case, run.faults, run.outcome);
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CaseRun {
