@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use common::{at, by, client, linked, ms, nodes, provider, server, spectator};
 use lockkit_core::{Error, LockProvider, Request};
-use testbed::{Connections, Fault, Way, ZkServer};
-use zookeeper_client::{Acls, CreateMode, LockPrefix};
+use testbed::{Connections, Counts, End, Fault, Link, Per, Way, ZkServer};
+use zookeeper_client::{Acls, Client, CreateMode, LockPrefix};
 
 const TTL: Duration = ms(6_000);
 /// More polls than any attempt needs.
@@ -84,6 +84,71 @@ async fn an_attempt_dropped_at_any_poll_leaves_no_node_and_the_drivers_recipe_so
     assert!(left > 0, "the driver has been mended: its recipe leaves nothing");
 }
 
+/// Cuts the link after so many bytes of what comes next.
+fn cut(link: &Link, way: Way, after: u64) {
+    link.fault(way, Fault::Cut { after, per: Per::Link, end: End::Reset });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_cut_after_any_byte_leaves_no_node_and_the_drivers_recipe_some() {
+    // From the length of the first request to the end of both, and of their answers.
+    const BYTES: u64 = 360;
+    const STEP: usize = 12;
+    let server = server();
+    let spectator = spectator(&server).await;
+    let (ours, link) = linked(&server).await;
+    let _session = ours.try_acquire(&request("other")).await.unwrap().unwrap();
+    let cuts = || {
+        let after = |way| (0..BYTES).step_by(STEP).map(move |after| (way, after));
+        after(Way::ToServer).chain(after(Way::ToClient))
+    };
+    let mut left = [0, 0];
+    for (way, after) in cuts() {
+        let request = request("a");
+        cut(&link, way, after);
+        let granted = by(ms(4_000), "an attempt", ours.try_acquire(&request)).await;
+        link.pass().unwrap();
+        drop(granted);
+        let withdrawn = async {
+            while ours.withdraw(&request).await.is_err() {
+                tokio::time::sleep(ms(10)).await;
+            }
+        };
+        by(ms(4_000), "the withdrawal", withdrawn).await;
+        left[0] += nodes(&spectator, "/lockkit/a").await.len();
+    }
+
+    let through = Link::to(server.address()).unwrap();
+    let servers = through.address().to_string();
+    let theirs = Client::connector().with_session_timeout(ms(20_000)).connect(&servers);
+    let theirs = theirs.await.unwrap();
+    let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+    for (way, after) in cuts() {
+        let parent = format!("/cut-{way:?}-{after}");
+        spectator.mkdir(&parent, &options).await.unwrap();
+        let prefix = LockPrefix::new_curator(&parent, "lock-").unwrap();
+        cut(&through, way, after);
+        let taken = theirs.lock(prefix, b"", Acls::anyone_all());
+        drop(tokio::time::timeout(ms(1_000), taken).await);
+        through.pass().unwrap();
+        let connected = async {
+            while theirs.check_stat("/").await.is_err() {
+                tokio::time::sleep(ms(5)).await;
+            }
+        };
+        by(ms(4_000), "the driver's connection", connected).await;
+    }
+    // Its clean-up has the time that ours had, and its session lives.
+    tokio::time::sleep(ms(1_000)).await;
+    for (way, after) in cuts() {
+        left[1] += nodes(&spectator, &format!("/cut-{way:?}-{after}")).await.len();
+    }
+    let [ours, theirs] = left;
+    println!("left by {} cut attempts: ours {ours}, the driver's {theirs}", cuts().count());
+    assert_eq!(ours, 0);
+    assert!(theirs > 0, "the driver has been mended: its recipe leaves nothing");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_creation_that_is_delivered_after_its_caller_gave_up_is_removed_within_a_second() {
     let server = server();
@@ -102,12 +167,16 @@ async fn a_creation_that_is_delivered_after_its_caller_gave_up_is_removed_within
             tokio::spawn(async move { ours.withdraw(&request).await })
         };
         tokio::time::sleep(ms(200)).await;
+        let answers = |counts: &Counts| counts.answers.values().sum::<u64>();
+        let before = answers(&link.counts());
         link.deliver();
         link.pass().unwrap();
-        let _ = by(ms(3_000), "the withdrawal", withdrawing).await.unwrap();
+        by(ms(3_000), "an answer", link.until(|now| answers(now) > before)).await;
+        // Nothing is left a second after the server's first answer.
         tokio::time::sleep(ms(1_000)).await;
         let left = nodes(&spectator, "/lockkit/a").await;
         assert!(left.is_empty(), "{left:?}");
+        let _ = by(ms(2_000), "the withdrawal", withdrawing).await.unwrap();
         let next = client(&server).await.lock("a").try_acquire().await.unwrap().unwrap();
         next.release().await.unwrap();
     }
