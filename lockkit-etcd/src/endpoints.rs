@@ -351,6 +351,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_call_that_had_no_client_in_time_has_sent_nothing() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let port = silent.local_addr().expect("an address").port();
+        let config = EtcdConfig::new([("127.0.0.1", port)]).login("a", "b");
+        let endpoints = Endpoints::new(&config);
+        let none = |_| pending::<Result<(), etcd_client::Error>>();
+        let outcome = endpoints.once(0, &Clock::tokio(), SECOND, SECOND, none).await;
+        assert!(matches!(outcome, Err(Failure::Unserved(_))), "{outcome:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_is_given_up_by_an_error_at_once_whatever_else_is_answered() {
         let endpoints = Endpoints::new(&EtcdConfig::new([("localhost", 1)]));
         let clock = Clock::tokio();
