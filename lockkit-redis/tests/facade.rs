@@ -5,6 +5,8 @@
 use std::time::Duration;
 
 use lockkit::{Error, Exclusion, connect};
+#[cfg(feature = "tls")]
+use testbed::{ClientCertificate, certificates::Certificates};
 use testbed::{RedisServer, quickstart};
 
 #[tokio::test]
@@ -40,4 +42,26 @@ async fn a_wrong_password_is_refused_and_shown_nowhere() {
 fn the_quickstart_tells_the_same_story_on_redis() {
     let server = RedisServer::start().unwrap();
     quickstart::tells_its_story(&server.url());
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_url_names_the_authority_and_our_own_certificate() {
+    let certificates = Certificates::new().unwrap();
+    let server =
+        RedisServer::builder().tls(&certificates, ClientCertificate::Required).start().unwrap();
+    let port = server.tls_address().unwrap().port();
+    let (ca, other_ca) = (certificates.ca(), certificates.other_ca());
+    let (cert, key) = (certificates.client_certificate(), certificates.client_key());
+    let ours = format!("cert={}&key={}", cert.display(), key.display());
+    let url = |options: &str| format!("rediss://localhost:{port}/?ttl=7s&{options}");
+    let locks = connect(&url(&format!("ca={}&{ours}", ca.display()))).await.unwrap();
+    let guard = locks.lock("nightly").acquire().await.unwrap();
+    assert_eq!(server.cli(&["EXISTS", "nightly"]).unwrap().integer(), Some(1));
+    guard.release().await.unwrap();
+    // Without our own, and where another authority is trusted.
+    for options in [format!("ca={}", ca.display()), format!("ca={}&{ours}", other_ca.display())] {
+        let error = connect(&url(&options)).await.map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Rejected { .. }), "{options}: {error:?}");
+    }
 }

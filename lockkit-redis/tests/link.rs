@@ -239,3 +239,28 @@ async fn a_stuck_connection_costs_one_call_and_is_replaced() {
     assert_eq!(link.counts().accepted, made + 1, "connections to replace one");
     guard.release().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_resets_at_a_ttl_of_5_s_cost_no_holder_its_lock() {
+    const RESETS: u64 = 50;
+    let server = RedisServer::start().unwrap();
+    let (locks, link) = linked(&server).await;
+    let ttl = ms(5_000);
+    let guard = locks.lock("a").ttl(ttl).acquire().await.unwrap();
+    let next = tokio::spawn(client(&server).await.lock("a").ttl(ttl).acquire());
+    queued(&client(&server).await.lock("a"), 1).await;
+    let (made, began) = (link.counts().accepted, Instant::now());
+    for reset in 1..=RESETS {
+        assert_eq!(link.counts().open, 1, "nothing to be reset");
+        link.reset().unwrap();
+        // The driver renews meanwhile; this makes certain that there is a connection again.
+        guard.renew().await.unwrap();
+        tokio::time::sleep(ms(150)).await;
+        assert!(guard.is_held(), "lost after {reset} resets");
+    }
+    assert!(began.elapsed() > ttl, "less than a ttl");
+    assert_eq!(link.counts().accepted, made + RESETS, "connections made anew");
+    assert!(!next.is_finished(), "granted beside a holder");
+    guard.release().await.unwrap();
+    by(ms(2_000), "the waiter's grant", next).await.unwrap().unwrap().release().await.unwrap();
+}

@@ -9,12 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, client, join, ms, queued};
-use lockkit_core::{Locks, LossReason};
+use common::{SLACK, by, client, join, ms, queued, report};
+use lockkit_core::{Lock, Locks, LossReason};
 use testbed::RedisServer;
 use testbed::children::{self, Child};
 use testbed::contenders::{count, counted};
 
+/// A busy machine may take longer than a bound once or twice, and not every time: the best counts,
+/// and none may take [`SLACK`] more.
+const TRIES: usize = 3;
 /// How long an unanswered reservation lasts.
 const RESERVATION: Duration = ms(500);
 
@@ -61,8 +64,9 @@ async fn a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second() {
     let server = RedisServer::start().unwrap();
     let locks = client(&server).await;
     let name = "a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second";
-    let mut slowest = Duration::ZERO;
-    for _ in 0..3 {
+    let bound = ttl + ms(500);
+    let mut took = Vec::new();
+    for _ in 0..TRIES {
         let holder = child(name, "holder", &server).start().unwrap();
         assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
         let next = tokio::spawn(locks.lock("a").ttl(ttl).acquire());
@@ -71,11 +75,12 @@ async fn a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second() {
         assert!(!next.is_finished());
         let killed = Instant::now();
         holder.kill().unwrap();
-        let guard = by(ttl + ms(500) + SLACK, "the next grant", next).await.unwrap().unwrap();
-        slowest = slowest.max(killed.elapsed());
+        let guard = by(bound + SLACK, "the next grant", next).await.unwrap().unwrap();
+        took.push(killed.elapsed());
         guard.release().await.unwrap();
     }
-    println!("ttl {ttl:?}: granted {slowest:?} after the kill at the latest ({SLACK:?} of slack)");
+    report(&format!("redis: ttl {ttl:?}, granted after the kill of its holder within {took:.1?}"));
+    assert!(took.iter().any(|took| *took <= bound), "{took:?}, where {bound:?} is promised");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,33 +96,48 @@ async fn killed_waiters_delay_the_next_grant_by_no_more_than_declared() {
     // The holder's remaining time is at most its ttl, and a waiter's life is the ttl here.
     let bound = ttl + RESERVATION + ttl / 3;
     for (waiters, kills_holder) in [(1, false), (3, false), (3, true)] {
-        let holder = child(name, "holder", &server).start().unwrap();
-        assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
-        let mut killed = Vec::new();
-        for n in 0..waiters {
-            killed.push(child(name, "waiter", &server).start().unwrap());
-            queued(&lock, n + 1).await;
+        let mut took = Vec::new();
+        while took.len() < TRIES && took.iter().all(|took| *took > bound) {
+            took.push(after_a_massacre(name, &server, &lock, waiters, kills_holder, bound).await);
         }
-        let next = tokio::spawn(lock.acquire());
-        queued(&lock, waiters + 1).await;
-        killed.iter().for_each(|child| child.kill().unwrap());
-        let began = Instant::now();
-        if kills_holder {
-            holder.kill().unwrap();
-        } else {
-            // A release at once, so that the reservation goes to a dead waiter.
-            let inspection = lock.inspect().await.unwrap();
-            let token = inspection.holders[0].token.unwrap();
-            assert!(lock.revoke(token).await.unwrap());
-        }
-        let guard = by(bound + SLACK, "the next grant", next).await.unwrap().unwrap();
         let holder = if kills_holder { "killed with" } else { "ended by hand after" };
-        println!(
-            "holder {holder} {waiters} waiters: next after {:?} of {bound:?}",
-            began.elapsed()
-        );
-        guard.release().await.unwrap();
+        report(&format!("redis: holder {holder} {waiters} waiters, next after {took:.1?}"));
+        assert!(took.iter().any(|took| *took <= bound), "{took:?}, where {bound:?} is promised");
     }
+}
+
+/// How long after the end of a holder and so many waiters before it the next one was granted.
+async fn after_a_massacre(
+    name: &str,
+    server: &RedisServer,
+    lock: &Lock,
+    waiters: usize,
+    kills_holder: bool,
+    bound: Duration,
+) -> Duration {
+    let holder = child(name, "holder", server).start().unwrap();
+    assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
+    let mut killed = Vec::new();
+    for n in 0..waiters {
+        killed.push(child(name, "waiter", server).start().unwrap());
+        queued(lock, n + 1).await;
+    }
+    let next = tokio::spawn(lock.acquire());
+    queued(lock, waiters + 1).await;
+    killed.iter().for_each(|child| child.kill().unwrap());
+    let began = Instant::now();
+    if kills_holder {
+        holder.kill().unwrap();
+    } else {
+        // A release at once, so that the reservation goes to a dead waiter.
+        let inspection = lock.inspect().await.unwrap();
+        let token = inspection.holders[0].token.unwrap();
+        assert!(lock.revoke(token).await.unwrap());
+    }
+    let guard = by(bound + SLACK, "the next grant", next).await.unwrap().unwrap();
+    let took = began.elapsed();
+    guard.release().await.unwrap();
+    took
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports)] // each test file uses a part of it
 
+use std::io::Write;
 use std::time::Duration;
 
 use lockkit_core::{FencingToken, Guard, Locks};
@@ -12,6 +13,11 @@ use tokio::task::JoinHandle;
 
 /// How long a noisy machine may take beyond a bound.
 pub(crate) const SLACK: Duration = Duration::from_millis(700);
+
+/// Says what was measured, also where the test passes: `println!` is shown only of one that fails.
+pub(crate) fn report(measured: &str) {
+    writeln!(std::io::stdout(), "{measured}").unwrap();
+}
 
 /// A client of its own at this port.
 pub(crate) async fn join(port: u16) -> Locks {
