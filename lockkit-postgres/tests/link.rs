@@ -118,6 +118,29 @@ async fn a_statement_that_was_delivered_on_a_link_that_falls_silent_holds_for_a_
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_goes_on_to_a_waiter_of_another_ttl_has_that_ttl_in_the_server_too() {
+    let server = PostgresServer::start().unwrap();
+    let (locks, link) = linked(&server, Strategy::Advisory).await;
+    let (short, long) = (ms(1_000), ms(6_000));
+    let first = locks.lock("a").ttl(short).acquire().await.unwrap();
+    let second = tokio::spawn(locks.lock("a").ttl(short).acquire());
+    tokio::time::sleep(ms(100)).await;
+    let third = tokio::spawn(locks.lock("a").ttl(long).acquire());
+    tokio::time::sleep(ms(100)).await;
+    // Brings tokens for all that wait.
+    first.release().await.unwrap();
+    let second = by(SLACK, "the second is granted", second).await.unwrap().unwrap();
+    second.release().await.unwrap();
+    let third = by(SLACK, "the third is granted", third).await.unwrap().unwrap();
+    link.fault(Way::Both, Fault::Blackhole);
+    assert_eq!(third.ttl(), Some(long));
+    let other = join(&server.url(), Strategy::Advisory).await;
+    let next = by(long + SLACK, "it is freed", other.lock("a").acquire()).await.unwrap();
+    assert!(!third.is_held(), "two hold it");
+    assert!(next.token() > third.token());
+}
+
 /// As many turns as the waiters of one process take before they ask who else waits.
 const TURNS: usize = 32;
 

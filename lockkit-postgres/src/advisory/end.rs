@@ -157,7 +157,7 @@ impl Inner {
             slot.begin_round();
         }
         let mut life = life;
-        if let Some(next) = goes_on.filter(|next| life.session.suits(next.ttl())) {
+        if let Some(next) = goes_on.filter(|next| self.sessions.suits(&life.session, next.ttl())) {
             let token = match life.spare(next.clock().now()) {
                 Some(token) => token,
                 None => {

@@ -47,10 +47,10 @@ impl Life {
         Self { session, _place: place, spare: VecDeque::new(), heard }
     }
 
-    /// A token for the next holder, if the session was heard of a moment ago.
+    /// A token for the next holder, if the session was heard of a moment ago, with the ttl it has.
     pub(super) fn spare(&mut self, now: Instant) -> Option<u64> {
         let fresh = now.saturating_since(self.heard) < self.session.ttl() / FRESH;
-        if fresh { self.spare.pop_front() } else { None }
+        if fresh && self.session.is_aimed() { self.spare.pop_front() } else { None }
     }
 }
 

@@ -143,12 +143,9 @@ impl LockSession {
         }
     }
 
-    /// Whether a lock on it can go on to a request of this ttl: it has it, or can be given it.
-    pub(super) fn suits(&self, ttl: Duration) -> bool {
-        if self.users() == 1 {
-            self.aim(ttl);
-        }
-        self.ttl() == ttl
+    /// Whether the server knows its ttl: it is told with the next statement, and not by a ping.
+    pub(super) fn is_aimed(&self) -> bool {
+        self.is_aimed.load(Ordering::SeqCst)
     }
 
     /// It did not answer in time: others keep away from it until it does.
@@ -163,7 +160,7 @@ impl LockSession {
         limit: Duration,
         sql: &str,
     ) -> Result<Vec<Columns>> {
-        let is_aimed = self.is_aimed.load(Ordering::SeqCst);
+        let is_aimed = self.is_aimed();
         let sql = if is_aimed {
             sql.to_owned()
         } else {

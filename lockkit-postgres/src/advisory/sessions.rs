@@ -114,6 +114,16 @@ impl Sessions {
         Ok(Some(used))
     }
 
+    /// Whether a lock on it can go on to a request of this ttl: it has it, or can be given it.
+    pub(super) fn suits(&self, session: &LockSession, ttl: Duration) -> bool {
+        // Nobody comes to it meanwhile.
+        let _all = self.all();
+        if session.users() == 1 {
+            session.aim(ttl);
+        }
+        session.ttl() == ttl
+    }
+
     /// Runs a statement that has nothing to do with any lock of ours, on whatever session is free.
     pub(super) async fn control(
         &self,
