@@ -15,6 +15,9 @@ pub(crate) const STANDBY: &str = "connect to the primary: a standby takes no loc
 /// What the codes begin with by which a server ends a session.
 const ENDED: &str = "57P";
 
+/// What the codes begin with by which whoever stands between ends a connection.
+const BROKEN: &str = "08";
+
 /// An error of a statement; `sent`: it may have reached the server.
 pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
     let text = error.to_string();
@@ -36,7 +39,7 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
             // What it refuses of a startup message, pgbouncer says this way.
             "08P01" if !sent && text.contains("startup parameter") => Error::rejected(text, POOLER),
             // It ended while the statement ran, or before.
-            "08P01" => Error::unavailable(maybe, text),
+            code if code.starts_with(BROKEN) => Error::unavailable(maybe, text),
             code if code.starts_with(ENDED) => {
                 Error::unavailable(maybe, format!("{text} ({code})"))
             }
@@ -75,8 +78,71 @@ pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
         sqlx::Error::Database(said) => {
             let code = said.code();
             let code = code.as_deref().unwrap_or_default();
-            code.starts_with(ENDED) || code.starts_with("08")
+            code.starts_with(ENDED) || code.starts_with(BROKEN)
         }
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::error::Error as StdError;
+    use std::fmt;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Said(&'static str);
+
+    impl fmt::Display for Said {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl StdError for Said {}
+
+    impl DatabaseError for Said {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_connection_that_ends_once_a_statement_was_sent_leaves_it_open_whether_it_ran() {
+        let of = |code, sent| to_error(&sqlx::Error::Database(Box::new(Said(code))), sent);
+        for code in ["08000", "08003", "08006", "08P01", "57P01"] {
+            for (sent, applied) in [(true, Applied::Maybe), (false, Applied::No)] {
+                let error = of(code, sent);
+                let says =
+                    matches!(&error, Error::Unavailable { applied: is, .. } if *is == applied);
+                assert!(says, "{code}, sent: {sent}: {error}");
+            }
+        }
+        let refused = of("57014", true);
+        assert!(matches!(refused, Error::Unavailable { applied: Applied::No, .. }), "{refused}");
     }
 }
