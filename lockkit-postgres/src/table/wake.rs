@@ -39,9 +39,23 @@ impl Seat {
     /// Takes the latest word, waiting for one; last words stay.
     pub(super) async fn news(&self) -> Word {
         let mut words = self.0.subscribe();
-        // The sender lives as long as this seat.
-        let word = words.wait_for(|word| *word != Word::Wait).await.map_or(Word::Ask, |word| *word);
-        self.tell(Word::Wait);
+        loop {
+            let word = self.take();
+            if word != Word::Wait {
+                return word;
+            }
+            // The sender lives as long as this seat.
+            words.changed().await.ok();
+        }
+    }
+
+    /// The latest word, once: what is told afterwards is not lost.
+    fn take(&self) -> Word {
+        let mut word = Word::Wait;
+        self.0.send_if_modified(|latest| {
+            word = if latest.is_last() { *latest } else { std::mem::take(latest) };
+            false
+        });
         word
     }
 
@@ -57,7 +71,9 @@ impl Seat {
 
     pub(super) fn tell(&self, word: Word) {
         self.0.send_if_modified(|latest| {
-            let changes = !latest.is_last() && *latest != word;
+            // To ask now is not put off by another word.
+            let is_sooner = *latest == Word::Ask && matches!(word, Word::AskIn(_));
+            let changes = !latest.is_last() && *latest != word && !is_sooner;
             if changes {
                 *latest = word;
             }
@@ -161,5 +177,49 @@ async fn listen(wake: &Weak<Wake>, options: &PgConnectOptions, channel: &str) ->
             Heard::Silence if listener.lives().await => {}
             Heard::Silence | Heard::End => return true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seat() -> Seat {
+        Seat(watch::Sender::new(Word::Wait))
+    }
+
+    #[tokio::test]
+    async fn a_word_is_taken_once_and_the_sooner_or_the_last_one_stays() {
+        let (seat, later) = (seat(), Word::AskIn(Duration::from_millis(500)));
+        seat.tell(later);
+        assert_eq!(seat.news().await, later);
+        assert_eq!(seat.take(), Word::Wait);
+        seat.tell(Word::Ask);
+        seat.tell(later);
+        assert_eq!(seat.news().await, Word::Ask);
+        seat.tell(Word::Withdrawn);
+        seat.tell(Word::Ask);
+        assert_eq!([seat.news().await, seat.news().await], [Word::Withdrawn; 2]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_go_that_comes_while_another_word_is_taken_is_heard() {
+        let seat = Arc::new(seat());
+        let (next, mut rounds) = watch::channel(0);
+        let told = Arc::clone(&seat);
+        let telling = tokio::spawn(async move {
+            while rounds.changed().await.is_ok() {
+                told.tell(Word::AskIn(Duration::ZERO));
+                told.tell(Word::Ask);
+            }
+        });
+        for round in 1..20_000 {
+            next.send_replace(round);
+            let heard = async { while seat.news().await != Word::Ask {} };
+            let heard = tokio::time::timeout(Duration::from_secs(5), heard).await;
+            assert!(heard.is_ok(), "the go of round {round} was lost");
+        }
+        drop(next);
+        telling.await.expect("it ends");
     }
 }
