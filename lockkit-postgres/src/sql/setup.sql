@@ -122,6 +122,10 @@ DECLARE
     held boolean;
     t timestamptz;
 BEGIN
+    IF in_tombstone THEN
+        -- What is to be ended may be the first acquire of the name: its row is seen once it commits.
+        INSERT INTO @.lease (name) VALUES (in_name) ON CONFLICT DO NOTHING;
+    END IF;
     SELECT * INTO entry FROM @.lease l WHERE l.name = in_name FOR UPDATE;
     t := clock_timestamp();
     IF in_tombstone THEN
