@@ -50,6 +50,8 @@ struct Order {
 pub(crate) enum What {
     /// One message of the simple protocol, which the server gets whole or not at all.
     Sql(String),
+    /// The same, where only the connection's end would do instead: it ends where that fails.
+    Undo(String),
     /// Nothing but a request for an answer; those that come together are sent as one.
     Ping,
 }
@@ -117,6 +119,14 @@ impl Session {
         }
     }
 
+    /// Sends it after what was sent before, and waits for no answer.
+    pub(crate) fn tell(&self, what: What) {
+        let (reply, _) = oneshot::channel();
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        // Where nobody takes it, the connection has ended.
+        self.orders.send(Order { what, state: Arc::new(AtomicU8::new(QUEUED)), reply }).ok();
+    }
+
     /// How many statements are under way or wait for their turn.
     pub(crate) fn pending(&self) -> usize {
         self.pending.load(Ordering::SeqCst)
@@ -140,9 +150,34 @@ impl Session {
         }
     }
 
+    /// What is left of it when this is dropped.
+    pub(crate) fn leaving(&self) -> Leaving {
+        Leaving { ended: self.ended.clone(), cut: Arc::clone(&self.cut) }
+    }
+
     /// Closes the connection at once, also in the middle of a statement.
     pub(crate) fn cut(&self) {
         self.cut.notify_one();
+    }
+}
+
+/// What is left of a connection that gets no more orders: it ends with its last answer, or when it
+/// has to make room.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    ended: watch::Receiver<bool>,
+    cut: Arc<Notify>,
+}
+
+impl Leaving {
+    pub(crate) fn is_over(&self) -> bool {
+        *self.ended.borrow() || self.ended.has_changed().is_err()
+    }
+
+    /// Ends it now; returns once it has ended.
+    pub(crate) async fn end(mut self) {
+        self.cut.notify_one();
+        self.ended.wait_for(|ended| *ended).await.ok();
     }
 }
 
@@ -204,8 +239,9 @@ async fn serve(
             continue;
         }
         let mut together = vec![order.reply];
+        let must = matches!(order.what, What::Undo(_));
         let outcome = match order.what {
-            What::Sql(sql) => {
+            What::Sql(sql) | What::Undo(sql) => {
                 let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection);
                 tokio::time::timeout(give_up, run).await.map(|rows| rows.map(|rows| texts(&rows)))
             }
@@ -214,7 +250,7 @@ async fn serve(
                     match order.what {
                         What::Ping if order.take_up() => together.push(order.reply),
                         What::Ping => drop(pending.fetch_sub(1, Ordering::SeqCst)),
-                        What::Sql(_) => {
+                        What::Sql(_) | What::Undo(_) => {
                             next = Some(order);
                             break;
                         }
@@ -227,7 +263,7 @@ async fn serve(
         pending.fetch_sub(together.len(), Ordering::SeqCst);
         let (answer, is_over) = match outcome {
             Ok(Ok(rows)) => (Ok(rows), false),
-            Ok(Err(error)) => (Err(to_error(&error, true)), is_broken(&error)),
+            Ok(Err(error)) => (Err(to_error(&error, true)), must || is_broken(&error)),
             Err(_) => {
                 let silence = format!("PostgreSQL gave no answer within {give_up:?}");
                 (Err(Error::unavailable(Applied::Maybe, silence)), true)

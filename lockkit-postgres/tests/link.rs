@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{SLACK, advisory, by, config, join, key_of, ms, until};
-use lockkit_core::Locks;
+use lockkit_core::{Error, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Connections, Fault, Link, PostgresServer, Way};
 
@@ -78,19 +78,44 @@ async fn a_renewal_is_one_sync_and_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_contended_acquire_takes_two_round_trips_once_it_waits() {
+async fn a_contended_acquire_takes_two_round_trips_from_its_beginning_to_its_token() {
     let server = PostgresServer::start().unwrap();
     let holder = join(&server.url(), Strategy::Advisory).await;
     let (locks, link) = linked(&server, Strategy::Advisory).await;
-    for _ in 0..3 {
+    for round in 0..4 {
         let guard = holder.lock("a").ttl(TTL).acquire().await.unwrap();
+        let before = (sent(&link), link.counts().accepted);
         let waiter = tokio::spawn(locks.lock("a").ttl(TTL).acquire());
         until(SLACK, "it waits in the server", || advisory(&server) == 2).await;
-        let before = sent(&link);
+        tokio::time::sleep(ms(300)).await;
+        let token = guard.token();
         guard.release().await.unwrap();
         let guard = by(SLACK, "the waiter is granted", waiter).await.unwrap().unwrap();
-        // The wait was sent before; its answer, and one statement for the token.
-        assert_eq!(sent(&link) - before, 1);
+        let after = (sent(&link), link.counts().accepted);
+        assert!(guard.token() > token);
+        // The first one makes the session that it waits on.
+        if round > 0 {
+            // The attempt, and the wait, whose answer is the token.
+            assert_eq!((after.0 - before.0, after.1 - before.1), (2, 0));
+        }
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_term_of_a_wait_begins_when_it_was_last_seen_to_go_on_or_with_one_more_statement() {
+    let server = PostgresServer::start().unwrap();
+    let holder = join(&server.url(), Strategy::Advisory).await;
+    let locks = join(&server.url(), Strategy::Advisory).await;
+    for ttl in [ms(400), ms(3_000)] {
+        let guard = holder.lock("a").ttl(TTL).acquire().await.unwrap();
+        let waiter = tokio::spawn(locks.lock("a").ttl(ttl).acquire());
+        // Many times the ttl of the one, half of the other's.
+        tokio::time::sleep(ms(1_500)).await;
+        guard.release().await.unwrap();
+        let guard = by(SLACK, "the waiter is granted", waiter).await.unwrap().unwrap();
+        assert_eq!(guard.ttl(), Some(ttl));
+        assert!(guard.remaining().unwrap() > ttl / 2, "{:?} of {ttl:?}", guard.remaining());
         guard.release().await.unwrap();
     }
 }
@@ -100,19 +125,34 @@ async fn a_statement_that_was_delivered_on_a_link_that_falls_silent_holds_for_a_
     let server = PostgresServer::start().unwrap();
     let ttl = ms(1_500);
     let free = format!("SELECT pg_try_advisory_lock({})", key_of("a"));
-    for delivered in [5, 60, 200] {
+    // Silent before the answer, or after it and before the next Sync.
+    for is_answered in [false, true] {
         let (locks, link) = linked(&server, Strategy::Advisory).await;
         // One lock holds the session: it cannot be given up for the other's sake.
         let guard = locks.lock("other").ttl(ttl).acquire().await.unwrap();
-        // So many bytes arrive, a whole statement or a part of one, and nothing after them.
-        link.fault(Way::ToClient, Fault::Blackhole);
+        if !is_answered {
+            link.fault(Way::ToClient, Fault::Blackhole);
+        }
         let trying = tokio::spawn(locks.lock("a").ttl(ttl).try_acquire());
-        tokio::time::sleep(ms(delivered)).await;
+        until(ttl / 2, "the server has granted it", || advisory(&server) == 2).await;
+        let tried = if is_answered { Ok(trying.await.unwrap().unwrap()) } else { Err(trying) };
         link.fault_on(Connections::All, Way::Both, Fault::Blackhole);
         link.refuse().unwrap();
-        assert!(by(ms(2_500), "the caller is told", trying).await.unwrap().is_err());
+        let silent = Instant::now();
+        assert_eq!(advisory(&server), 2, "it was silent too late");
+        match tried {
+            Ok(tried) => {
+                let tried = tried.expect("it was free");
+                by(ttl + SLACK, "its holder is told", tried.lost()).await;
+            }
+            Err(trying) => {
+                assert!(by(ms(2_500), "the caller is told", trying).await.unwrap().is_err());
+            }
+        }
         by(ttl + SLACK, "the holder is told", guard.lost()).await;
         until(ttl + SLACK, "the server frees what nobody renews", || advisory(&server) == 0).await;
+        println!("answered: {is_answered}; freed after {:?}", silent.elapsed());
+        assert!(silent.elapsed() < ttl + SLACK);
         assert_eq!(server.sql(&free).unwrap(), "t");
         drop(locks);
     }
@@ -139,6 +179,35 @@ async fn a_lock_that_goes_on_to_a_waiter_of_another_ttl_has_that_ttl_in_the_serv
     let next = by(long + SLACK, "it is freed", other.lock("a").acquire()).await.unwrap();
     assert!(!third.is_held(), "two hold it");
     assert!(next.token() > third.token());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_that_a_name_is_held_once_the_server_is_out_of_reach() {
+    let server = PostgresServer::start().unwrap();
+    let other = join(&server.url(), Strategy::Advisory).await;
+    let (locks, link) = linked(&server, Strategy::Advisory).await;
+    let lock = locks.lock("a").ttl(TTL);
+    let held = other.lock("a").ttl(TTL).acquire().await.unwrap();
+    let waiter = tokio::spawn(lock.acquire());
+    until(SLACK, "it waits in the server", || advisory(&server) == 2).await;
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    let late = lock.acquire_within(ms(300)).await;
+    assert!(matches!(late, Err(Error::TimedOut { .. })), "{late:?}");
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    // The wait has ended, and nobody knows who holds the name.
+    tokio::time::sleep(ms(100)).await;
+    for _ in 0..3 {
+        let tried = lock.try_acquire().await;
+        assert!(matches!(tried, Err(Error::Unavailable { .. })), "{tried:?}");
+        let late = lock.acquire_within(ms(300)).await;
+        assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
+    }
+    link.pass().unwrap();
+    tokio::time::sleep(ms(2_000)).await;
+    assert!(!waiter.is_finished() && lock.try_acquire().await.unwrap().is_none());
+    held.release().await.unwrap();
+    drop(by(ms(1_000) + SLACK, "the waiter is granted", waiter).await.unwrap().unwrap());
 }
 
 /// As many turns as the waiters of one process take before they ask who else waits.

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, FencingToken, Instant, LossReason, Request, Result};
+use lockkit_core::{Applied, Clock, Error, FencingToken, LossReason, Request, Result};
 
 use super::lease::{Held, Life, State};
+use super::seek::Seeking;
 use super::session::{FOREVER, LockSession, Use, of_key};
-use super::slots::Seeker;
+use super::slots::Slot;
 use super::{Inner, call_limit, wake};
+use crate::connection::Columns;
 use crate::error::is_ended_by_server;
 use crate::protocol::{column, garbled, number};
 
@@ -30,6 +32,15 @@ enum Others {
     InTheQueue,
     /// No session of theirs was left to wait on.
     Beside,
+}
+
+/// A grant that ends: lost where its end is dropped midway, with its runtime.
+struct Ending(Arc<Held>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end(State::Lost(LossReason::DriverStopped));
+    }
 }
 
 impl Inner {
@@ -64,10 +75,7 @@ impl Inner {
         let mut states = held.state.subscribe();
         if begins {
             let (inner, held) = (Arc::clone(self), Arc::clone(held));
-            let mut ending = Box::pin(async move {
-                let how = inner.end(&held, true).await;
-                held.end(how);
-            });
+            let mut ending = Box::pin(inner.end(Ending(held), true));
             // From hand to hand it needs nobody's answer.
             let begun = poll_fn(|context| Poll::Ready(ending.as_mut().poll(context)));
             if begun.await.is_pending() {
@@ -88,62 +96,51 @@ impl Inner {
         }
     }
 
-    /// Hands the lock of an ended grant on, or gives it back to the server; what to tell of it.
-    async fn end(self: &Arc<Self>, held: &Arc<Held>, was_held: bool) -> State {
+    /// Hands the lock of an ended grant on, or gives it back to the server, and tells what became
+    /// of it.
+    async fn end(self: Arc<Self>, ending: Ending, was_held: bool) {
+        let held = &ending.0;
         let (key, clock) = (held.key, held.request.clock());
         let Some(life) = held.life().take() else {
-            return State::Lost(LossReason::SessionEnded);
+            held.end(State::Lost(LossReason::SessionEnded));
+            return;
         };
-        let (seeker, next, goes_round) = {
+        let (seeking, next, goes_round) = {
             let mut slots = self.slots.lock();
             let slot = slots.entry(key).or_default();
             if slot.held.as_ref().is_none_or(|other| !Arc::ptr_eq(other, held)) {
                 // It was lost, and the key is others' business.
-                return State::Lost(LossReason::SessionEnded);
+                held.end(State::Lost(LossReason::SessionEnded));
+                return;
             }
             slot.held = None;
             slot.prune();
-            let seeker = Arc::new(Seeker::default());
-            slot.seeker = Some(Arc::clone(&seeker));
+            let seeking = self.begin(key, slot);
             let next = slot.queue.front().map(|waiter| waiter.request.clone());
-            (seeker, next, slot.has_gone_round())
+            (seeking, next, slot.has_gone_round())
         };
-        // From here on the seeker stands for us, so that nobody else asks the server meanwhile.
-        let how = self.pass_on(key, clock, life, next, goes_round).await;
-        self.go_on(key, seeker);
-        match how {
+        // From here on it stands for us, so that nobody else asks the server meanwhile.
+        let how = self.pass_on(clock, life, next, goes_round).await;
+        seeking.go_on();
+        held.end(match how {
             Ok(true) if was_held => State::Released,
             Ok(true) => State::Lost(LossReason::Expired),
             Ok(false) => State::Lost(LossReason::Removed),
             Err(error) if is_ended_by_server(&error) => State::Lost(LossReason::SessionEnded),
             // The connection broke, and what was left of it is gone by now.
             Err(_) => State::Released,
-        }
-    }
-
-    /// Asks the server for those who wait, if there are any and nobody holds it here.
-    fn go_on(self: &Arc<Self>, key: i64, seeker: Arc<Seeker>) {
-        let mut slots = self.slots.lock();
-        let Some(slot) = slots.get_mut(&key) else { return };
-        slot.prune();
-        if slot.held.is_none() && !slot.queue.is_empty() {
-            return self.seek(key, seeker);
-        }
-        slot.seeker = None;
-        if slot.is_free() {
-            slots.remove(&key);
-        }
+        });
     }
 
     /// Whether the lock was held until it was handed on or given back.
     async fn pass_on(
         self: &Arc<Self>,
-        key: i64,
         clock: &Clock,
         life: Life,
         next: Option<Request>,
         goes_round: bool,
     ) -> Result<bool> {
+        let key = life.key;
         let others = match &next {
             Some(_) if goes_round && !life.session.is_ended() => {
                 // Without an answer it goes back to the server, which sees to its end in any case.
@@ -159,20 +156,23 @@ impl Inner {
         let mut life = life;
         if let Some(next) = goes_on.filter(|next| self.sessions.suits(&life.session, next.ttl())) {
             let token = match life.spare(next.clock().now()) {
-                Some(token) => token,
-                None => {
-                    let (tokens, sent) = self.tokens(&next, &life.session, key).await?;
-                    (life.spare, life.heard) = (tokens, sent);
-                    life.spare.pop_front().unwrap_or_default()
-                }
+                Some(token) => Ok(token),
+                None => self.tokens(&next, &mut life).await,
             };
-            let heard = life.heard;
-            match self.give(key, life, token, heard) {
-                Ok(()) => return Ok(true),
-                Err(back) => life = back,
+            match token {
+                Ok(token) => match self.give(life, token) {
+                    Ok(()) => return Ok(true),
+                    Err(back) => life = back,
+                },
+                Err(error) if life.session.is_ended() => {
+                    self.sessions.bury(clock, &life.session).await;
+                    return Err(error);
+                }
+                // Whoever asks the server next is told why.
+                Err(_) => {}
             }
         }
-        let unlocked = self.unlock(clock, key, &life.session).await;
+        let unlocked = self.unlock(clock, life).await;
         if others == Others::Beside {
             // Whoever stands in the server's queue has it by now; these must come and try.
             clock.sleep(COURTESY).await;
@@ -189,29 +189,55 @@ impl Inner {
         // Its backend may not know yet: until it does, it holds.
         self.sessions.bury(&Clock::system(), session).await;
         for held in on_it {
-            held.life().take();
-            let mut slots = self.slots.lock();
-            let Some(slot) = slots.get_mut(&held.key) else { continue };
-            if slot.held.as_ref().is_some_and(|other| Arc::ptr_eq(other, &held)) {
-                slot.held = None;
-            }
-            if slot.is_free() {
-                slots.remove(&held.key);
-            } else if slot.held.is_none() && slot.seeker.is_none() {
-                let seeker = Arc::new(Seeker::default());
-                slot.seeker = Some(Arc::clone(&seeker));
-                self.seek(held.key, seeker);
+            if let Some(seeking) = self.part(&held, |slot| {
+                let is_left = slot.seeker.is_none() && !slot.queue.is_empty();
+                is_left.then(|| self.begin(held.key, slot))
+            }) {
+                seeking.start();
             }
         }
+    }
+
+    /// The same where the runtime of the session and of its watch has ended: those who wait for its
+    /// locks in other runtimes ask anew.
+    pub(super) fn abandon(&self, session: &Arc<LockSession>) {
+        session.cut();
+        for held in self.held_on(session) {
+            held.end(State::Lost(LossReason::SessionEnded));
+            self.part(&held, |slot| {
+                if slot.seeker.is_none() {
+                    slot.give_up();
+                }
+                None
+            });
+        }
+    }
+
+    /// Takes a lost grant out of the way, and sees to those behind it.
+    fn part(
+        &self,
+        held: &Arc<Held>,
+        see_to: impl FnOnce(&mut Slot) -> Option<Seeking>,
+    ) -> Option<Seeking> {
+        held.life().take();
+        let mut slots = self.slots.lock();
+        let slot = slots.get_mut(&held.key)?;
+        if slot.held.as_ref().is_some_and(|other| Arc::ptr_eq(other, held)) {
+            slot.held = None;
+        }
+        let seeking = if slot.held.is_none() { see_to(slot) } else { None };
+        if slot.is_free() {
+            slots.remove(&held.key);
+        }
+        seeking
     }
 
     /// Gives back what is renewed no more, where others keep its session alive.
     pub(super) fn lapse(self: &Arc<Self>, session: &Arc<LockSession>) {
         for held in self.held_on(session).into_iter().filter(|held| held.has_lapsed()) {
             if held.end(State::Lost(LossReason::Expired)) {
-                let inner = Arc::clone(self);
                 #[allow(clippy::disallowed_methods)] // a clean-up that nobody waits for
-                tokio::spawn(async move { inner.end(&held, false).await });
+                tokio::spawn(Arc::clone(self).end(Ending(held), false));
             }
         }
     }
@@ -226,40 +252,30 @@ impl Inner {
         held.filter(on_it).cloned().collect()
     }
 
-    /// New tokens over a session that holds the lock, and when they were asked for.
-    pub(super) async fn tokens(
-        &self,
-        next: &Request,
-        session: &LockSession,
-        key: i64,
-    ) -> Result<(VecDeque<u64>, Instant)> {
-        let count = (4 * self.slots.waiting(key)).clamp(1, BATCH);
-        let (sent, clock) = (next.clock().now(), next.clock());
+    /// New tokens over a session that holds the lock: the first of them, and the rest to spare.
+    pub(super) async fn tokens(&self, next: &Request, life: &mut Life) -> Result<FencingToken> {
+        let count = (4 * self.slots.waiting(life.key)).clamp(1, BATCH);
+        let sent = next.clock().now();
         let sql =
             format!("SELECT nextval('{}.token') FROM generate_series(1, {count})", self.schema);
-        let rows = session.run(clock, call_limit(next.ttl()), &sql).await;
-        if rows.is_err() {
-            // It holds a lock, and does not say so.
-            self.sessions.bury(clock, session).await;
-        }
-        let rows = rows?;
-        let tokens = rows.iter().map(|row| number::<u64>(row, 0).map(|low| session.base + low));
-        let tokens: Option<VecDeque<u64>> = tokens.collect();
-        let tokens = tokens.filter(|tokens| tokens.len() == count);
-        Ok((tokens.ok_or_else(|| garbled(&rows))?, sent))
+        let rows = self.insist(next.clock(), &life.session, &sql).await?;
+        let tokens = rows.iter().map(|row| self.token(&life.session, row));
+        let mut tokens = tokens.collect::<Result<VecDeque<_>>>()?;
+        let first = tokens.pop_front().ok_or_else(|| garbled(&rows))?;
+        (life.spare, life.heard) = (tokens, sent);
+        Ok(first)
+    }
+
+    /// The token that a row brings.
+    pub(super) fn token(&self, session: &LockSession, row: &Columns) -> Result<FencingToken> {
+        let low = number::<u64>(row, 0).ok_or_else(|| garbled(std::slice::from_ref(row)))?;
+        FencingToken::with_base(self.token_base, session.base + low)
     }
 
     /// Grants the lock that a session holds to the first in the queue who wants it; gives it back
     /// where nobody does, or the session would end too early for that one.
-    pub(super) fn give(
-        self: &Arc<Self>,
-        key: i64,
-        life: Life,
-        token: u64,
-        sent: Instant,
-    ) -> Result<(), Life> {
-        let Ok(token) = FencingToken::with_base(self.token_base, token) else { return Err(life) };
-        let mut life = life;
+    pub(super) fn give(self: &Arc<Self>, life: Life, token: FencingToken) -> Result<(), Life> {
+        let (key, sent, mut life) = (life.key, life.heard, life);
         let mut slots = self.slots.lock();
         let Some(slot) = slots.get_mut(&key) else { return Err(life) };
         slot.prune();
@@ -283,15 +299,54 @@ impl Inner {
     }
 
     /// Frees a lock in the server; whether the session held it.
-    pub(super) async fn unlock(
+    pub(super) async fn unlock(&self, clock: &Clock, life: Life) -> Result<bool> {
+        let answer = self.insist(clock, &life.session, &wake::unlock(life.key)).await;
+        let was_held = answer.and_then(|rows| match rows.first().and_then(|row| column(row, 0)) {
+            Some(text) => Ok(text == "t"),
+            None => Err(garbled(&rows)),
+        });
+        match was_held {
+            Ok(was_held) => {
+                life.over();
+                Ok(was_held)
+            }
+            // Whether this freed it or what failed before, nobody knows; it was held until then.
+            Err(_) if self.undo(clock, life).await => Ok(true),
+            error => error,
+        }
+    }
+
+    /// Frees what a statement left that failed, or sees to the end of the session; whether the
+    /// server said that it is free.
+    pub(super) async fn undo(&self, clock: &Clock, life: Life) -> bool {
+        let undone = self.insisted(clock, &life.session, life.session.undo(clock, life.key)).await;
+        if undone.is_err() {
+            self.sessions.bury(clock, &life.session).await;
+            return false;
+        }
+        life.over();
+        true
+    }
+
+    /// The answer of a session that holds a lock. A slow one is waited for, since others' locks may
+    /// live there; a silent one where none do is cut.
+    async fn insist(
         &self,
         clock: &Clock,
-        key: i64,
         session: &LockSession,
-    ) -> Result<bool> {
-        let sql = wake::unlock(key);
-        let mut asked = pin!(session.run(clock, FOREVER, &sql));
-        let answer = tokio::select! {
+        sql: &str,
+    ) -> Result<Vec<Columns>> {
+        self.insisted(clock, session, session.run(clock, FOREVER, sql)).await
+    }
+
+    pub(super) async fn insisted<T>(
+        &self,
+        clock: &Clock,
+        session: &LockSession,
+        asked: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let mut asked = pin!(asked);
+        tokio::select! {
             biased;
             answer = &mut asked => answer,
             () = clock.sleep(call_limit(session.ttl())) => {
@@ -299,18 +354,6 @@ impl Inner {
                     session.cut();
                 }
                 asked.await
-            }
-        };
-        match answer {
-            Ok(rows) => match rows.first().and_then(|row| column(row, 0)) {
-                Some(text) => Ok(text == "t"),
-                None => Err(garbled(&rows)),
-            },
-            Err(error) => {
-                if session.is_ended() {
-                    self.sessions.bury(clock, session).await;
-                }
-                Err(error)
             }
         }
     }

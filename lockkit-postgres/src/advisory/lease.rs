@@ -31,26 +31,53 @@ pub(super) struct Held {
     life: Mutex<Option<Life>>,
 }
 
-/// What a lock in the server lives on.
+/// A lock that is in the server or may be, and what it lives on; it is freed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Life {
+    pub(super) key: i64,
     pub(super) session: Use,
     /// Counted for as long as the lock is in the server.
-    pub(super) _place: Place,
-    /// Tokens that were fetched since it was taken, the next one first, and when they were asked for.
-    pub(super) spare: VecDeque<u64>,
+    _place: Place,
+    /// Tokens that were fetched since it was taken, the next one first.
+    pub(super) spare: VecDeque<FencingToken>,
+    /// When the server was asked that granted it, gave the tokens, or said that we still wait.
     pub(super) heard: Instant,
+    is_over: bool,
 }
 
 impl Life {
-    pub(super) const fn new(session: Use, place: Place, heard: Instant) -> Self {
-        Self { session, _place: place, spare: VecDeque::new(), heard }
+    pub(super) const fn new(key: i64, session: Use, place: Place, heard: Instant) -> Self {
+        Self { key, session, _place: place, spare: VecDeque::new(), heard, is_over: false }
+    }
+
+    /// The server has said that the session does not hold it, or no longer.
+    pub(super) fn over(mut self) {
+        self.settle();
+    }
+
+    /// The same of one that is kept for a moment.
+    pub(super) const fn settle(&mut self) {
+        self.is_over = true;
     }
 
     /// A token for the next holder, if the session was heard of a moment ago, with the ttl it has.
-    pub(super) fn spare(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn spare(&mut self, now: Instant) -> Option<FencingToken> {
         let fresh = now.saturating_since(self.heard) < self.session.ttl() / FRESH;
         if fresh && self.session.is_aimed() { self.spare.pop_front() } else { None }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if self.is_over || self.session.is_ended() {
+            return;
+        }
+        // Whoever was to free it has ended, with its runtime; the session may live in another one.
+        if self.session.is_waiting() {
+            self.session.cut();
+        } else {
+            self.session.undo_later(self.key);
+        }
     }
 }
 

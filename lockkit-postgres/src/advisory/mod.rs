@@ -27,7 +27,7 @@ use crate::setup::look_around;
 use budget::Budget;
 use session::LockSession;
 use sessions::Sessions;
-use slots::{Seeker, Slots, Waiter};
+use slots::{Slots, Waiter};
 use wake::Wake;
 
 /// How soon the end of a session that holds something is seen, at the latest.
@@ -105,11 +105,24 @@ impl Drop for Inner {
     }
 }
 
+/// Ends the locks of a session with the runtime that it lives in, where its watch has not.
+struct Watching(Weak<Inner>, Weak<LockSession>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let (Some(inner), Some(session)) = (self.0.upgrade(), self.1.upgrade()) {
+            inner.abandon(&session);
+        }
+    }
+}
+
 /// Looks after a session for as long as it and its provider live.
 fn watch(inner: Weak<Inner>, session: &Arc<LockSession>) {
     let (session, ended) = (Arc::downgrade(session), session.ended());
+    let watching = Watching(Weak::clone(&inner), Weak::clone(&session));
     #[allow(clippy::disallowed_methods)] // it ends with the session
     tokio::spawn(async move {
+        let _watching = watching;
         let mut ended = std::pin::pin!(ended);
         let clock = Clock::system();
         let mut last_heard = clock.now();
@@ -154,12 +167,13 @@ impl Inner {
     async fn attempt(self: &Arc<Self>, request: &Request, waits: bool) -> Result<Option<Grant>> {
         let key = self.key(request.name());
         let (reply, answer) = oneshot::channel();
-        let replayed = {
+        let (replayed, seeking) = {
             let mut slots = self.slots.lock();
             let slot = slots.entry(key).or_default();
             slot.prune();
             let ours = slot.held.as_ref().filter(|held| held.request.id() == request.id());
             let ours = ours.cloned();
+            let mut seeking = None;
             if ours.is_none() {
                 if !waits && slot.is_taken() {
                     return Ok(None);
@@ -168,13 +182,14 @@ impl Inner {
                 let (request, replies) = (request.clone(), vec![reply]);
                 slot.enqueue(Waiter { request, waits, asked, replies });
                 if slot.held.is_none() && slot.seeker.is_none() {
-                    let seeker = Arc::new(Seeker::default());
-                    slot.seeker = Some(Arc::clone(&seeker));
-                    self.seek(key, seeker);
+                    seeking = Some(self.begin(key, slot));
                 }
             }
-            ours
+            (ours, seeking)
         };
+        if let Some(seeking) = seeking {
+            seeking.start();
+        }
         if let Some(held) = replayed {
             // The same grant, with a term that counts from now.
             let mut grant = held.grant(self, request.clock().now());

@@ -4,11 +4,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::{Clock, Instant, Request, Result, StoreSays};
+use lockkit_core::{FencingToken, Request, Result};
 
 use super::lease::Life;
 use super::session::{FOREVER, Use};
-use super::slots::Seeker;
+use super::slots::{Seeker, Slot};
 use super::wake::Wish;
 use super::{Inner, call_limit};
 use crate::connection::Columns;
@@ -24,20 +24,23 @@ const PATIENCE: Duration = Duration::from_millis(150);
 /// How often a waiting session is looked after from another one, at the least and at the most.
 const LOOK_AFTER: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
 
+/// A part of the ttl: a wait was last seen to go on so long ago at the most, for its end to be the
+/// beginning of a term.
+const RECENT: u32 = 3;
+
 /// What became of asking the server.
 enum Asked {
     Granted {
         life: Life,
-        token: u64,
-        sent: Instant,
+        token: FencingToken,
     },
     HeldElsewhere,
     /// Nobody wants it any more, or it is to be asked anew.
     Again,
 }
 
-/// Ends the seeking when its task ends, also with its runtime.
-struct Seeking {
+/// Whoever asks the server about a key: one at a time, which `Slot::seeker` names.
+pub(super) struct Seeking {
     inner: Arc<Inner>,
     key: i64,
     seeker: Arc<Seeker>,
@@ -48,57 +51,66 @@ struct Seeking {
 
 impl Drop for Seeking {
     fn drop(&mut self) {
-        let mut slots = self.inner.slots.lock();
-        if let Some(slot) = slots.get_mut(&self.key)
-            && slot.seeker.as_ref().is_some_and(|seeker| Arc::ptr_eq(seeker, &self.seeker))
-        {
-            slot.seeker = None;
-            if slot.is_free() {
-                slots.remove(&self.key);
+        // Only where its runtime has ended: those that wait in other runtimes ask anew.
+        self.inner.slots.change(self.key, |slot| {
+            if slot.is_sought_by(&self.seeker) {
+                slot.seeker = None;
+                slot.give_up();
             }
-        }
+        });
     }
 }
 
 impl Inner {
-    /// Starts the task for a key that has none; the caller keeps the slots.
-    pub(super) fn seek(self: &Arc<Self>, key: i64, seeker: Arc<Seeker>) {
-        let (inner, [pause, _]) = (Arc::clone(self), TRY_AGAIN);
-        let mut seeking = Seeking { inner, key, seeker, wish: None, pause };
+    /// Begins to ask for a key; to be started, or dropped, without the slots.
+    pub(super) fn begin(self: &Arc<Self>, key: i64, slot: &mut Slot) -> Seeking {
+        let (inner, seeker, [pause, _]) = (Arc::clone(self), Arc::default(), TRY_AGAIN);
+        slot.seeker = Some(Arc::clone(&seeker));
+        Seeking { inner, key, seeker, wish: None, pause }
+    }
+}
+
+impl Seeking {
+    /// Asks for those that wait, in a task of its own.
+    pub(super) fn start(mut self) {
         #[allow(clippy::disallowed_methods)] // as part of an attempt, which may be dropped
         tokio::spawn(async move {
-            while let Some(head) = seeking.inner.wanted(&seeking) {
-                seeking.seeker.rounds.send_modify(|rounds| *rounds += 1);
-                if let Err(error) = seeking.round(&head).await {
-                    seeking.inner.slots.fail(key, &error);
+            while let Some(head) = self.wanted() {
+                self.seeker.rounds.send_modify(|rounds| *rounds += 1);
+                if let Err(error) = self.round(&head).await {
+                    self.inner.slots.fail(self.key, &error);
                 }
             }
         });
     }
 
+    /// Asks for those that wait, if there are any and nobody holds it here.
+    pub(super) fn go_on(self) {
+        if self.wanted().is_some() {
+            self.start();
+        }
+    }
+
     /// The head of the queue; where there is none, or the lock is held here, the seeking ends in
     /// the same moment, so that whoever comes next begins anew.
-    fn wanted(&self, seeking: &Seeking) -> Option<Request> {
-        let mut slots = self.slots.lock();
-        let slot = slots.get_mut(&seeking.key)?;
-        // A lock that came and went has left the key to another task by now.
-        slot.seeker.as_ref().filter(|seeker| Arc::ptr_eq(seeker, &seeking.seeker))?;
-        slot.prune();
-        let head = slot.queue.front().filter(|_| slot.held.is_none());
-        if head.is_none() {
-            slot.seeker = None;
-            if slot.is_free() {
-                slots.remove(&seeking.key);
+    fn wanted(&self) -> Option<Request> {
+        let wanted = self.inner.slots.change(self.key, |slot| {
+            // A lock that came and went has left the key to another task by now.
+            if !slot.is_sought_by(&self.seeker) {
                 return None;
             }
-        }
-        let head = head.map(|waiter| waiter.request.clone());
-        slot.begin_asking();
-        head
+            slot.prune();
+            slot.begin_asking();
+            let head = slot.queue.front().filter(|_| slot.held.is_none());
+            let head = head.map(|waiter| waiter.request.clone());
+            if head.is_none() {
+                slot.seeker = None;
+            }
+            head
+        });
+        wanted.flatten()
     }
-}
 
-impl Seeking {
     /// Asks once, and waits where another session holds the lock.
     async fn round(&mut self, head: &Request) -> Result<()> {
         let mut asked = self.try_for(head).await?;
@@ -108,10 +120,11 @@ impl Seeking {
                 asked = self.wait_for(head).await?;
             }
         }
-        if let Asked::Granted { life, token, sent } = asked
-            && let Err(life) = self.inner.give(self.key, life, token, sent)
+        if let Asked::Granted { life, token } = asked
+            && let Err(life) = self.inner.give(life, token)
         {
-            self.give_back(head.clock(), life).await;
+            // Nobody wants it.
+            self.inner.unlock(head.clock(), life).await.ok();
         }
         Ok(())
     }
@@ -127,42 +140,74 @@ impl Seeking {
             inner.budget.saw(locks.ok_or_else(|| garbled(&rows))?);
         }
         inner.budget.check()?;
-        let sent = clock.now();
+        let life = Life::new(key, session, place, clock.now());
         let sql = format!(
             "SELECT CASE WHEN pg_try_advisory_lock({key}) THEN nextval('{}.token') END",
             inner.schema
         );
-        let Some(rows) = self.answer(head, &session, &sql).await? else {
-            return Ok(Asked::Again);
+        let token = match self.answer(head, &life.session, &sql).await {
+            Ok(None) => return Ok(Asked::Again),
+            Ok(Some(rows)) => match rows.first() {
+                Some(row) if column(row, 0).is_none() => {
+                    life.over();
+                    return Ok(Asked::HeldElsewhere);
+                }
+                Some(row) => inner.token(&life.session, row),
+                None => Err(garbled(&rows)),
+            },
+            Err(error) => Err(error),
         };
-        let row = rows.first().ok_or_else(|| garbled(&rows))?;
-        if column(row, 0).is_none() {
-            return Ok(Asked::HeldElsewhere);
+        self.granted(head, life, token).await
+    }
+
+    /// A lock without a token is given back: it stays with its session when the statement fails.
+    async fn granted(
+        &self,
+        head: &Request,
+        life: Life,
+        token: Result<FencingToken>,
+    ) -> Result<Asked> {
+        match token {
+            Ok(token) => Ok(Asked::Granted { life, token }),
+            Err(error) => {
+                self.patiently(head, self.inner.undo(head.clock(), life)).await;
+                Err(error)
+            }
         }
-        let token = session.base + number::<u64>(row, 0).ok_or_else(|| garbled(&rows))?;
-        Ok(Asked::Granted { life: Life::new(session, place, sent), token, sent })
     }
 
     /// Waits on a session of its own, which is the holder's afterwards.
     async fn wait_for(&mut self, head: &Request) -> Result<Asked> {
-        let (inner, key) = (Arc::clone(&self.inner), self.key);
+        let (inner, key, clock) = (Arc::clone(&self.inner), self.key, head.clock());
         let Some(session) = inner.sessions.waiter(head.ttl()).await? else {
             self.wait_beside(head).await;
             return Ok(Asked::Again);
         };
         self.wish = None;
-        let place = inner.budget.take();
-        let sql = format!("SELECT pg_advisory_lock({key})");
-        let Some(()) = self.waited(head, &session, &sql).await else { return Ok(Asked::Again) };
-        // Who is the head by now?
+        let mut life = Life::new(key, session, inner.budget.take(), clock.now());
+        // A subquery that is evaluated first: the token is drawn once the lock is held.
+        let sql = format!(
+            "SELECT nextval('{}.token') FROM (SELECT pg_advisory_lock({key}) OFFSET 0) l",
+            inner.schema
+        );
+        let Some(rows) = self.waited(head, &mut life, &sql).await? else {
+            return Ok(Asked::Again);
+        };
+        let drawn = rows.first().ok_or_else(|| garbled(&rows));
+        let drawn = drawn.and_then(|row| inner.token(&life.session, row));
+        // Who is the head by now? Another ttl, or a wait of which nothing was heard for long, takes
+        // one more statement, whose term begins when it is sent.
         let head = inner.slots.head(key).unwrap_or_else(|| head.clone());
-        session.aim(head.ttl());
-        let (mut spare, sent) = inner.tokens(&head, &session, key).await?;
-        let token = spare.pop_front().unwrap_or_default();
-        session.unblock();
-        let mut life = Life::new(session, place, sent);
-        life.spare = spare;
-        Ok(Asked::Granted { life, token, sent })
+        let (ttl, since) = (head.ttl(), clock.now().saturating_since(life.heard));
+        let token = match drawn {
+            Ok(_) if life.session.ttl() != ttl || since > ttl / RECENT => {
+                life.session.aim(ttl);
+                inner.tokens(&head, &mut life).await
+            }
+            drawn => drawn,
+        };
+        life.session.unblock();
+        self.granted(&head, life, token).await
     }
 
     /// Waits for a word of whoever releases the lock, or to try without one.
@@ -179,10 +224,16 @@ impl Seeking {
     }
 
     /// Waits in the server's queue; `None`: nobody wants it any more, or the session has ended.
-    async fn waited(&self, head: &Request, session: &Use, sql: &str) -> Option<()> {
-        let (inner, clock, key) = (&self.inner, head.clock(), self.key);
-        let mut waiting = pin!(session.run(clock, FOREVER, sql));
+    async fn waited(
+        &self,
+        head: &Request,
+        life: &mut Life,
+        sql: &str,
+    ) -> Result<Option<Vec<Columns>>> {
+        let (inner, clock, key, session) = (&self.inner, head.clock(), self.key, &life.session);
+        let mut waiting = Box::pin(session.run(clock, FOREVER, sql));
         let [least, most] = LOOK_AFTER;
+        let mut is_stopped = false;
         let waited = loop {
             let is_wanted = inner.slots.is_wanted(key);
             let look_after =
@@ -194,14 +245,20 @@ impl Seeking {
                 () = clock.sleep(look_after) => {}
             }
             if !inner.slots.is_wanted(key) {
+                is_stopped = true;
                 // It may not have begun yet, and then goes unheard: said again until it ends.
                 if inner.sessions.cancel(clock, session).await.is_err() {
                     session.cut();
                 }
             } else if is_wanted {
+                let asked = clock.now();
                 match inner.sessions.still_waits(clock, session, key).await {
-                    Ok(true) => inner.slots.report(key, &StoreSays::Held(None)),
-                    Err(_) => inner.slots.report(key, &StoreSays::Unreachable),
+                    Ok(true) => {
+                        // Whenever it is granted, it is after this.
+                        life.heard = asked;
+                        inner.slots.held_elsewhere(key);
+                    }
+                    Err(_) => inner.slots.unreachable(key),
                     // Granted or gone, and we were not told: give the word a moment.
                     Ok(false) => {
                         tokio::select! {
@@ -217,22 +274,20 @@ impl Seeking {
                 }
             }
         };
-        match waited {
-            Ok(_) => Some(()),
-            Err(_) if session.is_ended() => {
-                self.patiently(head, inner.sessions.bury(clock, session)).await;
-                None
-            }
-            // It was told to stop. A statement that is cancelled at its very end keeps its lock.
-            Err(_) => {
-                let all = "SELECT pg_advisory_unlock_all()";
-                if session.run(clock, call_limit(head.ttl()), all).await.is_err() {
-                    self.patiently(head, inner.sessions.bury(clock, session)).await;
-                }
-                session.unblock();
-                None
-            }
+        drop(waiting);
+        let error = match waited {
+            Ok(rows) => return Ok(Some(rows)),
+            Err(error) => error,
+        };
+        // A statement that is cancelled at its very end keeps its lock, as one that fails after it.
+        if inner.insisted(clock, session, session.undo(clock, key)).await.is_ok() {
+            session.unblock();
+            life.settle();
+            return if is_stopped { Ok(None) } else { Err(error) };
         }
+        inner.slots.unreachable(key);
+        self.patiently(head, inner.sessions.bury(clock, session)).await;
+        Ok(None)
     }
 
     /// Does something that takes its time, and tells those for whom it takes too long.
@@ -247,11 +302,6 @@ impl Seeking {
                 }
             }
         }
-    }
-
-    /// Gives a lock that nobody wants back to the server.
-    async fn give_back(&self, clock: &Clock, life: Life) {
-        self.inner.unlock(clock, self.key, &life.session).await.ok();
     }
 
     /// The answer to a statement that may take the lock, waited for also when nobody wants it any

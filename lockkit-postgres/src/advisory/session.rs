@@ -63,6 +63,12 @@ impl Drop for Use {
     }
 }
 
+impl Drop for LockSession {
+    fn drop(&mut self) {
+        self.session.cut();
+    }
+}
+
 impl LockSession {
     /// Connects, and sees to it that the session is fit for locks, and has an epoch.
     pub(super) async fn open(
@@ -70,14 +76,15 @@ impl LockSession {
         schema: &str,
         limit: Duration,
     ) -> Result<Self> {
-        let session = Session::open(options, limit, FOREVER).await?;
+        // Cut where anything below fails: nobody would end it.
+        let mut opened = Self::of(Session::open(options, limit, FOREVER).await?);
         let hello = format!(
             "SELECT pid, backend_start, pg_is_in_recovery(), \
              (SELECT source FROM pg_settings WHERE name = 'idle_session_timeout'), \
              CASE WHEN NOT pg_is_in_recovery() THEN {schema}.enter() END \
              FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         );
-        let rows = session.ask(&Clock::system(), limit, What::Sql(hello)).await?;
+        let rows = opened.ask(&Clock::system(), limit, What::Sql(hello)).await?;
         let row = rows.first().ok_or_else(|| garbled(&rows))?;
         if column(row, 2) == Some("t") {
             return Err(Error::rejected("a server in recovery", STANDBY));
@@ -87,17 +94,24 @@ impl LockSession {
             return Err(Error::rejected("a connection through a pooler", POOLER));
         }
         let epoch: u64 = number(row, 4).ok_or_else(|| garbled(&rows))?;
-        Ok(Self {
+        opened.pid = number(row, 0).ok_or_else(|| garbled(&rows))?;
+        opened.since = column(row, 1).unwrap_or_default().to_owned();
+        opened.base = epoch << 42;
+        Ok(opened)
+    }
+
+    fn of(session: Session) -> Self {
+        Self {
             session,
-            pid: number(row, 0).ok_or_else(|| garbled(&rows))?,
-            since: column(row, 1).unwrap_or_default().to_owned(),
-            base: epoch << 42,
+            pid: 0,
+            since: String::new(),
+            base: 0,
             ttl: AtomicU64::new(u64::try_from(UNUSED.as_millis()).unwrap_or(u64::MAX)),
             is_aimed: AtomicBool::new(true),
             users: AtomicUsize::new(0),
             blocks: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
-        })
+        }
     }
 
     pub(super) fn ttl(&self) -> Duration {
@@ -173,6 +187,16 @@ impl LockSession {
         answer
     }
 
+    /// Frees a lock that nobody owns, if it is there; the session ends where that fails.
+    pub(super) async fn undo(&self, clock: &Clock, key: i64) -> Result<()> {
+        self.ask(clock, FOREVER, free(key)).await.map(drop)
+    }
+
+    /// The same, without waiting for the answer.
+    pub(super) fn undo_later(&self, key: i64) {
+        self.session.tell(free(key));
+    }
+
     /// Lets the server hear of us.
     pub(super) async fn ping(&self, clock: &Clock, limit: Duration) -> Result<()> {
         self.ask(clock, limit, What::Ping).await.map(drop)
@@ -219,6 +243,10 @@ impl LockSession {
     pub(super) fn is_it(&self) -> String {
         format!("pid = {} AND backend_start = '{}'", self.pid, self.since)
     }
+}
+
+fn free(key: i64) -> What {
+    What::Undo(format!("SELECT pg_advisory_unlock({key})"))
 }
 
 /// The condition that a row of `pg_locks` is about this key.

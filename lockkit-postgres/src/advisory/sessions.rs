@@ -1,7 +1,7 @@
 //! The sessions that locks live on: the server ends each that is not heard of for a ttl.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,9 +26,20 @@ pub(super) struct Sessions {
     schema: String,
     most: usize,
     all: Mutex<Vec<Arc<LockSession>>>,
+    /// How many are being opened, which are as good as there.
+    opening: AtomicUsize,
     closed: AtomicBool,
-    opening: tokio::sync::Mutex<()>,
+    one_at_a_time: tokio::sync::Mutex<()>,
     watch: Watch,
+}
+
+/// Room for one more session, until it is among the others.
+struct Room<'a>(&'a AtomicUsize);
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl fmt::Debug for Sessions {
@@ -55,10 +66,16 @@ impl Sessions {
         ]);
         // The driver would warn of every wait of a second.
         let options = options.disable_statement_logging();
-        let opening = tokio::sync::Mutex::default();
-        let schema = schema.to_owned();
-        let closed = AtomicBool::default();
-        Self { options, schema, most, all: Mutex::default(), closed, opening, watch }
+        Self {
+            options,
+            schema: schema.to_owned(),
+            most,
+            all: Mutex::default(),
+            opening: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            one_at_a_time: tokio::sync::Mutex::default(),
+            watch,
+        }
     }
 
     /// How they connect.
@@ -77,11 +94,11 @@ impl Sessions {
         if let Some(session) = self.for_holder(ttl, true) {
             return Ok(session);
         }
-        let _one_at_a_time = self.opening.lock().await;
+        let _one_at_a_time = self.one_at_a_time.lock().await;
         if let Some(session) = self.for_holder(ttl, true) {
             return Ok(session);
         }
-        if self.has_room() {
+        if let Some(_room) = self.room() {
             let session = self.open(LIMIT).await?;
             let used = Use::of(&session);
             session.aim(ttl);
@@ -99,13 +116,14 @@ impl Sessions {
         if let Some(session) = self.for_waiter(ttl) {
             return Ok(Some(session));
         }
-        let _one_at_a_time = self.opening.lock().await;
+        let _one_at_a_time = self.one_at_a_time.lock().await;
         if let Some(session) = self.for_waiter(ttl) {
             return Ok(Some(session));
         }
-        if !self.has_room() || self.blocked() >= self.most / 2 {
+        if self.blocked() >= self.most / 2 {
             return Ok(None);
         }
+        let Some(_room) = self.room() else { return Ok(None) };
         let session = self.open(LIMIT).await?;
         session.block();
         let used = Use::of(&session);
@@ -144,6 +162,10 @@ impl Sessions {
     }
 
     async fn fresh(&self) -> Result<Arc<LockSession>> {
+        let Some(_room) = self.room() else {
+            let what = format!("all {} connections wait, or do not answer", self.most);
+            return Err(Error::unavailable(Applied::No, what));
+        };
         let session = self.open(LIMIT).await?;
         self.add(Arc::clone(&session))?;
         Ok(session)
@@ -175,7 +197,7 @@ impl Sessions {
         self.all().retain(|other| other.users() > 0 && !other.is_ended());
         // What is cut when all is closed, the server ends by itself.
         while clock.now() < end && !self.is_closed() {
-            if fresh.is_none() && self.has_room() {
+            if fresh.is_none() {
                 fresh = self.fresh().await.ok();
             }
             let answer = match &fresh {
@@ -249,7 +271,7 @@ impl Sessions {
     fn for_holder(&self, ttl: Duration, fits: bool) -> Option<Use> {
         let mut all = self.all();
         all.retain(|session| !session.is_ended());
-        let room = all.len() < self.most;
+        let room = all.len() + self.opening.load(Ordering::SeqCst) < self.most;
         let open = || all.iter().filter(|session| session.is_open_to_others());
         let busy = |session: &&Arc<LockSession>| session.pending();
         let same = open().filter(|session| session.users() > 0 && session.ttl() == ttl);
@@ -285,8 +307,13 @@ impl Sessions {
         Some(used)
     }
 
-    fn has_room(&self) -> bool {
-        self.all().len() < self.most
+    fn room(&self) -> Option<Room<'_>> {
+        let mut all = self.all();
+        all.retain(|session| !session.is_ended());
+        (all.len() + self.opening.load(Ordering::SeqCst) < self.most).then(|| {
+            self.opening.fetch_add(1, Ordering::SeqCst);
+            Room(&self.opening)
+        })
     }
 
     fn blocked(&self) -> usize {

@@ -22,8 +22,18 @@ pub(super) struct Slot {
     pub(super) queue: VecDeque<Waiter>,
     /// The task that asks the server; there is one at the most.
     pub(super) seeker: Option<Arc<Seeker>>,
-    is_held_elsewhere: bool,
+    known: Known,
     hand_offs: u32,
+}
+
+/// What is known of a key that nobody holds here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Known {
+    #[default]
+    Nothing,
+    HeldElsewhere,
+    /// The server does not answer.
+    Unreachable,
 }
 
 /// A request that waits here, or tries.
@@ -65,6 +75,17 @@ impl Slots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something with a key's slot, if there is one, which then may be of no more use.
+    pub(super) fn change<T>(&self, key: i64, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+        let mut slots = self.lock();
+        let slot = slots.get_mut(&key)?;
+        let changed = change(slot);
+        if slot.is_free() {
+            slots.remove(&key);
+        }
+        Some(changed)
+    }
+
     /// The first in the queue of this key who still wants it.
     pub(super) fn head(&self, key: i64) -> Option<Request> {
         let mut slots = self.lock();
@@ -95,6 +116,7 @@ impl Slots {
         let error = Error::unavailable(Applied::Maybe, "PostgreSQL gave no answer in time");
         let mut slots = self.lock();
         let Some(slot) = slots.get_mut(&key) else { return };
+        slot.is_unreachable();
         for waiter in std::mem::take(&mut slot.queue) {
             let asked = waiter.request.clock().now().saturating_since(waiter.asked);
             if asked < limit {
@@ -109,7 +131,7 @@ impl Slots {
     pub(super) fn held_elsewhere(&self, key: i64) {
         let mut slots = self.lock();
         let Some(slot) = slots.get_mut(&key) else { return };
-        slot.is_held_elsewhere = true;
+        slot.known = Known::HeldElsewhere;
         for waiter in std::mem::take(&mut slot.queue) {
             if waiter.waits {
                 slot.queue.push_back(waiter);
@@ -120,10 +142,10 @@ impl Slots {
         slot.report(&StoreSays::Held(None));
     }
 
-    /// Tells the waiters what the server says, or that it says nothing.
-    pub(super) fn report(&self, key: i64, word: &StoreSays) {
+    /// The server does not answer: who holds it is not known any more.
+    pub(super) fn unreachable(&self, key: i64) {
         if let Some(slot) = self.lock().get_mut(&key) {
-            slot.report(word);
+            slot.is_unreachable();
         }
     }
 }
@@ -141,15 +163,35 @@ impl Slot {
 
     /// Whether one who only tries is to be told no: another holds it, or stands before.
     pub(super) fn is_taken(&self) -> bool {
-        let elsewhere = self.seeker.is_some() && self.is_held_elsewhere;
+        let elsewhere = self.seeker.is_some() && self.known == Known::HeldElsewhere;
         // One that is lost is still in the way, but not for long.
         let held = self.held.as_ref().is_some_and(|held| !held.is_lost() && !held.is_cut_off());
-        held || elsewhere || !self.queue.is_empty()
+        held || elsewhere || !self.queue.is_empty() && self.known != Known::Unreachable
+    }
+
+    /// Whether this is the one that asks the server.
+    pub(super) fn is_sought_by(&self, seeker: &Arc<Seeker>) -> bool {
+        self.seeker.as_ref().is_some_and(|other| Arc::ptr_eq(other, seeker))
     }
 
     /// The server is asked anew.
-    pub(super) const fn begin_asking(&mut self) {
-        self.is_held_elsewhere = false;
+    pub(super) fn begin_asking(&mut self) {
+        if self.known == Known::HeldElsewhere {
+            self.known = Known::Nothing;
+        }
+    }
+
+    /// Whoever asked for the queue has ended midway.
+    pub(super) fn give_up(&mut self) {
+        for waiter in std::mem::take(&mut self.queue) {
+            let ended = "the runtime that asked PostgreSQL has ended";
+            waiter.answer(|| Err(Error::unavailable(Applied::Maybe, ended)));
+        }
+    }
+
+    fn is_unreachable(&mut self) {
+        self.known = Known::Unreachable;
+        self.report(&StoreSays::Unreachable);
     }
 
     pub(super) fn is_free(&self) -> bool {
@@ -160,7 +202,7 @@ impl Slot {
     pub(super) fn enqueue(&mut self, waiter: Waiter) {
         if let Some(held) = &self.held {
             waiter.request.report(StoreSays::Held(Some(told(held))));
-        } else if self.is_held_elsewhere {
+        } else if self.known == Known::HeldElsewhere {
             waiter.request.report(StoreSays::Held(None));
         }
         let id = waiter.request.id();
@@ -186,7 +228,7 @@ impl Slot {
     /// The lock is this one's now.
     pub(super) fn hold(&mut self, held: &Arc<Held>) {
         self.held = Some(Arc::clone(held));
-        self.is_held_elsewhere = false;
+        self.known = Known::Nothing;
         self.hand_offs += 1;
         for waiter in std::mem::take(&mut self.queue) {
             if waiter.waits {

@@ -1,5 +1,6 @@
 //! The connections for statements: made when needed, given up when they are stuck or gone.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,15 +8,37 @@ use std::time::Duration;
 use lockkit_core::{Applied, Clock, Error, Result};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::connection::{Columns, LIMIT, PATIENCE, Session, What};
+use crate::connection::{Columns, LIMIT, Leaving, PATIENCE, Session, What};
 
 pub(crate) struct Pool {
     options: PgConnectOptions,
     /// What each statement begins with, where a connection cannot be told at its start.
     preamble: &'static str,
-    sessions: Mutex<Vec<Arc<Session>>>,
+    sessions: Mutex<Sessions>,
     most: usize,
     connecting: tokio::sync::Mutex<()>,
+}
+
+/// Those that take statements, and those that were given up and have not ended: all are counted.
+#[derive(Default)]
+struct Sessions {
+    open: Vec<Arc<Session>>,
+    leaving: VecDeque<Leaving>,
+}
+
+impl Sessions {
+    /// Gives up those that are not as they should be.
+    fn keep(&mut self, stays: impl Fn(&Arc<Session>) -> bool) {
+        self.leaving.retain(|leaving| !leaving.is_over());
+        let leaving = &mut self.leaving;
+        self.open.retain(|session| {
+            let stays = stays(session);
+            if !stays && !session.is_ended() {
+                leaving.push_back(session.leaving());
+            }
+            stays
+        });
+    }
 }
 
 /// A statement's answer.
@@ -37,7 +60,7 @@ impl Pool {
         Self {
             options,
             preamble,
-            sessions: Mutex::new(vec![Arc::new(first)]),
+            sessions: Mutex::new(Sessions { open: vec![Arc::new(first)], ..Sessions::default() }),
             most,
             connecting: tokio::sync::Mutex::new(()),
         }
@@ -64,13 +87,13 @@ impl Pool {
                 Ok(rows) => return Ok(Answered { rows, replayed }),
                 Err(Error::Unavailable { .. }) if session.is_ended() && !replayed => {
                     // Whatever ended it has ended its idle neighbours too.
-                    self.sessions().retain(|other| other.pending() > 0 && !other.is_ended());
+                    self.sessions().keep(|other| other.pending() > 0 && !other.is_ended());
                     replayed = true;
                 }
                 Err(error) => {
                     if matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }) {
                         // Stuck or slow: the next statement gets a connection of its own.
-                        self.sessions().retain(|other| !Arc::ptr_eq(other, &session));
+                        self.sessions().keep(|other| !Arc::ptr_eq(other, &session));
                     }
                     return Err(after(replayed, error));
                 }
@@ -80,7 +103,7 @@ impl Pool {
 
     /// Lets the connections go; statements under way still get their answers.
     pub(crate) fn close(&self) {
-        self.sessions().clear();
+        self.sessions().keep(|_| false);
     }
 
     /// The connection with the least to do, or a new one if all have something to do.
@@ -92,19 +115,30 @@ impl Pool {
         if let Some(session) = self.least_busy() {
             return Ok(session);
         }
+        // Those that were given up make room, the oldest first.
+        while let Some(oldest) = self.too_many() {
+            oldest.end().await;
+        }
         let session = Arc::new(Session::open(&self.options, LIMIT, PATIENCE).await?);
-        self.sessions().push(Arc::clone(&session));
+        self.sessions().open.push(Arc::clone(&session));
         Ok(session)
+    }
+
+    fn too_many(&self) -> Option<Leaving> {
+        let mut sessions = self.sessions();
+        sessions.keep(|session| !session.is_ended());
+        let is_full = sessions.open.len() + sessions.leaving.len() >= self.most;
+        if is_full { sessions.leaving.pop_front() } else { None }
     }
 
     fn least_busy(&self) -> Option<Arc<Session>> {
         let mut sessions = self.sessions();
-        sessions.retain(|session| !session.is_ended());
-        let least = sessions.iter().min_by_key(|session| session.pending())?;
-        (least.pending() == 0 || sessions.len() >= self.most).then(|| Arc::clone(least))
+        sessions.keep(|session| !session.is_ended());
+        let least = sessions.open.iter().min_by_key(|session| session.pending())?;
+        (least.pending() == 0 || sessions.open.len() >= self.most).then(|| Arc::clone(least))
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
