@@ -31,6 +31,23 @@ const OPTIONS: [&str; 16] = [
 /// Where the server is, who we are there, and where our locks lie.
 ///
 /// Its `Debug` shows no password.
+///
+/// ```
+/// use lockkit_postgres::{PostgresConfig, Strategy};
+///
+/// let config = PostgresConfig::from_url("postgres://app:secret@db.internal/app")?
+///     .strategy(Strategy::Advisory)
+///     .schema("app_locks")
+///     .connections(12)
+///     .budget(5_000)
+///     // The same as `SELECT pg_advisory_lock(42)` of another program.
+///     .key("billing".parse()?, 42)
+///     // Whoever may make tables has run what `setup_sql` prints.
+///     .creates(false)
+///     .token_base(1_000_000);
+/// assert!(!format!("{config:?}").contains("secret"));
+/// # Ok::<(), lockkit_core::Error>(())
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct PostgresConfig {
@@ -128,6 +145,9 @@ impl PostgresConfig {
     }
 
     /// How many connections there may be at once, without the one for wake-ups; 8 unless set here.
+    ///
+    /// One that is given up in the midst of a statement is closed at our side when another one needs
+    /// its room; the server notices within a second.
     #[must_use]
     pub const fn connections(mut self, most: usize) -> Self {
         self.connections = most;
@@ -146,6 +166,7 @@ impl PostgresConfig {
 
     /// Locks this name by this key instead of the one that is derived from it, under the strategy
     /// [`Strategy::Advisory`]: it then excludes whoever calls `pg_advisory_lock` with that key.
+    /// Upholds C3 only as far as no two names are given one key.
     #[must_use]
     pub fn key(mut self, name: LockName, key: i64) -> Self {
         self.keys.insert(name, key);
@@ -160,7 +181,8 @@ impl PostgresConfig {
         self
     }
 
-    /// What is added to the server's tokens; 0 unless set here.
+    /// What is added to the server's tokens; 0 unless set here. It upholds C4 where the locks move
+    /// here from a store whose tokens were greater.
     #[must_use]
     pub const fn token_base(mut self, base: u64) -> Self {
         self.token_base = base;
@@ -169,6 +191,14 @@ impl PostgresConfig {
 
     /// The SQL that makes our tables and functions, for whoever may run it; it may be run again, and
     /// by several at once.
+    ///
+    /// ```
+    /// use lockkit_postgres::PostgresConfig;
+    ///
+    /// let config = PostgresConfig::from_url("postgres://localhost/app")?.schema("app_locks");
+    /// assert!(config.setup_sql().contains("CREATE SCHEMA IF NOT EXISTS app_locks"));
+    /// # Ok::<(), lockkit_core::Error>(())
+    /// ```
     #[must_use]
     pub fn setup_sql(&self) -> String {
         crate::setup::sql(&self.schema)

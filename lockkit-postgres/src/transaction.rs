@@ -41,7 +41,19 @@ impl PostgresProvider {
     ///
     /// It excludes every lock of the strategy [`Advisory`](crate::Strategy::Advisory) by this name,
     /// and the tokens of both grow together. It has no ttl: `idle_in_transaction_session_timeout`
-    /// ends a transaction that hangs.
+    /// ends a transaction that hangs. Upholds C1 and C4.
+    ///
+    /// ```no_run
+    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// let token = provider.lock_in(&mut transaction, &"billing".parse()?).await?;
+    /// // The work, in the same transaction.
+    /// transaction.commit().await?;
+    /// # drop(token); Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// `TimedOut`: the transaction's `lock_timeout`. `Invalid`: the strategy is another one.
@@ -66,7 +78,20 @@ impl PostgresProvider {
         self.token_in(transaction, token.unwrap_or(0)).await
     }
 
-    /// The same without waiting: `None` where another holds the name.
+    /// The same without waiting: `None` where another holds the name. Upholds C1 and C4.
+    ///
+    /// ```no_run
+    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// match provider.try_lock_in(&mut transaction, &"billing".parse()?).await? {
+    ///     Some(token) => println!("ours until the transaction ends, by {token}"),
+    ///     None => println!("somebody else is at it"),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// As [`lock_in`](Self::lock_in).
@@ -91,13 +116,33 @@ impl PostgresProvider {
     }
 
     /// Raises the fence of `resource` to `token` inside the caller's own transaction, before its
-    /// write: refused where a newer token has written, whatever became of the lock meanwhile (C14).
+    /// write: refused where a newer token has written, whatever became of the lock meanwhile.
     ///
     /// Works under both strategies. From other languages it is `SELECT lockkit.fence(resource,
-    /// token)`, which raises the SQLSTATE [`STALE`].
+    /// token)`, which raises the SQLSTATE [`STALE`]. Upholds C14.
+    ///
+    /// ```no_run
+    /// # async fn write(provider: lockkit_postgres::PostgresProvider, guard: lockkit_core::Guard,
+    /// #     connection: &mut sqlx::PgConnection) -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkit_postgres::FenceError;
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// match provider.fence_in(&mut transaction, "ledger", guard.token()).await {
+    ///     Ok(()) => {
+    ///         // The write, in the same transaction.
+    ///         transaction.commit().await?;
+    ///     }
+    ///     Err(FenceError::Stale(stale)) => println!("lost to {}: nothing is written", stale.newest),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
-    /// [`FenceError::Stale`]: a newer token has been seen. [`FenceError::Store`]: no answer.
+    /// [`FenceError::Stale`]: a newer token has been seen. [`FenceError::Store`]: no answer, or a
+    /// `resource` with a NUL in it, which PostgreSQL keeps in no text (`Invalid`, and nothing was
+    /// asked).
     ///
     /// # Cancel safety
     /// As [`lock_in`](Self::lock_in).
@@ -107,6 +152,12 @@ impl PostgresProvider {
         resource: &str,
         token: FencingToken,
     ) -> Result<(), FenceError> {
+        if resource.contains('\0') {
+            return Err(FenceError::Store(Error::invalid(
+                format!("the resource {resource:?}"),
+                "name it without NUL: PostgreSQL keeps none in a text",
+            )));
+        }
         let sql = format!("SELECT {}.fence({}, {token})", self.schema, quoted(resource));
         let Err(error) = sqlx::raw_sql(AssertSqlSafe(sql)).execute(transaction).await else {
             return Ok(());

@@ -86,6 +86,13 @@ async fn a_fence_refuses_an_older_token_and_the_write_with_it() {
         provider.fence_in(&mut write, &resource, token(8)).await.unwrap();
     }
     assert_eq!(server.sql("SELECT DISTINCT entry FROM ledger").unwrap(), "written");
+    // A name that the server cannot keep is refused before it is asked.
+    let provider = PostgresProvider::connect(config(&server.url(), Strategy::Table)).await.unwrap();
+    let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+    let mut write = connection.begin().await.unwrap();
+    let refused = provider.fence_in(&mut write, "a\0b", token(1)).await;
+    assert!(matches!(refused, Err(FenceError::Store(Error::Invalid { .. }))), "{refused:?}");
+    provider.fence_in(&mut write, "b", token(1)).await.unwrap();
     // From any language, by its SQLSTATE.
     server.sql("SELECT lockkit.fence('a', 2)").unwrap();
     let caught = format!(
