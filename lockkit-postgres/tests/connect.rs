@@ -6,10 +6,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{BOTH, SLACK, by, config, count, join, ms, until};
+use common::{BOTH, SLACK, advisory, by, config, count, join, ms, until};
 use futures_util::future::join_all;
 use lockkit_core::{Applied, Error, LockProvider, Locks, WakeUp};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
+use testbed::children::{self, Child};
 use testbed::log::Log;
 use testbed::{Pgbouncer, Pooling, PostgresServer};
 
@@ -37,6 +38,8 @@ async fn a_pooler_is_refused_by_the_one_strategy_and_carries_the_other() {
         let pooler = Pgbouncer::start(&server, pooling, lines).unwrap();
         let error = refused(config(&pooler.url(), Strategy::Advisory)).await;
         assert!(error.contains("strategy \"table\""), "{pooling:?} {lines:?}: {error}");
+        // Not on the connection either that the pooler keeps for others.
+        assert_eq!(advisory(&server), 0, "{pooling:?} {lines:?}");
 
         let provider = PostgresProvider::connect(config(&pooler.url(), Strategy::Table));
         let provider = provider.await.unwrap();
@@ -52,6 +55,7 @@ async fn a_pooler_is_refused_by_the_one_strategy_and_carries_the_other() {
         let next = by(ms(250) + SLACK, "a poll finds it free", waiter).await.unwrap().unwrap();
         assert!(next.token() > guard_token(&server), "{}", next.token());
         next.release().await.unwrap();
+        assert_eq!(advisory(&server), 0, "{pooling:?} {lines:?}");
     }
 }
 
@@ -211,4 +215,55 @@ async fn who_connects_waits_longer_for_the_server_than_a_lock_may() {
 fn an_unknown_option_is_named() {
     let error = PostgresConfig::from_url("postgres://localhost/?sslmod=require").unwrap_err();
     assert!(error.to_string().contains("sslmod"), "{error}");
+}
+
+#[test]
+fn what_a_url_leaves_out_comes_from_the_environment() {
+    const TEST: &str = "what_a_url_leaves_out_comes_from_the_environment";
+    if let Some(role) = children::role() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            for strategy in BOTH {
+                let config = match role.as_str() {
+                    "environment" => PostgresConfig::from_environment(),
+                    url => PostgresConfig::from_url(url),
+                };
+                let provider = PostgresProvider::connect(config.unwrap().strategy(strategy)).await;
+                let provider = provider.unwrap_or_else(|error| panic!("{error}"));
+                let guard = Locks::new(provider).lock("a").acquire().await.unwrap();
+                children::say(&guard.token().to_string());
+                children::say("held");
+                std::thread::sleep(ms(1_000));
+            }
+        });
+        return;
+    }
+    let server =
+        PostgresServer::builder().hba("host all alice 127.0.0.1/32 scram-sha-256").start().unwrap();
+    server.sql(&format!("CREATE ROLE alice LOGIN SUPERUSER PASSWORD '{SECRET}'")).unwrap();
+    server.sql("CREATE DATABASE nightly").unwrap();
+    let port = server.port().to_string();
+    // All of it from there; then a URL that names the database, and nothing else.
+    for (role, database) in [("environment", "nightly"), ("postgres:///postgres", "postgres")] {
+        let child = Child::test(TEST, role)
+            .env("PGHOST", "127.0.0.1")
+            .env("PGPORT", &port)
+            .env("PGUSER", "alice")
+            .env("PGPASSWORD", SECRET)
+            .env("PGDATABASE", "nightly")
+            .env("PGAPPNAME", "from-there")
+            .env("PGSSLMODE", "disable")
+            .start()
+            .unwrap();
+        for _ in BOTH {
+            child.line(Duration::from_secs(20)).unwrap();
+            assert_eq!(child.line(Duration::from_secs(5)).unwrap(), "held");
+            let there = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'from-there' \
+                 AND usename = 'alice' AND datname = '{database}'"
+            );
+            assert!(count(&server, &there) > 0, "{role}");
+        }
+        assert!(child.wait(Duration::from_secs(20)).unwrap().success());
+    }
 }

@@ -76,6 +76,51 @@ async fn the_budget_refuses_with_the_remedy_and_others_can_always_connect() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clients_that_grow_at_once_leave_room_for_a_plain_role_to_connect() {
+    const CLIENTS: usize = 4;
+    let _alone = ALONE.lock().await;
+    let server = PostgresServer::start().unwrap();
+    server.sql("CREATE ROLE plain LOGIN; CREATE TABLE other (n int)").unwrap();
+    server.sql("GRANT ALL ON other TO plain").unwrap();
+    let growing: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let url = server.url();
+            tokio::spawn(async move {
+                let locks = join(&url, Strategy::Advisory).await;
+                let mut guards = Vec::new();
+                loop {
+                    match locks.lock(format!("{client}/{}", guards.len())).ttl(TTL).acquire().await
+                    {
+                        Ok(guard) => guards.push(guard),
+                        Err(Error::Rejected { .. }) => return guards,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let url = format!("postgres://plain@{}/postgres", server.address());
+    let mut connected = 0;
+    while growing.iter().any(|client| !client.is_finished()) || connected == 0 {
+        let mut plain = PgConnection::connect(&url).await.unwrap();
+        let work = "BEGIN; INSERT INTO other VALUES (1); SELECT count(*) FROM other; COMMIT";
+        sqlx::raw_sql(work).execute(&mut plain).await.unwrap();
+        plain.close().await.unwrap();
+        connected += 1;
+        tokio::time::sleep(ms(10)).await;
+    }
+    let mut held = Vec::new();
+    for guards in join_all(growing).await {
+        held.extend(guards.unwrap());
+    }
+    println!("{} locks of {CLIENTS} clients; a plain role came {connected} times", held.len());
+    // A quarter of 64 × 100, and what each may take before it looks again.
+    assert!((1_500..1_600 * 5 / 4).contains(&held.len()), "{} locks", held.len());
+    let mut plain = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("INSERT INTO other VALUES (2)").execute(&mut plain).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_waiters_on_one_name_take_two_connections() {
     const WAITERS: usize = 1_000;
     let _alone = ALONE.lock().await;

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,29 @@ async fn a_terminated_backend_is_a_loss_within_a_second() {
     }
 }
 
+/// What is told first once this process has been stopped for longer than the ttl: the clock is read
+/// around each call, so that no call after the stop is missed.
+fn first_answer_after_a_stop(ttl: Duration, is_held: impl Fn() -> bool) -> &'static str {
+    let say = |held: bool| if held { "held" } else { "lost" };
+    let mut last = Instant::now();
+    loop {
+        let before = Instant::now();
+        let held = is_held();
+        let after = Instant::now();
+        if before - last > ttl {
+            return say(held);
+        }
+        if after - before > ttl {
+            // Stopped in the midst of it: that may be an answer of before.
+            return say(is_held());
+        }
+        if !held {
+            return "lost before it was stopped";
+        }
+        last = after;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
     const TEST: &str = "a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes";
@@ -46,11 +70,7 @@ async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
         let strategy = if strategy == "table" { Strategy::Table } else { Strategy::Advisory };
         let guard = join(url, strategy).await.lock("held").ttl(ttl).acquire().await.unwrap();
         children::say(&guard.token().to_string());
-        // Asked without a pause, so that the first answer after the stop is seen.
-        while guard.is_held() {
-            std::thread::yield_now();
-        }
-        children::say("lost");
+        children::say(first_answer_after_a_stop(ttl, || guard.is_held()));
         children::wait_for_the_end();
     }
     let server = PostgresServer::start().unwrap();
@@ -73,6 +93,22 @@ async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
     }
 }
 
+/// All tokens of one name, and the newest.
+#[derive(Debug, Default)]
+struct Tokens {
+    all: HashSet<FencingToken>,
+    newest: Option<FencingToken>,
+}
+
+impl Tokens {
+    /// Takes in one, which is newer than all others if its holder has it now.
+    fn take(&mut self, token: FencingToken, is_held: bool) {
+        assert!(self.all.insert(token), "{token} came twice");
+        assert!(!is_held || Some(token) > self.newest, "{token} after {:?}", self.newest);
+        self.newest = self.newest.max(Some(token));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
     const KILLS: usize = 50;
@@ -85,8 +121,7 @@ async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
     server.sql("ALTER ROLE testbed SET synchronous_commit = off").unwrap();
     let advisory = config(&server.url(), Strategy::Advisory);
     let transactions = PostgresProvider::connect(advisory).await.unwrap();
-    // The newest token of each name, and how many there were.
-    let newest: Arc<Mutex<[(u64, usize); 3]>> = Arc::default();
+    let newest: Arc<Mutex<[Tokens; 3]>> = Arc::default();
     let mut tasks = Vec::new();
     for strategy in BOTH {
         let locks = join(&server.url(), strategy).await;
@@ -97,56 +132,51 @@ async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
                 loop {
                     // It waits through every crash.
                     let guard = lock.acquire().await.unwrap();
-                    let token = guard.token().as_u64();
-                    {
-                        let mut newest = newest.lock().await;
-                        let (last, count) = newest[slot];
-                        if guard.is_held() {
-                            assert!(token > last, "{token} after {last} ({strategy:?})");
-                            newest[slot] = (token, count + 1);
-                        } else {
-                            newest[slot] = (token.max(last), count + 1);
-                        }
-                    }
+                    newest.lock().await[slot].take(guard.token(), guard.is_held());
                     guard.release().await.ok();
                 }
             }));
         }
     }
-    // The transaction form, in transactions that are left open as the server dies.
-    let (url, seen) = (server.url(), Arc::clone(&newest));
-    tasks.push(tokio::spawn(async move {
-        let name = LockName::new("transaction").unwrap();
-        loop {
-            let Ok(mut connection) = PgConnection::connect(&url).await else {
-                tokio::time::sleep(ms(20)).await;
-                continue;
-            };
-            while let Ok(mut transaction) = connection.begin().await {
-                let Ok(token) = transactions.lock_in(&mut transaction, &name).await else { break };
-                let mut newest = seen.lock().await;
-                let (last, count) = newest[2];
-                assert!(token.as_u64() > last, "{token} after {last} (transaction)");
-                newest[2] = (token.as_u64(), count + 1);
-                drop(newest);
-                if count % 2 == 0 && transaction.commit().await.is_err() {
-                    break;
+    // The transaction form, in transactions that are left open as the server dies; the second client
+    // waits for the first, and the other way round.
+    for _ in 0..2 {
+        let (url, seen, transactions) = (server.url(), Arc::clone(&newest), transactions.clone());
+        tasks.push(tokio::spawn(async move {
+            let name = LockName::new("transaction").unwrap();
+            for turn in 0_u64.. {
+                let Ok(mut connection) = PgConnection::connect(&url).await else {
+                    tokio::time::sleep(ms(20)).await;
+                    continue;
+                };
+                while let Ok(mut transaction) = connection.begin().await {
+                    let token = transactions.lock_in(&mut transaction, &name).await;
+                    let Ok(token) = token else { break };
+                    let mut newest = seen.lock().await;
+                    // The other may have come in between, if the server has died since.
+                    let lives = sqlx::raw_sql("SELECT 1").execute(&mut *transaction).await.is_ok();
+                    newest[2].take(token, lives);
+                    drop(newest);
+                    tokio::time::sleep(ms(turn % 3)).await;
+                    if !lives || turn % 2 == 0 && transaction.commit().await.is_err() {
+                        break;
+                    }
                 }
             }
-        }
-    }));
+        }));
+    }
     let mut before = [0; 3];
     for kill in 0..KILLS {
         tokio::time::sleep(ms(60 + 7 * (kill as u64 % 11))).await;
         let again = Arc::clone(&server);
         tokio::task::spawn_blocking(move || again.restart(Data::Kept).unwrap()).await.unwrap();
         if kill % 10 == 9 {
-            let now = newest.lock().await.map(|(_, count)| count);
+            let now = newest.lock().await.each_ref().map(|tokens| tokens.all.len());
             println!("after {} kills: {now:?} grants", kill + 1);
         }
     }
     // All go on after the last one.
-    let counts = || async { newest.lock().await.map(|(_, count)| count) };
+    let counts = || async { newest.lock().await.each_ref().map(|tokens| tokens.all.len()) };
     before.copy_from_slice(&counts().await);
     let began = Instant::now();
     loop {
@@ -163,6 +193,9 @@ async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
     }
 }
 
+/// Of those that outlive a promotion.
+const LEASE: Duration = Duration::from_secs(6);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_standby_and_the_old_primary_are_two_servers_as_declared() {
     let primary = PostgresServer::start().unwrap();
@@ -172,7 +205,7 @@ async fn a_promoted_standby_and_the_old_primary_are_two_servers_as_declared() {
     let mut held = Vec::new();
     for strategy in BOTH {
         let locks = join(&primary.url(), strategy).await;
-        held.push(locks.lock("held").ttl(Duration::from_secs(30)).acquire().await.unwrap());
+        held.push(locks.lock("held").ttl(LEASE).acquire().await.unwrap());
     }
     let standby = PostgresServer::builder().standby_of(primary.address()).start().unwrap();
     // A standby takes no locks, and says what to do.
@@ -190,9 +223,23 @@ async fn a_promoted_standby_and_the_old_primary_are_two_servers_as_declared() {
     assert!(there.token() > held[0].token());
     let late = old.lock("late").acquire().await.unwrap();
     assert!(there.token() > late.token(), "the promotion began an epoch of its own");
-    // A lease is a row, and has been copied: it holds on both until it is renewed no more.
-    let table = join(&standby.url(), Strategy::Table).await;
-    assert!(table.lock("held").try_acquire().await.unwrap().is_none());
+    // A lease is a row, and has been copied: it holds on both until it is renewed no more there.
+    let (new, old) =
+        (join(&standby.url(), Strategy::Table).await, join(&primary.url(), Strategy::Table).await);
+    assert!(new.lock("held").ttl(LEASE).try_acquire().await.unwrap().is_none());
+    let there = by(LEASE + SLACK, "it expires there", new.lock("held").ttl(LEASE).acquire());
+    let there = there.await.unwrap();
+    assert!(held[1].is_held() && there.is_held());
+    assert_eq!(there.token().as_u64(), held[1].token().as_u64() + 1);
+    // And the old primary gives out the very same token: they grow on neither side for the other.
+    let token = held.remove(1);
+    token.release().await.unwrap();
+    let here = old.lock("held").ttl(LEASE).acquire().await.unwrap();
+    assert_eq!(here.token(), there.token());
+    // What neither had is granted by both.
+    let both =
+        [old.lock("late").acquire().await.unwrap(), new.lock("late").acquire().await.unwrap()];
+    assert!(both.iter().all(|guard| guard.is_held()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
