@@ -32,8 +32,18 @@ pub(super) struct World {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Client {
     Idle,
-    Asked { sent: Instant, drawn: Option<FencingToken> },
-    Holding { machine: Box<Machine>, grant: FencingToken, token: FencingToken, work: Work },
+    Asked {
+        sent: Instant,
+        drawn: Option<FencingToken>,
+    },
+    Holding {
+        machine: Box<Machine>,
+        /// When the request was sent that led to the grant.
+        sent: Instant,
+        grant: FencingToken,
+        token: FencingToken,
+        work: Work,
+    },
     Done,
 }
 
@@ -93,7 +103,7 @@ fn at(ticks: u32) -> Instant {
 
 impl World {
     pub(super) fn new(duplicates: u8) -> Self {
-        Self {
+        let mut world = Self {
             ticks: 0,
             store: Store::new(0),
             clients: [const { Client::Idle }; CLIENTS],
@@ -101,7 +111,10 @@ impl World {
             duplicates,
             drawn: 0,
             resource: Resource::default(),
-        }
+        };
+        // The store knows the name from the start, so that no message changes it by naming it.
+        world.ask(Message::Tick);
+        world
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -115,6 +128,13 @@ impl World {
         }
     }
 
+    /// Whether it believes for longer than its grant lasts unless it is renewed.
+    pub(super) fn outlasts_its_grant(&self, client: usize) -> bool {
+        let past = |sent: Instant| self.now() >= sent.saturating_add(TTL);
+        matches!(&self.clients[client], Client::Holding { sent, .. } if past(*sent))
+            && self.believes(client)
+    }
+
     /// One step of the store; who else is told, is told by messages.
     pub(super) fn ask(&mut self, message: Message) -> Reply {
         let (reply, notices) = self.store.step(self.now(), &name(), message);
@@ -126,17 +146,21 @@ impl World {
         reply
     }
 
-    /// What can change nothing any more is as good as lost: fewer worlds to look at.
+    /// What can change nothing any more is as good as lost: fewer worlds to look at. That it can
+    /// change nothing is not assumed: see [`Protocol::late_is_without_effect`].
     pub(super) fn forget(&mut self, protocol: &Protocol) {
         let holder = self.holder();
         let Self { clients, network, resource, .. } = self;
         network.retain(|packet| match packet {
             // Tokens do not come back.
-            Packet::Release(_, token) => !protocol.owner_check || holder == Some(*token),
+            Packet::Release(_, token) => !protocol.grant_check || holder == Some(*token),
             Packet::Read(_, token, _) | Packet::Write(_, token, ..) => {
                 !protocol.fence || resource.newest.is_none_or(|newest| *token >= newest)
             }
-            Packet::Renew(client, ..) => matches!(clients[*client], Client::Holding { .. }),
+            // What its holder has given up may be kept longer by it.
+            Packet::Renew(client, token, _) => {
+                holder == Some(*token) || matches!(clients[*client], Client::Holding { .. })
+            }
             Packet::Drawn(client, _) => {
                 matches!(clients[*client], Client::Asked { drawn: None, .. })
             }
@@ -180,7 +204,7 @@ impl Protocol {
             }
             Packet::Granted(client, grant, later) => self.granted(world, client, grant, later),
             Packet::Renew(client, token, sent) => {
-                let token = if self.owner_check { Some(token) } else { world.holder() };
+                let token = if self.grant_check { Some(token) } else { world.holder() };
                 let reply = token.map(|token| world.ask(Message::Renew(token)));
                 world.network.insert(match reply {
                     Some(Reply::Renewed) => Packet::Renewed(client, sent),
@@ -194,7 +218,7 @@ impl Protocol {
             }
             Packet::Ended(client) => drive(world, client, Event::Ended(LossReason::Removed)),
             Packet::Release(_, token) => {
-                let token = if self.owner_check { Some(token) } else { world.holder() };
+                let token = if self.grant_check { Some(token) } else { world.holder() };
                 if let Some(token) = token {
                     world.ask(Message::End(token, LossReason::Released));
                 }
@@ -238,13 +262,41 @@ impl Protocol {
         let term = Term { sent, ttl: Some(TTL) };
         world.clients[client] = match Machine::granted(timing, term, now, 0) {
             Some(machine) => {
-                Client::Holding { machine: Box::new(machine), grant, token, work: Work::ToDo }
+                let machine = Box::new(machine);
+                Client::Holding { machine, sent, grant, token, work: Work::ToDo }
             }
             None => {
                 world.network.insert(Packet::Release(client, grant));
                 Client::Done
             }
         };
+    }
+
+    /// Whether all that [`World::forget`] drops, of whatever grant, would change nothing in this
+    /// world either, which is any world that it could arrive in.
+    pub(super) fn late_is_without_effect(&self, world: &World) -> bool {
+        let (holder, newest) = (world.holder(), world.resource.newest);
+        let mut after = World {
+            store: world.store.clone(),
+            clients: [const { Client::Idle }; CLIENTS],
+            network: BTreeSet::new(),
+            resource: world.resource.clone(),
+            ..*world
+        };
+        // Each client is granted once, and once more for an attempt that arrives twice. They come
+        // from nobody in particular.
+        let tokens = 1..=(CLIENTS as u64 + 1);
+        for token in tokens.filter_map(|token| FencingToken::new(token).ok()) {
+            if self.grant_check && holder != Some(token) {
+                self.arrives(&mut after, Packet::Renew(CLIENTS, token, world.now()));
+                self.arrives(&mut after, Packet::Release(CLIENTS, token));
+            }
+            if self.fence && newest > Some(token) {
+                self.arrives(&mut after, Packet::Read(CLIENTS, token, token));
+                self.arrives(&mut after, Packet::Write(CLIENTS, token, token, 0));
+            }
+        }
+        after.store == world.store && after.resource == world.resource
     }
 
     /// Whether the resource takes an access under `token`; by the real fence.
