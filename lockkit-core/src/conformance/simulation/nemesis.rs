@@ -11,6 +11,7 @@ use super::wire::{Cut, Link, Server, Wire};
 use super::worker::Worker;
 use super::world::World;
 use super::{ClientOf, Simulation};
+use crate::timing::call_limit;
 use crate::{Clock, LockName, Locks};
 
 /// All processes of a run, each in its present incarnation.
@@ -229,8 +230,10 @@ impl Cluster {
         let Some(operator) = self.server.store.operator() else { return };
         for (name, _) in &*self.resources {
             let mut left = None;
-            // What arrived after its withdrawal, or was granted to the dead, ends by its ttl.
-            for _ in 0..400 {
+            // What arrived after its withdrawal, or was granted to the dead, ends by its ttl; a
+            // message is held for three of them at the most.
+            let end = world.clock.now().saturating_add(ttl * 4 + call_limit(ttl));
+            while world.clock.now() < end {
                 let seen = operator.inspect(name).await.ok();
                 left = seen.filter(|seen| !seen.holders.is_empty() || seen.waiters != Some(0));
                 if left.is_none() {

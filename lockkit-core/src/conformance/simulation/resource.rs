@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::tally::{WITHOUT_FENCE, WRITES_ONLY};
+use super::tally::{FENCED, WITHOUT_FENCE, WRITES_ONLY};
 use super::world::World;
 use crate::{Fenced, FencingToken, Stale};
 
@@ -61,8 +61,15 @@ impl Resource {
         travel(world, move |world| {
             resource.write_controls(world, token, seen, wrote);
             // Who was refused when it read has nothing to write.
-            seen.fenced.and_then(|_| {
+            seen.fenced.and_then(|seen| {
                 resource.fenced.access(token, |version| {
+                    // The history does not know of it if the answer is lost.
+                    if *version != seen {
+                        world.lost_update(FENCED);
+                        world.wrong(&format!(
+                            "under token {token} version {wrote} replaces {version}, and had seen {seen}"
+                        ));
+                    }
                     *version = wrote;
                     world.did("fenced update");
                 })
