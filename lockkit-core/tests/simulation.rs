@@ -10,6 +10,9 @@ mod broken {
     pub(crate) mod client;
     pub(crate) mod end_flaws;
     pub(crate) mod flaw;
+    pub(crate) mod habits;
+    pub(crate) mod link;
+    pub(crate) mod linked;
     pub(crate) mod rule_flaws;
     pub(crate) mod rules;
     pub(crate) mod store;

@@ -49,11 +49,7 @@ impl Client {
 #[async_trait]
 impl LockProvider for Client {
     fn guarantees(&self) -> Guarantees {
-        let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
-        guarantees.fairness = Fairness::Fifo;
-        guarantees.wake_up = WakeUp::Push;
-        guarantees.token_survives.server_restart = true;
-        guarantees
+        guarantees()
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
@@ -99,6 +95,15 @@ impl LockProvider for Client {
     async fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// What the small store promises, through whichever client.
+pub(crate) fn guarantees() -> Guarantees {
+    let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
+    guarantees.fairness = Fairness::Fifo;
+    guarantees.wake_up = WakeUp::Push;
+    guarantees.token_survives.server_restart = true;
+    guarantees
 }
 
 /// Returns once the server answers, within what one call of this request may take.

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use lockkit_core::conformance::{self, Fixture, Hook, Served, Time};
+use lockkit_core::conformance::{self, Fixture, Hook, Linked, Served, Time};
 use lockkit_core::{LockName, LockProvider, Result, async_trait};
 
 use super::client::Client;
+use super::habits::Habits;
+use super::link::{Network, SmallLink};
+use super::linked::LinkedClient;
 use super::rules::Rules;
 use super::store::{self, Store};
 use super::twist::{Twist, Twisted};
@@ -17,6 +20,7 @@ pub(crate) struct Flaw {
     pub(crate) mistake: &'static str,
     pub(crate) caught_by: &'static [&'static str],
     rules: Rules,
+    habits: Habits,
     twist: Option<Arc<dyn Twist>>,
     /// Whether each client has a store of its own.
     apart: bool,
@@ -29,6 +33,7 @@ impl Flaw {
         mistake: "the small store as it should be",
         caught_by: &[],
         rules: Rules::CORRECT,
+        habits: Habits::CORRECT,
         twist: None,
         apart: false,
     };
@@ -41,6 +46,16 @@ impl Flaw {
         rules: Rules,
     ) -> Self {
         Self { name, mistake, caught_by, rules, ..Self::NONE }
+    }
+
+    /// A mistake in what the client of a correct store makes of its link.
+    pub(crate) const fn habit(
+        name: &'static str,
+        mistake: &'static str,
+        caught_by: &'static [&'static str],
+        habits: Habits,
+    ) -> Self {
+        Self { name, mistake, caught_by, habits, ..Self::NONE }
     }
 
     /// A mistake in the client of a correct store.
@@ -101,7 +116,7 @@ impl Fixture for SmallFixture {
     }
 
     fn hooks(&self) -> &[Hook] {
-        &[Hook::Remove, Hook::Forget, Hook::Server]
+        &[Hook::Remove, Hook::Forget, Hook::Link, Hook::Server]
     }
 
     fn fresh(&self) -> Option<Arc<dyn Fixture>> {
@@ -116,6 +131,12 @@ impl Fixture for SmallFixture {
     async fn forget(&self, name: &LockName) -> Result<()> {
         self.store.forget(name);
         Ok(())
+    }
+
+    async fn linked(&self) -> Result<Linked> {
+        let network = Network::default();
+        let client = LinkedClient::connect(&self.store, &network, self.flaw.habits);
+        Ok(Linked::new(Arc::new(client), SmallLink(network)))
     }
 
     async fn served(&self) -> Result<Served> {

@@ -45,6 +45,9 @@ pub(crate) struct Rules {
     pub(crate) withdraws_place: fn(&Place, RequestId) -> bool,
     /// Whether a revocation of this token ends this grant.
     pub(crate) revokes: fn(&Held, FencingToken) -> bool,
+    /// Whether a request that has ended in this way is remembered, so that a late copy of it is not
+    /// taken for a new one: removed by its withdrawal, or released.
+    pub(crate) remembers: fn(LossReason) -> bool,
     /// Wakes those who may take a name that has become free.
     pub(crate) wakes: fn(&[Place]),
     /// What a restart of the server does to what it keeps of a name.
@@ -72,6 +75,7 @@ impl Rules {
         withdraws: |held, id| held.id == id,
         withdraws_place: |place, id| place.id == id,
         revokes: |held, token| held.token == token,
+        remembers: |_| true,
         wakes: |queue| queue.iter().take(1).for_each(Place::wake),
         restarts: |_| {},
     };

@@ -1,6 +1,6 @@
 //! A small store: what a server keeps of each name, and what it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(crate) struct Entry {
     pub(crate) last_token: u64,
     pub(crate) held: Option<Held>,
     pub(crate) queue: Vec<Place>,
+    /// How the requests ended that are over for good.
+    over: HashMap<RequestId, LossReason>,
 }
 
 /// A grant that is live.
@@ -53,7 +55,6 @@ pub(crate) struct Held {
     pub(crate) client: u64,
     pub(crate) token: FencingToken,
     pub(crate) expires: Instant,
-    ttl: Duration,
     label: String,
     since: Instant,
     ended: watch::Sender<Option<LossReason>>,
@@ -153,11 +154,12 @@ impl Store {
             if let Some(held) =
                 entry.held.as_mut().filter(|held| (rules.replays)(held, client, request.id()))
             {
-                held.renew(rules, now);
+                held.renew(rules, now, request.ttl());
                 return Answer::Granted(held.granted());
             }
             let place = entry.queue.iter().position(|place| place.id == request.id());
-            if ask == Ask::Again && place.is_none() {
+            let over = entry.over.contains_key(&request.id());
+            if over || (ask == Ask::Again && place.is_none()) {
                 return Answer::Gone;
             }
             if (rules.free)(entry) && (rules.turn)(&entry.queue, place, ask) {
@@ -177,7 +179,7 @@ impl Store {
         let rules = &self.rules;
         self.step(request.name(), request.clock(), |entry, now| match &mut entry.held {
             Some(held) if (rules.renews)(held, request.id(), token) => {
-                held.renew(rules, now);
+                held.renew(rules, now, request.ttl());
                 true
             }
             Some(_) => false,
@@ -193,7 +195,18 @@ impl Store {
         let rules = &self.rules;
         self.step(request.name(), request.clock(), |entry, _| {
             let meant = |held: &Held| (rules.releases)(held, request.id(), token);
-            entry.end(rules, LossReason::Released, meant)
+            let ended = entry.end(rules, LossReason::Released, meant);
+            if ended {
+                entry.remember(rules, request, LossReason::Released);
+            }
+            ended
+        })
+    }
+
+    /// Whether this request was granted and has released its grant.
+    pub(crate) fn was_released(&self, request: &Request) -> bool {
+        self.step(request.name(), request.clock(), |entry, _| {
+            entry.over.get(&request.id()) == Some(&LossReason::Released)
         })
     }
 
@@ -203,6 +216,7 @@ impl Store {
         self.step(request.name(), request.clock(), |entry, _| {
             entry.queue.retain(|place| !(rules.withdraws_place)(place, request.id()));
             entry.end(rules, LossReason::Removed, |held| (rules.withdraws)(held, request.id()));
+            entry.remember(rules, request, LossReason::Removed);
         });
     }
 
@@ -279,8 +293,14 @@ impl Store {
 }
 
 impl Entry {
-    const fn new(name: LockName) -> Self {
-        Self { name, last_token: 0, held: None, queue: Vec::new() }
+    fn new(name: LockName) -> Self {
+        Self { name, last_token: 0, held: None, queue: Vec::new(), over: HashMap::new() }
+    }
+
+    fn remember(&mut self, rules: &Rules, request: &Request, ended: LossReason) {
+        if (rules.remembers)(ended) {
+            self.over.entry(request.id()).or_insert(ended);
+        }
     }
 
     fn grant(&mut self, rules: &Rules, now: Instant, client: u64, request: &Request) -> Granted {
@@ -291,7 +311,6 @@ impl Entry {
             client,
             token,
             expires: now.saturating_add((rules.granted_for)(request.ttl())),
-            ttl: request.ttl(),
             label: request.label().to_string(),
             since: now,
             ended: watch::Sender::new(None),
@@ -351,8 +370,8 @@ impl Entry {
 }
 
 impl Held {
-    fn renew(&mut self, rules: &Rules, now: Instant) {
-        self.expires = now.saturating_add((rules.renewed_for)(self.ttl));
+    fn renew(&mut self, rules: &Rules, now: Instant, ttl: Duration) {
+        self.expires = now.saturating_add((rules.renewed_for)(ttl));
         self.token = (rules.renewed_token)(self.token);
     }
 

@@ -79,7 +79,8 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
             "a withdrawn attempt queues again, and is granted to nobody: a ghost in the queue",
             &["LV-12"],
             WithdrawnGoesOn,
-        ),
+        )
+        .with_rules(Rules { remembers: |_| false, ..Rules::CORRECT }),
         Flaw::twist(
             "withdrawn-never-ends",
             "a withdrawn attempt waits on for ever",

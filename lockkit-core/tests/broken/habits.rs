@@ -1,0 +1,43 @@
+//! What a client makes of its link, one decision each. A broken client has one habit changed.
+
+use lockkit_core::Applied;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// Whether a call ends without an answer.
+    pub(crate) limits_calls: bool,
+    /// Whether a connection that left a call unanswered is replaced.
+    pub(crate) leaves_stuck_connections: bool,
+    /// Whether a call waits for the answer to the one before.
+    pub(crate) one_call_at_a_time: bool,
+    /// What a call says of its effect that got no answer.
+    pub(crate) unanswered_is: Applied,
+    /// Whether a release or withdrawal that got no answer counts as done.
+    pub(crate) silence_is_success: bool,
+    /// Whether an attempt that got no answer is made again by a request of its own.
+    pub(crate) retries_under_a_new_id: bool,
+    /// Whether a waiter asks again from the place that it had, not for one.
+    pub(crate) asks_from_its_place: bool,
+    /// Whether a waiter asks again as soon as its connection has ended.
+    pub(crate) hears_resets: bool,
+    /// Whether a lease is renewed again after a renewal that failed.
+    pub(crate) renews_after_an_error: bool,
+    /// Whether a term counts from the answer.
+    pub(crate) term_from_receipt: bool,
+}
+
+impl Habits {
+    /// The habits of a client that keeps the contract.
+    pub(crate) const CORRECT: Self = Self {
+        limits_calls: true,
+        leaves_stuck_connections: true,
+        one_call_at_a_time: false,
+        unanswered_is: Applied::Maybe,
+        silence_is_success: false,
+        retries_under_a_new_id: false,
+        asks_from_its_place: true,
+        hears_resets: true,
+        renews_after_an_error: true,
+        term_from_receipt: false,
+    };
+}

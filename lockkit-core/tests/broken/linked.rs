@@ -1,0 +1,285 @@
+//! The client of the small store behind a link: each call is a message there and one back.
+
+use std::any::Any;
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lockkit_core::conformance::Way;
+use lockkit_core::{
+    Applied, Error, FencingToken, Grant, Guarantees, Inspection, Lease, LockName, LockProvider,
+    LossReason, Operator, Request, Result, StoreSays, Term, async_trait,
+};
+use tokio::sync::{oneshot, watch};
+
+use super::client::{guarantees, worth_asking};
+use super::habits::Habits;
+use super::link::Network;
+use super::store::{Answer, Ask, Store};
+
+/// The most that a call of an operator takes, who names no ttl.
+const CALL: Duration = Duration::from_secs(2);
+
+/// One client, with one connection at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkedClient {
+    store: Arc<Store>,
+    network: Network,
+    habits: Habits,
+    connection: Arc<Mutex<Option<(usize, watch::Receiver<bool>)>>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+fn limit(request: &Request) -> Duration {
+    (request.ttl() / 3).min(CALL)
+}
+
+impl LinkedClient {
+    pub(crate) fn connect(store: &Arc<Store>, network: &Network, habits: Habits) -> Self {
+        let (store, network) = (Arc::clone(store), network.clone());
+        Self { store, network, habits, connection: Arc::default(), turn: Arc::default() }
+    }
+
+    /// The connection that there is, or a new one.
+    fn connected(&self) -> Result<(usize, watch::Receiver<bool>)> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((number, over)) = connection.as_ref().filter(|(_, over)| !*over.borrow()) {
+            return Ok((*number, over.clone()));
+        }
+        let refused = || Error::unavailable(Applied::No, "the connection was refused");
+        let number = self.network.connect().ok_or_else(refused)?;
+        Ok(connection.insert((number, self.network.over(number))).clone())
+    }
+
+    /// Has the store do something, and brings its answer and the connection that it came over.
+    async fn call<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<(T, usize)> {
+        let _turn = match self.habits.one_call_at_a_time {
+            true => Some(self.turn.lock().await),
+            false => None,
+        };
+        let (number, _) = self.connected()?;
+        let (answer, answered) = oneshot::channel();
+        let (store, network) = (Arc::clone(&self.store), self.network.clone());
+        self.network.send(number, Way::Requests, move || {
+            let done = work(&store);
+            network.send(number, Way::Replies, move || drop(answer.send(done)));
+        });
+        let limit = async {
+            match self.habits.limits_calls {
+                true => tokio::time::sleep(limit).await,
+                false => pending().await,
+            }
+        };
+        let why = tokio::select! {
+            biased;
+            answer = answered => match answer {
+                Ok(answer) => return Ok((answer, number)),
+                Err(_) => "the connection was reset",
+            },
+            () = limit => {
+                // It is stuck: the next call takes another.
+                if self.habits.leaves_stuck_connections {
+                    self.network.close(number);
+                }
+                "no answer within the limit"
+            }
+        };
+        Err(Error::unavailable(self.habits.unanswered_is, why))
+    }
+
+    /// One attempt, and what it is told later: that it is worth asking again.
+    async fn ask(&self, request: &Request, ask: Ask) -> Result<Answer> {
+        let asked = request.clone();
+        let told = self.call(limit(request), move |store| store.ask(0, &asked, ask));
+        let (answer, connection) = told.await?;
+        let Answer::Held(mut waiting) = answer else { return Ok(answer) };
+        if let Some(wake) = waiting.wake.take() {
+            let (tell, told) = watch::channel(());
+            waiting.wake = Some(told);
+            tokio::spawn(self.clone().listens(connection, wake, tell));
+        }
+        Ok(Answer::Held(waiting))
+    }
+
+    /// Carries a wake-up over the connection that its waiter asked on, or its end.
+    async fn listens(
+        self,
+        connection: usize,
+        mut wake: watch::Receiver<()>,
+        tell: watch::Sender<()>,
+    ) {
+        let (tell, mut over) = (Arc::new(tell), self.network.over(connection));
+        tokio::select! {
+            _ = wake.changed() => {
+                let told = Arc::clone(&tell);
+                self.network.send(connection, Way::Replies, move || told.send_replace(()));
+            }
+            () = async { drop(over.wait_for(|over| *over).await) } => {}
+            () = tell.closed() => {}
+        }
+        // Whose connection has ended asks again over another one, unless nobody tells it.
+        if !self.habits.hears_resets {
+            tell.closed().await;
+        }
+    }
+
+    fn grant(&self, request: &Request, term: Term, token: FencingToken) -> Grant {
+        let (client, request) = (self.clone(), request.clone());
+        Grant::new(token, term, LinkedLease { client, request, token, gave_up: false.into() })
+    }
+
+    fn sent(&self, request: &Request, sent: lockkit_core::Instant) -> Term {
+        let sent = if self.habits.term_from_receipt { request.clock().now() } else { sent };
+        Term { sent, ttl: Some(request.ttl()) }
+    }
+
+    /// What an end without an answer comes to.
+    fn ended(&self, ended: Result<()>) -> Result<()> {
+        match ended {
+            Err(Error::Unavailable { .. }) if self.habits.silence_is_success => Ok(()),
+            ended => ended,
+        }
+    }
+}
+
+#[async_trait]
+impl LockProvider for LinkedClient {
+    fn guarantees(&self) -> Guarantees {
+        guarantees()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        let sent = request.clock().now();
+        let (answer, request) = match self.ask(request, Ask::Now).await {
+            Err(Error::Unavailable { .. }) if self.habits.retries_under_a_new_id => {
+                let (name, clock) = (request.name().clone(), request.clock().clone());
+                let again = Request::new(name, request.ttl(), clock)?;
+                (self.ask(&again, Ask::Now).await?, again)
+            }
+            answer => (answer?, request.clone()),
+        };
+        match answer {
+            Answer::Granted(granted) => {
+                Ok(Some(self.grant(&request, self.sent(&request, sent), granted.token)))
+            }
+            Answer::Held(_) | Answer::Gone => Ok(None),
+        }
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let mut ask = Ask::Queue;
+        loop {
+            let sent = request.clock().now();
+            let answer = match self.ask(request, ask).await {
+                // An earlier place in the queue may be there still.
+                Err(Error::Unavailable { .. }) => {
+                    return Err(Error::unavailable(Applied::Maybe, "the wait was cut off"));
+                }
+                answer => answer?,
+            };
+            match answer {
+                Answer::Granted(granted) => {
+                    return Ok(self.grant(request, self.sent(request, sent), granted.token));
+                }
+                Answer::Held(waiting) => {
+                    request.report(StoreSays::Held(waiting.holder.clone()));
+                    worth_asking(request, sent, waiting).await;
+                }
+                Answer::Gone => {
+                    return Err(Error::unavailable(Applied::No, "the place in the queue is gone"));
+                }
+            }
+            ask = if self.habits.asks_from_its_place { Ask::Again } else { Ask::Queue };
+        }
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        let asked = request.clone();
+        let told = self.call(limit(request), move |store| store.withdraw(&asked)).await;
+        self.ended(told.map(drop))
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Operator for LinkedClient {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        let name = name.clone();
+        Ok(self.call(CALL, move |store| store.inspect(&name)).await?.0)
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LockName>,
+        limit: usize,
+    ) -> Result<Vec<Inspection>> {
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        let told = self.call(CALL, move |store| store.list(&prefix, after.as_ref(), limit));
+        Ok(told.await?.0)
+    }
+
+    async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
+        let name = name.clone();
+        Ok(self.call(CALL, move |store| store.revoke(&name, token)).await?.0)
+    }
+}
+
+#[derive(Debug)]
+struct LinkedLease {
+    client: LinkedClient,
+    request: Request,
+    token: FencingToken,
+    gave_up: AtomicBool,
+}
+
+#[async_trait]
+impl Lease for LinkedLease {
+    async fn renew(&self) -> Result<Term> {
+        if self.gave_up.load(Ordering::SeqCst) {
+            return Err(Error::unavailable(Applied::No, "an earlier renewal failed"));
+        }
+        let (sent, asked, token) = (self.request.clock().now(), self.request.clone(), self.token);
+        let told = self.client.call(limit(&asked), move |store| store.renew(&asked, token)).await;
+        let gives_up = told.is_err() && !self.client.habits.renews_after_an_error;
+        self.gave_up.fetch_or(gives_up, Ordering::SeqCst);
+        match told?.0 {
+            true => Ok(self.client.sent(&self.request, sent)),
+            false => Err(Error::lost(LossReason::Removed)),
+        }
+    }
+
+    // This store tells of no loss over a link: the driver's deadline does.
+    async fn lost(&self) -> LossReason {
+        pending().await
+    }
+
+    async fn release(&self) -> Result<()> {
+        let (asked, token) = (self.request.clone(), self.token);
+        let told = self.client.call(limit(&asked), move |store| {
+            store.release(&asked, token) || store.was_released(&asked)
+        });
+        let ended = match told.await {
+            Ok((true, _)) => Ok(()),
+            Ok((false, _)) => Err(Error::lost(LossReason::Removed)),
+            Err(error) => Err(error),
+        };
+        self.client.ended(ended)
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+}
