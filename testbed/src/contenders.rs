@@ -212,7 +212,8 @@ mod tests {
         let recorder = recorder(file.path());
         let locks = [(); 2].map(|()| Locks::new(lockkit_core::Memory::new()).lock("counter"));
         let count = |lock: &Lock| {
-            let (lock, file, recorder) = (lock.clone(), file.path().to_owned(), recorder.clone());
+            let (lock, file, recorder) =
+                (lock.clone(), file.path().to_owned(), Arc::clone(&recorder));
             async move { count_once(&lock, &file, &recorder).await }
         };
         tokio::join!(count(&locks[0]), count(&locks[1]));
