@@ -70,18 +70,19 @@ impl Session {
     /// Takes over a connected client; `asked` was read before it connected.
     pub(crate) fn new(client: Client, clock: Clock, asked: Instant, tick: Duration) -> Arc<Self> {
         let pace = Pace::lasting(client.session_timeout(), tick);
+        let (id, kept_alive) = (client.session_id().0, client.clone());
         let users = Arc::new(Users::new(clock.clone()));
         let life = Arc::new(Life {
             clock,
             link: watch::Sender::new(Link::Up),
             proof: watch::Sender::new(Proof { before: asked, latest: asked }),
-            client: Mutex::new(Some(client.clone())),
+            client: Mutex::new(Some(client)),
             users,
         });
         let (cleaner, remains) = mpsc::unbounded_channel();
         #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
-        tokio::spawn(keep(client.clone(), Arc::clone(&life), pace, remains));
-        let (id, cleaner) = (client.session_id().0, Mutex::new(Some(cleaner)));
+        tokio::spawn(keep(kept_alive, Arc::clone(&life), pace, remains));
+        let cleaner = Mutex::new(Some(cleaner));
         let kept = pace.timeout.saturating_sub(tick);
         Arc::new(Self { cleaner, life, id, ttl: pace.ttl(), kept })
     }

@@ -107,11 +107,16 @@ impl Sessions {
             if let Some(session) = class.with_room(bytes) {
                 return Ok(session);
             }
-            let mut made = self.make(ttl, &class);
-            // The sender goes when it is done.
-            while made.changed().await.is_ok() {}
-            made.borrow().clone()?;
+            self.made(ttl, &class).await?;
         }
+    }
+
+    /// Completes when a further session was made.
+    async fn made(self: &Arc<Self>, ttl: Duration, class: &Arc<Class>) -> Result<()> {
+        let mut made = self.make(ttl, class);
+        // The sender goes when it is done.
+        while made.changed().await.is_ok() {}
+        made.borrow().clone()
     }
 
     /// Makes a further session, unless one is being made; it goes on without its callers, since on a
@@ -147,12 +152,16 @@ impl Sessions {
         Ok(())
     }
 
-    /// Any session, for reading.
+    /// Any session that servers answer on, for reading: after an outage the driver may take long to
+    /// come back with an old one.
     pub(crate) async fn any(self: &Arc<Self>) -> Result<(Arc<Session>, InUse)> {
-        let up = self.classes().values().find_map(|class| class.up());
-        match up {
-            Some(session) => Ok(session),
-            None => self.at(self.range.max, 0).await,
+        loop {
+            let up = self.classes().values().find_map(|class| class.up());
+            if let Some(session) = up {
+                return Ok(session);
+            }
+            let class = Arc::clone(self.classes().entry(self.range.max).or_default());
+            self.made(self.range.max, &class).await?;
         }
     }
 

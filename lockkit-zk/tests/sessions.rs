@@ -100,3 +100,17 @@ async fn closing_ends_the_sessions_on_the_server() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_is_answered_as_soon_as_the_servers_are_back_after_a_long_outage() {
+    let server = server();
+    let (provider, link) = linked(&server).await;
+    let lock = Locks::new(provider).lock("a");
+    assert!(lock.inspect().await.unwrap().holders.is_empty());
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    // The driver, after its try at 3.1 s, makes the next one at 6.3 s.
+    tokio::time::sleep(ms(3_600)).await;
+    link.pass().unwrap();
+    by(ms(1_500), "an answer", lock.inspect()).await.unwrap();
+}
