@@ -13,7 +13,7 @@ use lockkit_core::{
 use tokio::sync::Semaphore;
 
 use crate::EtcdConfig;
-use crate::endpoints::{Called, Endpoints, LIMIT, call_limit};
+use crate::endpoints::{Endpoints, LIMIT, call_limit};
 use crate::failure::Failure;
 use crate::lease::EtcdLease;
 use crate::protocol::Keys;
@@ -128,10 +128,10 @@ async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result
     };
     endpoints.call(&clock, left(), probe).await.into_result()?;
     let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };
-    match endpoints.call(&clock, left(), revoke).await {
-        // Revoked by an earlier sending of this.
-        Called { value: Err(Failure::NoLease), .. } => {}
-        answer => drop(answer.into_result()?),
+    let revoked = endpoints.call(&clock, left(), revoke).await;
+    // Sent again, it finds what the first sending did.
+    if !matches!(revoked.value, Err(Failure::NoLease)) {
+        revoked.into_result()?;
     }
     let least = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
     Ok(TtlRange { min: Duration::from_secs(least), ..TTLS })
