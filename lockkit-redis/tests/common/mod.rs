@@ -16,7 +16,8 @@ pub(crate) const SLACK: Duration = Duration::from_millis(700);
 
 /// Says what was measured, also where the test passes: `println!` is shown only of one that fails.
 pub(crate) fn report(measured: &str) {
-    writeln!(std::io::stdout(), "{measured}").unwrap();
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{measured}").unwrap();
 }
 
 /// A client of its own at this port.
