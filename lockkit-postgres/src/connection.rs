@@ -70,14 +70,15 @@ impl Session {
                 return Err(Error::unavailable(Applied::No, silence));
             }
         };
-        let (orders, ordered) = mpsc::unbounded_channel();
+        let (orders, mut ordered) = mpsc::unbounded_channel();
         let (ending, ended) = watch::channel(false);
         let (pending, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let (count, until) = (Arc::clone(&pending), Arc::clone(&cut));
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let ending = ending;
-            let mut serving = pin!(serve(connection, ordered, &count, give_up));
+            // The orders that are left are dropped after that: who gave them finds it ended.
+            let mut serving = pin!(serve(connection, &mut ordered, &count, give_up));
             let last = tokio::select! {
                 last = &mut serving => last,
                 () = until.notified() => None,
@@ -220,7 +221,7 @@ fn reply(replies: Replies, answer: &Result<Vec<Columns>>) {
 /// told of the last one.
 async fn serve(
     mut connection: PgConnection,
-    mut orders: mpsc::UnboundedReceiver<Order>,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
     pending: &AtomicUsize,
     give_up: Duration,
 ) -> Option<(Replies, Result<Vec<Columns>>)> {

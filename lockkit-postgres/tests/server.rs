@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{BOTH, SLACK, advisory, by, config, connections, join, key_of, ms, until};
-use lockkit_core::{FencingToken, LockName, LossReason};
+use lockkit_core::{FencingToken, Guard, LockName, LossReason};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::{Connection, PgConnection};
 use testbed::children::{self, Child};
@@ -58,6 +58,7 @@ fn first_answer_after_a_stop(ttl: Duration, is_held: impl Fn() -> bool) -> &'sta
             return "lost before it was stopped";
         }
         last = after;
+        std::thread::sleep(ms(1));
     }
 }
 
@@ -239,7 +240,7 @@ async fn a_promoted_standby_and_the_old_primary_are_two_servers_as_declared() {
     // What neither had is granted by both.
     let both =
         [old.lock("late").acquire().await.unwrap(), new.lock("late").acquire().await.unwrap()];
-    assert!(both.iter().all(|guard| guard.is_held()));
+    assert!(both.iter().all(Guard::is_held));
 }
 
 #[tokio::test(flavor = "multi_thread")]
