@@ -52,6 +52,11 @@ fn a_million_grants_are_judged_within_a_second() {
             let token = FencingToken::new(grant + 1).expect("a token");
             events.push(Event { at: at(0), attempt, what: What::Asks(name.clone()) });
             events.push(Event { at: at(11), attempt, what: What::Granted(token) });
+            let writes = What::Writes { seen: grant, wrote: grant + 1 };
+            events.push(Event { at: at(12), attempt, what: What::Reads });
+            events.push(Event { at: at(13), attempt, what: What::Read(grant) });
+            events.push(Event { at: at(14), attempt, what: writes });
+            events.push(Event { at: at(15), attempt, what: What::Wrote });
             events.push(Event { at: at(18), attempt, what: What::Releases });
             events.push(Event { at: at(20), attempt, what: What::Released });
         }
@@ -59,15 +64,16 @@ fn a_million_grants_are_judged_within_a_second() {
         let mut history = History::new();
         events.into_iter().for_each(|event| history.push(event));
         let summary = history.check().expect("no violation");
-        assert_eq!(summary.grants as u64, grants);
+        assert_eq!((summary.grants as u64, summary.accepted as u64), (grants, 2 * grants));
         worked() - started
     };
-    let quarter = (0..3).map(|_| judge(250_000)).min().expect("three runs");
-    let whole = (0..3).map(|_| judge(1_000_000)).min().expect("three runs");
-    println!("250,000 grants in {quarter:?}, 1,000,000 in {whole:?}");
-    // Without optimization it may take several times as long.
-    let limit = if cfg!(debug_assertions) { 10 } else { 1 };
-    assert!(whole < Duration::from_secs(limit), "{whole:?}");
+    // Without optimization it takes many times as long: that second is asked for with it, in a step
+    // of `cargo xtask test` of its own.
+    let most = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+    let quarter = (0..3).map(|_| judge(most / 4)).min().expect("three runs");
+    let whole = (0..3).map(|_| judge(most)).min().expect("three runs");
+    println!("{} grants in {quarter:?}, {most} in {whole:?}", most / 4);
+    assert!(whole < Duration::from_secs(1) || cfg!(debug_assertions), "{whole:?}");
     // Little more than four times: the larger one fits the caches less.
     assert!(whole < quarter * 10, "four times the input: {quarter:?}, then {whole:?}");
 }

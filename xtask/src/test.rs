@@ -18,9 +18,19 @@ pub(crate) fn run() -> Result<()> {
         examples(&mut steps, package);
     }
     steps.cargo("test --locked -p lockkit --no-default-features --tests");
+    steps.cargo(&optimized("longer a_million a_right_store"));
     steps.cargo("test --locked --workspace --all-features --doc");
     steps.step("every test program", suites::run);
     steps.finish()
+}
+
+/// The tests of the core that ask for speed, or look at more with it: these alone with the core
+/// optimized, on the same dependencies as all others.
+fn optimized(tests: &str) -> String {
+    let core = "profile.dev.package.lockkit-core";
+    let fast = format!("--config {core}.opt-level=2 --config {core}.debug-assertions=false");
+    let suites = "-p lockkit-core --features conformance --lib --test history";
+    format!("{fast} test --locked {suites} -- --include-ignored {tests}")
 }
 
 /// Each feature must build alone; `--lib` keeps the dev-dependencies' features out. What a package's

@@ -22,6 +22,12 @@ pub(crate) struct Habits {
     pub(crate) hears_resets: bool,
     /// Whether a lease is renewed again after a renewal that failed.
     pub(crate) renews_after_an_error: bool,
+    /// Whether a lease outlives the connection that it was granted over.
+    pub(crate) lease_outlives_connection: bool,
+    /// Whether a waiter that is cut off may go on.
+    pub(crate) waits_through_outages: bool,
+    /// Whether a withdrawal that finds nothing is done.
+    pub(crate) withdraws_nothing: bool,
     /// Whether a term counts from the answer.
     pub(crate) term_from_receipt: bool,
 }
@@ -38,6 +44,9 @@ impl Habits {
         asks_from_its_place: true,
         hears_resets: true,
         renews_after_an_error: true,
+        lease_outlives_connection: true,
+        waits_through_outages: true,
+        withdraws_nothing: true,
         term_from_receipt: false,
     };
 }

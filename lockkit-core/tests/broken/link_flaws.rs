@@ -37,7 +37,7 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
     Flaw::habit(
         "silence-is-success",
         "a release or a withdrawal that got no answer is called done",
-        &["C15-01", "C12-02"],
+        &["C15-01", "C15-02", "SF-02", "C12-02"],
         Habits { silence_is_success: true, ..CORRECT },
     ),
     Flaw::habit(
@@ -56,7 +56,7 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
     Flaw::habit(
         "reset-unheard",
         "a waiter listens on for a wake-up on a connection that is gone",
-        &["LV-15"],
+        &["LV-15", "AT-05-waiting"],
         Habits { hears_resets: false, ..CORRECT },
     ),
     Flaw::habit(
@@ -64,6 +64,24 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
         "after the first renewal that fails no other is sent",
         &["LV-05-link", "AT-05-renewal"],
         Habits { renews_after_an_error: false, ..CORRECT },
+    ),
+    Flaw::habit(
+        "lease-ends-with-connection",
+        "a lease is called lost once the connection is gone that it was granted over",
+        &["LV-04"],
+        Habits { lease_outlives_connection: false, ..CORRECT },
+    ),
+    Flaw::habit(
+        "wait-ends-with-connection",
+        "a waiter that is cut off is told to give up",
+        &["LV-09-link", "AT-05-waiting"],
+        Habits { waits_through_outages: false, ..CORRECT },
+    ),
+    Flaw::habit(
+        "withdrawal-not-repeatable",
+        "a withdrawal that was done, and whose answer was lost, is refused when it is repeated",
+        &["AT-05-withdrawal"],
+        Habits { withdraws_nothing: false, ..CORRECT },
     ),
     Flaw::habit(
         "terms-at-receipt",
@@ -74,13 +92,13 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "late-release-frees-next",
         "a release that comes late ends whatever grant there is",
-        &["SF-02", "SF-02-release"],
+        &["SF-02", "SF-02-release", "AT-05-release", "LV-03", "SB-05"],
         Rules { releases: |_, _, _| true, ..Rules::CORRECT },
     ),
     Flaw::rule(
         "late-renewal-extends-next",
         "a renewal that comes late extends whatever grant there is",
-        &["SF-02-release"],
+        &["SF-02", "SF-02-release"],
         Rules { renews: |_, _, _| true, ..Rules::CORRECT },
     ),
     Flaw::rule(

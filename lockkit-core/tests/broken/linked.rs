@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use lockkit_core::conformance::Way;
 use lockkit_core::{
-    Applied, Error, FencingToken, Grant, Guarantees, Inspection, Lease, LockName, LockProvider,
-    LossReason, Operator, Request, Result, StoreSays, Term, async_trait,
+    Applied, Error, FencingToken, Grant, Guarantees, Inspection, Instant, Lease, LockName,
+    LockProvider, LossReason, Operator, Request, Result, StoreSays, Term, async_trait,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -42,14 +42,15 @@ impl LinkedClient {
     }
 
     /// The connection that there is, or a new one.
-    fn connected(&self) -> Result<(usize, watch::Receiver<bool>)> {
+    fn connected(&self) -> Result<usize> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((number, over)) = connection.as_ref().filter(|(_, over)| !*over.borrow()) {
-            return Ok((*number, over.clone()));
+        if let Some((number, _)) = connection.as_ref().filter(|(_, over)| !*over.borrow()) {
+            return Ok(*number);
         }
         let refused = || Error::unavailable(Applied::No, "the connection was refused");
         let number = self.network.connect().ok_or_else(refused)?;
-        Ok(connection.insert((number, self.network.over(number))).clone())
+        *connection = Some((number, self.network.over(number)));
+        Ok(number)
     }
 
     /// Has the store do something, and brings its answer and the connection that it came over.
@@ -62,7 +63,7 @@ impl LinkedClient {
             true => Some(self.turn.lock().await),
             false => None,
         };
-        let (number, _) = self.connected()?;
+        let number = self.connected()?;
         let (answer, answered) = oneshot::channel();
         let (store, network) = (Arc::clone(&self.store), self.network.clone());
         self.network.send(number, Way::Requests, move || {
@@ -92,18 +93,19 @@ impl LinkedClient {
         Err(Error::unavailable(self.habits.unanswered_is, why))
     }
 
-    /// One attempt, and what it is told later: that it is worth asking again.
-    async fn ask(&self, request: &Request, ask: Ask) -> Result<Answer> {
+    /// One attempt, over which connection it went, and what it is told later: that it is worth
+    /// asking again.
+    async fn ask(&self, request: &Request, ask: Ask) -> Result<(Answer, usize)> {
         let asked = request.clone();
         let told = self.call(limit(request), move |store| store.ask(0, &asked, ask));
         let (answer, connection) = told.await?;
-        let Answer::Held(mut waiting) = answer else { return Ok(answer) };
+        let Answer::Held(mut waiting) = answer else { return Ok((answer, connection)) };
         if let Some(wake) = waiting.wake.take() {
             let (tell, told) = watch::channel(());
             waiting.wake = Some(told);
             tokio::spawn(self.clone().listens(connection, wake, tell));
         }
-        Ok(Answer::Held(waiting))
+        Ok((Answer::Held(waiting), connection))
     }
 
     /// Carries a wake-up over the connection that its waiter asked on, or its end.
@@ -128,12 +130,20 @@ impl LinkedClient {
         }
     }
 
-    fn grant(&self, request: &Request, term: Term, token: FencingToken) -> Grant {
-        let (client, request) = (self.clone(), request.clone());
-        Grant::new(token, term, LinkedLease { client, request, token, gave_up: false.into() })
+    fn grant(
+        &self,
+        request: &Request,
+        sent: Instant,
+        token: FencingToken,
+        connection: usize,
+    ) -> Grant {
+        let (client, request, term) = (self.clone(), request.clone(), self.term(request, sent));
+        let over = self.network.over(connection);
+        let gave_up = AtomicBool::new(false);
+        Grant::new(token, term, LinkedLease { client, request, token, over, gave_up })
     }
 
-    fn sent(&self, request: &Request, sent: lockkit_core::Instant) -> Term {
+    fn term(&self, request: &Request, sent: Instant) -> Term {
         let sent = if self.habits.term_from_receipt { request.clock().now() } else { sent };
         Term { sent, ttl: Some(request.ttl()) }
     }
@@ -155,7 +165,7 @@ impl LockProvider for LinkedClient {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let sent = request.clock().now();
-        let (answer, request) = match self.ask(request, Ask::Now).await {
+        let ((answer, connection), request) = match self.ask(request, Ask::Now).await {
             Err(Error::Unavailable { .. }) if self.habits.retries_under_a_new_id => {
                 let (name, clock) = (request.name().clone(), request.clock().clone());
                 let again = Request::new(name, request.ttl(), clock)?;
@@ -165,7 +175,7 @@ impl LockProvider for LinkedClient {
         };
         match answer {
             Answer::Granted(granted) => {
-                Ok(Some(self.grant(&request, self.sent(&request, sent), granted.token)))
+                Ok(Some(self.grant(&request, sent, granted.token, connection)))
             }
             Answer::Held(_) | Answer::Gone => Ok(None),
         }
@@ -175,16 +185,19 @@ impl LockProvider for LinkedClient {
         let mut ask = Ask::Queue;
         loop {
             let sent = request.clock().now();
-            let answer = match self.ask(request, ask).await {
+            let (answer, connection) = match self.ask(request, ask).await {
                 // An earlier place in the queue may be there still.
-                Err(Error::Unavailable { .. }) => {
+                Err(Error::Unavailable { .. }) if self.habits.waits_through_outages => {
                     return Err(Error::unavailable(Applied::Maybe, "the wait was cut off"));
+                }
+                Err(Error::Unavailable { .. }) => {
+                    return Err(Error::rejected("the wait was cut off", "wait once more"));
                 }
                 answer => answer?,
             };
             match answer {
                 Answer::Granted(granted) => {
-                    return Ok(self.grant(request, self.sent(request, sent), granted.token));
+                    return Ok(self.grant(request, sent, granted.token, connection));
                 }
                 Answer::Held(waiting) => {
                     request.report(StoreSays::Held(waiting.holder.clone()));
@@ -200,8 +213,17 @@ impl LockProvider for LinkedClient {
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
         let asked = request.clone();
-        let told = self.call(limit(request), move |store| store.withdraw(&asked)).await;
-        self.ended(told.map(drop))
+        let told = self.call(limit(request), move |store| {
+            let before = store.inspect(asked.name());
+            store.withdraw(&asked);
+            before != store.inspect(asked.name())
+        });
+        match told.await {
+            Ok((false, _)) if !self.habits.withdraws_nothing => {
+                Err(Error::rejected("a withdrawal of nothing", "withdraw only once"))
+            }
+            told => self.ended(told.map(drop)),
+        }
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
@@ -242,12 +264,17 @@ struct LinkedLease {
     client: LinkedClient,
     request: Request,
     token: FencingToken,
+    /// Tells when the connection is gone that it was granted over.
+    over: watch::Receiver<bool>,
     gave_up: AtomicBool,
 }
 
 #[async_trait]
 impl Lease for LinkedLease {
     async fn renew(&self) -> Result<Term> {
+        if *self.over.borrow() && !self.client.habits.lease_outlives_connection {
+            return Err(Error::lost(LossReason::SessionEnded));
+        }
         if self.gave_up.load(Ordering::SeqCst) {
             return Err(Error::unavailable(Applied::No, "an earlier renewal failed"));
         }
@@ -256,7 +283,7 @@ impl Lease for LinkedLease {
         let gives_up = told.is_err() && !self.client.habits.renews_after_an_error;
         self.gave_up.fetch_or(gives_up, Ordering::SeqCst);
         match told?.0 {
-            true => Ok(self.client.sent(&self.request, sent)),
+            true => Ok(self.client.term(&self.request, sent)),
             false => Err(Error::lost(LossReason::Removed)),
         }
     }

@@ -1,8 +1,7 @@
 //! What was read and written at one fenced resource.
 
-use std::collections::HashMap;
-
 use super::AttemptId;
+use super::numbers::ByNumber;
 use super::verdict::{Summary, Violation};
 use crate::{FencingToken, Instant, LockName};
 
@@ -81,19 +80,25 @@ struct Resource<'a> {
 
 type Checked<T = ()> = Result<T, Violation>;
 
+/// A version by its writer: 0 is what was there before all writes, others are the number of the
+/// access that wrote it, plus one.
+type Slot = usize;
+
+/// No version that anybody wrote, or no write.
+const NONE: usize = usize::MAX;
+
 impl Resource<'_> {
     fn check(&self) -> Checked {
-        let writers = self.writers()?;
-        let happened = self.happened(&writers)?;
-        let places = self.places(&happened)?;
+        let bases = self.bases()?;
+        let happened = self.happened(&bases)?;
+        let places = self.places(&bases, &happened)?;
         // The one order in which the accesses can have taken effect: along the chain of versions,
         // the reads of a version after its write, and reads of one version by their tokens.
         let mut order: Vec<((usize, bool, FencingToken), &Access)> = Vec::new();
-        for (access, happened) in self.accesses.iter().zip(&happened) {
-            let version = access.wrote().or(access.seen()).filter(|_| *happened);
-            if let Some(place) = version.and_then(|version| places.get(&version)) {
-                order.push(((*place, access.wrote().is_none(), access.token), access));
-            }
+        for (number, access) in self.accesses.iter().enumerate().filter(|(at, _)| happened[*at]) {
+            let reads = access.wrote().is_none();
+            let place = places[if reads { bases[number] } else { number + 1 }];
+            order.push(((place, reads, access.token), access));
         }
         order.sort_by_key(|(place, _)| *place);
         let order: Vec<&Access> = order.into_iter().map(|(_, access)| access).collect();
@@ -101,21 +106,24 @@ impl Resource<'_> {
         self.refusals(&order)
     }
 
-    /// Who writes each version.
-    fn writers(&self) -> Checked<HashMap<u64, usize>> {
-        let mut writers = HashMap::with_capacity(self.accesses.len());
+    /// The version that each access saw.
+    fn bases(&self) -> Checked<Vec<Slot>> {
+        let mut slots: ByNumber<Slot> = ByNumber::default();
+        slots.reserve(self.accesses.len() / 2 + 1);
+        slots.insert(0, 0);
         for (number, access) in self.accesses.iter().enumerate() {
             let Some(wrote) = access.wrote() else { continue };
-            if wrote == 0 || writers.insert(wrote, number).is_some() {
+            if slots.insert(wrote, number + 1).is_some() {
                 let (name, version) = (self.name.clone(), wrote);
                 return Err(Violation::VersionTwice { name, version });
             }
         }
-        Ok(writers)
+        let slot = |seen| slots.get(&seen).copied().unwrap_or(NONE);
+        Ok(self.accesses.iter().map(|access| access.seen().map_or(NONE, slot)).collect())
     }
 
     /// Which accesses certainly took effect: those acknowledged, and those whose version was seen.
-    fn happened(&self, writers: &HashMap<u64, usize>) -> Checked<Vec<bool>> {
+    fn happened(&self, bases: &[Slot]) -> Checked<Vec<bool>> {
         let mut happened = vec![false; self.accesses.len()];
         let mut open: Vec<usize> = Vec::new();
         for (number, access) in self.accesses.iter().enumerate() {
@@ -125,47 +133,53 @@ impl Resource<'_> {
             }
         }
         while let Some(number) = open.pop() {
-            let Some(version) = self.accesses[number].seen().filter(|version| *version != 0) else {
+            let base = bases[number];
+            if base == 0 {
                 continue;
-            };
-            let writer = writers.get(&version).filter(|writer| {
-                // A refused write that was seen has not been refused.
-                self.accesses[**writer].outcome != Outcome::Refused
-            });
-            let Some(&writer) = writer else {
-                let attempt = self.accesses[number].attempt;
-                let name = self.name.clone();
-                return Err(Violation::SeenFromNowhere { name, attempt, version });
-            };
-            if !std::mem::replace(&mut happened[writer], true) {
-                open.push(writer);
+            }
+            // A refused write that was seen has not been refused.
+            if base == NONE || self.accesses[base - 1].outcome == Outcome::Refused {
+                return Err(Violation::SeenFromNowhere {
+                    name: self.name.clone(),
+                    attempt: self.accesses[number].attempt,
+                    version: self.accesses[number].seen().unwrap_or_default(),
+                });
+            }
+            if !std::mem::replace(&mut happened[base - 1], true) {
+                open.push(base - 1);
             }
         }
         Ok(happened)
     }
 
-    /// Where each version stands in the one chain that they must form.
-    fn places(&self, happened: &[bool]) -> Checked<HashMap<u64, usize>> {
-        let mut next: HashMap<u64, (u64, &Access)> = HashMap::with_capacity(happened.len());
-        for (access, _) in self.accesses.iter().zip(happened).filter(|(_, happened)| **happened) {
-            let Effect::Write { seen, wrote } = access.effect else { continue };
-            if let Some((_, first)) = next.insert(seen, (wrote, access)) {
+    /// Where each version stands in the one chain that they must form, by its slot.
+    fn places(&self, bases: &[Slot], happened: &[bool]) -> Checked<Vec<usize>> {
+        let writes = || {
+            let all = self.accesses.iter().enumerate();
+            all.filter(|(number, access)| happened[*number] && access.wrote().is_some())
+        };
+        let mut next = vec![NONE; happened.len() + 1];
+        for (number, access) in writes() {
+            let first = std::mem::replace(&mut next[bases[number]], number);
+            if first != NONE {
+                let first = &self.accesses[first];
                 return Err(Violation::LostUpdate {
                     name: self.name.clone(),
-                    version: seen,
+                    version: access.seen().unwrap_or_default(),
                     first: (first.attempt, first.token),
                     second: (access.attempt, access.token),
                 });
             }
         }
-        let mut places = HashMap::with_capacity(next.len() + 1);
-        let mut version = 0;
-        places.insert(version, 0);
-        while let Some((wrote, _)) = next.get(&version) {
-            version = *wrote;
-            places.insert(version, places.len());
+        let mut places = vec![NONE; happened.len() + 1];
+        let (mut slot, mut place) = (0, 0);
+        places[slot] = place;
+        while next[slot] != NONE {
+            slot = next[slot] + 1;
+            place += 1;
+            places[slot] = place;
         }
-        match next.values().find(|(wrote, _)| !places.contains_key(wrote)) {
+        match writes().find(|(number, _)| places[number + 1] == NONE) {
             // Each version is based on one that was written: a ring.
             Some((_, access)) => Err(self.against_time(access)),
             None => Ok(places),

@@ -47,6 +47,7 @@ mod belief;
 mod event;
 mod fence;
 mod lines;
+mod numbers;
 mod verdict;
 
 use std::collections::HashMap;
@@ -55,6 +56,7 @@ use attempt::Attempt;
 pub use event::{AttemptId, Event, What};
 use fence::Access;
 pub use lines::{Recorder, read};
+use numbers::ByNumber;
 pub use verdict::{Summary, Violation, Violations};
 
 use crate::LockName;
@@ -66,7 +68,7 @@ pub struct History {
     numbers: HashMap<LockName, usize>,
     attempts: Vec<Attempt>,
     /// The attempts of each process, by their number.
-    processes: HashMap<u64, Vec<usize>>,
+    processes: ByNumber<Vec<usize>>,
     /// The accesses to each name's resource.
     accesses: Vec<Vec<Access>>,
     summary: Summary,
