@@ -27,7 +27,7 @@ pub(crate) struct LinkedClient {
     store: Arc<Store>,
     network: Network,
     habits: Habits,
-    connection: Arc<Mutex<Option<(usize, watch::Receiver<bool>)>>>,
+    connection: Arc<Mutex<Option<usize>>>,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -44,12 +44,12 @@ impl LinkedClient {
     /// The connection that there is, or a new one.
     fn connected(&self) -> Result<usize> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((number, _)) = connection.as_ref().filter(|(_, over)| !*over.borrow()) {
-            return Ok(*number);
+        if let Some(number) = connection.filter(|number| !*self.network.over(*number).borrow()) {
+            return Ok(number);
         }
         let refused = || Error::unavailable(Applied::No, "the connection was refused");
         let number = self.network.connect().ok_or_else(refused)?;
-        *connection = Some((number, self.network.over(number)));
+        *connection = Some(number);
         Ok(number)
     }
 
