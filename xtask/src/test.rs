@@ -24,13 +24,19 @@ pub(crate) fn run() -> Result<()> {
     steps.finish()
 }
 
-/// The tests of the core that ask for speed, or look at more with it: these alone with the core
-/// optimized, on the same dependencies as all others.
+/// What is optimized for the tests that ask for speed: the core, and where random histories come from.
+const FAST: &[&str] =
+    &["lockkit-core", "proptest", "rand", "rand_core", "rand_chacha", "ppv-lite86"];
+
+/// The tests of the core that ask for speed, or look at more with it: these alone with optimization,
+/// and most of their dependencies are built already.
 fn optimized(tests: &str) -> String {
-    let core = "profile.dev.package.lockkit-core";
-    let fast = format!("--config {core}.opt-level=2 --config {core}.debug-assertions=false");
+    let fast = FAST.iter().map(|package| format!("--config profile.dev.package.{package}"));
+    let fast: Vec<String> = fast.map(|package| format!("{package}.opt-level=2")).collect();
+    let unchecked = "--config profile.dev.package.lockkit-core.debug-assertions=false";
     let suites = "-p lockkit-core --features conformance --lib --test history";
-    format!("{fast} test --locked {suites} -- --include-ignored {tests}")
+    let run = format!("test --locked {suites} -- --include-ignored {tests}");
+    format!("{} {unchecked} {run}", fast.join(" "))
 }
 
 /// Each feature must build alone; `--lib` keeps the dev-dependencies' features out. What a package's
