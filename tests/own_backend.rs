@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lockkit_core::conformance::simulation::Simulation;
 use lockkit_core::conformance::{Fixture, Outcome, Report, Time, run};
 use lockkit_core::{LockProvider, Result, async_trait};
 
@@ -61,22 +60,4 @@ fn a_release_without_a_look_at_the_id_fails_exactly_the_expected_cases() {
         let failed: BTreeSet<_> = report.failed().map(|run| run.case.id).collect();
         assert_eq!(failed, BTreeSet::from(EXPECTED), "in run {run}\n{report}");
     }
-}
-
-fn simulated(is_broken: bool) -> Simulation {
-    Simulation::of(move || {
-        let mut store = OwnBackend::default();
-        store.0 = is_broken;
-        Arc::new(store)
-    })
-}
-
-#[test]
-fn the_example_goes_through_the_simulation_and_broken_it_does_not() {
-    for seed in 1..=5 {
-        let tally = simulated(false).run(seed).unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(tally.operations.values().sum::<u64>() > 100, "{tally}");
-    }
-    let failure = (1..=20).find_map(|seed| simulated(true).run(seed).err());
-    assert!(failure.is_some(), "twenty seeds, and nobody noticed a release of another's grant");
 }
