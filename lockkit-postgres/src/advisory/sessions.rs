@@ -13,8 +13,9 @@ use super::session::{LockSession, UNUSED, Use, of_key};
 use crate::connection::{Columns, LIMIT, PATIENCE, What};
 use crate::protocol::column;
 
-/// How many statements wait for a session before another one is opened.
-const CROWD: usize = 8;
+/// How many statements wait for a session before another one is used or opened. They are answered
+/// one by one: on a link of 100 ms each way so many take almost a second.
+const CROWD: usize = 4;
 /// How soon what the server did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -275,15 +276,17 @@ impl Sessions {
         let open = || all.iter().filter(|session| session.is_open_to_others());
         let busy = |session: &&Arc<LockSession>| session.pending();
         let same = open().filter(|session| session.users() > 0 && session.ttl() == ttl);
-        if let Some(session) = same.min_by_key(busy)
-            && (busy(&session) < CROWD || !room)
-        {
+        let least = same.min_by_key(busy);
+        if let Some(session) = least.filter(|session| busy(session) < CROWD) {
             return Some(Use::of(session));
         }
         if let Some(session) = open().find(|session| session.users() == 0) {
             let used = Use::of(session);
             session.aim(ttl);
             return Some(used);
+        }
+        if let Some(session) = least.filter(|_| !room) {
+            return Some(Use::of(session));
         }
         if fits {
             return None;
