@@ -80,11 +80,10 @@ impl Attempt {
                 // A refusal may come once the request waits, or holds: it leaves what it has there.
                 let refused = matches!(error, Error::Rejected { .. } | Error::Invalid { .. });
                 self.uncertain |= refused || error.is_ambiguous();
-                match error {
-                    Error::Closed => self.end(Answer::Failed(error), false),
-                    _ if refused => self.end(Answer::Failed(error), false),
-                    _ if self.waits => Step::Pause(self.pause()),
-                    _ => self.end(Answer::Failed(error), false),
+                if self.waits && !refused && !matches!(error, Error::Closed) {
+                    Step::Pause(self.pause())
+                } else {
+                    self.end(Answer::Failed(error), false)
                 }
             }
             // A call that is under way is never dropped before its withdrawal.

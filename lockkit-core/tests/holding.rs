@@ -141,6 +141,9 @@ async fn ensure_says_so_when_no_renewal_can_bring_enough() {
     let guard = acquire(&Remote::new()).await;
     // The margin is never left.
     assert!(matches!(guard.ensure(TTL - SECOND), Err(Error::Invalid { .. })));
+    let most = guard.remaining().unwrap();
+    pass(SECOND).await;
+    assert!(matches!(guard.ensure(most), Err(Error::Unavailable { .. })));
     let locks = Remote::new().locks();
     let capped = locks.lock("a").ttl(TTL).max_hold(2 * TTL).acquire().await.unwrap();
     assert!(capped.ensure(TTL / 2).is_ok());
