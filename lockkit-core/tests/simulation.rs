@@ -95,9 +95,9 @@ fn a_seed_always_runs_the_same_way() {
 fn runs_that_did_too_little_are_no_proof() {
     let little = Tally::default().enough().expect_err("nothing was done");
     assert!(little.contains("only 0"), "{little}");
-    // One seed does not meet every fault.
-    let one = Simulation::of_memory().run(1).expect("no fault");
-    assert!(one.enough().is_err());
+    // A seed alone may meet every fault once; not each of them does.
+    let mut alone = (1..=20).map(|seed| Simulation::of_memory().run(seed).expect("no fault"));
+    assert!(alone.any(|run| run.enough().is_err()), "twenty seeds each met everything");
 }
 
 /// The small store, with the flaw of this name.
