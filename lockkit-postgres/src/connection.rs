@@ -34,6 +34,7 @@ const GIVEN_UP: u8 = 2;
 pub(crate) struct Session {
     orders: mpsc::UnboundedSender<Order>,
     pending: Arc<AtomicUsize>,
+    answers: Arc<AtomicUsize>,
     ended: watch::Receiver<bool>,
     cut: Arc<Notify>,
 }
@@ -74,11 +75,13 @@ impl Session {
         let (ending, ended) = watch::channel(false);
         let (pending, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let (count, until) = (Arc::clone(&pending), Arc::clone(&cut));
+        let answers = Arc::new(AtomicUsize::new(0));
+        let answered = Arc::clone(&answers);
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let ending = ending;
             // The orders that are left are dropped after that: who gave them finds it ended.
-            let mut serving = pin!(serve(connection, &mut ordered, &count, give_up));
+            let mut serving = pin!(serve(connection, &mut ordered, &count, &answered, give_up));
             let last = tokio::select! {
                 last = &mut serving => last,
                 () = until.notified() => None,
@@ -89,7 +92,7 @@ impl Session {
                 reply(replies, &answer);
             }
         });
-        Ok(Self { orders, pending, ended, cut })
+        Ok(Self { orders, pending, answers, ended, cut })
     }
 
     /// Sends it after what was sent before, and waits for the answer within `limit`.
@@ -131,6 +134,11 @@ impl Session {
     /// How many statements are under way or wait for their turn.
     pub(crate) fn pending(&self) -> usize {
         self.pending.load(Ordering::SeqCst)
+    }
+
+    /// How many times the server has answered so far.
+    pub(crate) fn answers(&self) -> usize {
+        self.answers.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -223,6 +231,7 @@ async fn serve(
     mut connection: PgConnection,
     orders: &mut mpsc::UnboundedReceiver<Order>,
     pending: &AtomicUsize,
+    answers: &AtomicUsize,
     give_up: Duration,
 ) -> Option<(Replies, Result<Vec<Columns>>)> {
     let mut next = None;
@@ -273,6 +282,7 @@ async fn serve(
         if is_over {
             return Some((together, answer));
         }
+        answers.fetch_add(1, Ordering::SeqCst);
         reply(together, &answer);
     }
 }

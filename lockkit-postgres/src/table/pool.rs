@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, Result};
+use lockkit_core::{Applied, Clock, Error, Instant, Result};
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::connection::{Columns, LIMIT, Leaving, PATIENCE, Session, What};
 
@@ -14,9 +16,26 @@ pub(crate) struct Pool {
     options: PgConnectOptions,
     /// What each statement begins with, where a connection cannot be told at its start.
     preamble: &'static str,
-    sessions: Mutex<Sessions>,
+    sessions: Arc<Mutex<Sessions>>,
     most: usize,
-    connecting: tokio::sync::Mutex<()>,
+    connecting: tokio::sync::Mutex<Option<Opening>>,
+    /// Told once for each statement that is waited for no more.
+    freed: Notify,
+}
+
+/// A connection that is being made, in a task of its own: on a slow link that takes longer than a
+/// caller has, and whoever comes next goes on with it.
+struct Opening {
+    begun: Instant,
+    task: JoinHandle<Result<Arc<Session>>>,
+}
+
+impl Opening {
+    /// Whether nobody need wait for it any more: it has ended, or its runtime stands still.
+    fn is_over(&self) -> bool {
+        let age = Clock::system().now().saturating_since(self.begun);
+        self.task.is_finished() || age > 2 * LIMIT
+    }
 }
 
 /// Those that take statements, and those that were given up and have not ended: all are counted.
@@ -41,6 +60,16 @@ impl Sessions {
     }
 }
 
+/// A statement under way: whoever waits for a connection looks again when its caller has an answer,
+/// or has left.
+struct Freed<'a>(&'a Notify);
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
 /// A statement's answer.
 #[derive(Debug)]
 pub(crate) struct Answered {
@@ -60,9 +89,13 @@ impl Pool {
         Self {
             options,
             preamble,
-            sessions: Mutex::new(Sessions { open: vec![Arc::new(first)], ..Sessions::default() }),
+            sessions: Arc::new(Mutex::new(Sessions {
+                open: vec![Arc::new(first)],
+                ..Sessions::default()
+            })),
             most,
-            connecting: tokio::sync::Mutex::new(()),
+            connecting: tokio::sync::Mutex::new(None),
+            freed: Notify::new(),
         }
     }
 
@@ -82,7 +115,10 @@ impl Pool {
                 }
             };
             let left = end.saturating_since(clock.now());
+            let answers = session.answers();
+            let freed = Freed(&self.freed);
             let answer = session.ask(clock, left, What::Sql(sql.clone())).await;
+            drop(freed);
             match answer {
                 Ok(rows) => return Ok(Answered { rows, replayed }),
                 Err(Error::Unavailable { .. }) if session.is_ended() && !replayed => {
@@ -91,8 +127,10 @@ impl Pool {
                     replayed = true;
                 }
                 Err(error) => {
-                    if matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }) {
-                        // Stuck or slow: the next statement gets a connection of its own.
+                    let is_unclear =
+                        matches!(error, Error::Unavailable { applied: Applied::Maybe, .. });
+                    if is_unclear && session.answers() == answers {
+                        // Stuck, and not just busy with others': the next statement gets a connection of its own.
                         self.sessions().keep(|other| !Arc::ptr_eq(other, &session));
                     }
                     return Err(after(replayed, error));
@@ -106,22 +144,53 @@ impl Pool {
         self.sessions().keep(|_| false);
     }
 
-    /// The connection with the least to do, or a new one if all have something to do.
+    /// The connection with the least to do; if all have something to do, the first of them that is
+    /// free, or a new one.
     async fn session(&self) -> Result<Arc<Session>> {
+        loop {
+            if let Some(session) = self.least_busy() {
+                return Ok(session);
+            }
+            tokio::select! {
+                biased;
+                // Looked at again: between the two another caller may have been faster.
+                () = self.freed.notified() => {}
+                opened = self.opened() => return opened,
+            }
+        }
+    }
+
+    /// A new connection, one at a time.
+    async fn opened(&self) -> Result<Arc<Session>> {
+        let mut connecting = self.connecting.lock().await;
+        if let Some(over) = connecting.take_if(|opening| opening.is_over()) {
+            over.task.abort();
+        }
         if let Some(session) = self.least_busy() {
             return Ok(session);
         }
-        let _one_at_a_time = self.connecting.lock().await;
-        if let Some(session) = self.least_busy() {
-            return Ok(session);
+        if connecting.is_none() {
+            // Those that were given up make room, the oldest first.
+            while let Some(oldest) = self.too_many() {
+                oldest.end().await;
+            }
         }
-        // Those that were given up make room, the oldest first.
-        while let Some(oldest) = self.too_many() {
-            oldest.end().await;
-        }
-        let session = Arc::new(Session::open(&self.options, LIMIT, PATIENCE).await?);
-        self.sessions().open.push(Arc::clone(&session));
-        Ok(session)
+        let opened = (&mut connecting.get_or_insert_with(|| self.open()).task).await;
+        *connecting = None;
+        let ended = |_| Error::unavailable(Applied::No, "the runtime that connected has ended");
+        opened.map_err(ended)?
+    }
+
+    fn open(&self) -> Opening {
+        let (options, sessions) = (self.options.clone(), Arc::clone(&self.sessions));
+        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
+        let task = tokio::spawn(async move {
+            let session = Arc::new(Session::open(&options, LIMIT, PATIENCE).await?);
+            let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.open.push(Arc::clone(&session));
+            Ok(session)
+        });
+        Opening { begun: Clock::system().now(), task }
     }
 
     fn too_many(&self) -> Option<Leaving> {
