@@ -293,6 +293,16 @@ impl Lease for LinkedLease {
         pending().await
     }
 
+    async fn out_of_reach(&self) {
+        let connection = *self.client.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        match connection {
+            Some(number) => {
+                drop(self.client.network.over(number).wait_for(|over| *over).await);
+            }
+            None => pending().await,
+        }
+    }
+
     async fn release(&self) -> Result<()> {
         let (asked, token) = (self.request.clone(), self.token);
         let told = self.client.call(limit(&asked), move |store| {
