@@ -191,8 +191,9 @@ impl Cut {
             Ok(Some(grant)) => {
                 let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
                 if let Some(other) = other {
-                    // Cut after its last byte, a lease that lived on the connection is over.
-                    let told = tokio::time::timeout(cx.slack(), grant.lease.lost()).await;
+                    // Cut after its last byte, a lease that lived on the connection is over; a
+                    // store may look twice a second.
+                    let told = tokio::time::timeout(2 * cx.slack(), grant.lease.lost()).await;
                     let over = self.may_end() && told == Ok(LossReason::SessionEnded);
                     require!(over, "granted to another beside {grant:?}, which was told {told:?}");
                     other.lease.release().await?;
