@@ -43,6 +43,7 @@ impl Opening {
 struct Sessions {
     open: Vec<Arc<Session>>,
     leaving: VecDeque<Leaving>,
+    closed: bool,
 }
 
 impl Sessions {
@@ -141,7 +142,9 @@ impl Pool {
 
     /// Lets the connections go; statements under way still get their answers.
     pub(crate) fn close(&self) {
-        self.sessions().keep(|_| false);
+        let mut sessions = self.sessions();
+        sessions.closed = true;
+        sessions.keep(|_| false);
     }
 
     /// The connection with the least to do; if all have something to do, the first of them that is
@@ -187,7 +190,9 @@ impl Pool {
         let task = tokio::spawn(async move {
             let session = Arc::new(Session::open(&options, LIMIT, PATIENCE).await?);
             let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.open.push(Arc::clone(&session));
+            if !sessions.closed {
+                sessions.open.push(Arc::clone(&session));
+            }
             Ok(session)
         });
         Opening { begun: Clock::system().now(), task }
