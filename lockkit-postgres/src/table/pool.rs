@@ -27,7 +27,7 @@ pub(crate) struct Pool {
 /// caller has, and whoever comes next goes on with it.
 struct Opening {
     begun: Instant,
-    task: JoinHandle<Result<Arc<Session>>>,
+    task: JoinHandle<Result<()>>,
 }
 
 impl Opening {
@@ -131,7 +131,8 @@ impl Pool {
                     let is_unclear =
                         matches!(error, Error::Unavailable { applied: Applied::Maybe, .. });
                     if is_unclear && session.answers() == answers {
-                        // Stuck, and not just busy with others': the next statement gets a connection of its own.
+                        // Stuck, and not just busy with others': the next statement gets a
+                        // connection of its own.
                         self.sessions().keep(|other| !Arc::ptr_eq(other, &session));
                     }
                     return Err(after(replayed, error));
@@ -154,23 +155,26 @@ impl Pool {
             if let Some(session) = self.least_busy() {
                 return Ok(session);
             }
+            if self.sessions().closed {
+                return Err(Error::Closed);
+            }
             tokio::select! {
                 biased;
                 // Looked at again: between the two another caller may have been faster.
                 () = self.freed.notified() => {}
-                opened = self.opened() => return opened,
+                opened = self.opened() => opened?,
             }
         }
     }
 
-    /// A new connection, one at a time.
-    async fn opened(&self) -> Result<Arc<Session>> {
+    /// Completes with a new connection among the others, one at a time.
+    async fn opened(&self) -> Result<()> {
         let mut connecting = self.connecting.lock().await;
         if let Some(over) = connecting.take_if(|opening| opening.is_over()) {
             over.task.abort();
         }
-        if let Some(session) = self.least_busy() {
-            return Ok(session);
+        if self.least_busy().is_some() {
+            return Ok(());
         }
         if connecting.is_none() {
             // Those that were given up make room, the oldest first.
@@ -190,10 +194,11 @@ impl Pool {
         let task = tokio::spawn(async move {
             let session = Arc::new(Session::open(&options, LIMIT, PATIENCE).await?);
             let mut sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            // One that comes after all were closed is dropped.
             if !sessions.closed {
-                sessions.open.push(Arc::clone(&session));
+                sessions.open.push(session);
             }
-            Ok(session)
+            Ok(())
         });
         Opening { begun: Clock::system().now(), task }
     }
