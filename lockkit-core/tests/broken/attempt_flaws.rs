@@ -1,10 +1,13 @@
 //! Mistakes of a client in how it asks for a name.
 
+use std::collections::HashMap;
 use std::future::pending;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use lockkit_core::{
-    Applied, Error, Grant, LockProvider, Operator, Request, Result, StoreSays, async_trait,
+    Applied, Error, Grant, Instant, LockName, LockProvider, Operator, Request, Result, StoreSays,
+    async_trait,
 };
 
 use super::client::Client;
@@ -58,6 +61,12 @@ pub(crate) fn attempt_flaws() -> Vec<Flaw> {
             "a name that is held is reported as an error",
             &["C9-03"],
             HeldIsAnError,
+        ),
+        Flaw::twist(
+            "refusal-remembered",
+            "for some milliseconds after a refusal the client does not ask the store again",
+            &["C1-02"],
+            RefusalRemembered::default(),
         ),
         Flaw::twist(
             "attempt-waits",
@@ -198,6 +207,25 @@ impl Twist for HeldIsAnError {
     async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
         let grant = client.try_acquire(request).await?;
         grant.map(Some).ok_or_else(|| Error::unavailable(Applied::No, "the name is locked"))
+    }
+}
+
+#[derive(Debug, Default)]
+struct RefusalRemembered(Mutex<HashMap<LockName, Instant>>);
+
+#[async_trait]
+impl Twist for RefusalRemembered {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        let refused = self.0.lock().expect("not poisoned").get(request.name()).copied();
+        let now = request.clock().now();
+        if refused.is_some_and(|at| now.saturating_since(at) < Duration::from_millis(5)) {
+            return Ok(None);
+        }
+        let grant = client.try_acquire(request).await?;
+        if grant.is_none() {
+            self.0.lock().expect("not poisoned").insert(request.name().clone(), now);
+        }
+        Ok(grant)
     }
 }
 

@@ -114,11 +114,8 @@ impl Seeking {
     /// Asks once, and waits where another session holds the lock.
     async fn round(&mut self, head: &Request) -> Result<()> {
         let mut asked = self.try_for(head).await?;
-        if matches!(asked, Asked::HeldElsewhere) {
-            self.inner.slots.held_elsewhere(self.key);
-            if self.inner.slots.is_wanted(self.key) {
-                asked = self.wait_for(head).await?;
-            }
+        if matches!(asked, Asked::HeldElsewhere) && self.inner.slots.held_elsewhere(self.key) {
+            asked = self.wait_for(head).await?;
         }
         if let Asked::Granted { life, token } = asked
             && let Err(life) = self.inner.give(life, token)

@@ -127,19 +127,17 @@ impl Slots {
         }
     }
 
-    /// Another session holds it: those that only try go, the others wait.
-    pub(super) fn held_elsewhere(&self, key: i64) {
+    /// Another session holds it: those that only try go, the others wait; whether there are any.
+    ///
+    /// Whoever comes once nobody waits asks anew: the word is of the past by then.
+    pub(super) fn held_elsewhere(&self, key: i64) -> bool {
         let mut slots = self.lock();
-        let Some(slot) = slots.get_mut(&key) else { return };
+        let Some(slot) = slots.get_mut(&key) else { return false };
         slot.known = Known::HeldElsewhere;
-        for waiter in std::mem::take(&mut slot.queue) {
-            if waiter.waits {
-                slot.queue.push_back(waiter);
-            } else {
-                waiter.answer(|| Ok(None));
-            }
-        }
+        slot.prune();
+        slot.turn_away();
         slot.report(&StoreSays::Held(None));
+        !slot.queue.is_empty()
     }
 
     /// The server does not answer: who holds it is not known any more.
@@ -163,10 +161,9 @@ impl Slot {
 
     /// Whether one who only tries is to be told no: another holds it, or stands before.
     pub(super) fn is_taken(&self) -> bool {
-        let elsewhere = self.seeker.is_some() && self.known == Known::HeldElsewhere;
         // One that is lost is still in the way, but not for long.
         let held = self.held.as_ref().is_some_and(|held| !held.is_lost() && !held.is_cut_off());
-        held || elsewhere || !self.queue.is_empty() && self.known != Known::Unreachable
+        held || !self.queue.is_empty() && self.known != Known::Unreachable
     }
 
     /// Whether this is the one that asks the server.
@@ -230,13 +227,7 @@ impl Slot {
         self.held = Some(Arc::clone(held));
         self.known = Known::Nothing;
         self.hand_offs += 1;
-        for waiter in std::mem::take(&mut self.queue) {
-            if waiter.waits {
-                self.queue.push_back(waiter);
-            } else {
-                waiter.answer(|| Ok(None));
-            }
-        }
+        self.turn_away();
         self.report(&StoreSays::Held(Some(told(held))));
     }
 
@@ -250,6 +241,17 @@ impl Slot {
         self.hand_offs = 0;
     }
 
+    /// Those that only try are told that it is another's.
+    fn turn_away(&mut self) {
+        for waiter in std::mem::take(&mut self.queue) {
+            if waiter.waits {
+                self.queue.push_back(waiter);
+            } else {
+                waiter.answer(|| Ok(None));
+            }
+        }
+    }
+
     fn report(&self, word: &StoreSays) {
         for waiter in &self.queue {
             waiter.request.report(word.clone());
@@ -259,4 +261,40 @@ impl Slot {
 
 fn told(held: &Held) -> Holder {
     Holder::new(held.request.label().as_ref()).with_token(held.token)
+}
+
+#[cfg(test)]
+mod tests {
+    use lockkit_core::{Clock, LockName};
+
+    use super::*;
+
+    fn asks(slots: &Slots, waits: bool) -> oneshot::Receiver<Result<Option<Grant>>> {
+        let name = LockName::new("a").expect("a name");
+        let request = Request::new(name, Duration::from_secs(10), Clock::system()).expect("valid");
+        let (reply, answer) = oneshot::channel();
+        let asked = request.clock().now();
+        let mut slots = slots.lock();
+        let slot = slots.entry(1).or_default();
+        slot.seeker.get_or_insert_default();
+        slot.enqueue(Waiter { request, waits, asked, replies: vec![reply] });
+        answer
+    }
+
+    #[test]
+    fn a_refusal_is_for_those_who_have_asked_before_it() {
+        let slots = Slots::default();
+        let mut tries = asks(&slots, false);
+        assert!(slots.lock()[&1].is_taken(), "one asks before");
+        assert!(!slots.held_elsewhere(1), "nobody waits");
+        assert!(matches!(tries.try_recv(), Ok(Ok(None))));
+        // The task that asked the server has not ended yet; the holder may have.
+        assert!(!slots.lock()[&1].is_taken(), "the next one asks the server");
+
+        let waits = asks(&slots, true);
+        assert!(slots.held_elsewhere(1) && slots.lock()[&1].is_taken(), "one waits before");
+        drop(waits);
+        assert!(!slots.held_elsewhere(1), "it has left");
+        assert!(!slots.lock()[&1].is_taken());
+    }
 }

@@ -36,6 +36,13 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(release_races_acquisition(cx)),
     ),
     Case::new(
+        "C1-02",
+        Atomicity,
+        "C1",
+        "an attempt on a name that has just been freed is granted, whatever one before it was told",
+        |cx| Box::pin(refused_and_granted(cx)),
+    ),
+    Case::new(
         "AT-08",
         Atomicity,
         "C2",
@@ -136,6 +143,23 @@ async fn release_races_acquisition(cx: Context) -> Verdict {
         guard.release().await?;
     }
     Ok(())
+}
+
+async fn refused_and_granted(cx: Context) -> Verdict {
+    const ROUNDS: u32 = 200;
+    let client = cx.connect().await?;
+    for round in 0..ROUNDS {
+        let holder = cx.granted(&*cx.provider, &cx.request("passed")?).await?;
+        for attempt in 0..2 {
+            let refused = client.try_acquire(&cx.request("passed")?).await?;
+            require!(refused.is_none(), "attempt {attempt} of round {round} got {refused:?}");
+        }
+        holder.lease.release().await?;
+        let next = cx.granted(&*client, &cx.request("passed")?).await?;
+        require!(next.token > holder.token, "token {} came after {}", next.token, holder.token);
+        next.lease.release().await?;
+    }
+    cx.no_residue("passed").await
 }
 
 async fn replay_of_a_grant(cx: Context) -> Verdict {
