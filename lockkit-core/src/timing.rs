@@ -320,5 +320,12 @@ mod tests {
         assert_eq!(after(5 * SECOND), Some(Duration::from_millis(4500)));
         assert_eq!(after(SECOND), Some(Duration::from_millis(900)));
         assert_eq!(timing.deadline(Term { sent, ttl: None }), None);
+        // Who renews by hand has room for any margin below the ttl, and for none that is all of it.
+        let manual = Timing { renewal: Renewal::Manual, ..timing };
+        for (granted, left) in [(5001, 1), (5000, 4500)] {
+            let term = Term { sent, ttl: Some(Duration::from_millis(granted)) };
+            let after = manual.deadline(term).map(|at| at.saturating_since(sent));
+            assert_eq!(after, Some(Duration::from_millis(left)));
+        }
     }
 }

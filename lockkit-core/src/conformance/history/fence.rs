@@ -109,7 +109,7 @@ impl Resource<'_> {
     /// The version that each access saw.
     fn bases(&self) -> Checked<Vec<Slot>> {
         let mut slots: ByNumber<Slot> = ByNumber::default();
-        slots.reserve(self.accesses.len() / 2 + 1);
+        slots.reserve(self.accesses.len());
         slots.insert(0, 0);
         for (number, access) in self.accesses.iter().enumerate() {
             let Some(wrote) = access.wrote() else { continue };
