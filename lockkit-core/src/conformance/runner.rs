@@ -16,6 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::context::Context;
 use super::notes::Notes;
+use super::stall::fair_run;
 use super::{Case, CaseRun, Fixture, Report, Time, cases, child};
 use crate::{Applied, Error, Guarantees, Result};
 
@@ -247,6 +248,10 @@ fn trial(
 }
 
 fn run_case(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
+    fair_run(move || run_once(case, Arc::clone(&fixture)))
+}
+
+fn run_once(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
     let (notes, started) = (Notes::default(), Instant::now());
     let outcome = match ended(case, fixture, &notes) {
         Outcome::Passed => did_enough(case, notes.operations(), notes.faults()),

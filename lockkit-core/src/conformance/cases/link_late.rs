@@ -306,7 +306,7 @@ async fn late_replies(cx: Context) -> Verdict {
     let locks = cx.locks_of(client);
     let guard = locks.lock(cx.name("held")).acquire().await?;
     cx.sleep(cx.ttl() / 2).await;
-    require!(guard.is_held(), "lost although it was renewed");
+    require!(guard.is_held(), "lost although it was renewed: {}", guard.lost().await);
     link.hold(Way::Replies).await?;
     let bound = cx.ttl() + cx.slack();
     let reason = cx.by(bound, "a holder without replies is lost", guard.lost()).await?;

@@ -200,10 +200,10 @@ async fn bad_renewals(cx: Context) -> Verdict {
             _ => link.cut(Way::Requests, 1).await?,
         }
         cx.sleep(ttl / 4).await;
-        require!(guard.is_held(), "lost while renewals were {fault}");
+        require!(guard.is_held(), "lost while renewals were {fault}: {}", guard.lost().await);
         link.pass().await?;
         cx.sleep(ttl / 2).await;
-        require!(guard.is_held(), "lost after renewals had been {fault}");
+        require!(guard.is_held(), "lost after they had been {fault}: {}", guard.lost().await);
         let left = guard.remaining().unwrap_or_default();
         least = least.min(left);
         require!(left > ttl / 4, "only {left:?} are left after renewals had been {fault}");

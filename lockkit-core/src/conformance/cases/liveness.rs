@@ -105,7 +105,11 @@ async fn failed_renewals(cx: Context) -> Verdict {
         cx.sleep(ttl / 4).await;
         tap.mend();
         cx.sleep(ttl).await;
-        require!(guard.is_held(), "lost after renewals had failed for a quarter of the ttl");
+        require!(
+            guard.is_held(),
+            "lost after renewals had failed for a quarter of the ttl: {}",
+            guard.lost().await
+        );
     }
     Ok(guard.release().await?)
 }
@@ -119,7 +123,7 @@ async fn held_for_long(cx: Context) -> Verdict {
     let busy = cx.lock("busy").await?;
     let end = cx.clock.now().saturating_add(10 * ttl);
     while cx.clock.now() < end {
-        require!(guard.is_held(), "lost although it was renewed");
+        require!(guard.is_held(), "lost although it was renewed: {}", guard.lost().await);
         require!(!waiter.is_finished(), "granted beside a holder that is renewed");
         require!(guard.remaining() < Some(ttl), "more left than the ttl: {:?}", guard.remaining());
         busy.acquire().await?.release().await?;

@@ -109,7 +109,7 @@ async fn at_risk(cx: Context) -> Verdict {
     require!(guard.is_held(), "at risk only once it was lost");
     tap.mend();
     cx.sleep(ttl).await;
-    require!(guard.is_held(), "lost although renewals got through again");
+    require!(guard.is_held(), "lost although renewals got through: {}", guard.lost().await);
     require!(guard.at_risk().now_or_never().is_none(), "at risk although it was renewed");
     Ok(guard.release().await?)
 }

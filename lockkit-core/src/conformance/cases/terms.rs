@@ -115,7 +115,7 @@ async fn overtaken_renewal(cx: Context) -> Verdict {
     let later = later?;
     // Here the reply to the first one comes.
     cx.sleep(ttl / 2).await;
-    require!(guard.is_held(), "lost, although it was renewed");
+    require!(guard.is_held(), "lost, although it was renewed: {}", guard.lost().await);
     let lowered = later.saturating_since(end_of(&cx, &guard));
     // Less than the tenth of a ttl that lies between the two.
     require!(lowered < ttl / 15, "a late acknowledgement took {lowered:?} from the deadline");
