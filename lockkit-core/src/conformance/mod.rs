@@ -34,8 +34,8 @@
 //! [`Hook`] that the fixture lacks is *not reached*. Both are shown as ignored, with the reason
 //! in the [`Report`]: neither counts as passed. A declared guarantee that does not hold fails.
 //!
-//! A case that fails while the whole machine stands still for a quarter of a second or longer proves
-//! nothing: it runs again, twice at the most, and the report says so.
+//! A case that fails while the whole machine stands still for a quarter of a second or longer says so,
+//! and has failed.
 //!
 //! The report ends every run, with what cases measured; `--report DIR` writes it as JSON and as a
 //! page too, and [`run`] gives it as a value.

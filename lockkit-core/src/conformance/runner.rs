@@ -16,9 +16,9 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::context::Context;
 use super::notes::Notes;
-use super::stall::fair_run;
+use super::stall::Watch;
 use super::{Case, CaseRun, Fixture, Report, Time, cases, child};
-use crate::{Applied, Error, Guarantees, Result};
+use crate::{Applied, Clock, Error, Guarantees, Result};
 
 /// The environment variable that names the report's directory.
 const REPORT: &str = "LOCKKIT_REPORT";
@@ -248,16 +248,12 @@ fn trial(
 }
 
 fn run_case(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
-    fair_run(move || run_once(case, Arc::clone(&fixture)))
-}
-
-fn run_once(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
-    let (notes, started) = (Notes::default(), Instant::now());
+    let (notes, started, watch) = (Notes::default(), Instant::now(), Watch::by(Clock::system()));
     let outcome = match ended(case, fixture, &notes) {
         Outcome::Passed => did_enough(case, notes.operations(), notes.faults()),
         outcome => outcome,
     };
-    CaseRun::new(case, outcome, started.elapsed(), &notes)
+    CaseRun::new(case, watch.tell(outcome), started.elapsed(), &notes)
 }
 
 fn did_enough(case: &Case, operations: u64, faults: u64) -> Outcome {
