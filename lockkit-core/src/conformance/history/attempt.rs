@@ -1,5 +1,6 @@
 //! One attempt, as its events tell it.
 
+use super::at::At;
 use super::fence::{Access, Effect, Outcome};
 use super::{AttemptId, Violation, What};
 use crate::{FencingToken, Instant, LockName};
@@ -10,7 +11,7 @@ pub(super) struct Attempt {
     pub(super) id: AttemptId,
     /// The number of its name.
     pub(super) name: usize,
-    pub(super) asked: Instant,
+    pub(super) asked: At,
     pub(super) granted: Option<Granted>,
     stage: Stage,
     /// Where its access that is under way stands among those to the name's resource.
@@ -21,9 +22,9 @@ pub(super) struct Attempt {
 pub(super) struct Granted {
     pub(super) token: FencingToken,
     /// From when on it certainly believed, if it ever did.
-    pub(super) from: Instant,
+    pub(super) from: At,
     /// The last instant at which it certainly believed.
-    pub(super) until: Option<Instant>,
+    pub(super) until: Option<At>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ enum Stage {
     /// It gave up, or was refused.
     GaveUp,
     Holding,
-    Releasing(Instant),
+    Releasing(At),
     Ended,
 }
 
@@ -57,14 +58,14 @@ impl Wrong {
 }
 
 impl Attempt {
-    pub(super) const fn new(id: AttemptId, name: usize, asked: Instant) -> Self {
+    pub(super) const fn new(id: AttemptId, name: usize, asked: At) -> Self {
         Self { id, name, asked, granted: None, stage: Stage::Asking, access: None }
     }
 
     /// Takes an event in; its accesses go to `accesses`.
     pub(super) fn on(
         &mut self,
-        at: Instant,
+        at: At,
         what: &What,
         accesses: &mut Vec<Access>,
     ) -> Result<(), Wrong> {
@@ -118,18 +119,13 @@ impl Attempt {
         Ok(())
     }
 
-    fn believed(&mut self, at: Instant) {
+    fn believed(&mut self, at: At) {
         if let Some(granted) = &mut self.granted {
             granted.until = granted.until.max(Some(at));
         }
     }
 
-    fn calls(
-        &mut self,
-        at: Instant,
-        effect: Effect,
-        accesses: &mut Vec<Access>,
-    ) -> Result<(), Wrong> {
+    fn calls(&mut self, at: At, effect: Effect, accesses: &mut Vec<Access>) -> Result<(), Wrong> {
         let Some(granted) = self.granted else { return Err(Wrong::Unheard) };
         self.access = Some(accesses.len());
         accesses.push(Access {
@@ -145,7 +141,7 @@ impl Attempt {
 
     fn answered<'a>(
         &mut self,
-        at: Instant,
+        at: At,
         accesses: &'a mut [Access],
     ) -> Result<&'a mut Access, Wrong> {
         let access = self.access.take().and_then(|access| accesses.get_mut(access));

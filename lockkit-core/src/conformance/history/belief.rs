@@ -1,8 +1,9 @@
 //! Who believed when, and under which token.
 
+use super::at::At;
 use super::attempt::{Attempt, Granted};
 use super::verdict::{Summary, Violation};
-use crate::{Instant, LockName};
+use crate::LockName;
 
 /// Judges the grants of all names.
 ///
@@ -33,7 +34,7 @@ fn check_name(
     grants: &[(&Attempt, Granted)],
     summary: &mut Summary,
 ) -> Option<Violation> {
-    let mut last: Option<(Instant, (&Attempt, Granted))> = None;
+    let mut last: Option<(At, (&Attempt, Granted))> = None;
     let mut token = None;
     for &(attempt, granted) in grants {
         if token == Some(granted.token) {
@@ -64,7 +65,7 @@ fn contradiction(
     name: &LockName,
     (before, earlier): (&Attempt, Granted),
     (after, later): (&Attempt, Granted),
-    end: Instant,
+    end: At,
 ) -> Violation {
     let name = name.clone();
     let believed = earlier.until.filter(|until| *until == end);

@@ -1,18 +1,20 @@
 //! What was read and written at one fenced resource.
 
+use std::mem;
+
 use super::AttemptId;
-use super::numbers::ByNumber;
+use super::at::At;
 use super::verdict::{Summary, Violation};
-use crate::{FencingToken, Instant, LockName};
+use crate::{FencingToken, LockName};
 
 /// One access to the resource.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Access {
     pub(super) attempt: AttemptId,
     pub(super) token: FencingToken,
-    pub(super) called: Instant,
+    pub(super) called: At,
     /// `None`: nobody knows whether or when it took effect.
-    pub(super) answered: Option<Instant>,
+    pub(super) answered: Option<At>,
     pub(super) effect: Effect,
     pub(super) outcome: Outcome,
 }
@@ -50,7 +52,7 @@ impl Access {
     }
 
     /// An access without an answer may take effect at any time after its call.
-    fn over_by(&self, at: Instant) -> bool {
+    fn over_by(&self, at: At) -> bool {
         self.answered.is_some_and(|answered| answered < at)
     }
 }
@@ -91,105 +93,113 @@ impl Resource<'_> {
     fn check(&self) -> Checked {
         let bases = self.bases()?;
         let happened = self.happened(&bases)?;
-        let places = self.places(&bases, &happened)?;
-        // The one order in which the accesses can have taken effect: along the chain of versions,
-        // the reads of a version after its write, and reads of one version by their tokens.
-        let mut order: Vec<((usize, bool, FencingToken), &Access)> = Vec::new();
-        for (number, access) in self.accesses.iter().enumerate().filter(|(at, _)| happened[*at]) {
-            let reads = access.wrote().is_none();
-            let place = places[if reads { bases[number] } else { number + 1 }];
-            order.push(((place, reads, access.token), access));
-        }
-        order.sort_by_key(|(place, _)| *place);
-        let order: Vec<&Access> = order.into_iter().map(|(_, access)| access).collect();
+        let order = self.order(&bases, happened)?;
         self.in_time(&order)?;
         self.refusals(&order)
     }
 
     /// The version that each access saw.
     fn bases(&self) -> Checked<Vec<Slot>> {
-        let mut slots: ByNumber<Slot> = ByNumber::default();
-        slots.reserve(self.accesses.len());
-        slots.insert(0, 0);
+        let mut written: Vec<(u64, Slot)> = vec![(0, 0)];
+        let mut seen: Vec<(u64, usize)> = Vec::new();
         for (number, access) in self.accesses.iter().enumerate() {
-            let Some(wrote) = access.wrote() else { continue };
-            if slots.insert(wrote, number + 1).is_some() {
-                let (name, version) = (self.name.clone(), wrote);
-                return Err(Violation::VersionTwice { name, version });
+            written.extend(access.wrote().map(|version| (version, number + 1)));
+            seen.extend(access.seen().map(|version| (version, number)));
+        }
+        // Both in order, each is passed over once. A map takes far longer, for want of locality.
+        written.sort_by_key(|(version, _)| *version);
+        seen.sort_by_key(|(version, _)| *version);
+        if let Some(same) =
+            written.chunk_by(|one, next| one.0 == next.0).find(|same| same.len() > 1)
+        {
+            let (name, version) = (self.name.clone(), same[0].0);
+            return Err(Violation::VersionTwice { name, version });
+        }
+        let mut written = written.into_iter().peekable();
+        let mut bases = vec![NONE; self.accesses.len()];
+        for (version, number) in seen {
+            while written.next_if(|(other, _)| *other < version).is_some() {}
+            if let Some((_, slot)) = written.peek().filter(|(other, _)| *other == version) {
+                bases[number] = *slot;
             }
         }
-        let slot = |seen| slots.get(&seen).copied().unwrap_or(NONE);
-        Ok(self.accesses.iter().map(|access| access.seen().map_or(NONE, slot)).collect())
+        Ok(bases)
     }
 
     /// Which accesses certainly took effect: those acknowledged, and those whose version was seen.
     fn happened(&self, bases: &[Slot]) -> Checked<Vec<bool>> {
         let mut happened = vec![false; self.accesses.len()];
-        let mut open: Vec<usize> = Vec::new();
         for (number, access) in self.accesses.iter().enumerate() {
-            if access.outcome == Outcome::Accepted {
+            let mut next = (access.outcome == Outcome::Accepted).then_some(number);
+            while let Some(number) = next.filter(|number| !happened[*number]) {
                 happened[number] = true;
-                open.push(number);
-            }
-        }
-        while let Some(number) = open.pop() {
-            let base = bases[number];
-            if base == 0 {
-                continue;
-            }
-            // A refused write that was seen has not been refused.
-            if base == NONE || self.accesses[base - 1].outcome == Outcome::Refused {
-                return Err(Violation::SeenFromNowhere {
-                    name: self.name.clone(),
-                    attempt: self.accesses[number].attempt,
-                    version: self.accesses[number].seen().unwrap_or_default(),
-                });
-            }
-            if !std::mem::replace(&mut happened[base - 1], true) {
-                open.push(base - 1);
+                let base = bases[number];
+                // A refused write that was seen has not been refused.
+                if base == NONE || base > 0 && self.accesses[base - 1].outcome == Outcome::Refused {
+                    return Err(Violation::SeenFromNowhere {
+                        name: self.name.clone(),
+                        attempt: self.accesses[number].attempt,
+                        version: self.accesses[number].seen().unwrap_or_default(),
+                    });
+                }
+                next = base.checked_sub(1);
             }
         }
         Ok(happened)
     }
 
-    /// Where each version stands in the one chain that they must form, by its slot.
-    fn places(&self, bases: &[Slot], happened: &[bool]) -> Checked<Vec<usize>> {
-        let writes = || {
-            let all = self.accesses.iter().enumerate();
-            all.filter(|(number, access)| happened[*number] && access.wrote().is_some())
-        };
-        let mut next = vec![NONE; happened.len() + 1];
-        for (number, access) in writes() {
-            let first = std::mem::replace(&mut next[bases[number]], number);
-            if first != NONE {
-                let first = &self.accesses[first];
-                return Err(Violation::LostUpdate {
-                    name: self.name.clone(),
-                    version: access.seen().unwrap_or_default(),
-                    first: (first.attempt, first.token),
-                    second: (access.attempt, access.token),
-                });
+    /// The one order in which the accesses can have taken effect: along the chain that the versions
+    /// must form, the reads of a version after its write, and reads of one version by their tokens.
+    fn order(&self, bases: &[Slot], mut happened: Vec<bool>) -> Checked<Vec<&Access>> {
+        // The write over each version, the first read of it, and after each read the next one.
+        let mut writes = vec![NONE; happened.len() + 1];
+        let mut reads = vec![NONE; happened.len() + 1];
+        let mut next = vec![NONE; happened.len()];
+        for (number, access) in self.accesses.iter().enumerate().rev() {
+            match access.wrote() {
+                _ if !happened[number] => {}
+                None => next[number] = mem::replace(&mut reads[bases[number]], number),
+                Some(_) if writes[bases[number]] == NONE => writes[bases[number]] = number,
+                Some(_) => {
+                    let second = &self.accesses[writes[bases[number]]];
+                    return Err(Violation::LostUpdate {
+                        name: self.name.clone(),
+                        version: access.seen().unwrap_or_default(),
+                        first: (access.attempt, access.token),
+                        second: (second.attempt, second.token),
+                    });
+                }
             }
         }
-        let mut places = vec![NONE; happened.len() + 1];
-        let (mut slot, mut place) = (0, 0);
-        places[slot] = place;
-        while next[slot] != NONE {
-            slot = next[slot] + 1;
-            place += 1;
-            places[slot] = place;
+        let mut order = Vec::new();
+        let mut slot = 0;
+        loop {
+            let (first, mut read) = (order.len(), reads[slot]);
+            while read != NONE {
+                order.push(&self.accesses[read]);
+                happened[read] = false;
+                read = next[read];
+            }
+            order[first..].sort_by_key(|access| access.token);
+            let write = writes[slot];
+            if write == NONE {
+                break;
+            }
+            order.push(&self.accesses[write]);
+            happened[write] = false;
+            slot = write + 1;
         }
-        match writes().find(|(number, _)| places[number + 1] == NONE) {
+        match happened.iter().position(|left| *left) {
             // Each version is based on one that was written: a ring.
-            Some((_, access)) => Err(self.against_time(access)),
-            None => Ok(places),
+            Some(number) => Err(self.against_time(&self.accesses[number])),
+            None => Ok(order),
         }
     }
 
     /// Whether the accesses can have taken effect in this order, and the fence with them.
     fn in_time(&self, order: &[&Access]) -> Checked {
         let mut fence: Option<&Access> = None;
-        let mut called: Option<Instant> = None;
+        let mut called: Option<At> = None;
         for access in order {
             if let Some(before) = fence.filter(|before| before.token > access.token) {
                 return Err(Violation::FenceWentBack {
@@ -210,14 +220,18 @@ impl Resource<'_> {
 
     /// Whether whoever was refused was stale by then.
     fn refusals(&self, order: &[&Access]) -> Checked {
+        let of = |outcome| self.accesses.iter().filter(move |access| access.outcome == outcome);
+        let refused: Vec<&Access> = of(Outcome::Refused).collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
         // For each place in the order: by when everything up to there has been called at least.
         let mut called = Vec::with_capacity(order.len());
         for access in order {
             let latest = called.last().map_or(access.called, |last| access.called.max(*last));
             called.push(latest);
         }
-        let mut doubtful: Vec<&Access> =
-            self.accesses.iter().filter(|access| access.outcome == Outcome::Unknown).collect();
+        let mut doubtful: Vec<&Access> = of(Outcome::Unknown).collect();
         doubtful.sort_by_key(|access| access.token);
         // By when, at the earliest, an access without an answer has raised the fence that far.
         let mut raised = vec![None; doubtful.len()];
@@ -226,7 +240,6 @@ impl Resource<'_> {
             earliest = Some(earliest.map_or(access.called, |at| access.called.min(at)));
             raised[number] = earliest;
         }
-        let refused = self.accesses.iter().filter(|access| access.outcome == Outcome::Refused);
         for access in refused {
             let newer = order.partition_point(|other| other.token <= access.token);
             let older_in_time = newer == 0 || !access.over_by(called[newer - 1]);
@@ -246,6 +259,6 @@ impl Resource<'_> {
 
     fn against_time(&self, access: &Access) -> Violation {
         let (name, attempt) = (self.name.clone(), access.attempt);
-        Violation::AccessAgainstTime { name, attempt, at: access.called }
+        Violation::AccessAgainstTime { name, attempt, at: access.called.into() }
     }
 }

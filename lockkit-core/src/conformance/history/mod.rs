@@ -42,6 +42,7 @@
 //! # Ok::<(), lockkit_core::Error>(())
 //! ```
 
+mod at;
 mod attempt;
 mod belief;
 mod event;
@@ -87,24 +88,19 @@ impl History {
     /// The events of one attempt come in their order, and the attempts of one process in the order
     /// of their numbers, from 0 on. Those of different processes may come in any order.
     pub fn push(&mut self, event: Event) {
-        let Event { at, attempt: id, what } = event;
+        let (at, id) = (event.at, event.attempt);
         let attempts = self.processes.entry(id.process).or_default();
         let known = usize::try_from(id.number).ok().and_then(|number| attempts.get(number));
-        if let What::Asks(name) = what {
+        if let What::Asks(name) = event.what {
             if id.number != attempts.len() as u64 {
                 let attempt = id;
                 self.contradictions.push(Violation::OutOfOrder { attempt, at });
                 return;
             }
             attempts.push(self.attempts.len());
-            let next = self.names.len();
-            let number = *self.numbers.entry(name.clone()).or_insert(next);
-            if number == next {
-                self.names.push(name);
-                self.accesses.push(Vec::new());
-            }
             self.summary.attempts += 1;
-            self.attempts.push(Attempt::new(id, number, at));
+            let name = self.number(name);
+            self.attempts.push(Attempt::new(id, name, at.into()));
             return;
         }
         let Some(&known) = known else {
@@ -113,10 +109,21 @@ impl History {
         };
         let attempt = &mut self.attempts[known];
         let accesses = &mut self.accesses[attempt.name];
-        if let Err(wrong) = attempt.on(at, &what, accesses) {
+        if let Err(wrong) = attempt.on(at.into(), &event.what, accesses) {
             let name = self.names[attempt.name].clone();
             self.contradictions.push(wrong.violation(name, id, at));
         }
+    }
+
+    fn number(&mut self, name: LockName) -> usize {
+        if let Some(number) = self.numbers.get(&name) {
+            return *number;
+        }
+        let number = self.names.len();
+        self.numbers.insert(name.clone(), number);
+        self.names.push(name);
+        self.accesses.push(Vec::new());
+        number
     }
 
     /// Whether a store that keeps the contract can have led to this history.
