@@ -13,9 +13,9 @@ use crate::ZkConfig;
 use crate::error::limited;
 use crate::lease::ZkLease;
 use crate::place::{Known, Node, Place, Places, withdrawn};
-use crate::protocol::element;
+use crate::protocol::{element, queue};
 use crate::queue::{Entered, Form};
-use crate::remains::Removal;
+use crate::remains::{Removal, remove_and_look};
 use crate::session::{LIMIT, Session};
 use crate::sessions::Sessions;
 use crate::usage::InUse;
@@ -154,10 +154,12 @@ impl Inner {
             match turn {
                 Turn::First(gone) => return self.grant(request, place, node, gone).await.map(Some),
                 Turn::Behind => {
-                    let removal = session.remove(Removal::Nodes(node.paths()));
-                    limited(clock, limit, removal).await?;
+                    let is_free = limited(clock, limit, leave(&session, &node)).await?;
                     place.clear();
-                    return Ok(None);
+                    // Those before it may be attempts that were refused too, by one who has left.
+                    if !is_free {
+                        return Ok(None);
+                    }
                 }
                 Turn::Gone => place.clear(),
             }
@@ -278,6 +280,17 @@ impl LockProvider for ZkProvider {
         self.0.sessions.close().await;
         Ok(())
     }
+}
+
+/// Leaves the queue that the node is not the first in; whether nobody is there any more.
+async fn leave(session: &Session, node: &Node) -> Result<bool> {
+    if let Ok(client) = session.client()
+        && let Ok(left) = remove_and_look(&client, &node.paths(), &node.parent).await
+    {
+        return Ok(queue(left).is_empty());
+    }
+    session.remove(Removal::Nodes(node.paths())).await?;
+    Ok(false)
 }
 
 /// Nothing of the request has left before there is a session.

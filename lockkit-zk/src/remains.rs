@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::{join, join_all};
 use lockkit_core::{Request, Result};
 use tokio::sync::oneshot;
 use zookeeper_client::{Client, Error as ZkError};
@@ -61,13 +62,29 @@ fn is_final(error: &ZkError) -> bool {
 
 async fn remove_nodes(client: &Client, nodes: &[String]) -> Outcome<()> {
     let deletes: Vec<_> = nodes.iter().map(|node| client.delete(node, None)).collect();
-    for deleted in futures_util::future::join_all(deletes).await {
+    for deleted in join_all(deletes).await {
         match deleted {
             Ok(()) | Err(ZkError::NoNode) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Removes these nodes and tells who is left in their queue, in one round trip.
+pub(crate) async fn remove_and_look(
+    client: &Client,
+    nodes: &[String],
+    parent: &str,
+) -> Outcome<Vec<String>> {
+    // Both are sent at once, in this order, and served in it; a look is sent when it is made.
+    let look = async { client.list_children(parent).await };
+    let (removed, left) = join(remove_nodes(client, nodes), look).await;
+    removed?;
+    match left {
+        Err(ZkError::NoNode) => Ok(Vec::new()),
+        left => left,
+    }
 }
 
 async fn remove_request(

@@ -28,6 +28,8 @@ pub(crate) struct Habits {
     pub(crate) waits_through_outages: bool,
     /// Whether a withdrawal that finds nothing is done.
     pub(crate) withdraws_nothing: bool,
+    /// Whether an attempt waits for the answer to another one, and is refused with it.
+    pub(crate) joins_attempts: bool,
     /// Whether a term counts from the answer.
     pub(crate) term_from_receipt: bool,
 }
@@ -47,6 +49,7 @@ impl Habits {
         lease_outlives_connection: true,
         waits_through_outages: true,
         withdraws_nothing: true,
+        joins_attempts: false,
         term_from_receipt: false,
     };
 }

@@ -84,6 +84,12 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
         Habits { withdraws_nothing: false, ..CORRECT },
     ),
     Flaw::habit(
+        "attempts-joined",
+        "an attempt that comes beside another on the name has no answer of its own",
+        &["C1-03"],
+        Habits { joins_attempts: true, ..CORRECT },
+    ),
+    Flaw::habit(
         "terms-at-receipt",
         "a term counts from the answer, which a slow link brought late",
         &["PF-10-link"],

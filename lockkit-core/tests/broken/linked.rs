@@ -1,6 +1,7 @@
 //! The client of the small store behind a link: each call is a message there and one back.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +30,7 @@ pub(crate) struct LinkedClient {
     habits: Habits,
     connection: Arc<Mutex<Option<usize>>>,
     turn: Arc<tokio::sync::Mutex<()>>,
+    trying: Arc<Mutex<HashMap<LockName, watch::Receiver<()>>>>,
 }
 
 fn limit(request: &Request) -> Duration {
@@ -38,7 +40,19 @@ fn limit(request: &Request) -> Duration {
 impl LinkedClient {
     pub(crate) fn connect(store: &Arc<Store>, network: &Network, habits: Habits) -> Self {
         let (store, network) = (Arc::clone(store), network.clone());
-        Self { store, network, habits, connection: Arc::default(), turn: Arc::default() }
+        let (connection, turn, trying) = Default::default();
+        Self { store, network, habits, connection, turn, trying }
+    }
+
+    /// The attempt on this name that is under way; if there is none, ours is until it is dropped.
+    fn begin(&self, name: &LockName) -> Result<watch::Sender<()>, watch::Receiver<()>> {
+        let mut trying = self.trying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(other) = trying.get(name).filter(|other| other.has_changed().is_ok()) {
+            return Err(other.clone());
+        }
+        let (ours, under_way) = watch::channel(());
+        trying.insert(name.clone(), under_way);
+        Ok(ours)
     }
 
     /// The connection that there is, or a new one.
@@ -164,6 +178,13 @@ impl LockProvider for LinkedClient {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        let _ours = match self.begin(request.name()) {
+            Err(mut other) if self.habits.joins_attempts => {
+                drop(other.changed().await);
+                return Ok(None);
+            }
+            ours => ours,
+        };
         let sent = request.clock().now();
         let ((answer, connection), request) = match self.ask(request, Ask::Now).await {
             Err(Error::Unavailable { .. }) if self.habits.retries_under_a_new_id => {

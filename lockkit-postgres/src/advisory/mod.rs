@@ -178,9 +178,7 @@ impl Inner {
                 if !waits && slot.is_taken() {
                     return Ok(None);
                 }
-                let asked = request.clock().now();
-                let (request, replies) = (request.clone(), vec![reply]);
-                slot.enqueue(Waiter { request, waits, asked, replies });
+                slot.enqueue(Waiter::new(request.clone(), waits, reply));
                 if slot.held.is_none() && slot.seeker.is_none() {
                     seeking = Some(self.begin(key, slot));
                 }
@@ -210,14 +208,14 @@ impl Inner {
 
     async fn leave(self: &Arc<Self>, request: &Request) -> Result<()> {
         let key = self.key(request.name());
-        let (held, seeker) = {
+        let (held, seeker, is_last) = {
             let mut slots = self.slots.lock();
             let Some(slot) = slots.get_mut(&key) else { return Ok(()) };
             slot.leave(request.id());
             slot.prune();
             let held = slot.held.clone().filter(|held| held.request.id() == request.id());
-            let seeker = slot.seeker.clone().filter(|_| slot.queue.is_empty());
-            (held, seeker)
+            let seeker = slot.seeker.clone().filter(|_| !slot.is_waited_for());
+            (held, seeker, slot.queue.is_empty())
         };
         if let Some(held) = held {
             return match self.release(&held).await {
@@ -227,11 +225,14 @@ impl Inner {
             };
         }
         let Some(seeker) = seeker else { return Ok(()) };
-        // What the server was asked for is for nobody now: wait until it is undone.
         let mut rounds = seeker.rounds.subscribe();
         rounds.mark_unchanged();
         seeker.left.notify_one();
         drop(seeker);
+        if !is_last {
+            return Ok(());
+        }
+        // What the server was asked for is for nobody now: wait until it is undone.
         tokio::select! {
             // An error says that the task has ended.
             _ = rounds.changed() => Ok(()),

@@ -232,7 +232,7 @@ impl Seeking {
         let [least, most] = LOOK_AFTER;
         let mut is_stopped = false;
         let waited = loop {
-            let is_wanted = inner.slots.is_wanted(key);
+            let is_wanted = inner.slots.is_waited_for(key);
             let look_after =
                 if is_wanted { (head.ttl() / 4).clamp(least, most) } else { STOP_AGAIN };
             tokio::select! {
@@ -241,7 +241,7 @@ impl Seeking {
                 () = self.seeker.left.notified() => {}
                 () = clock.sleep(look_after) => {}
             }
-            if !inner.slots.is_wanted(key) {
+            if !inner.slots.is_waited_for(key) {
                 is_stopped = true;
                 // It may not have begun yet, and then goes unheard: said again until it ends.
                 if inner.sessions.cancel(clock, session).await.is_err() {

@@ -23,6 +23,8 @@ pub(super) struct Slot {
     /// The task that asks the server; there is one at the most.
     pub(super) seeker: Option<Arc<Seeker>>,
     known: Known,
+    /// How often the server was asked for this queue.
+    round: u64,
     hand_offs: u32,
 }
 
@@ -41,8 +43,9 @@ enum Known {
 pub(super) struct Waiter {
     pub(super) request: Request,
     pub(super) waits: bool,
-    /// When it asked last.
+    /// When it asked last, and in which round.
     pub(super) asked: Instant,
+    pub(super) round: u64,
     /// One for each attempt of it: a replay may come beside the first.
     pub(super) replies: Vec<Reply>,
 }
@@ -50,6 +53,11 @@ pub(super) struct Waiter {
 pub(super) type Reply = oneshot::Sender<Result<Option<Grant>>>;
 
 impl Waiter {
+    pub(super) fn new(request: Request, waits: bool, reply: Reply) -> Self {
+        let asked = request.clock().now();
+        Self { request, waits, asked, round: 0, replies: vec![reply] }
+    }
+
     pub(super) fn is_there(&self) -> bool {
         self.replies.iter().any(|reply| !reply.is_closed())
     }
@@ -103,6 +111,11 @@ impl Slots {
         self.head(key).is_some()
     }
 
+    /// Whether somebody waits here, and does not only try.
+    pub(super) fn is_waited_for(&self, key: i64) -> bool {
+        self.lock().get(&key).is_some_and(Slot::is_waited_for)
+    }
+
     /// Tells everybody in the queue why they are not served.
     pub(super) fn fail(&self, key: i64, error: &Error) {
         let waiters = self.lock().get_mut(&key).map(|slot| std::mem::take(&mut slot.queue));
@@ -129,15 +142,17 @@ impl Slots {
 
     /// Another session holds it: those that only try go, the others wait; whether there are any.
     ///
-    /// Whoever comes once nobody waits asks anew: the word is of the past by then.
+    /// The word is of the past for a try that has come since the server was asked: unless somebody
+    /// waits before it, the server is asked anew.
     pub(super) fn held_elsewhere(&self, key: i64) -> bool {
         let mut slots = self.lock();
         let Some(slot) = slots.get_mut(&key) else { return false };
         slot.known = Known::HeldElsewhere;
         slot.prune();
-        slot.turn_away();
+        let (is_waited_for, round) = (slot.is_waited_for(), slot.round);
+        slot.turn_away(|waiter| is_waited_for || waiter.round < round);
         slot.report(&StoreSays::Held(None));
-        !slot.queue.is_empty()
+        is_waited_for
     }
 
     /// The server does not answer: who holds it is not known any more.
@@ -159,11 +174,16 @@ impl Slot {
         }
     }
 
-    /// Whether one who only tries is to be told no: another holds it, or stands before.
+    /// Whether somebody waits here, and does not only try.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.queue.iter().any(|waiter| waiter.waits && waiter.is_there())
+    }
+
+    /// Whether one who only tries is to be told no: another holds it, or waits before.
     pub(super) fn is_taken(&self) -> bool {
         // One that is lost is still in the way, but not for long.
         let held = self.held.as_ref().is_some_and(|held| !held.is_lost() && !held.is_cut_off());
-        held || !self.queue.is_empty() && self.known != Known::Unreachable
+        held || self.is_waited_for() && self.known != Known::Unreachable
     }
 
     /// Whether this is the one that asks the server.
@@ -173,6 +193,7 @@ impl Slot {
 
     /// The server is asked anew.
     pub(super) fn begin_asking(&mut self) {
+        self.round += 1;
         if self.known == Known::HeldElsewhere {
             self.known = Known::Nothing;
         }
@@ -196,7 +217,8 @@ impl Slot {
     }
 
     /// A place in the queue: that of the same request, if it asks again.
-    pub(super) fn enqueue(&mut self, waiter: Waiter) {
+    pub(super) fn enqueue(&mut self, mut waiter: Waiter) {
+        waiter.round = self.round;
         if let Some(held) = &self.held {
             waiter.request.report(StoreSays::Held(Some(told(held))));
         } else if self.known == Known::HeldElsewhere {
@@ -205,7 +227,7 @@ impl Slot {
         let id = waiter.request.id();
         match self.queue.iter_mut().find(|other| other.request.id() == id) {
             Some(before) => {
-                before.asked = waiter.asked;
+                (before.asked, before.round) = (waiter.asked, waiter.round);
                 before.replies.extend(waiter.replies);
             }
             None => self.queue.push_back(waiter),
@@ -227,7 +249,7 @@ impl Slot {
         self.held = Some(Arc::clone(held));
         self.known = Known::Nothing;
         self.hand_offs += 1;
-        self.turn_away();
+        self.turn_away(|_| true);
         self.report(&StoreSays::Held(Some(told(held))));
     }
 
@@ -241,10 +263,10 @@ impl Slot {
         self.hand_offs = 0;
     }
 
-    /// Those that only try are told that it is another's.
-    fn turn_away(&mut self) {
+    /// These of those that only try are told that it is another's.
+    fn turn_away(&mut self, which: impl Fn(&Waiter) -> bool) {
         for waiter in std::mem::take(&mut self.queue) {
-            if waiter.waits {
+            if waiter.waits || !which(&waiter) {
                 self.queue.push_back(waiter);
             } else {
                 waiter.answer(|| Ok(None));
@@ -273,28 +295,40 @@ mod tests {
         let name = LockName::new("a").expect("a name");
         let request = Request::new(name, Duration::from_secs(10), Clock::system()).expect("valid");
         let (reply, answer) = oneshot::channel();
-        let asked = request.clock().now();
         let mut slots = slots.lock();
         let slot = slots.entry(1).or_default();
         slot.seeker.get_or_insert_default();
-        slot.enqueue(Waiter { request, waits, asked, replies: vec![reply] });
+        slot.enqueue(Waiter::new(request, waits, reply));
         answer
+    }
+
+    fn asks_the_server(slots: &Slots) {
+        slots.lock().get_mut(&1).expect("a queue").begin_asking();
+    }
+
+    fn is_refused(answer: &mut oneshot::Receiver<Result<Option<Grant>>>) -> bool {
+        matches!(answer.try_recv(), Ok(Ok(None)))
     }
 
     #[test]
     fn a_refusal_is_for_those_who_have_asked_before_it() {
         let slots = Slots::default();
-        let mut tries = asks(&slots, false);
-        assert!(slots.lock()[&1].is_taken(), "one asks before");
+        let mut first = asks(&slots, false);
+        asks_the_server(&slots);
+        assert!(!slots.lock()[&1].is_taken(), "one tries before, and may be refused");
+        let mut second = asks(&slots, false);
         assert!(!slots.held_elsewhere(1), "nobody waits");
-        assert!(matches!(tries.try_recv(), Ok(Ok(None))));
+        assert!(is_refused(&mut first) && !is_refused(&mut second), "one came since it was asked");
+        asks_the_server(&slots);
+        assert!(!slots.held_elsewhere(1) && is_refused(&mut second));
         // The task that asked the server has not ended yet; the holder may have.
         assert!(!slots.lock()[&1].is_taken(), "the next one asks the server");
 
-        let waits = asks(&slots, true);
-        assert!(slots.held_elsewhere(1) && slots.lock()[&1].is_taken(), "one waits before");
+        let (waits, mut beside) = (asks(&slots, true), asks(&slots, false));
+        assert!(slots.is_waited_for(1) && slots.lock()[&1].is_taken(), "one waits before");
+        assert!(slots.held_elsewhere(1) && is_refused(&mut beside));
         drop(waits);
-        assert!(!slots.held_elsewhere(1), "it has left");
+        assert!(!slots.is_waited_for(1) && !slots.held_elsewhere(1), "it has left");
         assert!(!slots.lock()[&1].is_taken());
     }
 }

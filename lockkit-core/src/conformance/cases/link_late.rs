@@ -43,6 +43,16 @@ pub(super) const CASES: &[Case] = &[
     .operations(2)
     .faults(1),
     Case::new(
+        "C1-03",
+        Atomicity,
+        "C1",
+        "an attempt on a freed name is not refused by an answer to another that is still on its way",
+        |cx| Box::pin(answers_of_their_own(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .operations(9)
+    .faults(3),
+    Case::new(
         "SF-02",
         Safety,
         "C6",
@@ -229,6 +239,33 @@ async fn withdrawn_while_waiting(cx: Context) -> Verdict {
     holder.lease.release().await?;
     cx.granted(&*cx.provider, &cx.request("waiting")?).await?.lease.release().await?;
     cx.no_residue("waiting").await
+}
+
+async fn answers_of_their_own(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    warm(&cx, &*client, "freed").await?;
+    let lock = cx.locks_of(client).lock(cx.name("freed")).ttl(cx.long_ttl());
+    for _ in 0..3 {
+        let holder = cx.lock("freed").await?.ttl(cx.long_ttl()).acquire().await?;
+        link.hold(Way::Replies).await?;
+        let before = tokio::spawn(lock.try_acquire());
+        // The store has answered by then.
+        cx.sleep(cx.slack() / 5).await;
+        holder.release().await?;
+        let after = tokio::spawn(lock.try_acquire());
+        cx.sleep(cx.slack() / 5).await;
+        link.deliver().await?;
+        let mut granted = Vec::new();
+        for tried in [before, after] {
+            granted.extend(cx.by(cx.call_limit(), "an attempt is answered", tried).await???);
+        }
+        let count = granted.len();
+        require!(count == 1, "a name was freed before one of two attempts, and granted to {count}");
+        for guard in granted {
+            guard.release().await?;
+        }
+    }
+    cx.no_residue("freed").await
 }
 
 async fn late_calls(cx: Context) -> Verdict {
