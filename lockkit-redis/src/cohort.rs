@@ -130,10 +130,12 @@ impl Cohort {
         state.members.iter().find(|member| member.request.id() == id).map(|member| member.token)
     }
 
-    /// Notes that a waiter of ours is the head of the queue.
-    pub(crate) fn head(&self, place: Place) {
+    /// Notes that a waiter of ours is the head of the queue behind the grant with this token: if that
+    /// is none of this cohort's, the server no longer knows us to hold.
+    pub(crate) fn head(&self, place: Place, token: u64) {
         let mut state = self.state();
-        if !state.line.contains(&place) && !state.is_member(place.0) {
+        let is_ours = state.members.iter().any(|member| member.token == token);
+        if is_ours && !state.line.contains(&place) && !state.is_member(place.0) {
             state.line = VecDeque::from([place]);
         }
     }
@@ -337,5 +339,27 @@ impl Drop for Passing<'_> {
         state.unheard |= self.unheard;
         drop(state);
         self.cohort.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lockkit_core::{Clock, LockName};
+
+    use super::*;
+
+    #[test]
+    fn who_waits_behind_another_grant_is_not_next_here() {
+        let clock = Clock::manual();
+        let name = LockName::new("a").expect("a name");
+        let request = || Request::new(name.clone(), Duration::from_secs(3), clock.clone());
+        let (holds, waits) = (request().expect("valid"), request().expect("valid").id());
+        let cohort = Cohort::new(Arc::default(), &holds, 7, clock.now(), Vec::new());
+        cohort.head((waits, 1), 8);
+        assert!(cohort.state().line.is_empty(), "the server knows another holder by now");
+        cohort.head((waits, 1), 7);
+        assert_eq!(cohort.state().line, [(waits, 1)]);
     }
 }

@@ -115,6 +115,8 @@ pub(crate) enum Answer {
         rank: Option<u64>,
         label: String,
         ticket: Option<u64>,
+        /// Of the holder's grant, as the server knows it; not where the name is only reserved.
+        token: Option<u64>,
     },
     Withdrawn,
 }
@@ -136,6 +138,7 @@ impl Answer {
                 rank: part(2).parse().ok(),
                 label: part(3).to_owned(),
                 ticket: part(4).parse().ok(),
+                token: part(5).parse().ok(),
             }),
             "withdrawn" => Ok(Self::Withdrawn),
             _ => Err(garbled(value)),

@@ -169,7 +169,7 @@ impl Inner {
         token: u64,
         line: Vec<Place>,
     ) -> Result<Grant> {
-        let cohort = self.wake.granted(request, token, sent, line);
+        let cohort = self.wake.granted(request, &seat, token, sent, line);
         self.grant(request, seat, HandedOn { cohort, token, sent })
     }
 
@@ -244,11 +244,11 @@ impl LockProvider for RedisProvider {
                     return self.0.grant(request, seat, granted);
                 }
                 Asked::Answered(Answer::Withdrawn) | Asked::Needless(_) => return Err(withdrawn()),
-                Asked::Answered(Answer::Held { expires_in, rank, label, ticket }) => {
-                    if let (Some(0), Some(ticket)) = (rank, ticket)
+                Asked::Answered(Answer::Held { expires_in, rank, label, ticket, token }) => {
+                    if let (Some(0), Some(ticket), Some(token)) = (rank, ticket, token)
                         && let Some(cohort) = self.0.wake.cohort(request.name())
                     {
-                        cohort.head((request.id(), ticket));
+                        cohort.head((request.id(), ticket), token);
                     }
                     (expires_in, label, ticket)
                 }

@@ -94,6 +94,11 @@ impl Seat {
         }
     }
 
+    /// Whether its withdrawal has begun.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        matches!(self.lock().latest, Some(Word::Withdrawn))
+    }
+
     /// Begins to ask the server, unless a last word makes that needless.
     pub(crate) fn ask(&self) -> Result<Asking<'_>, Word> {
         let mut news = self.lock();

@@ -82,6 +82,7 @@ impl Wake {
     pub(crate) fn granted(
         self: &Arc<Self>,
         request: &Request,
+        seat: &Seat,
         token: u64,
         sent: Instant,
         line: Vec<Place>,
@@ -91,8 +92,14 @@ impl Wake {
         if let Some(known) = latest.filter(|latest| latest.token_of(request.id()) == Some(token)) {
             return known;
         }
+        // Its withdrawal did not find this grant, which the server may have taken back and given to
+        // others: nothing may be handed on from it.
+        let is_withdrawn = seat.is_withdrawn();
+        let line = if is_withdrawn { Vec::new() } else { line };
         let cohort = Arc::new(Cohort::new(Arc::clone(self), request, token, sent, line));
-        cohorts.insert(request.name(), &cohort);
+        if !is_withdrawn {
+            cohorts.insert(request.name(), &cohort);
+        }
         cohort
     }
 
@@ -252,7 +259,8 @@ mod tests {
         let grant = |n: u32| {
             let name = LockName::new(n.to_string()).expect("a name");
             let request = Request::new(name, Duration::from_secs(3), clock.clone());
-            wake.granted(&request.expect("a request"), 1, clock.now(), Vec::new())
+            let request = request.expect("a request");
+            wake.granted(&request, &wake.seat(&request), 1, clock.now(), Vec::new())
         };
         let (mut held, mut looks, mut left) = (Vec::new(), 0, 0);
         for n in 0..5_000 {
@@ -265,5 +273,22 @@ mod tests {
         drop(held);
         (5_000..20_000).for_each(|n| drop(grant(n)));
         assert!(wake.cohorts().of.len() <= MANY);
+    }
+
+    #[test]
+    fn from_a_grant_that_was_withdrawn_on_its_way_nothing_is_handed_on() {
+        let (wake, clock) = (Arc::<Wake>::default(), Clock::manual());
+        let name = LockName::new("a").expect("a name");
+        let request = Request::new(name.clone(), Duration::from_secs(3), clock.clone());
+        let request = request.expect("a request");
+        let seat = wake.seat(&request);
+        let granted = |token| wake.granted(&request, &seat, token, clock.now(), Vec::new());
+        let held = granted(1);
+        seat.tell(Word::Withdrawn);
+        assert!(Arc::ptr_eq(&granted(1), &held), "its withdrawal has found it");
+        let late = granted(2);
+        assert_eq!(late.token_of(request.id()), Some(2));
+        let latest = wake.cohort(&name).expect("the one before");
+        assert!(Arc::ptr_eq(&latest, &held), "nobody waits behind the late one");
     }
 }

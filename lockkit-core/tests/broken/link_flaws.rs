@@ -98,7 +98,7 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "late-release-frees-next",
         "a release that comes late ends whatever grant there is",
-        &["SF-02", "SF-02-release", "AT-05-release", "LV-03", "SB-05"],
+        &["SF-02", "SF-02-release", "AT-05-release", "LV-03", "SB-05", "C6-03"],
         Rules { releases: |_, _, _| true, ..Rules::CORRECT },
     ),
     Flaw::rule(

@@ -1,6 +1,6 @@
 -- ARGV: id, life of a waiter, ttl, label, '1' to wait. Replay, confirmation and heartbeat are this
 -- same script. Answers {'granted', token, the first of the queue with their tickets} or {'held', ms
--- until the holder's expiry, rank, holder's label, ticket} or {'withdrawn'}.
+-- until the holder's expiry, rank, holder's label, ticket, holder's token} or {'withdrawn'}.
 local TTL, LABEL, WAITS = tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
 if is_buried(ID) then return { 'withdrawn' } end
 purge()
@@ -42,4 +42,5 @@ if not holder then
 end
 -- Only the head watches the holder's expiry.
 local ms = rank == 0 and redis.call('PTTL', L) or -1
-return { 'held', ms, rank or -1, holder and holder == f[1] and f[3] or '', ticket or -1 }
+local is_known = holder and holder == f[1]
+return { 'held', ms, rank or -1, is_known and f[3] or '', ticket or -1, is_known and f[2] or '' }

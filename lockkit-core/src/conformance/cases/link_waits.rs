@@ -1,14 +1,14 @@
-//! At the link: waiters whose link fails.
+//! At the link: waiters whose link fails, or beside whom something comes late.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::{Fairness, Liveness};
+use crate::conformance::Challenge::{Fairness, Liveness, Safety};
 use crate::conformance::case::{Case, Need, Stop, Verdict, require};
 use crate::conformance::context::Context;
-use crate::conformance::{Hook, Linked};
+use crate::conformance::{Hook, Linked, Way};
 use crate::{Error, Grant, Guard, LockProvider, Request, Result};
 
 pub(super) const CASES: &[Case] = &[
@@ -33,6 +33,16 @@ pub(super) const CASES: &[Case] = &[
     .within(60)
     .operations(12)
     .faults(2),
+    Case::new(
+        "C6-03",
+        Safety,
+        "C6",
+        "the end of a grant that came after its withdrawal hands nothing on to a waiter",
+        |cx| Box::pin(late_grant_ends(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .operations(4)
+    .faults(1),
     Case::new(
         "FR-06",
         Fairness,
@@ -122,6 +132,46 @@ async fn through_an_outage(cx: Context) -> Verdict {
         cx.no_residue("outage").await?;
     }
     Ok(())
+}
+
+async fn late_grant_ends(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let before = cx.request_with_ttl("before", cx.long_ttl())?;
+    cx.granted(&*client, &before).await?.lease.release().await?;
+    let first = cx.request_with_ttl("late", cx.long_ttl())?;
+    link.hold(Way::Replies).await?;
+    let late = tokio::spawn(wait_once(Arc::clone(&client), first.clone()));
+    cx.sleep(cx.slack() / 5).await;
+    let withdrawn = {
+        let (client, first) = (Arc::clone(&client), first.clone());
+        tokio::spawn(async move { client.withdraw(&first).await })
+    };
+    cx.sleep(cx.slack() / 5).await;
+    link.deliver().await?;
+    cx.by(cx.call_limit(), "a withdrawal is answered", withdrawn).await???;
+    let late = cx.by(cx.call_limit(), "a withdrawn request ends", late).await??;
+
+    let next = cx.request_with_ttl("late", cx.long_ttl())?;
+    let holder = cx.granted(&*cx.provider, &next).await?;
+    let second = cx.request_with_ttl("late", cx.long_ttl())?;
+    let waiting = tokio::spawn(wait_once(Arc::clone(&client), second.clone()));
+    cx.queued(&second).await?;
+    if let Ok(grant) = late {
+        let released = grant.lease.release().await;
+        let known = matches!(released, Ok(()) | Err(Error::Lost { .. }));
+        require!(known, "the release of a grant that came late answered {released:?}");
+    }
+    cx.sleep(cx.slack() / 5).await;
+    require!(!waiting.is_finished(), "granted, or refused, beside a holder");
+    holder.lease.release().await?;
+    let granted = cx.by(cx.wake_up(), "a waiter is granted", waiting).await???;
+    require!(granted.token > holder.token, "{} after {}", granted.token, holder.token);
+    granted.lease.release().await?;
+    cx.no_residue("late").await
+}
+
+async fn wait_once(client: Arc<dyn LockProvider>, request: Request) -> Result<Grant> {
+    client.acquire(&request).await
 }
 
 /// Waits as the driver does: through failures, with one request.
