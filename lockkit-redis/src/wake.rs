@@ -94,12 +94,11 @@ impl Wake {
         }
         // Its withdrawal did not find this grant, which the server may have taken back and given to
         // others: nothing may be handed on from it.
-        let is_withdrawn = seat.is_withdrawn();
-        let line = if is_withdrawn { Vec::new() } else { line };
-        let cohort = Arc::new(Cohort::new(Arc::clone(self), request, token, sent, line));
-        if !is_withdrawn {
-            cohorts.insert(request.name(), &cohort);
+        if seat.is_withdrawn() {
+            return Arc::new(Cohort::new(Arc::clone(self), request, token, sent, Vec::new()));
         }
+        let cohort = Arc::new(Cohort::new(Arc::clone(self), request, token, sent, line));
+        cohorts.insert(request.name(), &cohort);
         cohort
     }
 

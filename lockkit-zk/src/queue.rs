@@ -16,7 +16,7 @@ use crate::error::{Outcome, is_ambiguous, to_error};
 use crate::parents;
 use crate::place::{Known, Node, Place, withdrawn};
 use crate::protocol::{self, Contender, data, is_of, prefixes};
-use crate::remains::{Removal, children_in_sync};
+use crate::remains::{Removal, children, children_in_sync};
 use crate::session::Session;
 use crate::usage::InUse;
 use crate::{Access, Layout};
@@ -92,10 +92,8 @@ impl Form {
         let client = session.client()?;
         let found = match place.known() {
             Known::Taken(node) if node.session.id == session.id => {
-                let children = match client.list_children(parent).await {
-                    Err(ZkError::NoNode) => Vec::new(),
-                    children => children.map_err(|error| to_error(&error))?,
-                };
+                let children = children(&client, parent).await;
+                let children = children.map_err(|error| to_error(&error))?;
                 let is_there = children.contains(&node.names[0]);
                 is_there.then_some((node, children))
             }

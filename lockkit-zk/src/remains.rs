@@ -77,14 +77,10 @@ pub(crate) async fn remove_and_look(
     nodes: &[String],
     parent: &str,
 ) -> Outcome<Vec<String>> {
-    // Both are sent at once, in this order, and served in it; a look is sent when it is made.
-    let look = async { client.list_children(parent).await };
-    let (removed, left) = join(remove_nodes(client, nodes), look).await;
+    // Both are sent at once, in this order, and served in it.
+    let (removed, left) = join(remove_nodes(client, nodes), children(client, parent)).await;
     removed?;
-    match left {
-        Err(ZkError::NoNode) => Ok(Vec::new()),
-        left => left,
-    }
+    left
 }
 
 async fn remove_request(
@@ -111,6 +107,11 @@ pub(crate) async fn children_in_sync(client: &Client, parent: &str) -> Outcome<V
         Err(error) if error != ZkError::NoNode => return Err(error),
         _ => {}
     }
+    children(client, parent).await
+}
+
+/// The children as this server knows them; asked for with the first poll.
+pub(crate) async fn children(client: &Client, parent: &str) -> Outcome<Vec<String>> {
     match client.list_children(parent).await {
         Err(ZkError::NoNode) => Ok(Vec::new()),
         children => children,

@@ -232,9 +232,9 @@ impl Seeking {
         let [least, most] = LOOK_AFTER;
         let mut is_stopped = false;
         let waited = loop {
-            let is_wanted = inner.slots.is_waited_for(key);
+            let is_waited_for = inner.slots.is_waited_for(key);
             let look_after =
-                if is_wanted { (head.ttl() / 4).clamp(least, most) } else { STOP_AGAIN };
+                if is_waited_for { (head.ttl() / 4).clamp(least, most) } else { STOP_AGAIN };
             tokio::select! {
                 biased;
                 waited = &mut waiting => break waited,
@@ -247,7 +247,7 @@ impl Seeking {
                 if inner.sessions.cancel(clock, session).await.is_err() {
                     session.cut();
                 }
-            } else if is_wanted {
+            } else if is_waited_for {
                 let asked = clock.now();
                 match inner.sessions.still_waits(clock, session, key).await {
                     Ok(true) => {
