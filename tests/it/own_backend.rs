@@ -7,10 +7,10 @@ use lockkit_core::conformance::{Fixture, Outcome, Report, Time, run};
 use lockkit_core::{LockProvider, Result, async_trait};
 
 #[allow(dead_code, unreachable_pub)] // it is a program of its own
-#[path = "../examples/own_backend.rs"]
-mod own_backend;
+#[path = "../../examples/own_backend.rs"]
+mod example;
 
-use own_backend::OwnBackend;
+use example::OwnBackend;
 
 /// The same backend in virtual time, where every run goes the same way.
 struct InVirtualTime(OwnBackend);
