@@ -70,7 +70,7 @@ pub struct Builder {
 }
 
 impl Child {
-    /// This test binary, running the one test of this full name as `role`.
+    /// This test binary, running the one test of this full name, `module::function`, as `role`.
     #[must_use]
     pub fn test(name: &str, role: &str) -> Builder {
         Self::with_arguments(&["--exact", name, "--nocapture", "--include-ignored"], role)

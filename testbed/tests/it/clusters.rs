@@ -1,11 +1,7 @@
 //! Clusters of real servers: a leader, another one after its end, and members that are cut off.
-#![cfg(unix)]
-#![allow(dead_code, reason = "no test needs all that is common to them")]
 
-mod common;
-
-use common::zk::Zk;
-use common::{LONG, Tested, ends};
+use crate::common::zk::Zk;
+use crate::common::{LONG, Tested, ends};
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -217,7 +213,7 @@ fn no_member_outlives_a_test_that_panics_or_is_killed() -> Tested {
         children::wait_for_the_end();
     }
     for role in ["panics", "is killed"] {
-        let name = "no_member_outlives_a_test_that_panics_or_is_killed";
+        let name = "clusters::no_member_outlives_a_test_that_panics_or_is_killed";
         let child = Child::test(name, role).env("RUST_BACKTRACE", "0").start()?;
         let mut left = Vec::new();
         for _ in 0..3 {

@@ -1,13 +1,9 @@
 //! Real servers: starting, pausing, killing, restarting, their settings.
-#![cfg(unix)]
-#![allow(dead_code, reason = "no test needs all that is common to them")]
-
-mod common;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{LONG, Tested, ends};
+use crate::common::{LONG, Tested, ends};
 use testbed::resp::{Client, Reply};
 use testbed::{Data, Error, Fault, Link, Place, Program, RedisServer, Server, Way};
 

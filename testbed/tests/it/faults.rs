@@ -1,14 +1,10 @@
 //! Each fault of a link does what it says, to the byte.
-#![cfg(unix)]
-#![allow(dead_code, reason = "no test needs all that is common to them")]
-
-mod common;
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{Bench, LONG, Tested, bytes, is_reset, is_silent, read, read_all};
+use crate::common::{Bench, LONG, Tested, bytes, is_reset, is_silent, read, read_all};
 use testbed::{Connections, End, Fault, Link, Per, Port, Way};
 
 fn cut(after: u64, per: Per, end: End) -> Fault {

@@ -1,10 +1,6 @@
 //! Real etcd servers: starting, pausing, killing, restarting, their settings.
-#![cfg(unix)]
-#![allow(dead_code, reason = "no test needs all that is common to them")]
 
-mod common;
-
-use common::{Tested, ends};
+use crate::common::{Tested, ends};
 use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, Data, Error, EtcdServer};
 

@@ -1,14 +1,10 @@
 //! Real ZooKeeper servers: starting, pausing, killing, restarting, their settings.
-#![cfg(unix)]
-#![allow(dead_code, reason = "no test needs all that is common to them")]
-
-mod common;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::zk::Zk;
-use common::{LONG, SHORT, Tested, ends};
+use crate::common::zk::Zk;
+use crate::common::{LONG, SHORT, Tested, ends};
 use testbed::{Data, Error, ZkServer};
 
 #[test]

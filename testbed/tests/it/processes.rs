@@ -1,15 +1,11 @@
 //! No process outlives its test, however the test ends; children in another role.
-#![cfg(unix)]
-#![allow(dead_code, reason = "no test needs all that is common to them")]
-
-mod common;
 
 use std::path::PathBuf;
 use std::process::exit;
 use std::thread::sleep;
 use std::time::Instant;
 
-use common::{LONG, SHORT, Tested, ends};
+use crate::common::{LONG, SHORT, Tested, ends};
 use testbed::children::{self, Child};
 use testbed::{Error, RedisServer};
 
@@ -47,7 +43,7 @@ fn no_server_outlives_a_test_process() -> Tested {
         "is killed with a paused server",
     ];
     for role in roles {
-        let child = Child::test("no_server_outlives_a_test_process", role)
+        let child = Child::test("processes::no_server_outlives_a_test_process", role)
             .env("RUST_BACKTRACE", "0")
             .start()?;
         let server: u32 = child.line(LONG)?.parse()?;
@@ -81,7 +77,8 @@ fn an_interrupt_of_the_terminal_leaves_no_server() -> Tested {
     if let Some(role) = children::role() {
         return run_as(&role);
     }
-    let child = Child::test("an_interrupt_of_the_terminal_leaves_no_server", "waits").start()?;
+    let child =
+        Child::test("processes::an_interrupt_of_the_terminal_leaves_no_server", "waits").start()?;
     let server: u32 = child.line(LONG)?.parse()?;
     let status = std::process::Command::new("kill")
         .args(["-INT", "--", &format!("-{}", child.pid())])
@@ -105,8 +102,9 @@ fn a_child_speaks_stops_and_goes_on() -> Tested {
             sleep(SHORT / 10);
         }
     }
-    let child =
-        Child::test("a_child_speaks_stops_and_goes_on", "speaker").env("TIMES", "3").start()?;
+    let child = Child::test("processes::a_child_speaks_stops_and_goes_on", "speaker")
+        .env("TIMES", "3")
+        .start()?;
     for time in 0..3 {
         assert_eq!(child.line(LONG)?, format!("line {time}"));
     }
@@ -127,7 +125,7 @@ fn a_dropped_child_ends() -> Tested {
     if children::role().is_some() {
         children::wait_for_the_end();
     }
-    let child = Child::test("a_dropped_child_ends", "waiter").start()?;
+    let child = Child::test("processes::a_dropped_child_ends", "waiter").start()?;
     let pid = child.pid();
     drop(child);
     assert!(ends(pid)?);

@@ -1,6 +1,4 @@
 //! The testbed's PostgreSQL servers and poolers.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
 
 use std::thread;
 use std::time::{Duration, Instant};

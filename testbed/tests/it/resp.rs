@@ -1,5 +1,4 @@
 //! The testbed's reading of Redis's protocol.
-#![cfg(unix)]
 
 use testbed::resp::{Reply, encode, parse};
 use testbed::{Error, Framing, Resp};

@@ -1,5 +1,4 @@
 //! TLS with certificates made on the fly.
-#![cfg(unix)]
 
 use std::error::Error;
 use std::io::{Read, Write};

@@ -1,0 +1,14 @@
+//! The tests of `testbed` in one program, a module for each subject.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod clusters;
+mod common;
+mod etcd;
+mod faults;
+mod postgres;
+mod processes;
+mod redis;
+mod resp;
+mod tls;
+mod zookeeper;
