@@ -1,14 +1,10 @@
 //! Many processes on one directory: exclusion, order of tokens, kills, operators.
 
-#![cfg(unix)]
-
-mod common;
-
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use common::{Role, child_directory, eventually, locks, provider, request};
+use crate::common::{Role, child_directory, eventually, locks, provider, request};
 use lockkit_core::{Error, LockName, LockProvider, StoreSays};
 
 const PROCESSES: usize = 8;
@@ -21,7 +17,7 @@ fn eight_processes_of_eight_tasks_lose_no_update_and_get_tokens_in_the_order_of_
     fs::write(store.path().join("counter"), "0").expect("written");
     let started = Instant::now();
     let children: Vec<_> =
-        (0..PROCESSES).map(|_| Role::start("child_that_counts", store.path())).collect();
+        (0..PROCESSES).map(|_| Role::start("processes::child_that_counts", store.path())).collect();
     let mut worst = Duration::ZERO;
     for mut child in children {
         let waited: u64 = child.hear("longest wait ").parse().expect("a number");
@@ -89,7 +85,7 @@ async fn the_next_waiter_has_the_lock_within_50_ms_of_the_kill_of_its_holder() {
     let locks = locks(store.path()).await;
     let mut waits = Vec::new();
     for _ in 0..10 {
-        let mut holder = Role::start("child_that_holds", store.path());
+        let mut holder = Role::start("processes::child_that_holds", store.path());
         let token: u64 = holder.hear("holds ").parse().expect("a token");
         let waiter = tokio::spawn(locks.lock("held").acquire());
         tokio::time::sleep(Duration::from_millis(30)).await;
@@ -112,8 +108,8 @@ async fn the_kill_of_a_waiter_leaves_the_others_waiting_and_then_granted() {
     let store = tempfile::tempdir().expect("a directory");
     let locks = locks(store.path()).await;
     let guard = locks.lock("held").acquire().await.expect("granted");
-    let mut first = Role::start("child_that_holds", store.path());
-    let mut second = Role::start("child_that_holds", store.path());
+    let mut first = Role::start("processes::child_that_holds", store.path());
+    let mut second = Role::start("processes::child_that_holds", store.path());
     first.hear("asks");
     second.hear("asks");
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -131,7 +127,7 @@ async fn the_kill_of_a_waiter_leaves_the_others_waiting_and_then_granted() {
 #[tokio::test]
 async fn a_stopped_holder_keeps_the_name_and_is_shown_to_operators_of_other_processes() {
     let store = tempfile::tempdir().expect("a directory");
-    let mut holder = Role::start("child_that_holds", store.path());
+    let mut holder = Role::start("processes::child_that_holds", store.path());
     let token: u64 = holder.hear("holds ").parse().expect("a token");
     holder.stop();
 
@@ -174,7 +170,7 @@ async fn a_stopped_holder_keeps_the_name_and_is_shown_to_operators_of_other_proc
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operators_who_look_all_the_time_never_make_a_free_name_look_held() {
     let store = tempfile::tempdir().expect("a directory");
-    let onlooker = Role::start("child_that_looks", store.path());
+    let onlooker = Role::start("processes::child_that_looks", store.path());
     let provider = provider(store.path()).await;
     for _ in 0..500 {
         let grant = provider.try_acquire(&request("held")).await.expect("an answer");

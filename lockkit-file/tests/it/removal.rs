@@ -1,15 +1,11 @@
 //! An admin who removes files under holders and waiters: nothing is granted twice.
 
-#![cfg(unix)]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use common::{Role, locks, provider, request};
+use crate::common::{Role, locks, provider, request};
 use lockkit_core::{Error, Grant, LockProvider, LossReason};
 use lockkit_file::FileProvider;
 
@@ -88,7 +84,7 @@ async fn with_everything_gone_one_process_still_grants_nothing_twice() {
 #[tokio::test]
 async fn another_process_s_holder_keeps_the_name_when_its_file_is_removed() {
     let store = tempfile::tempdir().expect("a directory");
-    let mut holder = Role::start("child_that_holds", store.path());
+    let mut holder = Role::start("removal::child_that_holds", store.path());
     let token: u64 = holder.hear("holds ").parse().expect("a token");
     // Stopped, it cannot be told: so nobody may be granted.
     holder.stop();
@@ -110,12 +106,12 @@ async fn tokens_go_on_from_whichever_file_is_left() {
     let store = tempfile::tempdir().expect("a directory");
     // A token ahead of the clock, so that only the files can tell it; taken by another process,
     // so that this one does not know it.
-    let mut high = Role::start("child_with_a_high_token", store.path());
+    let mut high = Role::start("removal::child_with_a_high_token", store.path());
     let mut last: u64 = high.hear("token ").parse().expect("a token");
     high.finish();
     for remove in [remove_file, remove_twin, remove_twins] {
         remove(store.path());
-        let mut next = Role::start("child_with_the_next_token", store.path());
+        let mut next = Role::start("removal::child_with_the_next_token", store.path());
         let token: u64 = next.hear("token ").parse().expect("a token");
         next.finish();
         assert_eq!(token, last + 1);
@@ -144,7 +140,7 @@ async fn without_its_directory_an_attempt_says_what_to_do_and_goes_on_once_it_is
 #[tokio::test]
 #[ignore = "the role of a child"]
 async fn child_that_holds() {
-    let locks = locks(&common::child_directory()).await;
+    let locks = locks(&crate::common::child_directory()).await;
     let guard = locks.lock("held").acquire().await.expect("granted");
     eprintln!("holds {}", guard.token());
     eprintln!("lost {}", guard.lost().await);
@@ -155,7 +151,8 @@ async fn child_that_holds() {
 #[tokio::test]
 #[ignore = "the role of a child"]
 async fn child_with_a_high_token() {
-    let config = lockkit_file::FileConfig::new(common::child_directory()).token_base(1 << 60);
+    let config =
+        lockkit_file::FileConfig::new(crate::common::child_directory()).token_base(1 << 60);
     let provider = FileProvider::connect(config).await.expect("a store");
     eprintln!("token {}", take(&provider, "held").await.token);
 }
@@ -163,6 +160,6 @@ async fn child_with_a_high_token() {
 #[tokio::test]
 #[ignore = "the role of a child"]
 async fn child_with_the_next_token() {
-    let provider = provider(&common::child_directory()).await;
+    let provider = provider(&crate::common::child_directory()).await;
     eprintln!("token {}", take(&provider, "held").await.token);
 }

@@ -1,16 +1,12 @@
 //! One process: requests, replays, withdrawals, queues, tokens.
 
-#![cfg(unix)]
-
-mod common;
-
 use std::fs;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use common::{eventually, provider, request};
+use crate::common::{eventually, provider, request};
 use lockkit_core::{
     Error, FencingToken, Grant, LockName, LockProvider, LossReason, StoreSays, WakeUp,
 };

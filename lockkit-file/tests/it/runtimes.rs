@@ -1,14 +1,10 @@
 //! Runtimes that end while something is held or waited for, and providers that outlive theirs.
 
-#![cfg(unix)]
-
-mod common;
-
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{locks, provider, request};
+use crate::common::{locks, provider, request};
 use lockkit_core::{Error, LockProvider, LossReason};
 use lockkit_file::{FileConfig, FileProvider};
 use tokio::runtime::{Builder, Runtime};

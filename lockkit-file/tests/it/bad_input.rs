@@ -1,16 +1,12 @@
 //! Odd names, damaged files, directories that cannot be used: an error that says what to do.
 
-#![cfg(unix)]
-
-mod common;
-
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Role, child_directory, command, locks, provider, request};
+use crate::common::{Role, child_directory, command, locks, provider, request};
 use lockkit_core::{Error, Grant, LockProvider, Result};
 use lockkit_file::{FileConfig, FileProvider};
 
@@ -162,7 +158,7 @@ fn a_damaged_file_costs_no_token_and_two_damaged_copies_are_refused() {
         child.finish();
         token
     };
-    let mut last = grant("child_with_a_high_token");
+    let mut last = grant("bad_input::child_with_a_high_token");
     let garbage = vec![0xff_u8; 4096];
     let newest_slot_torn = |path: &Path| {
         let text = fs::read_to_string(path).expect("text");
@@ -181,32 +177,32 @@ fn a_damaged_file_costs_no_token_and_two_damaged_copies_are_refused() {
     };
     for path in [&file, &twin] {
         fs::write(path, &garbage).expect("written");
-        let token = grant("child_with_the_next_token");
+        let token = grant("bad_input::child_with_the_next_token");
         assert_eq!(token, last + 1, "after garbage in {}", path.display());
         fs::write(path, "").expect("written");
-        last = grant("child_with_the_next_token");
+        last = grant("bad_input::child_with_the_next_token");
         assert_eq!(last, token + 1, "after a cut of {}", path.display());
         newest_slot_torn(path);
-        let token = grant("child_with_the_next_token");
+        let token = grant("bad_input::child_with_the_next_token");
         assert_eq!(token, last + 1, "after a torn slot in {}", path.display());
         last = token;
     }
     // A torn write of the newest slot in both: the slots before it are whole.
     newest_slot_torn(&file);
     newest_slot_torn(&twin);
-    let token = grant("child_with_the_next_token");
+    let token = grant("bad_input::child_with_the_next_token");
     assert_eq!(token, last, "the slot before the torn one, and one more");
 
     fs::write(&file, &garbage).expect("written");
     fs::write(&twin, "text of somebody else").expect("written");
-    let mut child = Role::start("child_that_is_refused", store.path());
+    let mut child = Role::start("bad_input::child_that_is_refused", store.path());
     let said = child.hear("refused ");
     assert!(said.contains("a.lock") && said.contains("remove both files"), "{said}");
     child.finish();
     // The remedy works.
     fs::remove_file(&file).expect("removed");
     fs::remove_file(&twin).expect("removed");
-    assert!(grant("child_with_the_next_token") > 1_000_000_000_000_000);
+    assert!(grant("bad_input::child_with_the_next_token") > 1_000_000_000_000_000);
 }
 
 #[tokio::test]
@@ -225,7 +221,7 @@ fn on_a_full_disk_the_error_names_the_remedy_and_known_names_still_work() {
     let place = tempfile::tempdir().expect("a directory");
     fs::set_permissions(place.path(), Permissions::from_mode(0o777)).expect("set");
     let store = place.path().join("locks");
-    let inner = command("child_on_a_full_disk", &store);
+    let inner = command("bad_input::child_on_a_full_disk", &store);
     let mut shell = Command::new("sh");
     let may_mount = may_mount();
     let script = if may_mount {
@@ -312,7 +308,8 @@ fn with_mode(path: &Path, mode: u32) {
 fn a_directory_that_may_not_be_written_is_refused_with_a_remedy() {
     let store = tempfile::tempdir().expect("a directory");
     with_mode(store.path(), 0o555);
-    let (_program, mut child) = as_a_stranger("child_that_may_not_connect", store.path());
+    let (_program, mut child) =
+        as_a_stranger("bad_input::child_that_may_not_connect", store.path());
     let said = child.hear("refused ");
     assert!(said.contains("ermission denied") && said.contains("chmod"), "{said}");
     child.finish();
@@ -321,7 +318,7 @@ fn a_directory_that_may_not_be_written_is_refused_with_a_remedy() {
     fs::create_dir(store.path().join(".lockkit")).expect("created");
     with_mode(&store.path().join(".lockkit"), 0o555);
     with_mode(store.path(), 0o555);
-    let (_program, mut child) = as_a_stranger("child_that_is_refused", store.path());
+    let (_program, mut child) = as_a_stranger("bad_input::child_that_is_refused", store.path());
     let said = child.hear("refused ");
     assert!(said.contains("ermission denied") && said.contains("chmod"), "{said}");
     child.finish();
@@ -343,7 +340,7 @@ async fn files_take_the_rights_of_their_directory_so_a_directory_for_all_is_lock
         let twins = store.path().join(".lockkit");
         assert_eq!(fs::metadata(&twins).expect("there").mode() & 0o7777, mode);
         if mode == 0o777 {
-            let (_program, mut child) = as_a_stranger("child_that_waits", store.path());
+            let (_program, mut child) = as_a_stranger("bad_input::child_that_waits", store.path());
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             let token = grant.token;
             drop(grant);

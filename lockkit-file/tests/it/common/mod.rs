@@ -1,7 +1,5 @@
 //! What the tests share: stores in fresh directories, and children that never outlive their test.
 
-#![allow(dead_code, unreachable_pub)]
-
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -14,27 +12,27 @@ use lockkit_file::{FileConfig, FileProvider};
 /// The variable that tells a child in which directory its store lies.
 const DIRECTORY: &str = "LOCKKIT_FILE_TEST_DIRECTORY";
 
-pub const TTL: Duration = Duration::from_secs(5);
+pub(crate) const TTL: Duration = Duration::from_secs(5);
 
-pub async fn provider(directory: &Path) -> FileProvider {
+pub(crate) async fn provider(directory: &Path) -> FileProvider {
     FileProvider::connect(FileConfig::new(directory)).await.expect("a store")
 }
 
-pub async fn locks(directory: &Path) -> Locks {
+pub(crate) async fn locks(directory: &Path) -> Locks {
     Locks::new(provider(directory).await)
 }
 
-pub fn request(name: &str) -> Request {
+pub(crate) fn request(name: &str) -> Request {
     Request::new(LockName::new(name).expect("a name"), TTL, Clock::system()).expect("a request")
 }
 
 /// The store of this process, if it is a child; its tests are ignored, so nothing else runs them.
-pub fn child_directory() -> std::path::PathBuf {
+pub(crate) fn child_directory() -> std::path::PathBuf {
     std::env::var_os(DIRECTORY).expect("run by a parent test only").into()
 }
 
 /// This test binary again, in the role of its ignored test `role`.
-pub fn command(role: &str, directory: &Path) -> Command {
+pub(crate) fn command(role: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a path"));
     command
         .args([role, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
@@ -47,29 +45,29 @@ pub fn command(role: &str, directory: &Path) -> Command {
 
 /// A child process, killed by its id when the test is over, also by a panic.
 #[derive(Debug)]
-pub struct Role {
+pub(crate) struct Role {
     child: Child,
     lines: BufReader<ChildStderr>,
     before: VecDeque<String>,
 }
 
 impl Role {
-    pub fn start(role: &str, directory: &Path) -> Self {
+    pub(crate) fn start(role: &str, directory: &Path) -> Self {
         Self::spawn(command(role, directory))
     }
 
-    pub fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().expect("a child");
         let lines = BufReader::new(child.stderr.take().expect("piped"));
         Self { child, lines, before: VecDeque::new() }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What follows `word` in the next line of the child that begins with it.
-    pub fn hear(&mut self, word: &str) -> String {
+    pub(crate) fn hear(&mut self, word: &str) -> String {
         loop {
             let mut line = String::new();
             let read = self.lines.read_line(&mut line).expect("a pipe");
@@ -81,12 +79,12 @@ impl Role {
         }
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");
     }
 
     /// Stops the child, and waits until it stands still.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         use rustix::process::{Pid, Signal, WaitOptions, waitpid};
         self.signal(Signal::STOP);
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
@@ -94,14 +92,14 @@ impl Role {
         assert!(status.stopped());
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid()).expect("a pid");
         let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
         rustix::process::kill_process(pid, signal).expect("signalled");
     }
 
     /// Waits for the child's own end, which must be a success.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         let status = self.child.wait().expect("waited");
         let mut rest = String::new();
         std::io::Read::read_to_string(&mut self.lines, &mut rest).expect("a pipe");
@@ -117,7 +115,7 @@ impl Drop for Role {
 }
 
 /// Waits until `holds`, for at most `limit`.
-pub async fn eventually(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let started = Instant::now();
     while !holds().await {
         assert!(started.elapsed() < limit, "not within {limit:?}: {what}");

@@ -1,0 +1,9 @@
+//! The tests of `lockkit-file` in one program, a module for each subject.
+#![cfg(unix)]
+
+mod bad_input;
+mod common;
+mod processes;
+mod removal;
+mod requests;
+mod runtimes;
