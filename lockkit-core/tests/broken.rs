@@ -21,7 +21,6 @@ mod broken {
     pub(crate) mod twist;
     pub(crate) mod wait_flaws;
 }
-#[path = "support/in_memory.rs"]
 mod in_memory;
 
 use std::process::ExitCode;

@@ -1,6 +1,5 @@
 //! The conformance suite on the memory provider, in real time.
 
-#[path = "support/in_memory.rs"]
 mod in_memory;
 
 use std::process::ExitCode;

@@ -1,13 +1,9 @@
 //! Holding a lease: renewals, deadlines, loss, and what the guard says of them.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Fault, Op, Remote};
 use lockkit_core::{Applied, Clock, Error, Guard, Locks, LossReason, Memory, RequestId};
-use support::{Fault, Op, Remote};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(12);

@@ -1,13 +1,9 @@
 //! How things end: close, runtimes that stop, guards dropped anywhere, and who is told.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Fault, Op, Remote};
 use lockkit_core::{Clock, Error, Guard, Locks, LossReason, Memory};
-use support::{Fault, Op, Remote};
 use tokio::runtime::{Builder, Runtime};
 
 const SECOND: Duration = Duration::from_secs(1);

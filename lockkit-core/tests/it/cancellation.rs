@@ -1,13 +1,9 @@
 //! Callers that leave: nothing of theirs stays, whatever the link does to their messages.
 
-#![allow(clippy::unwrap_used)]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::{Fault, Op, Remote};
 use lockkit_core::{Applied, Error, Locks, Memory};
-use support::{Fault, Op, Remote};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// Long enough that no ghost disappears by its ttl while a test runs.

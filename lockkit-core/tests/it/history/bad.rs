@@ -2,7 +2,7 @@
 
 use lockkit_core::conformance::history::Violation;
 
-use crate::{check, violations};
+use super::{check, violations};
 
 /// Two grants of `n`: the second is answered at `granted`, the first believed until 20.
 fn two_grants(first_token: u64, second_asks: u64, granted: u64, second_token: u64) -> String {

@@ -1,10 +1,11 @@
 //! Level 2: the memory store and the driver in virtual time, with faults that follow from seeds.
 //!
 //! Each run takes new seeds. A seed that failed runs alone with
-//! `LOCKKIT_SEED=7 cargo test -p lockkit-core --features conformance --test simulation -- twenty`,
+//! `LOCKKIT_SEED=7 cargo test -p lockkit-core --features conformance --test it -- simulation::twenty`,
 //! and with every event printed by the example `simulate`. `LOCKKIT_DAYS=365` lasts longer.
 
 #[expect(dead_code, reason = "the simulation uses a part of the broken stores")]
+#[path = "../broken"]
 mod broken {
     pub(crate) mod attempt_flaws;
     pub(crate) mod client;

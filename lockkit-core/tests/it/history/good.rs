@@ -5,8 +5,8 @@ use std::time::Duration;
 use lockkit_core::conformance::history::History;
 use proptest::prelude::*;
 
+use super::check;
 use super::truth::{events, plans};
-use crate::check;
 
 #[test]
 fn a_good_history_is_summed_up() {

@@ -1,12 +1,10 @@
 //! The checker of histories is itself tested: with bad histories made by hand, with good ones at
 //! random, and beside a checker of another kind that searches where ours calculates.
 
-mod history {
-    mod bad;
-    mod good;
-    mod search;
-    pub(crate) mod truth;
-}
+mod bad;
+mod good;
+mod search;
+mod truth;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! A store at the far end of a link: what the driver's tests run against.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test file uses a part of it
-
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -17,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 /// One kind of call on the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     TryAcquire,
     Acquire,
     Withdraw,
@@ -27,7 +25,7 @@ pub enum Op {
 
 /// What goes wrong with the next call of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It never leaves, and the caller knows.
     Refused,
     /// It is lost on the way, and the caller does not know.
@@ -52,7 +50,7 @@ pub enum Fault {
 /// still waits, and a grant lives there until it is released or expires: nothing is freed by
 /// dropping something here.
 #[derive(Clone, Debug)]
-pub struct Remote(Arc<Inner>);
+pub(crate) struct Remote(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -72,17 +70,17 @@ struct Inner {
 
 impl Remote {
     /// A link without delay.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_delay(Duration::ZERO, 1)
     }
 
     /// A link whose every message takes between nothing and `delay`, independently.
-    pub fn with_delay(delay: Duration, seed: u64) -> Self {
+    pub(crate) fn with_delay(delay: Duration, seed: u64) -> Self {
         Self::build(delay, seed, false)
     }
 
     /// A link whose every message takes exactly `delay`.
-    pub fn with_fixed_delay(delay: Duration) -> Self {
+    pub(crate) fn with_fixed_delay(delay: Duration) -> Self {
         Self::build(delay, 1, true)
     }
 
@@ -101,43 +99,43 @@ impl Remote {
     }
 
     /// From now on the client knows that it has lost its way to the store, or has one again.
-    pub fn be_out_of_reach(&self, lost: bool) {
+    pub(crate) fn be_out_of_reach(&self, lost: bool) {
         self.0.out_of_reach.send_replace(lost);
     }
 
     /// Whether the provider was closed.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Relaxed)
     }
 
-    pub fn locks(&self) -> Locks {
+    pub(crate) fn locks(&self) -> Locks {
         Locks::builder().clock(Clock::tokio()).build(self.clone())
     }
 
-    pub fn store(&self) -> &Memory {
+    pub(crate) fn store(&self) -> &Memory {
         &self.0.store
     }
 
     /// The next call of this kind fails so.
-    pub fn fail_next(&self, op: Op, fault: Fault) {
+    pub(crate) fn fail_next(&self, op: Op, fault: Fault) {
         self.0.faults.lock().unwrap().push_back((op, fault));
     }
 
     /// The ids of all calls of this kind so far.
-    pub fn calls(&self, op: Op) -> Vec<RequestId> {
+    pub(crate) fn calls(&self, op: Op) -> Vec<RequestId> {
         let log = self.0.log.lock().unwrap();
         log.iter().filter(|(seen, _)| *seen == op).map(|(_, id)| *id).collect()
     }
 
     /// Whether nobody holds `name` in the store, and nobody waits there.
-    pub async fn is_clean(&self, name: &str) -> bool {
+    pub(crate) async fn is_clean(&self, name: &str) -> bool {
         let name = name.parse().expect("a name");
         let seen = self.0.store.operator().expect("memory has one").inspect(&name).await;
         let seen = seen.expect("no outage");
         seen.holders.is_empty() && seen.waiters == Some(0)
     }
 
-    pub fn random(&self) -> u64 {
+    pub(crate) fn random(&self) -> u64 {
         // SplitMix64: a counter and a mixing step.
         let mut x = self.0.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

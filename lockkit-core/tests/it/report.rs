@@ -1,7 +1,5 @@
 //! What the suite's report says, and that it can be had from anywhere.
 
-#![allow(clippy::unwrap_used)]
-
 use std::sync::{Arc, OnceLock};
 
 use lockkit_core::conformance::{Challenge, Fixture, Hook, Outcome, Report, Time, cases, run};

@@ -1,0 +1,21 @@
+//! The tests of `lockkit-core` in one program, a module for each subject.
+#![allow(clippy::unwrap_used)]
+
+mod cancellation;
+mod ending;
+mod events;
+#[cfg(feature = "conformance")]
+mod history;
+mod holding;
+#[cfg(feature = "conformance")]
+mod idle_link;
+#[cfg(feature = "conformance")]
+mod link_traffic;
+mod memory;
+#[cfg(feature = "conformance")]
+mod report;
+#[cfg(feature = "conformance")]
+mod residue;
+#[cfg(feature = "conformance")]
+mod simulation;
+mod support;
