@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use testbed::RedisServer;
 use testbed::resp::{Client, Reply};
 
-const PRELUDE: &str = include_str!("../../src/lua/prelude.lua");
+const PRELUDE: &str = include_str!("../../../src/lua/prelude.lua");
 const SCRIPTS: &[(&str, &str)] = &[
-    ("acquire", include_str!("../../src/lua/acquire.lua")),
-    ("renew", include_str!("../../src/lua/renew.lua")),
-    ("release", include_str!("../../src/lua/release.lua")),
-    ("withdraw", include_str!("../../src/lua/withdraw.lua")),
-    ("inspect", include_str!("../../src/lua/inspect.lua")),
-    ("revoke", include_str!("../../src/lua/revoke.lua")),
+    ("acquire", include_str!("../../../src/lua/acquire.lua")),
+    ("renew", include_str!("../../../src/lua/renew.lua")),
+    ("release", include_str!("../../../src/lua/release.lua")),
+    ("withdraw", include_str!("../../../src/lua/withdraw.lua")),
+    ("inspect", include_str!("../../../src/lua/inspect.lua")),
+    ("revoke", include_str!("../../../src/lua/revoke.lua")),
     ("dump", ""),
 ];
 

@@ -1,20 +1,15 @@
 //! Hand-offs inside one provider, which the server learns of afterwards: what may go wrong between.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
 
-mod cohort {
-    pub(crate) mod party;
-}
-mod common;
+mod party;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use cohort::party::{Party, Standing, TTL, Waiter, release, request};
-use common::{by, ms};
+use crate::common::{by, ms};
 use lockkit_core::{Error, LockName, LockProvider, LossReason};
+use party::{Party, Standing, TTL, Waiter, release, request};
 use testbed::{Connections, End, Fault, Per, RedisServer, Way};
 use tokio::task::JoinHandle;
 

@@ -1,15 +1,11 @@
 //! TLS: whom we trust, whom the server trusts, and that a refusal is an error and no panic.
 //!
 //! Both of rustls's providers, ring and aws-lc-rs, are linked here, so that rustls chooses none.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{by, ms};
+use crate::common::{by, ms};
 use lockkit_core::{Error, Locks};
 use lockkit_redis::{RedisConfig, RedisProvider, RedisTls};
 use testbed::certificates::Certificates;

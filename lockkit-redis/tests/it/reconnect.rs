@@ -1,13 +1,9 @@
 //! Connections that are cut, refused, made anew or left: what that costs, and what calls are told.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{by, ms};
+use crate::common::{by, ms};
 use lockkit_core::{Applied, Clock, Error, LockName, LockProvider, Request, StoreSays};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::{Connections, End, Fault, Link, Per, RedisServer, Way};

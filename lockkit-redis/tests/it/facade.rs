@@ -1,7 +1,5 @@
 //! Redis through the facade: by URL, and the quickstart's story on a real server.
 
-#![allow(clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use lockkit::{Error, Exclusion, connect};

@@ -1,23 +1,19 @@
 //! The scripts' invariants, under random steps of clients that crash, cancel, replay and barge.
 //!
-//! `LOCKKIT_SEED=7 cargo test -p lockkit-redis --test scripts` reruns one seed.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
+//! `LOCKKIT_SEED=7 cargo test -p lockkit-redis --test it -- scripts::` reruns one seed.
 
-mod scripts {
-    pub(crate) mod chance;
-    pub(crate) mod deed;
-    pub(crate) mod model;
-    pub(crate) mod store;
-    pub(crate) mod world;
-}
+mod chance;
+mod deed;
+mod model;
+mod store;
+mod world;
 
 use std::time::{Duration, Instant};
 
-use scripts::deed::{Deed, Pass};
-use scripts::store::{Cut, Store, keys};
-use scripts::world::World;
+use deed::{Deed, Pass};
+use store::{Cut, Store, keys};
 use testbed::RedisServer;
+use world::World;
 
 const STEPS: u64 = 100_000;
 /// Where the run gives up having done too little: a fast machine has less time for expiries.

@@ -1,12 +1,8 @@
 //! What a server's troubles do to holders and waiters: flushes, cut connections, restarts, pauses.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, client, ms, queued, report, tokens, tokens_in_any_order, waiter};
+use crate::common::{SLACK, by, client, ms, queued, report, tokens, tokens_in_any_order, waiter};
 use futures_util::FutureExt;
 use lockkit_core::{Guard, LossReason};
 use testbed::{Data, RedisServer};

@@ -1,14 +1,10 @@
 //! What goes over the link: how many requests each thing takes, and what a slow or stuck one costs.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{by, client, join, ms, queued};
+use crate::common::{by, client, join, ms, queued};
 use lockkit_core::{Clock, LockName, LockProvider, Locks, Request, StoreSays};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::{Connections, Fault, Link, RedisServer, Way};

@@ -1,12 +1,8 @@
 //! What servers are refused at the connection, and with which words.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, client, ms};
+use crate::common::{SLACK, by, client, ms};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::log::Log;

@@ -1,15 +1,11 @@
 //! Many processes on one name: no lost update, and bounded hand-over when some are killed.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, client, join, ms, queued, report};
+use crate::common::{SLACK, by, client, join, ms, queued, report};
 use lockkit_core::{Lock, Locks, LossReason};
 use testbed::RedisServer;
 use testbed::children::{self, Child};
@@ -48,7 +44,7 @@ async fn eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens() 
     let server = RedisServer::start().unwrap();
     let file = server.place().directory().join("counter");
     fs::write(&file, "0").unwrap();
-    let name = "eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
+    let name = "processes::eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
     let start = |_| child(name, "count", &server).env("COUNTER", &file).start().unwrap();
     let children: Vec<Child> = (0..8).map(start).collect();
     counted(&children, &file, 8 * 8 * ROUNDS, ms(60_000));
@@ -63,7 +59,7 @@ async fn a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second() {
     }
     let server = RedisServer::start().unwrap();
     let locks = client(&server).await;
-    let name = "a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second";
+    let name = "processes::a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second";
     let bound = ttl + ms(500);
     let mut took = Vec::new();
     for _ in 0..TRIES {
@@ -92,7 +88,7 @@ async fn killed_waiters_delay_the_next_grant_by_no_more_than_declared() {
     let server = RedisServer::start().unwrap();
     let locks = client(&server).await;
     let lock = locks.lock("a").ttl(ttl);
-    let name = "killed_waiters_delay_the_next_grant_by_no_more_than_declared";
+    let name = "processes::killed_waiters_delay_the_next_grant_by_no_more_than_declared";
     // The holder's remaining time is at most its ttl, and a waiter's life is the ttl here.
     let bound = ttl + RESERVATION + ttl / 3;
     for (waiters, kills_holder) in [(1, false), (3, false), (3, true)] {
@@ -198,7 +194,7 @@ async fn a_holder_that_was_stopped_past_its_ttl_knows_when_it_wakes() {
     }
     let server = RedisServer::start().unwrap();
     let locks = client(&server).await;
-    let name = "a_holder_that_was_stopped_past_its_ttl_knows_when_it_wakes";
+    let name = "processes::a_holder_that_was_stopped_past_its_ttl_knows_when_it_wakes";
     let holder = child(name, "holder", &server).start().unwrap();
     assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
     holder.pause().unwrap();
@@ -238,8 +234,7 @@ async fn a_process_stopped_or_killed_right_after_a_hand_off_among_its_tasks_dela
     }
     let server = RedisServer::start().unwrap();
     let locks = client(&server).await;
-    let name =
-        "a_process_stopped_or_killed_right_after_a_hand_off_among_its_tasks_delays_by_its_ttl";
+    let name = "processes::a_process_stopped_or_killed_right_after_a_hand_off_among_its_tasks_delays_by_its_ttl";
     // Who was handed the name may still be in the queue, dead, for a life of a second.
     let bound = ms(1_000) + RESERVATION + ms(1_000) / 3;
     for kill in [false, true, false, true] {

@@ -1,15 +1,11 @@
 //! Beside clients of the field on the same key: redis-py's lock, SET NX, DEL, and other data.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, client, ms, queued, waiter};
+use crate::common::{SLACK, by, client, ms, queued, waiter};
 use lockkit_core::{Error, LossReason};
 use testbed::contenders::held_by_another;
 use testbed::{Peer, RedisServer, python};
@@ -23,7 +19,7 @@ const HEARTBEAT: Duration = ms(1_000);
 fn redis_py(server: &RedisServer) -> Peer {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut command = Command::new(python::with("redis", REDIS_PY, kept).unwrap());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/client.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/interop/client.py");
     command.arg(script).arg(server.port().to_string());
     Peer::start(command).unwrap()
 }

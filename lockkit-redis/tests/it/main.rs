@@ -1,0 +1,16 @@
+//! The tests of `lockkit-redis` in one program, a module for each subject.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod cohort;
+mod common;
+mod connect;
+mod facade;
+mod interop;
+mod link;
+mod processes;
+mod reconnect;
+mod scripts;
+mod server;
+#[cfg(feature = "tls")]
+mod tls;
