@@ -1,12 +1,8 @@
 //! A session's lease: from when its term counts, and that keep-alives go on past dead connections.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{by, join, link_to, ms};
+use crate::common::{by, join, link_to, ms};
 use lockkit_core::Guard;
 use testbed::{Connections, EtcdServer, Fault, Link, Way};
 

@@ -1,8 +1,4 @@
 //! Beside other clients: etcdctl, which is Go's `concurrency.Mutex`, and operators with their tools.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -10,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use common::{SLACK, by, client, ms, queued, tokens, waiter};
+use crate::common::{SLACK, by, client, ms, queued, tokens, waiter};
 use etcd_client::{Client, Txn, TxnOp};
 use lockkit_core::{Locks, LossReason};
 use lockkit_etcd::{EtcdConfig, EtcdGrant, EtcdProvider};

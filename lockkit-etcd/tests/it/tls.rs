@@ -1,15 +1,11 @@
 //! TLS: whom we trust, whom the server trusts, and that a refusal is an error and no panic.
 //!
 //! Both of rustls's providers, ring and aws-lc-rs, are linked here, so that rustls chooses none.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::PathBuf;
 
-use common::{SLACK, by, ms};
+use crate::common::{SLACK, by, ms};
 use lockkit_core::Error;
 use lockkit_etcd::{EtcdConfig, EtcdProvider, EtcdTls};
 use testbed::certificates::Certificates;

@@ -1,7 +1,5 @@
 //! What the tests on real servers share.
 
-#![allow(dead_code, unused_imports)] // each test file uses a part of it
-
 pub(crate) mod cluster;
 
 use std::collections::BTreeMap;

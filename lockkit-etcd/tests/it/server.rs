@@ -1,12 +1,8 @@
 //! What a server's troubles do to holders and waiters: compaction, restarts, ended leases.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{SLACK, by, client, join, link_to, ms, queued, waiter};
+use crate::common::{SLACK, by, client, join, link_to, ms, queued, waiter};
 use lockkit_core::{Error, LossReason};
 use lockkit_etcd::EtcdGrant;
 use testbed::{Data, EtcdServer};

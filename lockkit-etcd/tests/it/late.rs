@@ -1,12 +1,8 @@
 //! What is held on the link and delivered after the next grant: it frees nothing, and extends nothing.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{SLACK, by, client, join, link_to, ms};
+use crate::common::{SLACK, by, client, join, link_to, ms};
 use etcd_client::Client;
 use lockkit_core::{Guard, Locks};
 use lockkit_etcd::EtcdGrant;

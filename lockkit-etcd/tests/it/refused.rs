@@ -1,12 +1,8 @@
 //! A right that is taken away while keys are there: what may not be removed is not kept alive.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{SLACK, by, ms, queued};
+use crate::common::{SLACK, by, ms, queued};
 use lockkit_core::{Clock, Error, LockName, LockProvider, Locks, Request};
 use lockkit_etcd::{EtcdConfig, EtcdGrant, EtcdProvider};
 use testbed::EtcdServer;

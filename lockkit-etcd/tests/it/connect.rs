@@ -1,12 +1,8 @@
 //! What is refused at the connection, and with which words; what no word ever shows.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SLACK, by, ms, waiter};
+use crate::common::{SLACK, by, ms, waiter};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
 use testbed::log::Log;

@@ -1,13 +1,9 @@
 //! A member of three fails at every moment between two renewals.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::cluster::{ALONE, Trouble, at, renewed};
-use common::{by, ms};
+use crate::common::cluster::{ALONE, Trouble, at, renewed};
+use crate::common::{by, ms};
 use lockkit_core::{Guard, Locks};
 use testbed::EtcdCluster;
 

@@ -1,16 +1,12 @@
 //! Three members: one of them killed, paused or cut off at any moment, the leader among them, and
 //! the majority lost.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::cluster::{ALONE, Trouble, at, renewed};
-use common::{SLACK, by, ms, waiter};
+use crate::common::cluster::{ALONE, Trouble, at, renewed};
+use crate::common::{SLACK, by, ms, waiter};
 use lockkit_core::{Error, Fenced, Guard, Lock, Locks};
 use testbed::{Data, EtcdCluster};
 

@@ -1,13 +1,9 @@
 //! What goes over the link: how many requests each thing takes, and how long a hand-off.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{by, client, idle, join, link_to, ms, queued, since};
+use crate::common::{by, client, idle, join, link_to, ms, queued, since};
 use etcd_client::{Client, LockOptions};
 use lockkit_core::{Guard, Lock, Locks};
 use testbed::{EtcdServer, Fault, Link, Way};

@@ -1,12 +1,8 @@
 //! Many processes on one name: no lost update, and bounded hand-over when some are killed.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{by, client, join, ms, queued};
+use crate::common::{by, client, join, ms, queued};
 use lockkit_core::Locks;
 use testbed::EtcdServer;
 use testbed::children::{self, Child};
@@ -38,7 +34,7 @@ async fn eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens() 
     let server = EtcdServer::start().unwrap();
     let file = server.place().directory().join("counter");
     std::fs::write(&file, "0").unwrap();
-    let name = "eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
+    let name = "processes::eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
     let began = Instant::now();
     let children: Vec<Child> = (0..8).map(|_| child(name, "count", &server)).collect();
     counted(&children, &file, 8 * 8 * ROUNDS, ms(60_000));
@@ -55,7 +51,7 @@ async fn a_killed_holders_name_is_granted_within_its_ttl_and_a_second_and_a_half
     }
     let server = EtcdServer::start().unwrap();
     let locks = client(&server).await;
-    let name = "a_killed_holders_name_is_granted_within_its_ttl_and_a_second_and_a_half";
+    let name = "processes::a_killed_holders_name_is_granted_within_its_ttl_and_a_second_and_a_half";
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
         let holder = child(name, "holder", &server);

@@ -1,0 +1,18 @@
+//! The tests of `lockkit-etcd` in one program, a module for each subject.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod common;
+mod connect;
+mod facade;
+mod interop;
+mod late;
+mod link;
+mod moments;
+mod processes;
+mod refused;
+mod server;
+mod session;
+#[cfg(feature = "tls")]
+mod tls;
