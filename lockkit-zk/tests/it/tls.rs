@@ -1,15 +1,11 @@
 //! TLS: whom we trust, whom the servers trust, and that a refusal is an error and no panic.
 //!
 //! Both of rustls's providers, ring and aws-lc-rs, are linked here, so that rustls chooses none.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{TICK, by, ms};
+use crate::common::{TICK, by, ms};
 use lockkit_core::{Error, Locks};
 use lockkit_zk::{Access, Right, ZkConfig, ZkProvider, ZkTls};
 use testbed::certificates::Certificates;
@@ -54,8 +50,8 @@ async fn a_private_authority_is_trusted_and_no_other() {
     assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
     // A plain client at a port for TLS, and one for TLS at a plain port.
     let port = server.tls_address().unwrap().port();
-    refused(common::at(port)).await;
-    refused(common::at(server.port()).tls(ZkTls::new(read(&certificates.ca())))).await;
+    refused(crate::common::at(port)).await;
+    refused(crate::common::at(server.port()).tls(ZkTls::new(read(&certificates.ca())))).await;
 }
 
 #[tokio::test]
@@ -78,7 +74,7 @@ async fn a_client_certificate_is_shown_where_the_server_asks_for_one_and_is_a_lo
     assert!(error.to_string().to_lowercase().contains("certificate"), "{error}");
     // What only the certificate's owner may touch, a client without it may not.
     works(at(&server, "localhost", ours()).base("/private").access(Access::Creator)).await;
-    let plain = common::at(server.port()).base("/private");
+    let plain = crate::common::at(server.port()).base("/private");
     let error = match ZkProvider::connect(plain).await {
         Err(error) => error,
         Ok(provider) => Locks::new(provider).lock("a").acquire().await.map(drop).unwrap_err(),

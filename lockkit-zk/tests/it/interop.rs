@@ -1,9 +1,5 @@
 //! Beside other clients of the field on the same nodes: kazoo's Lock and Curator's
 //! InterProcessMutex.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use common::{SLACK, at, by, ms, queued, server};
+use crate::common::{SLACK, at, by, ms, queued, server};
 use lockkit_core::{Lock, Locks};
 use lockkit_zk::{Layout, ZkProvider};
 use testbed::{Peer, ZkServer, java, python};
@@ -28,7 +24,7 @@ fn classes() -> &'static Path {
         let kept =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("curator-{}", std::process::id()));
         fs::create_dir_all(&kept).unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/Peer.java");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/interop/Peer.java");
         let jars = ["curator-client", "curator-framework", "curator-recipes", "zookeeper"];
         java::compile(&source, &jars, &kept).unwrap();
         kept
@@ -39,7 +35,7 @@ fn classes() -> &'static Path {
 fn kazoo(server: &ZkServer, patterns: &[&str]) -> Arc<Peer> {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut command = Command::new(python::with("kazoo", KAZOO, kept).unwrap());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/client.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/interop/client.py");
     command.arg(script).arg(server.port().to_string()).args(patterns);
     Arc::new(Peer::start(command).unwrap())
 }

@@ -1,7 +1,5 @@
 //! What the tests on a real server share.
 
-#![allow(dead_code, unused_imports)] // each test file uses a part of it
-
 pub(crate) mod framing;
 
 use std::sync::Arc;

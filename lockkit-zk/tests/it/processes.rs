@@ -1,13 +1,9 @@
 //! Many processes on one name, and one that stands still.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{SLACK, TICK, by, client, join, ms, queued};
+use crate::common::{SLACK, TICK, by, client, join, ms, queued};
 use lockkit_core::Locks;
 use lockkit_zk::ZkNode;
 use testbed::ZkServer;
@@ -31,10 +27,10 @@ async fn eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens() 
         let file = std::env::var_os("COUNTER").unwrap();
         return count(&parents_server().await.lock("counter"), file.as_ref(), 8, ROUNDS).await;
     }
-    let server = common::server();
+    let server = crate::common::server();
     let file = server.place().directory().join("counter");
     fs::write(&file, "0").unwrap();
-    let name = "eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
+    let name = "processes::eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
     let start = |_| child(name, "count", &server).env("COUNTER", &file).start().unwrap();
     let children: Vec<Child> = (0..8).map(start).collect();
     counted(&children, &file, 8 * 8 * ROUNDS, ms(90_000));
@@ -50,9 +46,9 @@ async fn a_killed_holders_name_is_granted_with_the_end_of_its_session() {
         guard.lost().await;
         children::wait_for_the_end();
     }
-    let server = common::server();
+    let server = crate::common::server();
     let locks = client(&server).await;
-    let name = "a_killed_holders_name_is_granted_with_the_end_of_its_session";
+    let name = "processes::a_killed_holders_name_is_granted_with_the_end_of_its_session";
     let mut slowest = Duration::ZERO;
     for _ in 0..2 {
         let holder = child(name, "holder", &server).start().unwrap();
@@ -127,13 +123,13 @@ async fn a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_
             }
         }
     }
-    let server = common::server();
+    let server = crate::common::server();
     let ours = writer(server.port()).await;
     ours.create("/state", b"", &CreateMode::Persistent.with_acls(Acls::anyone_all()))
         .await
         .unwrap();
     let locks = client(&server).await;
-    let name = "a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_is_refused";
+    let name = "processes::a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_is_refused";
     for _ in 0..3 {
         let holder = child(name, "holder", &server).start().unwrap();
         assert_eq!(holder.line(ms(20_000)).unwrap(), "held");

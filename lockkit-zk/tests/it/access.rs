@@ -1,12 +1,8 @@
 //! Clients that may not see all: nobody is blocked by what a refused one leaves behind.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{at, by, ms, nodes, provider, queued, request, server, spectator};
+use crate::common::{at, by, ms, nodes, provider, queued, request, server, spectator};
 use lockkit_core::{Error, LockProvider, Locks};
 use lockkit_zk::{Access, Layout, ZkConfig};
 use testbed::ZkServer;

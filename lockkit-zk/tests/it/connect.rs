@@ -1,12 +1,8 @@
 //! Logins, refusals and silence at the connection, and that no secret is ever shown.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SLACK, at, by, ms, server};
+use crate::common::{SLACK, at, by, ms, server};
 use lockkit_core::{Applied, Error, LockProvider, Locks};
 use lockkit_zk::{Access, Right, ZkConfig, ZkProvider};
 use testbed::Port;
@@ -99,7 +95,7 @@ async fn a_server_that_is_not_there_is_an_error_within_the_limit() {
     assert!(matches!(outcome.map(drop), Err(Error::Unavailable { .. })));
     let three = [&silent, &server, &server].map(|server| server.address().to_string());
     for _ in 0..6 {
-        let config = ZkConfig::new(three.clone()).tick(common::TICK);
+        let config = ZkConfig::new(three.clone()).tick(crate::common::TICK);
         by(LIMIT + SLACK, "a connection", ZkProvider::connect(config)).await.unwrap();
     }
 }

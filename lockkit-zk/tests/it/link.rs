@@ -1,13 +1,9 @@
 //! What goes over the link: round trips, heartbeats, wake-ups.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::{by, client, linked, ms, queued, server, waiter};
+use crate::common::{by, client, linked, ms, queued, server, waiter};
 use lockkit_core::{LockProvider, Locks, LossReason};
 use testbed::{Fault, Way};
 use tokio::task::JoinSet;
@@ -162,6 +158,6 @@ async fn a_removed_node_is_a_loss_at_once() {
             by(ms(700), "the next grant", next).await.unwrap().release().await.unwrap();
         }
     }
-    let provider = common::provider(common::at(server.port())).await;
+    let provider = crate::common::provider(crate::common::at(server.port())).await;
     assert!(provider.operator().is_some());
 }

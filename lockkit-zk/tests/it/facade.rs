@@ -1,12 +1,8 @@
 //! ZooKeeper through the facade: by URL, and the quickstart's story on a real server.
 
-#![allow(clippy::unwrap_used)]
-
-mod common;
-
 use std::time::Duration;
 
-use common::{ms, server};
+use crate::common::{ms, server};
 use lockkit::{Error, Exclusion, connect};
 use testbed::quickstart;
 

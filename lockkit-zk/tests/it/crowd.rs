@@ -1,12 +1,8 @@
 //! Many on one client: what a lost connection, and an idle time, do to its sessions.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{at, by, client, linked, ms, nodes, provider, queued, server, spectator};
+use crate::common::{at, by, client, linked, ms, nodes, provider, queued, server, spectator};
 use lockkit_core::Locks;
 use testbed::{Fault, Way};
 use tokio::task::JoinSet;

@@ -1,15 +1,11 @@
 //! Callers that leave: no orphan node, where the driver's own recipe leaves some.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use common::{at, by, client, linked, ms, nodes, provider, server, spectator};
+use crate::common::{at, by, client, linked, ms, nodes, provider, server, spectator};
 use lockkit_core::{Error, LockProvider, Request};
 use testbed::{Connections, Counts, End, Fault, Link, Per, Way, ZkServer};
 use zookeeper_client::{Acls, Client, CreateMode, LockPrefix};
@@ -19,7 +15,7 @@ const TTL: Duration = ms(6_000);
 const POLLS: u32 = 64;
 
 fn request(name: &str) -> Request {
-    common::request(name, TTL)
+    crate::common::request(name, TTL)
 }
 
 /// What `future` gives within so many polls; `None`: it is not polled again.
@@ -60,7 +56,7 @@ async fn an_attempt_dropped_at_any_poll_leaves_no_node_and_the_drivers_recipe_so
     }
     held.release().await.unwrap();
 
-    let theirs = common::spectator(&server).await;
+    let theirs = crate::common::spectator(&server).await;
     let options = CreateMode::Container.with_acls(Acls::anyone_all());
     let mut parents = Vec::new();
     for polls in 1..6 {
@@ -214,7 +210,7 @@ async fn a_creation_queued_while_disconnected_is_removed_after_the_reconnection(
 #[tokio::test(flavor = "multi_thread")]
 async fn parents_may_go_at_any_time_and_tokens_grow_all_the_same() {
     let server = ZkServer::builder()
-        .tick(common::TICK)
+        .tick(crate::common::TICK)
         .property("znode.container.checkIntervalMs", "100")
         .start()
         .unwrap();

@@ -1,14 +1,10 @@
 //! On an ensemble of three: what it survives, and a follower that is cut off.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{TICK, by, ms, queued};
+use crate::common::{TICK, by, ms, queued};
 use lockkit_core::{Guard, Locks};
 use lockkit_zk::{ZkConfig, ZkNode, ZkProvider};
 use testbed::{Data, ZkEnsemble, ZkServer};

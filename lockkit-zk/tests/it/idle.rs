@@ -1,12 +1,8 @@
 //! What is kept of requests that nobody wants any more: nothing.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{by, client, linked, ms, nodes, queued, request, server, spectator};
+use crate::common::{by, client, linked, ms, nodes, queued, request, server, spectator};
 use lockkit_core::{Error, LockProvider};
 use testbed::{Fault, Link, Way, ZkServer};
 

@@ -1,13 +1,9 @@
 //! What arrives late, or belongs to a session that is about to go, harms nobody.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{TICK, by, client, linked, ms, nodes, provider, request, server, spectator};
+use crate::common::{TICK, by, client, linked, ms, nodes, provider, request, server, spectator};
 use lockkit_core::{Error, LockProvider, RequestId};
 use lockkit_zk::{ZkConfig, ZkNode};
 use testbed::{Connections, End, Fault, Link, Per, Way, ZkServer};
@@ -59,7 +55,7 @@ async fn a_node_of_the_same_request_on_a_dying_session_is_nobodys_grant() {
     let other = ours.try_acquire(&request("other", TTL)).await.unwrap().unwrap();
     // It makes the parent.
     ours.try_acquire(&request("a", TTL)).await.unwrap().unwrap().lease.release().await.unwrap();
-    let dying = common::spectator(&server).await;
+    let dying = crate::common::spectator(&server).await;
     let wish = request("a", TTL);
     let before = node_of(&dying, wish.id()).await;
     // Lost on the way, it is looked for after the reconnection: there is one with its id.

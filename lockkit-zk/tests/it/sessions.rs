@@ -1,12 +1,8 @@
 //! The life of sessions: their end, their replacement, and the ttls that they give.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SLACK, TICK, by, client, linked, ms, queued, server};
+use crate::common::{SLACK, TICK, by, client, linked, ms, queued, server};
 use lockkit_core::{Locks, LossReason};
 use lockkit_zk::ZkNode;
 use testbed::{Fault, Way};

@@ -1,0 +1,19 @@
+//! The tests of `lockkit-zk` in one program, a module for each subject.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod access;
+mod cancel;
+mod common;
+mod connect;
+mod crowd;
+mod ensemble;
+mod facade;
+mod idle;
+mod interop;
+mod late;
+mod link;
+mod processes;
+mod sessions;
+#[cfg(feature = "tls")]
+mod tls;
