@@ -1,10 +1,10 @@
 //! The conformance suite on a real PostgreSQL, strategy "table".
 
-mod common;
+mod fixture;
 
 use std::process::ExitCode;
 
-use common::fixture::Postgres;
+use fixture::Postgres;
 use lockkit_postgres::Strategy;
 
 fn main() -> ExitCode {

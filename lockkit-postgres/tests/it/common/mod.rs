@@ -1,9 +1,5 @@
 //! What the tests on a real server share.
 
-#![allow(dead_code, unused_imports, clippy::unwrap_used)] // each test file uses a part of it
-
-pub(crate) mod fixture;
-
 use std::time::{Duration, Instant};
 
 use lockkit_core::{LockName, Locks};

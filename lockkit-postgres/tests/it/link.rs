@@ -1,12 +1,8 @@
 //! What goes over the link: how many round trips each thing takes, and what a cut one leaves.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{SLACK, advisory, by, config, join, key_of, ms, until};
+use crate::common::{SLACK, advisory, by, config, join, key_of, ms, until};
 use lockkit_core::{Error, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Connections, Fault, Link, PostgresServer, Way};
@@ -36,7 +32,7 @@ fn round_trips(link: &Link) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_a_renewal_and_a_release_take_one_round_trip_each() {
     let server = PostgresServer::start().unwrap();
-    for strategy in common::BOTH {
+    for strategy in crate::common::BOTH {
         let (locks, link) = linked(&server, strategy).await;
         let lock = locks.lock("a").ttl(TTL);
         drop(lock.acquire().await.unwrap().release().await);

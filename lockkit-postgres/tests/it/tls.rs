@@ -1,12 +1,8 @@
 //! TLS: whom we trust, whom the server trusts, and that a refusal is an error and no panic.
 //!
 //! Both of rustls's providers, ring and aws-lc-rs, are linked here, so that rustls chooses none.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{BOTH, by, config, ms};
+use crate::common::{BOTH, by, config, ms};
 use lockkit_core::{Error, Locks};
 use lockkit_postgres::{PostgresConfig, PostgresProvider};
 use testbed::PostgresServer;

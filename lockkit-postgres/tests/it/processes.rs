@@ -1,12 +1,8 @@
 //! Many processes on one name: no lost update.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 
-use common::{BOTH, join, ms};
+use crate::common::{BOTH, join, ms};
 use lockkit_postgres::Strategy;
 use testbed::PostgresServer;
 use testbed::children::{self, Child};
@@ -33,7 +29,8 @@ async fn eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens() 
     for strategy in BOTH {
         let file = directory.path().join(format!("{strategy:?}"));
         fs::write(&file, "0").unwrap();
-        let name = "eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
+        let name =
+            "processes::eight_processes_of_eight_tasks_lose_no_update_and_get_growing_tokens";
         let role = format!("{strategy:?} {} {}", server.url(), file.display());
         let start = |_| Child::test(name, &role).start().unwrap();
         let children: Vec<Child> = (0..PROCESSES).map(start).collect();

@@ -1,6 +1,4 @@
 //! Postgres through the facade: by URL, and the quickstart's story on a real server.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -1,14 +1,10 @@
 //! Contended hand-offs, beside sqlx's `PgAdvisoryLock` with a connection for each waiter.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{connections, join, ms};
+use crate::common::{connections, join, ms};
 use lockkit_core::Lock;
 use lockkit_postgres::Strategy;
 use sqlx::Connection;
@@ -89,6 +85,6 @@ async fn hand_offs_are_as_fast_as_sqlx_s_on_a_quarter_of_the_connections() {
         assert!(most <= waiters / 4, "{most} connections for {waiters} waiters");
         assert!(ratio >= 0.9, "{ratio:.2} of sqlx's hand-offs among {waiters}");
         let gone = || connections(&server) == 0;
-        common::until(ms(10_000), "the connections are closed", gone).await;
+        crate::common::until(ms(10_000), "the connections are closed", gone).await;
     }
 }

@@ -1,10 +1,6 @@
 //! Locks and fences inside a caller's own transaction.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{SLACK, by, config, join, ms};
+use crate::common::{SLACK, by, config, join, ms};
 use lockkit_core::{Error, FencingToken, LockName};
 use lockkit_postgres::{FenceError, PostgresProvider, STALE, Strategy};
 use sqlx::{Connection, PgConnection};
@@ -56,7 +52,7 @@ async fn a_fence_refuses_an_older_token_and_the_write_with_it() {
     let server = PostgresServer::start().unwrap();
     server.sql("CREATE TABLE ledger (entry text)").unwrap();
     let token = |n| FencingToken::new(n).unwrap();
-    for strategy in common::BOTH {
+    for strategy in crate::common::BOTH {
         let provider = PostgresProvider::connect(config(&server.url(), strategy)).await.unwrap();
         let resource = format!("ledger of 'o''{strategy:?}");
         let mut connection = PgConnection::connect(&server.url()).await.unwrap();

@@ -1,12 +1,8 @@
 //! Statements that fail, or take long, once they have taken a lock: it stays with no session.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{SLACK, advisory, by, join, key_of, ms, until};
+use crate::common::{SLACK, advisory, by, join, key_of, ms, until};
 use lockkit_core::{Error, FencingToken, Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::{Connection, PgConnection};
@@ -114,7 +110,7 @@ async fn tokens_that_take_long_cost_the_other_locks_of_the_session_nothing() {
     let held = "BEGIN; ALTER SEQUENCE lockkit.token CACHE 1; SELECT pg_sleep(2.5); ROLLBACK";
     let mut holding = server.psql().unwrap().args(["-c", held]).spawn().unwrap();
     let altered = "SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock'";
-    until(SLACK, "the sequence is locked", || common::count(&server, altered) > 0).await;
+    until(SLACK, "the sequence is locked", || crate::common::count(&server, altered) > 0).await;
     let token: FencingToken = first.token();
     match first.release().await {
         Ok(()) | Err(Error::Unavailable { .. }) => {}
@@ -130,8 +126,8 @@ async fn tokens_that_take_long_cost_the_other_locks_of_the_session_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_beyond_the_greatest_are_refused_and_nothing_is_held() {
     let server = PostgresServer::start().unwrap();
-    for strategy in common::BOTH {
-        let config = common::config(&server.url(), strategy).token_base(i64::MAX as u64);
+    for strategy in crate::common::BOTH {
+        let config = crate::common::config(&server.url(), strategy).token_base(i64::MAX as u64);
         let locks = Locks::new(PostgresProvider::connect(config).await.unwrap());
         let refused = by(ms(3_000), "an answer", locks.lock("a").acquire()).await.unwrap_err();
         assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
@@ -157,10 +153,10 @@ fn open_to(port: u16) -> usize {
 async fn there_are_no_more_connections_than_allowed_however_many_calls_get_no_answer() {
     const MOST: usize = 3;
     let server = PostgresServer::start().unwrap();
-    for strategy in common::BOTH {
+    for strategy in crate::common::BOTH {
         let link = Link::to(server.address()).unwrap();
         let url = format!("{}?sslmode=disable", server.url_at(link.address()));
-        let config = common::config(&url, strategy).connections(MOST);
+        let config = crate::common::config(&url, strategy).connections(MOST);
         let locks = Locks::new(PostgresProvider::connect(config).await.unwrap());
         drop(locks.lock("first").acquire().await.unwrap().release().await);
         // What new connections are asked waits in the server, and so does what others ask.
@@ -168,7 +164,7 @@ async fn there_are_no_more_connections_than_allowed_however_many_calls_get_no_an
         let lock = format!("BEGIN; LOCK TABLE lockkit.{table}; SELECT pg_sleep(4); ROLLBACK");
         let mut holding = server.psql().unwrap().args(["-c", &lock]).spawn().unwrap();
         let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock'";
-        until(SLACK, "the table is locked", || common::count(&server, locked) > 0).await;
+        until(SLACK, "the table is locked", || crate::common::count(&server, locked) > 0).await;
         let trying: Vec<_> = (0..24)
             .map(|n| tokio::spawn(locks.lock(format!("{n}")).ttl(ms(300)).try_acquire()))
             .collect();
@@ -184,7 +180,7 @@ async fn there_are_no_more_connections_than_allowed_however_many_calls_get_no_an
         println!("{strategy:?}: {most} connections");
         assert!((1..=MOST).contains(&most), "{most} connections ({strategy:?})");
         locks.close(ms(3_000)).await.ok();
-        until(ms(3_000), "all are closed", || common::connections(&server) == 0).await;
+        until(ms(3_000), "all are closed", || crate::common::connections(&server) == 0).await;
     }
 }
 
@@ -204,7 +200,7 @@ async fn a_withdrawal_waits_for_the_first_acquire_of_a_new_name_that_is_under_wa
     acquiring.commit().await.unwrap();
     by(SLACK, "the withdrawal", leaving).await.unwrap().unwrap();
     let held = "SELECT count(*) FROM lockkit.lease WHERE request IS NOT NULL";
-    assert_eq!(common::count(&server, held), 0);
+    assert_eq!(crate::common::count(&server, held), 0);
     // And one that comes later finds that it was withdrawn.
     assert!(server.sql(acquire).unwrap().contains("withdrawn"));
 }

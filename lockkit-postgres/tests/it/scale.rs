@@ -1,12 +1,8 @@
 //! Many names, many waiters, few connections, and a lock table that does not run out.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{BOTH, SLACK, advisory, by, config, connections, join, ms, until};
+use crate::common::{BOTH, SLACK, advisory, by, config, connections, join, ms, until};
 use futures_util::future::join_all;
 use lockkit_core::{Error, Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};

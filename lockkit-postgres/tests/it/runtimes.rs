@@ -1,12 +1,8 @@
 //! Several runtimes over one client, of which one ends in the midst of things.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{SLACK, advisory, by, config, join, key_of, ms, until};
+use crate::common::{SLACK, advisory, by, config, join, key_of, ms, until};
 use lockkit_core::{Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Fault, Link, PostgresServer, Way};

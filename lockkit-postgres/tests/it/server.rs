@@ -1,14 +1,10 @@
 //! What happens to the server: ended backends, crashes, and a standby that is promoted.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{BOTH, SLACK, advisory, by, config, connections, join, key_of, ms, until};
+use crate::common::{BOTH, SLACK, advisory, by, config, connections, join, key_of, ms, until};
 use lockkit_core::{FencingToken, Guard, LockName, LossReason};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::{Connection, PgConnection};
@@ -64,7 +60,7 @@ fn first_answer_after_a_stop(ttl: Duration, is_held: impl Fn() -> bool) -> &'sta
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
-    const TEST: &str = "a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes";
+    const TEST: &str = "server::a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes";
     let ttl = ms(1_500);
     if let Some(role) = children::role() {
         let (strategy, url) = role.split_once(' ').unwrap();
@@ -270,7 +266,7 @@ async fn futures_dropped_after_any_time_leave_no_ghost_and_no_stuck_connection()
     guard.release().await.unwrap();
     let stuck = "SELECT count(*) FROM pg_stat_activity \
         WHERE application_name = 'lockkit' AND state <> 'idle'";
-    until(ms(1_000), "no connection is stuck", || common::count(&server, stuck) == 0).await;
+    until(ms(1_000), "no connection is stuck", || crate::common::count(&server, stuck) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,9 @@
 //! Beside other clients of advisory locks: psql, and sqlx's own.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
 
-use common::{SLACK, by, config, join, key_of, ms};
+use crate::common::{SLACK, by, config, join, key_of, ms};
 use lockkit_core::{LockName, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy, key};
 use sqlx::postgres::{PgAdvisoryLock, PgConnection};

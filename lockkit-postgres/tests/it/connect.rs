@@ -1,12 +1,8 @@
 //! Connecting: poolers, rights, set-up, certificates and passwords.
-#![cfg(unix)]
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{BOTH, SLACK, advisory, by, config, count, join, ms, until};
+use crate::common::{BOTH, SLACK, advisory, by, config, count, join, ms, until};
 use futures_util::future::join_all;
 use lockkit_core::{Applied, Error, LockProvider, Locks, WakeUp};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
@@ -223,7 +219,7 @@ fn an_unknown_option_is_named() {
 
 #[test]
 fn what_a_url_leaves_out_comes_from_the_environment() {
-    const TEST: &str = "what_a_url_leaves_out_comes_from_the_environment";
+    const TEST: &str = "connect::what_a_url_leaves_out_comes_from_the_environment";
     if let Some(role) = children::role() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {

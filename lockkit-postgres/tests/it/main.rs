@@ -1,0 +1,18 @@
+//! The tests of `lockkit-postgres` in one program, a module for each subject.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod connect;
+mod facade;
+mod hand_offs;
+mod interop;
+mod leaks;
+mod link;
+mod processes;
+mod runtimes;
+mod scale;
+mod server;
+#[cfg(feature = "tls")]
+mod tls;
+mod transaction;
