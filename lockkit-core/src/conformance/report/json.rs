@@ -1,176 +1,197 @@
-//! The report as JSON.
+//! The report as JSON. Its page shows the same values.
 
-use std::fmt;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use super::{CaseRun, Report, Tally, clause_title};
 use crate::conformance::{Challenge, Figure, Level, Measure, Time, cases};
-use crate::{Expiry, Fairness, Guarantees, TokenScope, WakeUp};
+use crate::{Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
 
-/// A JSON value: no more of it than a report needs.
-pub(super) enum Json {
-    Null,
-    Bool(bool),
+pub(super) fn text(report: &Report) -> String {
+    // Only a map whose keys are no strings cannot be written, and a view has structs alone.
+    serde_json::to_string_pretty(&View::of(report)).expect("a view is JSON")
+}
+
+/// The report, member by member.
+#[derive(Serialize)]
+pub(super) struct View<'a> {
+    store: &'a str,
+    suite: &'static str,
+    date: String,
+    time: &'static str,
+    seconds: f64,
+    passed: bool,
+    is_whole: bool,
+    hooks: Vec<String>,
+    declared: Declared,
+    summary: Tally,
+    levels: Vec<OfLevel>,
+    challenges: Vec<OfChallenge>,
+    cases: Vec<OneCase<'a>>,
+}
+
+#[derive(Serialize)]
+struct Declared {
+    exclusion: String,
+    expiry: &'static str,
+    ttl: Option<Range>,
+    fifo: bool,
+    polls_every_seconds: Option<f64>,
+    #[serde(with = "Survived")]
+    token_survives: TokenScope,
+    belief_breaks_on: &'static [&'static str],
+}
+
+#[derive(Serialize)]
+struct Range {
+    min_seconds: f64,
+    max_seconds: f64,
+    step_seconds: f64,
+}
+
+/// How serde writes a [`TokenScope`].
+#[derive(Serialize)]
+#[serde(remote = "TokenScope")]
+struct Survived {
+    release: bool,
+    expiry: bool,
+    holder_crash: bool,
+    server_restart: bool,
+    failover: bool,
+    data_loss: bool,
+}
+
+#[derive(Serialize)]
+struct OfLevel {
+    level: u8,
+    #[serde(flatten)]
+    tally: Tally,
+}
+
+#[derive(Serialize)]
+struct OfChallenge {
+    challenge: &'static str,
+    #[serde(flatten)]
+    tally: Tally,
+}
+
+#[derive(Serialize)]
+struct OneCase<'a> {
+    id: &'static str,
+    challenge: &'static str,
+    clause: &'static str,
+    about: &'static str,
+    sentence: &'static str,
+    level: u8,
+    outcome: &'static str,
+    reason: Option<&'a str>,
+    seconds: f64,
+    operations: u64,
+    faults: u64,
+    figures: Vec<Measured<'a>>,
+}
+
+#[derive(Serialize)]
+struct Measured<'a> {
+    what: &'a str,
+    #[serde(flatten)]
+    value: Value,
+}
+
+/// One member, called after its unit.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Value {
+    Seconds(f64),
     Count(u64),
-    Seconds(Duration),
-    Text(String),
-    List(Vec<Self>),
-    Object(Vec<(&'static str, Self)>),
 }
 
-use Json::{Bool, Count, List, Null, Object, Seconds};
-
-pub(super) fn of(report: &Report) -> Json {
-    let tally = report.tally(|_| true);
-    let level = |level: Level| {
-        let mut members = ends(&report.tally(|run| run.case.level() == level));
-        members.insert(0, ("level", Count(level.number().into())));
-        Object(members)
-    };
-    let challenge = |challenge: Challenge| {
-        let mut members = ends(&report.tally(|run| run.case.challenge == challenge));
-        members.insert(0, ("challenge", text(challenge)));
-        Object(members)
-    };
-    Object(vec![
-        ("store", text(&report.store)),
-        ("suite", text(concat!("lockkit-core ", env!("CARGO_PKG_VERSION")))),
-        ("date", text(report.date())),
-        ("time", text(if report.time == Time::Virtual { "virtual" } else { "real" })),
-        ("seconds", Seconds(report.took)),
-        ("passed", Bool(report.is_passed())),
-        ("is_whole", Bool(report.runs.len() == cases().len())),
-        ("hooks", List(report.hooks.iter().map(text).collect())),
-        ("declared", declared(&report.guarantees)),
-        ("summary", Object(ends(&tally))),
-        ("levels", List(Level::ALL.map(level).into())),
-        ("challenges", List(Challenge::ALL.map(challenge).into())),
-        ("cases", List(report.runs.iter().map(case).collect())),
-    ])
+impl<'a> View<'a> {
+    pub(super) fn of(report: &'a Report) -> Self {
+        let level = |level: Level| OfLevel {
+            level: level.number(),
+            tally: report.tally(|run| run.case.level() == level),
+        };
+        let challenge = |challenge: Challenge| OfChallenge {
+            challenge: challenge.as_str(),
+            tally: report.tally(|run| run.case.challenge == challenge),
+        };
+        Self {
+            store: &report.store,
+            suite: concat!("lockkit-core ", env!("CARGO_PKG_VERSION")),
+            date: report.date(),
+            time: if report.time == Time::Virtual { "virtual" } else { "real" },
+            seconds: report.took.as_secs_f64(),
+            passed: report.is_passed(),
+            is_whole: report.runs.len() == cases().len(),
+            hooks: report.hooks.iter().map(ToString::to_string).collect(),
+            declared: Declared::of(&report.guarantees),
+            summary: report.tally(|_| true),
+            levels: Level::ALL.map(level).into(),
+            challenges: Challenge::ALL.map(challenge).into(),
+            cases: report.runs.iter().map(OneCase::of).collect(),
+        }
+    }
 }
 
-fn ends(tally: &Tally) -> Vec<(&'static str, Json)> {
-    let count = |count: usize| Count(count as u64);
-    vec![
-        ("cases", count(tally.cases())),
-        ("passed", count(tally.passed)),
-        ("failed", count(tally.failed)),
-        ("not_claimed", count(tally.not_claimed)),
-        ("not_reached", count(tally.not_reached)),
-        ("operations", Count(tally.operations)),
-        ("faults", Count(tally.faults)),
-    ]
-}
-
-fn declared(guarantees: &Guarantees) -> Json {
-    let TokenScope { release, expiry, holder_crash, server_restart, failover, data_loss } =
-        guarantees.token_survives;
-    let range = guarantees.expiry.range().map(|range| {
-        Object(vec![
-            ("min_seconds", Seconds(range.min)),
-            ("max_seconds", Seconds(range.max)),
-            ("step_seconds", Seconds(range.granularity)),
-        ])
-    });
-    Object(vec![
-        ("exclusion", text(guarantees.exclusion)),
-        (
-            "expiry",
-            text(match guarantees.expiry {
+impl Declared {
+    fn of(guarantees: &Guarantees) -> Self {
+        Self {
+            exclusion: guarantees.exclusion.to_string(),
+            expiry: match guarantees.expiry {
                 Expiry::Ttl(_) => "ttl",
                 Expiry::Session(_) => "session",
                 Expiry::Connection(_) => "connection",
                 Expiry::HolderDeath => "holder death",
-            }),
-        ),
-        ("ttl", range.unwrap_or(Null)),
-        ("fifo", Bool(guarantees.fairness == Fairness::Fifo)),
-        (
-            "polls_every_seconds",
-            match guarantees.wake_up {
-                WakeUp::Push => Null,
-                WakeUp::Poll(every) => Seconds(every),
             },
-        ),
-        (
-            "token_survives",
-            Object(vec![
-                ("release", Bool(release)),
-                ("expiry", Bool(expiry)),
-                ("holder_crash", Bool(holder_crash)),
-                ("server_restart", Bool(server_restart)),
-                ("failover", Bool(failover)),
-                ("data_loss", Bool(data_loss)),
-            ]),
-        ),
-        ("belief_breaks_on", List(guarantees.belief_breaks_on.iter().map(text).collect())),
-    ])
+            ttl: guarantees.expiry.range().map(|range| Range::of(&range)),
+            fifo: guarantees.fairness == Fairness::Fifo,
+            polls_every_seconds: match guarantees.wake_up {
+                WakeUp::Push => None,
+                WakeUp::Poll(every) => Some(every.as_secs_f64()),
+            },
+            token_survives: guarantees.token_survives,
+            belief_breaks_on: guarantees.belief_breaks_on,
+        }
+    }
 }
 
-fn case(run: &CaseRun) -> Json {
-    let figure = |figure: &Figure| {
+impl Range {
+    fn of(range: &TtlRange) -> Self {
+        let [min_seconds, max_seconds, step_seconds] =
+            [range.min, range.max, range.granularity].map(|time: Duration| time.as_secs_f64());
+        Self { min_seconds, max_seconds, step_seconds }
+    }
+}
+
+impl<'a> OneCase<'a> {
+    fn of(run: &'a CaseRun) -> Self {
+        Self {
+            id: run.case.id,
+            challenge: run.case.challenge.as_str(),
+            clause: run.case.clause,
+            about: clause_title(run.case.clause),
+            sentence: run.case.sentence,
+            level: run.case.level().number(),
+            outcome: run.outcome.word(),
+            reason: run.outcome.reason(),
+            seconds: run.took.as_secs_f64(),
+            operations: run.operations,
+            faults: run.faults,
+            figures: run.figures.iter().map(Measured::of).collect(),
+        }
+    }
+}
+
+impl<'a> Measured<'a> {
+    fn of(figure: &'a Figure) -> Self {
         let value = match figure.value {
-            Measure::Time(time) => ("seconds", Seconds(time)),
-            Measure::Count(count) => ("count", Count(count)),
+            Measure::Time(time) => Value::Seconds(time.as_secs_f64()),
+            Measure::Count(count) => Value::Count(count),
         };
-        Object(vec![("what", text(&figure.what)), value])
-    };
-    Object(vec![
-        ("id", text(run.case.id)),
-        ("challenge", text(run.case.challenge)),
-        ("clause", text(run.case.clause)),
-        ("about", text(clause_title(run.case.clause))),
-        ("sentence", text(run.case.sentence)),
-        ("level", Count(run.case.level().number().into())),
-        ("outcome", text(run.outcome.word())),
-        ("reason", run.outcome.reason().map_or(Null, text)),
-        ("seconds", Seconds(run.took)),
-        ("operations", Count(run.operations)),
-        ("faults", Count(run.faults)),
-        ("figures", List(run.figures.iter().map(figure).collect())),
-    ])
-}
-
-fn text(text: impl fmt::Display) -> Json {
-    Json::Text(text.to_string())
-}
-
-impl fmt::Display for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Null => f.write_str("null"),
-            Bool(value) => write!(f, "{value}"),
-            Count(count) => write!(f, "{count}"),
-            Seconds(time) => write!(f, "{}", time.as_secs_f64()),
-            Self::Text(text) => quoted(f, text),
-            List(values) => {
-                f.write_str("[")?;
-                for (index, value) in values.iter().enumerate() {
-                    write!(f, "{}{value}", if index == 0 { "\n" } else { ",\n" })?;
-                }
-                f.write_str("]")
-            }
-            Object(members) => {
-                f.write_str("{")?;
-                for (index, (name, value)) in members.iter().enumerate() {
-                    write!(f, "{}\"{name}\": {value}", if index == 0 { "" } else { ", " })?;
-                }
-                f.write_str("}")
-            }
-        }
+        Self { what: &figure.what, value }
     }
-}
-
-fn quoted(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    f.write_str("\"")?;
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => write!(f, "\\{c}")?,
-            c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
-            c => write!(f, "{c}")?,
-        }
-    }
-    f.write_str("\"")
 }
 
 #[cfg(test)]
@@ -180,8 +201,9 @@ mod tests {
     #[test]
     fn whatever_a_text_contains_is_one_string() {
         let awkward = "a \"quote\", a \\, a\ttab,\na line, \u{1} and \u{85}, é and 🔒";
-        let parsed: serde_json::Value =
-            serde_json::from_str(&text(awkward).to_string()).expect("it is JSON");
-        assert_eq!(parsed, awkward);
+        let figure = Figure { what: awkward.to_owned(), value: Measure::Count(7) };
+        let text = serde_json::to_string(&Measured::of(&figure)).expect("it is JSON");
+        let parsed: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        assert_eq!(parsed, serde_json::json!({ "what": awkward, "count": 7 }));
     }
 }

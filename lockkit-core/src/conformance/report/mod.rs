@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
+use serde::Serialize;
+
 use super::notes::Notes;
-use super::{Case, Challenge, Figure, Fixture, Hook, Level, Outcome, Time, cases};
+use super::{Case, Challenge, Figure, Fixture, Hook, Outcome, Time, cases};
 use crate::Guarantees;
 
 /// What the suite found on one store.
@@ -119,7 +121,7 @@ impl Report {
 
     /// All of it as one JSON object.
     pub fn to_json(&self) -> String {
-        json::of(self).to_string()
+        json::text(self)
     }
 
     /// All of it as one HTML page, which needs no other file.
@@ -145,10 +147,6 @@ impl Report {
 
     fn of(&self, challenge: Challenge) -> impl Iterator<Item = &CaseRun> {
         self.runs.iter().filter(move |run| run.case.challenge == challenge)
-    }
-
-    fn at(&self, level: Level) -> impl Iterator<Item = &CaseRun> {
-        self.runs.iter().filter(move |run| run.case.level() == level)
     }
 
     fn tally(&self, counts: impl Fn(&CaseRun) -> bool) -> Tally {
@@ -209,8 +207,9 @@ const fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// How many cases ended how, and what they did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 struct Tally {
+    cases: usize,
     passed: usize,
     failed: usize,
     not_claimed: usize,
@@ -221,6 +220,7 @@ struct Tally {
 
 impl Tally {
     fn with(mut self, run: &CaseRun) -> Self {
+        self.cases += 1;
         match run.outcome {
             Outcome::Passed => self.passed += 1,
             Outcome::Failed(_) => self.failed += 1,
@@ -230,20 +230,6 @@ impl Tally {
         self.operations += run.operations;
         self.faults += run.faults;
         self
-    }
-
-    const fn cases(&self) -> usize {
-        self.passed + self.failed + self.not_claimed + self.not_reached
-    }
-
-    /// How each kind of end is called, and how many there are.
-    const fn ends(&self) -> [(&'static str, usize); 4] {
-        [
-            ("passed", self.passed),
-            ("failed", self.failed),
-            ("not claimed", self.not_claimed),
-            ("not reached", self.not_reached),
-        ]
     }
 }
 
