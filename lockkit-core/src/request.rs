@@ -66,8 +66,7 @@ impl Ids {
             #[cfg(feature = "conformance")]
             Self::Seeded(random) => {
                 let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
-                let bits = u128::from(random.next()) << 64 | u128::from(random.next());
-                Ok(RequestId::from_bytes(bits.to_be_bytes()))
+                Ok(RequestId::from_bytes(random.id().to_be_bytes()))
             }
         }
     }

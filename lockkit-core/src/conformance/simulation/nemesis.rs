@@ -72,7 +72,7 @@ impl Cluster {
             server: Arc::clone(&self.server),
             link: Arc::clone(&link),
         };
-        let seed = world.draw(super::Random::next);
+        let seed = world.draw(super::Random::seed);
         let builder = Locks::builder()
             .clock(Clock::tokio())
             .ttl(world.weather.ttl)
@@ -111,8 +111,7 @@ impl Cluster {
         let world = &self.world;
         let ttl = world.weather.ttl;
         let (victim, kind, lasting) = world.draw(|random| {
-            let victim = random.below(world.weather.processes as u64);
-            (usize::try_from(victim).unwrap_or(0), random.below(10), random.up_to(ttl))
+            (random.place(world.weather.processes), random.below(10), random.up_to(ttl))
         });
         let (process, link, number) = {
             let running = self.running();

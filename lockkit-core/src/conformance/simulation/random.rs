@@ -2,42 +2,51 @@
 
 use std::time::Duration;
 
-/// Random numbers that follow from a seed: SplitMix64.
+use rand::{RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+/// Random numbers that follow from a seed, the same on every platform.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub(crate) struct Random(Xoshiro256PlusPlus);
 
 impl Random {
-    pub(crate) const fn new(seed: u64) -> Self {
-        Self(seed)
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
-    pub(crate) const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+    /// A seed for another source.
+    pub(crate) fn seed(&mut self) -> u64 {
+        self.0.random()
+    }
+
+    /// 128 bits.
+    pub(crate) fn id(&mut self) -> u128 {
+        self.0.random()
     }
 
     /// A number below `end`, which is not zero.
-    pub(crate) const fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+    pub(crate) fn below(&mut self, end: u32) -> u32 {
+        self.0.random_range(0..end)
     }
 
     /// Whether something happens that does so this often in a thousand times.
-    pub(crate) const fn often(&mut self, in_a_thousand: u64) -> bool {
-        self.below(1000) < in_a_thousand
+    pub(crate) fn often(&mut self, in_a_thousand: u32) -> bool {
+        self.0.random_ratio(in_a_thousand, 1000)
     }
 
     /// A duration from nothing to `longest`.
     pub(crate) fn up_to(&mut self, longest: Duration) -> Duration {
-        let nanos = u64::try_from(longest.as_nanos()).unwrap_or(u64::MAX - 1);
-        Duration::from_nanos(self.below(nanos.saturating_add(1)))
+        self.0.random_range(Duration::ZERO..=longest)
     }
 
-    /// One of these.
-    pub(crate) fn one_of<T: Copy>(&mut self, these: &[T]) -> T {
-        let which = self.below(these.len() as u64);
-        these[usize::try_from(which).unwrap_or(0)]
+    /// A place in a list of `length`, which is not zero.
+    pub(crate) fn place(&mut self, length: usize) -> usize {
+        // For a `usize` that fits into a `u32`, rand draws the same on every platform.
+        self.0.random_range(0..length)
+    }
+
+    /// One of these, of which there is at least one.
+    pub(crate) fn one_of<T: Clone>(&mut self, these: &[T]) -> T {
+        these[self.place(these.len())].clone()
     }
 }

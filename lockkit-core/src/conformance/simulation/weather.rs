@@ -30,11 +30,11 @@ pub(super) struct Weather {
 /// In a thousand messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct MessageFaults {
-    pub(super) lost_request: u64,
-    pub(super) lost_reply: u64,
-    pub(super) duplicated: u64,
-    pub(super) held: u64,
-    pub(super) refused: u64,
+    pub(super) lost_request: u32,
+    pub(super) lost_reply: u32,
+    pub(super) duplicated: u32,
+    pub(super) held: u32,
+    pub(super) refused: u32,
 }
 
 impl Weather {
@@ -53,9 +53,9 @@ impl Weather {
         let calm = rough == 0 && random.often(300);
         Self {
             ttl,
-            processes: 2 + usize::try_from(random.below(6)).unwrap_or(0),
-            workers: 1 + usize::try_from(random.below(2)).unwrap_or(0),
-            names: 1 + usize::try_from(random.below(3)).unwrap_or(0),
+            processes: random.one_of(&[2, 3, 4, 5, 6, 7]),
+            workers: random.one_of(&[1, 2]),
+            names: random.one_of(&[1, 2, 3]),
             rest: ttl / random.one_of(&[1, 2, 8]),
             work: ttl * random.one_of(&[1, 1, 2, 4]) / random.one_of(&[1, 4, 8]),
             delay: usual,

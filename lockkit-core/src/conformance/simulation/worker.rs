@@ -22,9 +22,8 @@ impl Worker {
     pub(super) async fn work(self) {
         while !self.world.is_calm() {
             self.world.sleep_up_to(self.world.weather.rest).await;
-            let which = self.world.draw(|random| random.below(self.resources.len() as u64));
-            let (name, resource) = &self.resources[usize::try_from(which).unwrap_or(0)];
-            self.attempt(name, resource).await;
+            let (name, resource) = self.world.draw(|random| random.one_of(&self.resources));
+            self.attempt(&name, &resource).await;
         }
         for (name, resource) in &*self.resources {
             let attempt = self.world.asks(self.process, name);
