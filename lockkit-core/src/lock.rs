@@ -19,7 +19,7 @@ use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Loc
 #[must_use = "nothing is locked before acquire()"]
 pub struct Lock {
     locks: Locks,
-    name: Result<LockName>,
+    pub(crate) name: Result<LockName>,
     wish: Wish,
     label: Arc<str>,
 }

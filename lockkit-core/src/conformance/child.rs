@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::case::{Stop, Verdict};
+use super::case::{Stop, Verdict, is_late};
 use super::context::Context;
 use super::history::{Recorder, What};
 use super::{Fixture, Hook, Outcome, Time, runner};
@@ -24,6 +24,9 @@ pub(super) const CLIENTS: usize = 8;
 /// The most that a process may take to answer: far more than any lock call here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How an answer begins that says of an error that only time explains it.
+const LATE: &str = "late";
+
 /// Set once [`serve`] has looked: only then can this binary start itself again.
 static SERVED: AtomicBool = AtomicBool::new(false);
 
@@ -33,7 +36,7 @@ pub(super) fn serve(fixture: &Arc<dyn Fixture>) -> Option<ExitCode> {
     let address = env::var(STORE).ok()?;
     let worked = runner::runtime(Time::Real)
         .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(work(fixture, &address)).map_err(|e| e.to_string()));
+        .and_then(|runtime| runtime.block_on(work(fixture, &address)).map_err(told));
     Some(match worked {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -41,6 +44,15 @@ pub(super) fn serve(fixture: &Arc<dyn Fixture>) -> Option<ExitCode> {
             ExitCode::FAILURE
         }
     })
+}
+
+/// What an error of a child says; one that only time explains is told to the parent as such.
+fn told(error: Box<dyn Error + Send + Sync>) -> String {
+    if error.downcast_ref::<crate::Error>().is_some_and(is_late) {
+        // A parent that has ended does not hear it.
+        say(&format!("{LATE} {error}")).ok();
+    }
+    error.to_string()
 }
 
 async fn work(
@@ -63,8 +75,8 @@ async fn work(
                 guards.push(guard);
             }
             "race" => {
-                let (won, failed) = race(&locks, rest).await?;
-                say(&format!("won {} failed {failed}", won.len()))?;
+                let (won, failed, late) = race(&locks, rest).await?;
+                say(&format!("won {} failed {failed} late {late}", won.len()))?;
                 guards.extend(won);
             }
             "share" => {
@@ -90,23 +102,25 @@ async fn work(
     process::exit(0)
 }
 
-/// All tasks of this process try once, together; the guards, and how many got an error.
+/// All tasks of this process try once, together; the guards, how many got an error, and how many one
+/// that only time explains.
 async fn race(
     locks: &Locks,
     name: &str,
-) -> Result<(Vec<Guard>, usize), Box<dyn Error + Send + Sync>> {
+) -> Result<(Vec<Guard>, usize, usize), Box<dyn Error + Send + Sync>> {
     let mut tries = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
         tries.spawn(locks.lock(name).try_acquire());
     }
-    let (mut won, mut failed) = (Vec::new(), 0);
+    let (mut won, mut failed, mut late) = (Vec::new(), 0, 0);
     while let Some(tried) = tries.join_next().await {
         match tried? {
             Ok(guard) => won.extend(guard),
+            Err(error) if is_late(&error) => late += 1,
             Err(_) => failed += 1,
         }
     }
-    Ok((won, failed))
+    Ok((won, failed, late))
 }
 
 /// Half of the tasks of a race come again and again `for_long`, and record what they see; how often
@@ -171,7 +185,7 @@ impl Process {
         })?;
         if !SERVED.load(Ordering::SeqCst) {
             let why = "only a binary that begins with conformance::main starts processes";
-            return Err(Stop(Outcome::NotReached(why.into())));
+            return Err(Stop::Final(Outcome::NotReached(why.into())));
         }
         let mut child = Command::new(env::current_exe()?)
             .env(STORE, address)
@@ -202,11 +216,16 @@ impl Process {
 
     /// Its next answer, which must start with `start`; what follows.
     pub(super) async fn expect(&mut self, start: &str) -> Verdict<String> {
-        let heard = tokio::time::timeout(PATIENCE, self.answers.recv()).await;
-        let line = heard.ok().flatten().unwrap_or_else(|| "no answer".to_owned());
+        let Ok(heard) = tokio::time::timeout(PATIENCE, self.answers.recv()).await else {
+            return Err(Stop::late(format!("a process did not say {start:?} within {PATIENCE:?}")));
+        };
+        let line = heard.unwrap_or_else(|| "no answer".to_owned());
         match line.strip_prefix(start) {
             Some(rest) => Ok(rest.trim().to_owned()),
-            None => Err(Stop::failed(format!("a process said {line:?} instead of {start:?}"))),
+            None => {
+                let why = format!("a process said {line:?} instead of {start:?}");
+                Err(if line.starts_with(LATE) { Stop::late(why) } else { Stop::failed(why) })
+            }
         }
     }
 

@@ -78,9 +78,8 @@ impl Context {
 
     /// One more client of the store.
     pub(super) async fn connect(&self) -> Verdict<Arc<dyn LockProvider>> {
-        self.fixture.connect().await.map_err(|error| {
-            Stop::failed(format!("the fixture connects no further client: {error}"))
-        })
+        let connected = self.fixture.connect().await;
+        connected.map_err(|error| Stop::error(&error, "the fixture connects no further client"))
     }
 
     /// The locks of one more client.
@@ -124,12 +123,19 @@ impl Context {
         self.is_free_for(&self.lock(tail).await?).await
     }
 
-    /// The same for a client that is there already.
+    /// Takes and releases the name of a lock whose client is there already, as
+    /// [`is_free`](Self::is_free) does.
     pub(super) async fn is_free_for(&self, lock: &Lock) -> Verdict<FencingToken> {
         let bound = self.wake_up();
-        let guard = lock.acquire_within(bound).await.map_err(|error| {
-            Stop::failed(format!("the name is not free for others within {bound:?}: {error}"))
-        })?;
+        let guard = match lock.acquire_within(bound).await {
+            Ok(guard) => guard,
+            Err(error) => {
+                // What is left there is a residue, and no delay explains it.
+                self.no_residue_of(&lock.name.clone()?).await?;
+                let what = format_args!("the name is not free for others within {bound:?}");
+                return Err(Stop::error(&error, what));
+            }
+        };
         let token = guard.token();
         guard.release().await?;
         Ok(token)
@@ -137,14 +143,18 @@ impl Context {
 
     /// What an operator can see and do in the store.
     pub(super) fn operator(&self) -> Verdict<&dyn Operator> {
-        let none = || Stop(Outcome::NotClaimed("C16: there is an operator".into()));
+        let none = || Stop::Final(Outcome::NotClaimed("C16: there is an operator".into()));
         self.provider.operator().ok_or_else(none)
     }
 
     /// Waits until the store knows of nobody at the name with this tail, as far as it can tell.
     pub(super) async fn no_residue(&self, tail: &str) -> Verdict {
-        let (name, end) = (self.lock_name(tail)?, self.clock.now().saturating_add(self.wake_up()));
-        while let Some(seen) = self.residue(&name).await? {
+        self.no_residue_of(&self.lock_name(tail)?).await
+    }
+
+    async fn no_residue_of(&self, name: &LockName) -> Verdict {
+        let end = self.clock.now().saturating_add(self.wake_up());
+        while let Some(seen) = self.residue(name).await? {
             if self.clock.now() >= end {
                 return Err(Stop::failed(format!("something is left in the store: {seen}")));
             }
@@ -168,7 +178,7 @@ impl Context {
         let waits = || matches!(request.last_word(), Some(StoreSays::Held(_)));
         self.until(bound, waits).await.map_err(|_| {
             let said = request.last_word();
-            Stop::failed(format!("a waiter did not report within {bound:?}, but {said:?} (C8)"))
+            Stop::late(format!("a waiter did not report within {bound:?}, but {said:?} (C8)"))
         })
     }
 
@@ -180,7 +190,7 @@ impl Context {
         future: impl Future<Output = T>,
     ) -> Verdict<T> {
         let ended = tokio::time::timeout(bound, future).await;
-        ended.map_err(|_| Stop::failed(format!("{what}: not within {bound:?}")))
+        ended.map_err(|_| Stop::late(format!("{what}: not within {bound:?}")))
     }
 
     /// Waits until `holds` for at most `bound`.
@@ -188,7 +198,7 @@ impl Context {
         let end = self.clock.now().saturating_add(bound);
         while !holds() {
             if self.clock.now() >= end {
-                return Err(Stop::failed(format!("what must come did not within {bound:?}")));
+                return Err(Stop::late(format!("what must come did not within {bound:?}")));
             }
             self.sleep(Duration::from_millis(1)).await;
         }

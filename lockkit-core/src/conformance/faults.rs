@@ -162,9 +162,10 @@ impl fmt::Debug for Served {
 impl Context {
     /// One more client of the store, behind a link of its own; calls and faults are counted.
     pub(super) async fn linked(&self) -> Verdict<Linked> {
-        let linked = self.fixture.linked().await.map_err(|error| {
-            Stop::failed(format!("the fixture connects no client through a link: {error}"))
-        });
+        let linked =
+            self.fixture.linked().await.map_err(|error| {
+                Stop::error(&error, "the fixture connects no client through a link")
+            });
         let Linked { client, link } = linked?;
         let client = CountedClient { client, notes: self.notes.clone() };
         let link = CountedLink::new(link, self.notes.clone());
@@ -173,9 +174,10 @@ impl Context {
 
     /// The same run on a server of its own, whose faults are counted.
     pub(super) async fn served(&self) -> Verdict<(Self, Arc<dyn Server>)> {
-        let served = self.fixture.served().await.map_err(|error| {
-            Stop::failed(format!("the fixture starts no server for one case: {error}"))
-        })?;
+        let served =
+            self.fixture.served().await.map_err(|error| {
+                Stop::error(&error, "the fixture starts no server for one case")
+            })?;
         let server = CountedServer { server: served.server, notes: self.notes.clone() };
         Ok((self.on(served.fixture).await?, Arc::new(server)))
     }
@@ -225,8 +227,14 @@ impl Context {
         // A busy machine takes its time for each of many.
         let each = self.slack() / 20 * u32::try_from(number).unwrap_or(u32::MAX);
         let end = self.clock.now().saturating_add(self.wake_up() + each);
-        while self.entries(tail).await?.is_some_and(|entries| entries != number) {
-            require!(self.clock.now() < end, "{number} did not come in time to hold and wait");
+        while let Some(entries) = self.entries(tail).await?.filter(|entries| *entries != number) {
+            if self.clock.now() >= end {
+                require!(
+                    entries < number,
+                    "{entries} hold and wait, where {number} do: one is left"
+                );
+                return Err(Stop::late(format!("{number} did not come in time to hold and wait")));
+            }
             self.sleep(Duration::from_millis(5)).await;
         }
         Ok(())

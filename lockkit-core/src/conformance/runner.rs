@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Trial};
 use tokio::runtime::{Builder, Runtime};
 
+use super::case::{Stop, Verdict};
 use super::context::Context;
 use super::notes::Notes;
-use super::stall::Watch;
-use super::{Case, CaseRun, Fixture, Report, Time, cases, child};
-use crate::{Applied, Clock, Error, Guarantees, Result};
+use super::rerun::{self, why_inconclusive};
+use super::{Case, CaseRun, Fixture, Report, StallWatch, Time, cases, child};
+use crate::{Applied, Error, Guarantees, Result};
 
 /// The environment variable that names the report's directory.
 const REPORT: &str = "LOCKKIT_REPORT";
@@ -72,7 +73,7 @@ pub enum Outcome {
 /// ```
 pub fn check(id: &str, fixture: Arc<dyn Fixture>) -> Outcome {
     match cases().iter().find(|case| case.id == id) {
-        Some(case) => run_case(case, fixture).outcome,
+        Some(case) => run_case(case, &fixture).outcome,
         None => Outcome::Failed(format!("there is no case {id}")),
     }
 }
@@ -107,7 +108,7 @@ pub fn run<F: Fixture>(fixture: &Arc<F>) -> Result<Report> {
                     let place = case_number(case);
                     let run = match &barred[place] {
                         Some(outcome) => CaseRun::barred(case, outcome.clone()),
-                        None => run_case(case, Arc::clone(&fixture)),
+                        None => run_case(case, &fixture),
                     };
                     runs[place].get_or_init(|| run);
                 }
@@ -231,7 +232,7 @@ fn trial(
 ) -> Trial {
     let (fixture, runs) = (Arc::clone(fixture), Arc::clone(runs));
     let trial = Trial::ignorable_test(case.to_string(), move || {
-        let run = run_case(case, fixture);
+        let run = run_case(case, &fixture);
         match &runs[case_number(case)].get_or_init(|| run).outcome {
             Outcome::Passed => Ok(Completion::Completed),
             Outcome::Failed(why) => Err(why.into()),
@@ -247,27 +248,55 @@ fn trial(
     }
 }
 
-fn run_case(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
-    let (notes, started, watch) = (Notes::default(), Instant::now(), Watch::by(Clock::system()));
-    let outcome = match ended(case, fixture, &notes) {
-        Outcome::Passed => did_enough(case, notes.operations(), notes.faults()),
-        outcome => outcome,
+/// Runs a case, and once more if the first run says nothing; the second run counts.
+fn run_case(case: &'static Case, fixture: &Arc<dyn Fixture>) -> CaseRun {
+    let first = Run::of(case, fixture);
+    let Some(why) = why_inconclusive(&first.ended, first.stall, fixture.time()) else {
+        return first.counts(case, None);
     };
-    CaseRun::new(case, watch.tell(outcome), started.elapsed(), &notes)
+    println!("{}: {why}; it runs once more", case.id);
+    Run::of(case, fixture).counts(case, Some((why, first.took)))
 }
 
-fn did_enough(case: &Case, operations: u64, faults: u64) -> Outcome {
-    if operations >= case.least_operations && faults >= case.least_faults {
-        return Outcome::Passed;
+/// One run of a case.
+struct Run {
+    ended: Verdict,
+    notes: Notes,
+    /// How long it took by the machine's clock.
+    took: Duration,
+    /// The longest stall meanwhile.
+    stall: Duration,
+}
+
+impl Run {
+    fn of(case: &'static Case, fixture: &Arc<dyn Fixture>) -> Self {
+        let (notes, started, watch) = (Notes::default(), Instant::now(), StallWatch::start());
+        let ended = ended(case, Arc::clone(fixture), &notes)
+            .and_then(|()| did_enough(case, notes.operations(), notes.faults()));
+        Self { ended, notes, took: started.elapsed(), stall: watch.longest() }
     }
-    Outcome::Failed(format!(
+
+    /// What the case comes to if this run counts; `before` is a run that said nothing.
+    fn counts(self, case: &'static Case, before: Option<(String, Duration)>) -> CaseRun {
+        let Self { ended, notes, took, stall } = self;
+        let (rerun, took_before) = before.unzip();
+        let took = took + took_before.unwrap_or_default();
+        CaseRun { rerun, ..CaseRun::new(case, rerun::outcome(ended, stall), took, &notes) }
+    }
+}
+
+fn did_enough(case: &Case, operations: u64, faults: u64) -> Verdict {
+    if operations >= case.least_operations && faults >= case.least_faults {
+        return Ok(());
+    }
+    Err(Stop::failed(format!(
         "it did {operations} operations under {faults} faults, and proves nothing with fewer than \
          {} under {}",
         case.least_operations, case.least_faults
-    ))
+    )))
 }
 
-fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Outcome {
+fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Verdict {
     let fixture = fixture.fresh().unwrap_or(fixture);
     let time = fixture.time();
     let mut limit = if time == Time::Virtual { REAL_LIMIT } else { CONNECTS };
@@ -279,18 +308,18 @@ fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Outco
     };
     let started = thread::Builder::new().name(case.id.to_owned()).spawn(work);
     if let Err(error) = started {
-        return Outcome::Failed(format!("no thread to run in: {error}"));
+        return Err(Stop::failed(format!("no thread to run in: {error}")));
     }
     loop {
         match steps.recv_timeout(limit) {
-            Ok(Step::Ended(outcome)) => return outcome,
+            Ok(Step::Ended(ended)) => return ended,
             // It ends itself by then, unless it blocks its thread.
             Ok(Step::Begun(own)) if time == Time::Real => limit = own.saturating_add(GRACE),
             Ok(Step::Begun(_)) => {}
             // A thread that blocks cannot be ended: it is left behind.
             Err(_) => {
                 let why = format!("no end within {limit:?}: something blocks a thread");
-                return Outcome::Failed(why);
+                return Err(Stop::late(why));
             }
         }
     }
@@ -300,7 +329,7 @@ fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Outco
 enum Step {
     /// It has connected, and has this limit of its own.
     Begun(Duration),
-    Ended(Outcome),
+    Ended(Verdict),
 }
 
 fn in_runtime(
@@ -308,15 +337,13 @@ fn in_runtime(
     fixture: Arc<dyn Fixture>,
     notes: Notes,
     report: &mpsc::Sender<Step>,
-) -> Outcome {
-    let runtime = match runtime(fixture.time()) {
-        Ok(runtime) => runtime,
-        Err(error) => return Outcome::Failed(format!("no runtime to run in: {error}")),
-    };
+) -> Verdict {
+    let runtime = runtime(fixture.time())
+        .map_err(|error| Stop::failed(format!("no runtime to run in: {error}")))?;
     let run = in_time(case, fixture, notes, report);
     let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
     runtime.shutdown_timeout(SHUTDOWN);
-    ended.unwrap_or_else(|panic| Outcome::Failed(format!("panicked: {}", text_of(&*panic))))
+    ended.unwrap_or_else(|panic| Err(Stop::failed(format!("panicked: {}", text_of(&*panic)))))
 }
 
 async fn in_time(
@@ -324,23 +351,20 @@ async fn in_time(
     fixture: Arc<dyn Fixture>,
     notes: Notes,
     report: &mpsc::Sender<Step>,
-) -> Outcome {
-    let provider = match fixture.connect().await {
-        Ok(provider) => provider,
-        Err(error) => return Outcome::Failed(format!("the fixture does not connect: {error}")),
-    };
+) -> Verdict {
+    let connected = fixture.connect().await;
+    let provider =
+        connected.map_err(|error| Stop::error(&error, "the fixture does not connect"))?;
     if let Some(outcome) = case.barred(&*fixture, &*provider) {
-        return outcome;
+        return Err(Stop::Final(outcome));
     }
     let context = Context::new(case, fixture, provider, notes);
     let limit = context.limit();
     // Whoever waits has given up, or hears it.
     report.send(Step::Begun(limit)).ok();
-    match tokio::time::timeout(limit, (case.body)(context)).await {
-        Ok(Ok(())) => Outcome::Passed,
-        Ok(Err(stop)) => stop.0,
-        Err(_) => Outcome::Failed(format!("no end within {limit:?}: something waits for ever")),
-    }
+    let ended = tokio::time::timeout(limit, (case.body)(context)).await;
+    let late = |_| Stop::late(format!("no end within {limit:?}: something waits for ever"));
+    ended.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 
 pub(super) fn runtime(time: Time) -> std::io::Result<Runtime> {

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::conformance::Challenge::Atomicity;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need, Verdict, require};
 use crate::conformance::context::Context;
 use crate::conformance::{Time, runner};
 use crate::{Guard, Locks};
@@ -70,7 +70,7 @@ async fn dropped_anywhere(cx: Context) -> Verdict {
         require!(dropped.is_ok() || way == "by a panic", "dropping a guard {way} panicked");
         cx.is_free_for(&probe)
             .await
-            .map_err(|stop| Stop::failed(format!("a guard was dropped {way}: {:?}", stop.0)))?;
+            .map_err(|stop| stop.of(format_args!("a guard was dropped {way}")))?;
     }
     cx.no_residue("dropped").await
 }

@@ -110,10 +110,7 @@ async fn each(cx: Context, faults: &[Fault]) -> Verdict {
         trials.spawn(async move {
             let tail = format!("{call:?}-{fault:?}");
             let trial = Trial::start(&cx, &tail, call).await?;
-            trial
-                .under(fault)
-                .await
-                .map_err(|Stop(outcome)| Stop::failed(format!("{call:?}, {fault:?}: {outcome:?}")))
+            trial.under(fault).await.map_err(|stop| stop.of(format_args!("{call:?}, {fault:?}")))
         });
     }
     while let Some(ended) = trials.join_next().await {

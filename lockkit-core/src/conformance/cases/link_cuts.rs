@@ -123,10 +123,8 @@ async fn sweep(cx: Context, operation: Operation) -> Verdict {
                 {
                     cut.at = Some((way, after));
                     cuts += 1;
-                    operation(&mut cut).await.map_err(|Stop(outcome)| {
-                        Stop::failed(format!(
-                            "cut after byte {after} of {bytes} {way:?}: {outcome:?}"
-                        ))
+                    operation(&mut cut).await.map_err(|stop| {
+                        stop.of(format_args!("cut after byte {after} of {bytes} {way:?}"))
                     })?;
                 }
             }

@@ -227,7 +227,7 @@ async fn at_risk_at_once(cx: Context) -> Verdict {
     require!(link.traffic().await?.sent > 0, "nothing went over the link");
     if tokio::time::timeout(cx.wake_up(), guard.at_risk()).await.is_err() {
         let claim = "C7: the provider notices at once that its store is out of reach";
-        return Err(Stop(Outcome::NotClaimed(claim.into())));
+        return Err(Stop::Final(Outcome::NotClaimed(claim.into())));
     }
     cx.notes.time("broken to at risk", cx.clock.now().saturating_since(broken));
     require!(guard.is_held(), "lost when the link broke: {}", guard.lost().await);

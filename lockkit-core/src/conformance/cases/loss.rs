@@ -156,7 +156,7 @@ async fn sticky_signal(cx: Context) -> Verdict {
     let (told, removed) = tokio::join!(asked, remove);
     removed?;
     let Ok(reason) = told else {
-        return Err(Stop(Outcome::NotClaimed("C7: the store itself signals a loss".into())));
+        return Err(Stop::Final(Outcome::NotClaimed("C7: the store itself signals a loss".into())));
     };
     let bound = cx.wake_up();
     for _ in 0..3 {

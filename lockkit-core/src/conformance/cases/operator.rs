@@ -119,7 +119,7 @@ async fn revoked(cx: Context) -> Verdict {
     match operator.revoke(&name, token).await {
         Err(Error::Rejected { .. }) => {
             let claim = "C16: this store can end another's grant";
-            return Err(Stop(Outcome::NotClaimed(claim.into())));
+            return Err(Stop::Final(Outcome::NotClaimed(claim.into())));
         }
         ended => require!(ended?, "revoking token {token}, which holds, ended nothing"),
     }

@@ -182,7 +182,7 @@ async fn slow_replies(cx: Context) -> Verdict {
 
 async fn granted_ttl(cx: Context) -> Verdict {
     let Some(range) = cx.guarantees.expiry.range() else {
-        return Err(Stop(Outcome::NotClaimed("C11: leases end by a ttl".into())));
+        return Err(Stop::Final(Outcome::NotClaimed("C11: leases end by a ttl".into())));
     };
     let nanosecond = Duration::from_nanos(1);
     let wishes = [Duration::from_millis(50), range.min, range.min + nanosecond, range.max];

@@ -64,6 +64,9 @@ pub struct CaseRun {
     pub operations: u64,
     /// The faults that it made at links and servers.
     pub faults: u64,
+    /// Why its first run was inconclusive; all else is of the second one, but `took` of both. `None`:
+    /// it ran once at most.
+    pub rerun: Option<String>,
 }
 
 impl CaseRun {
@@ -74,7 +77,7 @@ impl CaseRun {
         notes: &Notes,
     ) -> Self {
         let (operations, faults) = (notes.operations(), notes.faults());
-        Self { case, outcome, took, figures: notes.figures(), operations, faults }
+        Self { case, outcome, took, figures: notes.figures(), operations, faults, rerun: None }
     }
 
     pub(super) fn barred(case: &'static Case, outcome: Outcome) -> Self {
@@ -111,6 +114,11 @@ impl Report {
     /// Those that failed.
     pub fn failed(&self) -> impl Iterator<Item = &CaseRun> {
         self.runs.iter().filter(|run| matches!(run.outcome, Outcome::Failed(_)))
+    }
+
+    /// Those that ran once more, since their first run was inconclusive.
+    pub fn rerun(&self) -> impl Iterator<Item = &CaseRun> {
+        self.runs.iter().filter(|run| run.rerun.is_some())
     }
 
     /// Whether at least one case passed, and none failed.

@@ -50,7 +50,7 @@ impl fmt::Display for Report {
             let why = run.outcome.reason().unwrap_or_default();
             writeln!(f, "\nfailed: {} ({why})", run.case)?;
         }
-        Ok(())
+        rerun(f, self)
     }
 }
 
@@ -71,6 +71,19 @@ fn skipped(f: &mut fmt::Formatter<'_>, report: &Report, word: &str) -> fmt::Resu
     }
     for (reason, ids) in reasons {
         writeln!(f, "\n{word} ({reason}): {}", ids.join(", "))?;
+    }
+    Ok(())
+}
+
+/// How many cases ran once more, which ones, and why.
+fn rerun(f: &mut fmt::Formatter<'_>, report: &Report) -> fmt::Result {
+    let count = report.rerun().count();
+    if count > 0 {
+        writeln!(f, "\nre-run: {count}")?;
+    }
+    for run in report.rerun() {
+        let why = run.rerun.as_deref().unwrap_or_default();
+        writeln!(f, "  {}: {why}", run.case.id)?;
     }
     Ok(())
 }
