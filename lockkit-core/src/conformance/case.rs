@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::Location;
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::cases::GROUPS;
 use super::context::Context;
+use super::stop::Verdict;
 use super::{Fixture, Hook, Outcome, Time};
-use crate::{Error, Expiry, Fairness, Guarantees, Guard, LockProvider, LossReason, WakeUp};
+use crate::{Expiry, Fairness, Guarantees, LockProvider, WakeUp};
 
 /// One case of the suite.
 #[derive(Clone, Debug)]
@@ -32,7 +32,6 @@ pub struct Case {
 }
 
 pub(super) type Body = fn(Context) -> Pin<Box<dyn Future<Output = Verdict> + Send>>;
-pub(super) type Verdict<T = ()> = Result<T, Stop>;
 
 /// The six challenges of distributed locking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,109 +202,6 @@ impl Need {
             Self::VirtualTime => (fixture.time() != Time::Virtual)
                 .then(|| Outcome::NotReached("it needs virtual time, and time is real".into())),
         }
-    }
-}
-
-/// Why a case's body ended early.
-#[derive(Debug)]
-pub(super) enum Stop {
-    /// For good: an overlap, a token, an order, a residue, or whatever else no delay explains.
-    Final(Outcome),
-    /// A time bound was missed: a machine that stood still explains it.
-    Late(String),
-}
-
-impl Stop {
-    /// What the case says does not hold, whatever the machine did.
-    pub(super) fn failed(why: impl Into<String>) -> Self {
-        Self::Final(Outcome::Failed(why.into()))
-    }
-
-    /// A time bound was missed.
-    pub(super) fn late(why: impl Into<String>) -> Self {
-        Self::Late(why.into())
-    }
-
-    /// An error where none may come.
-    pub(super) fn error(error: &Error, what: impl fmt::Display) -> Self {
-        let why = format!("{what}: {error}");
-        if is_late(error) { Self::late(why) } else { Self::failed(why) }
-    }
-
-    /// The same, said of this part of the case.
-    pub(super) fn of(self, part: impl fmt::Display) -> Self {
-        match self {
-            Self::Late(why) => Self::late(format!("{part}: {why}")),
-            Self::Final(Outcome::Failed(why)) => Self::failed(format!("{part}: {why}")),
-            Self::Final(outcome) => Self::failed(format!("{part}: {outcome:?}")),
-        }
-    }
-}
-
-/// Whether nothing but time explains an error: a limit that passed, a store that did not answer, or
-/// a deadline before which no renewal was acknowledged.
-pub(super) const fn is_late(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::TimedOut { .. }
-            | Error::Unavailable { .. }
-            | Error::Lost { reason: LossReason::Expired }
-    )
-}
-
-impl From<Error> for Stop {
-    #[track_caller]
-    fn from(error: Error) -> Self {
-        Self::error(&error, format_args!("unexpected error at {}", Location::caller()))
-    }
-}
-
-impl From<tokio::task::JoinError> for Stop {
-    #[track_caller]
-    fn from(error: tokio::task::JoinError) -> Self {
-        Self::failed(format!("a task of the case ended at {}: {error}", Location::caller()))
-    }
-}
-
-impl From<std::io::Error> for Stop {
-    #[track_caller]
-    fn from(error: std::io::Error) -> Self {
-        Self::failed(format!("a process of the case failed at {}: {error}", Location::caller()))
-    }
-}
-
-/// Fails the case unless the condition holds, whatever the machine did.
-macro_rules! require {
-    ($condition:expr, $($why:tt)+) => {
-        if !$condition {
-            return Err($crate::conformance::case::Stop::failed(format!($($why)+)));
-        }
-    };
-}
-pub(super) use require;
-
-/// Fails the case unless the condition holds, which says that something did not take too long: a
-/// machine that stood still explains it if it does not hold.
-macro_rules! require_in_time {
-    ($condition:expr, $($why:tt)+) => {
-        if !$condition {
-            return Err($crate::conformance::case::Stop::late(format!($($why)+)));
-        }
-    };
-}
-pub(super) use require_in_time;
-
-/// Fails the case unless the guard, which is renewed, is held.
-///
-/// A guard that is lost by its deadline was not renewed in time. One that the store ended, or that
-/// says nothing of a loss, is a mistake.
-pub(super) fn require_held(guard: &Guard, why: impl fmt::Display) -> Verdict {
-    if guard.is_held() {
-        return Ok(());
-    }
-    match guard.ensure(Duration::ZERO) {
-        Ok(_) => Err(Stop::failed(format!("{why}: not held, and ensured all the same"))),
-        Err(error) => Err(Stop::error(&error, why)),
     }
 }
 

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::case::{Stop, Verdict, is_late};
 use super::context::Context;
 use super::history::{Recorder, What};
+use super::stop::{Stop, Verdict, is_late};
 use super::{Fixture, Hook, Outcome, Time, runner};
 use crate::{Clock, Guard, LockName, Locks, Result};
 

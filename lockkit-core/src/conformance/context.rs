@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::case::{Stop, Verdict};
 use super::notes::Notes;
+use super::stop::{Stop, Verdict};
 use super::{Case, Fixture, Outcome, Time};
 use crate::{
     Clock, Expiry, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator,
@@ -130,7 +130,7 @@ impl Context {
         let guard = match lock.acquire_within(bound).await {
             Ok(guard) => guard,
             Err(error) => {
-                // What is left there is a residue, and no delay explains it.
+                // What is left there is a residue, however late the machine is.
                 self.no_residue_of(&lock.name.clone()?).await?;
                 let what = format_args!("the name is not free for others within {bound:?}");
                 return Err(Stop::error(&error, what));

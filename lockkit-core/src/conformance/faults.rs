@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::case::{Stop, Verdict, require};
 use super::context::Context;
 use super::counted::{CountedClient, CountedLink, CountedServer};
 use super::fixture::cannot;
+use super::stop::{Stop, Verdict, require};
 use super::{Fixture, Hook};
 use crate::{Error, LockProvider, Result};
 

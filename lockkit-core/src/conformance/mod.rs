@@ -68,6 +68,7 @@ mod rerun;
 mod runner;
 pub mod simulation;
 mod stall;
+mod stop;
 mod tap;
 
 pub use case::{Case, Challenge, Level, cases};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use super::case::{Stop, Verdict};
 use super::context::Context;
+use super::stop::{Stop, Verdict};
 use crate::{Error, Grant, LockProvider, Request};
 
 /// Some waiters for one name, numbered in the order in which they came.

@@ -1,16 +1,66 @@
-//! Whether a run of a case counts, or the case runs once more.
+//! Runs a case, and once more where the machine gave it too little time.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::case::{Stop, Verdict};
+use super::notes::Notes;
 use super::stall::stood_still;
-use super::{LONG_STALL, Outcome, Time, inconclusive};
+use super::stop::{Stop, Verdict};
+use super::{Case, CaseRun, Fixture, LONG_STALL, Outcome, StallWatch, Time, inconclusive, runner};
+
+/// Runs a case, and once more if the first run says nothing; the second run counts.
+pub(super) fn run_case(case: &'static Case, fixture: &Arc<dyn Fixture>) -> CaseRun {
+    let first = Run::of(case, fixture);
+    let Some(why) = why_inconclusive(&first.ended, first.stall, fixture.time()) else {
+        return first.counts(case, None);
+    };
+    println!("{}: {why}; it runs once more", case.id);
+    Run::of(case, fixture).counts(case, Some((why, first.took)))
+}
+
+/// One run of a case.
+struct Run {
+    ended: Verdict,
+    notes: Notes,
+    /// How long it took by the machine's clock.
+    took: Duration,
+    /// The longest stall meanwhile.
+    stall: Duration,
+}
+
+impl Run {
+    fn of(case: &'static Case, fixture: &Arc<dyn Fixture>) -> Self {
+        let (notes, started, watch) = (Notes::default(), Instant::now(), StallWatch::start());
+        let ended = runner::ended(case, Arc::clone(fixture), &notes)
+            .and_then(|()| did_enough(case, notes.operations(), notes.faults()));
+        Self { ended, notes, took: started.elapsed(), stall: watch.longest() }
+    }
+
+    /// What the case comes to if this run counts; `before` is a run that said nothing.
+    fn counts(self, case: &'static Case, before: Option<(String, Duration)>) -> CaseRun {
+        let Self { ended, notes, took, stall } = self;
+        let (rerun, took_before) = before.unzip();
+        let took = took + took_before.unwrap_or_default();
+        CaseRun { rerun, ..CaseRun::new(case, outcome(ended, stall), took, &notes) }
+    }
+}
+
+fn did_enough(case: &Case, operations: u64, faults: u64) -> Verdict {
+    if operations >= case.least_operations && faults >= case.least_faults {
+        return Ok(());
+    }
+    Err(Stop::failed(format!(
+        "it did {operations} operations under {faults} faults, and proves nothing with fewer than \
+         {} under {}",
+        case.least_operations, case.least_faults
+    )))
+}
 
 /// Why a run says nothing, so that its case runs once more; `None`: it counts.
 ///
 /// That is a time bound that was missed while the machine stood still, and nothing else. In virtual
 /// time no bound depends on the machine.
-pub(super) fn why_inconclusive(ended: &Verdict, stall: Duration, time: Time) -> Option<String> {
+fn why_inconclusive(ended: &Verdict, stall: Duration, time: Time) -> Option<String> {
     match ended {
         Err(Stop::Late(why)) if time == Time::Real && stall >= LONG_STALL => {
             Some(format!("{} ({why})", inconclusive(stall)))
@@ -21,7 +71,7 @@ pub(super) fn why_inconclusive(ended: &Verdict, stall: Duration, time: Time) -> 
 
 /// What a run that counts comes to; a failure tells for how long the machine stood still meanwhile,
 /// if that was long.
-pub(super) fn outcome(ended: Verdict, stall: Duration) -> Outcome {
+fn outcome(ended: Verdict, stall: Duration) -> Outcome {
     let outcome = match ended {
         Ok(()) => Outcome::Passed,
         Err(Stop::Late(why)) => Outcome::Failed(why),

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Completion, Trial};
 use tokio::runtime::{Builder, Runtime};
 
-use super::case::{Stop, Verdict};
 use super::context::Context;
 use super::notes::Notes;
-use super::rerun::{self, why_inconclusive};
-use super::{Case, CaseRun, Fixture, Report, StallWatch, Time, cases, child};
+use super::rerun::run_case;
+use super::stop::{Stop, Verdict};
+use super::{Case, CaseRun, Fixture, Report, Time, cases, child};
 use crate::{Applied, Error, Guarantees, Result};
 
 /// The environment variable that names the report's directory.
@@ -248,55 +248,8 @@ fn trial(
     }
 }
 
-/// Runs a case, and once more if the first run says nothing; the second run counts.
-fn run_case(case: &'static Case, fixture: &Arc<dyn Fixture>) -> CaseRun {
-    let first = Run::of(case, fixture);
-    let Some(why) = why_inconclusive(&first.ended, first.stall, fixture.time()) else {
-        return first.counts(case, None);
-    };
-    println!("{}: {why}; it runs once more", case.id);
-    Run::of(case, fixture).counts(case, Some((why, first.took)))
-}
-
-/// One run of a case.
-struct Run {
-    ended: Verdict,
-    notes: Notes,
-    /// How long it took by the machine's clock.
-    took: Duration,
-    /// The longest stall meanwhile.
-    stall: Duration,
-}
-
-impl Run {
-    fn of(case: &'static Case, fixture: &Arc<dyn Fixture>) -> Self {
-        let (notes, started, watch) = (Notes::default(), Instant::now(), StallWatch::start());
-        let ended = ended(case, Arc::clone(fixture), &notes)
-            .and_then(|()| did_enough(case, notes.operations(), notes.faults()));
-        Self { ended, notes, took: started.elapsed(), stall: watch.longest() }
-    }
-
-    /// What the case comes to if this run counts; `before` is a run that said nothing.
-    fn counts(self, case: &'static Case, before: Option<(String, Duration)>) -> CaseRun {
-        let Self { ended, notes, took, stall } = self;
-        let (rerun, took_before) = before.unzip();
-        let took = took + took_before.unwrap_or_default();
-        CaseRun { rerun, ..CaseRun::new(case, rerun::outcome(ended, stall), took, &notes) }
-    }
-}
-
-fn did_enough(case: &Case, operations: u64, faults: u64) -> Verdict {
-    if operations >= case.least_operations && faults >= case.least_faults {
-        return Ok(());
-    }
-    Err(Stop::failed(format!(
-        "it did {operations} operations under {faults} faults, and proves nothing with fewer than \
-         {} under {}",
-        case.least_operations, case.least_faults
-    )))
-}
-
-fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Verdict {
+/// Runs a case to its end; how it ended.
+pub(super) fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Verdict {
     let fixture = fixture.fresh().unwrap_or(fixture);
     let time = fixture.time();
     let mut limit = if time == Time::Virtual { REAL_LIMIT } else { CONNECTS };

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::{Atomicity, Safety};
-use crate::conformance::case::{Case, Verdict, require};
+use crate::conformance::case::Case;
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Verdict, require};
 use crate::conformance::tap::Tap;
 use crate::{Applied, Error, Expiry, Guard, GuardWatch, Lock};
 

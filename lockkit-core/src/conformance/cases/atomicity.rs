@@ -9,9 +9,10 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::Atomicity;
-use crate::conformance::case::{Case, Verdict, require};
+use crate::conformance::case::Case;
 use crate::conformance::context::Context;
 use crate::conformance::poll::pass;
+use crate::conformance::stop::{Verdict, require};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(

@@ -5,9 +5,10 @@ use std::time::Duration;
 use futures_util::future::join;
 
 use crate::conformance::Challenge::Atomicity;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::poll::{for_turns, pass, polled};
+use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::conformance::tap::Tap;
 use crate::{Error, Lock};
 
@@ -80,7 +81,8 @@ async fn dropped_at_any_poll(cx: Context) -> Verdict {
     let probe = cx.lock("polled").await?;
     for waits in [false, true] {
         for polls in 0..POLLS {
-            let request = cx.request("polled")?;
+            // So long that no expiry comes to the rescue.
+            let request = cx.request_with_ttl("polled", cx.long_ttl())?;
             // The grant of a call that ended is dropped too: only the withdrawal cleans up.
             let ended = if waits {
                 polled(client.acquire(&request), polls).await.transpose()?.is_some()
@@ -104,7 +106,8 @@ async fn dropped_in_the_queue(cx: Context) -> Verdict {
     for withdrawn_first in [true, false] {
         for polls in 0..POLLS {
             let holder = ours.acquire().await?;
-            let request = cx.request("polled")?;
+            // So long that no expiry comes to the rescue.
+            let request = cx.request_with_ttl("polled", cx.long_ttl())?;
             let attempt = async {
                 let ended = polled(client.acquire(&request), polls).await.transpose()?.is_some();
                 if withdrawn_first {
@@ -126,7 +129,15 @@ async fn dropped_in_the_queue(cx: Context) -> Verdict {
             released?;
             client.withdraw(&request).await?;
             let what = "the follower of a dropped waiter is granted";
-            cx.by(cx.wake_up(), what, following).await???;
+            match cx.by(cx.wake_up(), what, following).await {
+                Ok(followed) => followed??,
+                Err(late) => {
+                    // All but the follower have ended.
+                    let entries = cx.entries("polled").await?.unwrap_or(1);
+                    require!(entries <= 1, "{entries} entries, where only the follower waits");
+                    return Err(late);
+                }
+            }
             cx.no_residue("polled").await?;
             if ended? {
                 break;
@@ -290,7 +301,7 @@ async fn dropped_behind_a_holder<T>(
 ) -> Verdict {
     let holder = lock.acquire().await?;
     drop(attempt.await);
-    require!(holder.is_held(), "a waiter that came and went ended the holder's lease");
+    require_held(&holder, "a waiter that came and went ended the holder's lease")?;
     holder.release().await?;
     cx.is_free_for(lock).await?;
     cx.no_residue("dropped").await

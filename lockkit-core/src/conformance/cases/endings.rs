@@ -9,8 +9,9 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::conformance::Challenge::Atomicity;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Verdict, require, require_held};
 use crate::conformance::{Time, runner};
 use crate::{Guard, Locks};
 
@@ -84,7 +85,7 @@ async fn runtime_ends(cx: Context) -> Verdict {
         let blocker = cx.lock(&waited).await?.acquire().await?;
         let ending = runner::runtime(Time::Real)?;
         let Ending { locks, guard, waiting } = Ending::begin(&cx, &ending, &held, &waited).await?;
-        require!(guard.is_held(), "lost before its runtime ended");
+        require_held(&guard, "lost before its runtime ended")?;
 
         let ended = tokio::task::spawn_blocking(move || end(ending));
         cx.by(Duration::from_secs(1) + cx.slack(), "a runtime that holds ends", ended).await??;

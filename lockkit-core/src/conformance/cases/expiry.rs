@@ -4,9 +4,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use crate::conformance::Challenge::{Liveness, Safety};
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::poll::polled;
+use crate::conformance::stop::{Verdict, require};
 use crate::{Guard, Instant};
 
 /// More polls than any provider needs for one call.

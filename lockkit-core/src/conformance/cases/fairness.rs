@@ -9,9 +9,10 @@ use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::Fairness;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
+use crate::conformance::stop::{Stop, Verdict, require};
 use crate::conformance::tap::Tap;
 use crate::{Fairness as Claim, Grant, LockProvider};
 

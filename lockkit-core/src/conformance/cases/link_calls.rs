@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::{Atomicity, Performance, Safety};
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
 use crate::conformance::{Hook, Link, Linked, Way};
 use crate::{Applied, Error, Grant, LockProvider, Request, Result};
 
@@ -184,6 +185,9 @@ impl<'a> Trial<'a> {
         let done = self.is_done(&answer);
         let unknown = matches!(&answer, Err(Error::Unavailable { .. }));
         let maybe = matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
+        if fault == Fault::LateReply && unknown {
+            return Err(Stop::late(format!("after {took:?} it answered {answer:?}")));
+        }
         let right = match fault {
             Fault::LostRequest => unknown,
             // What was done is not called undone.
@@ -322,7 +326,7 @@ async fn slow(cx: Context) -> Verdict {
         let spans = [(begun, acquired), (acquired, renewed), (renewed, ended)];
         for ((from, to), (call, times)) in spans.iter().zip(CALLS.iter().zip(&mut times)) {
             let took = to.saturating_since(*from);
-            require!(took <= most, "{call:?} took {took:?} on a round trip of {least:?}");
+            require_in_time!(took <= most, "{call:?} took {took:?} on a round trip of {least:?}");
             times.push(took);
         }
         // Nothing that was sent a moment ago is acknowledged yet.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::Atomicity;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require};
 use crate::conformance::{Hook, Linked, Way};
 use crate::{Applied, Error, Grant, LossReason, Request, Result};
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::{Atomicity, Safety};
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::conformance::{Hook, Linked, Way};
 use crate::{Applied, Error, Guard, Lease, LockProvider};
 
@@ -95,10 +96,8 @@ async fn lost_replies(cx: Context) -> Verdict {
     let ambiguous = matches!(&tried, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
     require!(ambiguous, "an attempt whose reply was lost answered {tried:?}");
     link.pass().await?;
-    let free = probe
-        .acquire_within(cx.healed())
-        .await
-        .map_err(|error| Stop::failed(format!("an ambiguous grant stays: {error}")))?;
+    let free = probe.acquire_within(cx.healed()).await;
+    let free = free.map_err(|error| Stop::error(&error, "an ambiguous grant stays"))?;
     free.release().await?;
     cx.no_residue("ambiguous").await?;
 
@@ -204,7 +203,7 @@ async fn nothing_stays(
     cx.sleep(cx.slack() / 5).await;
     if let Some(holder) = holder {
         cx.have_come(tail, 1).await?;
-        require!(holder.is_held(), "a request that was given up ended a holder");
+        require_held(&holder, "a request that was given up ended a holder")?;
         holder.release().await?;
     }
     cx.lock(tail).await?.acquire_within(bound).await?.release().await?;
@@ -343,7 +342,7 @@ async fn late_replies(cx: Context) -> Verdict {
     let locks = cx.locks_of(client);
     let guard = locks.lock(cx.name("held")).acquire().await?;
     cx.sleep(cx.ttl() / 2).await;
-    require!(guard.is_held(), "lost although it was renewed: {}", guard.lost().await);
+    require_held(&guard, "lost although it was renewed")?;
     link.hold(Way::Replies).await?;
     let bound = cx.ttl() + cx.slack();
     let reason = cx.by(bound, "a holder without replies is lost", guard.lost()).await?;

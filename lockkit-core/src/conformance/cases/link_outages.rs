@@ -8,8 +8,9 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use crate::conformance::Challenge::{Liveness, Safety, SplitBrain};
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_held, require_in_time};
 use crate::conformance::{Hook, Linked, Outcome, Way};
 use crate::{Clock, Error, Guard, GuardWatch, Instant, Lock, Result};
 
@@ -104,7 +105,8 @@ async fn dark(cx: Context) -> Verdict {
         let next = succeed(cx.lock("dark").await?, guard.watch(), cx.clock.clone());
         let next = tokio::spawn(next);
         cx.sleep(ttl / 2).await;
-        require!(guard.is_held() && !next.is_finished(), "lost although it was renewed");
+        require_held(&guard, "lost although it was renewed")?;
+        require!(!next.is_finished(), "granted beside a holder that is renewed");
         link.blackhole().await?;
         let dark = cx.clock.now();
         let bound = ttl + cx.slack();
@@ -120,7 +122,8 @@ async fn dark(cx: Context) -> Verdict {
         require!(next.token() > guard.token(), "token {} came again", next.token());
         link.pass().await?;
         cx.sleep(ttl / 2).await;
-        require!(next.is_held() && !guard.is_held(), "the end of the outage changed the holder");
+        require!(!guard.is_held(), "the end of the outage brought a lost guard back");
+        require_held(&next, "the end of the outage changed the holder")?;
         next.release().await?;
     }
     cx.notes.times("dark to lost", lost_after);
@@ -138,7 +141,8 @@ async fn one_way(cx: Context) -> Verdict {
         let next = succeed(cx.lock("deaf").await?, guard.watch(), cx.clock.clone());
         let next = tokio::spawn(next);
         cx.sleep(ttl / 2).await;
-        require!(guard.is_held() && !next.is_finished(), "lost although it was renewed");
+        require_held(&guard, "lost although it was renewed")?;
+        require!(!next.is_finished(), "granted beside a holder that is renewed");
         link.lose(way).await?;
         let bound = ttl + cx.slack();
         cx.by(bound, "a holder without acknowledgements is lost", guard.lost()).await?;
@@ -162,12 +166,18 @@ async fn resets(cx: Context) -> Verdict {
         link.reset().await?;
         if reset % 2 == 0 {
             // Every second one certainly meets a renewal.
-            let renewed = guard.renew().await;
-            let known = matches!(renewed, Ok(()) | Err(Error::Unavailable { .. }));
-            require!(known, "after {reset} resets a renewal answered {renewed:?}");
+            match guard.renew().await {
+                Ok(()) | Err(Error::Unavailable { .. }) => {}
+                Err(error) => {
+                    return Err(Stop::error(
+                        &error,
+                        format_args!("a renewal after {reset} resets"),
+                    ));
+                }
+            }
         }
         cx.sleep(cx.ttl() / 8).await;
-        require!(guard.is_held(), "lost after {reset} resets: {}", guard.lost().await);
+        require_held(&guard, format_args!("lost after {reset} resets"))?;
     }
     require!(!waiter.is_finished(), "granted beside a holder");
     guard.renew().await?;
@@ -200,13 +210,13 @@ async fn bad_renewals(cx: Context) -> Verdict {
             _ => link.cut(Way::Requests, 1).await?,
         }
         cx.sleep(ttl / 4).await;
-        require!(guard.is_held(), "lost while renewals were {fault}: {}", guard.lost().await);
+        require_held(&guard, format_args!("lost while renewals were {fault}"))?;
         link.pass().await?;
         cx.sleep(ttl / 2).await;
-        require!(guard.is_held(), "lost after they had been {fault}: {}", guard.lost().await);
+        require_held(&guard, format_args!("lost after they had been {fault}"))?;
         let left = guard.remaining().unwrap_or_default();
         least = least.min(left);
-        require!(left > ttl / 4, "only {left:?} are left after renewals had been {fault}");
+        require_in_time!(left > ttl / 4, "only {left:?} are left after renewals had been {fault}");
     }
     cx.notes.time("left after a fault, least", least);
     guard.release().await?;
@@ -235,8 +245,11 @@ async fn at_risk_at_once(cx: Context) -> Verdict {
     cx.answered("a renewal is acknowledged after the outage", || guard.renew()).await?;
     let end = cx.clock.now().saturating_add(cx.healed());
     while guard.at_risk().now_or_never().is_some() {
-        require!(guard.is_held(), "lost after the outage: {}", guard.lost().await);
-        require!(cx.clock.now() < end, "at risk although the link is whole and it was renewed");
+        require_held(&guard, "lost after the outage")?;
+        require_in_time!(
+            cx.clock.now() < end,
+            "at risk although the link is whole and it was renewed"
+        );
         cx.sleep(cx.slack() / 10).await;
         drop(guard.renew().await);
     }
@@ -293,9 +306,7 @@ async fn limits(cx: Context) -> Verdict {
         .map(|(what, call)| async move { (what, tokio::time::timeout(limit, call).await) });
     for (what, ended) in join_all(limited).await {
         let Ok(ended) = ended else {
-            return Err(Stop::failed(format!(
-                "{what} on a dark link did not end within {limit:?}"
-            )));
+            return Err(Stop::late(format!("{what} on a dark link did not end within {limit:?}")));
         };
         let failed = matches!(ended, Err(Error::Unavailable { .. } | Error::Rejected { .. }));
         // A client may know by itself that nothing of this request can be in the store.

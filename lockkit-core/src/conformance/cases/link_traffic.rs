@@ -7,8 +7,9 @@ use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::Performance;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
 use crate::conformance::{Hook, Link, Linked};
 use crate::{Guard, Lock, Locks, Result};
 
@@ -191,7 +192,7 @@ async fn side_by_side(cx: Context) -> Verdict {
     cx.notes.time("fifty names", fifty);
     // A few connections may share them out; a turn for each would take fifty times as long.
     let bound = 10 * one + cx.slack();
-    require!(fifty <= bound, "fifty names took {fifty:?} where one took {one:?}");
+    require_in_time!(fifty <= bound, "fifty names took {fifty:?} where one took {one:?}");
     client.link.pass().await?;
     Ok(client.locks.close(cx.healed()).await?)
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::{Fairness, Liveness, Safety};
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::conformance::{Hook, Linked, Way};
 use crate::{Error, Grant, Guard, LockProvider, Request, Result};
 
@@ -116,7 +117,7 @@ async fn through_an_outage(cx: Context) -> Verdict {
         cx.sleep(3 * cx.ttl()).await;
         let ended = waiters.try_join_next();
         require!(ended.is_none(), "a waiter did not go through the outage: {ended:?}");
-        require!(holder.is_held(), "an outage of its waiters ended a holder");
+        require_held(&holder, "an outage of its waiters ended a holder")?;
         link.pass().await?;
         holder.release().await?;
         for _ in 0..WAITERS {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use crate::conformance::Challenge::Safety;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_held, require_in_time};
 use crate::conformance::tap::Tap;
 use crate::conformance::{Hook, Outcome};
 use crate::{Error, Guard, GuardWatch};
@@ -102,15 +103,15 @@ async fn at_risk(cx: Context) -> Verdict {
     let ttl = cx.ttl();
     let tap = Tap::on(cx.connect().await?, &cx.clock);
     let guard = cx.locks_of(tap.clone()).lock(cx.name("risky")).acquire().await?;
-    require!(guard.at_risk().now_or_never().is_none(), "at risk right after its grant");
+    require_in_time!(guard.at_risk().now_or_never().is_none(), "at risk right after its grant");
     tap.cut();
     let bound = ttl + cx.slack();
     cx.by(bound, "a guard without renewals is at risk", guard.at_risk()).await?;
-    require!(guard.is_held(), "at risk only once it was lost");
+    require_held(&guard, "at risk only once it was lost")?;
     tap.mend();
     cx.sleep(ttl).await;
-    require!(guard.is_held(), "lost although renewals got through: {}", guard.lost().await);
-    require!(guard.at_risk().now_or_never().is_none(), "at risk although it was renewed");
+    require_held(&guard, "lost although renewals got through")?;
+    require_in_time!(guard.at_risk().now_or_never().is_none(), "at risk although it was renewed");
     Ok(guard.release().await?)
 }
 

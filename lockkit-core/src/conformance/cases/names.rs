@@ -1,8 +1,9 @@
 //! Safety: any text is a name, and no two names meet.
 
 use crate::conformance::Challenge::Safety;
-use crate::conformance::case::{Case, Verdict, require};
+use crate::conformance::case::Case;
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Verdict, require};
 use crate::{Error, LockName};
 
 pub(super) const CASES: &[Case] = &[

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::conformance::Challenge::{Liveness, Safety};
 use crate::conformance::Outcome;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
+use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::{Error, FencingToken, LockName};
 
 pub(super) const CASES: &[Case] = &[
@@ -115,7 +116,7 @@ async fn revoked(cx: Context) -> Verdict {
             Err(error) => return Err(error.into()),
         }
     }
-    require!(guard.is_held(), "revoking another token ended this grant");
+    require_held(&guard, "revoking another token ended this grant")?;
     match operator.revoke(&name, token).await {
         Err(Error::Rejected { .. }) => {
             let claim = "C16: this store can end another's grant";
@@ -133,7 +134,9 @@ async fn revoked(cx: Context) -> Verdict {
     require!(!again, "revoking an ended grant ended one");
     drop(guard);
     let third = cx.lock("revoked").await?.try_acquire().await?;
-    require!(third.is_none() && next.is_held(), "a revocation ended the next holder's grant too");
+    let why = "a revocation ended the next holder's grant too";
+    require!(third.is_none(), "{why}");
+    require_held(&next, why)?;
     next.release().await?;
     cx.no_residue("revoked").await
 }

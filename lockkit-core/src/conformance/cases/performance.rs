@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::conformance::Challenge::Performance;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Verdict, require, require_held, require_in_time};
 use crate::conformance::tap::Tap;
 
 pub(super) const CASES: &[Case] = &[
@@ -77,7 +78,10 @@ async fn uncontended(cx: Context) -> Verdict {
     let bound = cx.slack() / 5;
     for (what, took) in [("acquire", acquired), ("release", released)] {
         let median = cx.notes.times(what, took);
-        require!(median <= bound, "half of all times, {what} of a free name took {median:?}");
+        require_in_time!(
+            median <= bound,
+            "half of all times, {what} of a free name took {median:?}"
+        );
     }
     Ok(())
 }
@@ -101,7 +105,10 @@ async fn hand_offs(cx: Context) -> Verdict {
     // What a busy machine adds to one of them, it does not add to half of them.
     let declared = cx.wake_up().saturating_sub(2 * cx.slack());
     let bound = declared + cx.slack() / 5;
-    require!(median <= bound, "the median hand-off took {median:?}, declared are {declared:?}");
+    require_in_time!(
+        median <= bound,
+        "the median hand-off took {median:?}, declared are {declared:?}"
+    );
     Ok(())
 }
 
@@ -118,7 +125,9 @@ async fn many_held(cx: Context) -> Verdict {
     cx.sleep(3 * ttl).await;
     let renewals = tap.renewals() - before;
     let lost = guards.iter().filter(|guard| !guard.is_held()).count();
-    require!(lost == 0, "{lost} of {NAMES} were lost");
+    for guard in &guards {
+        require_held(guard, format_args!("{lost} of {NAMES} were lost"))?;
+    }
     cx.notes.count("names held", NAMES.into());
     cx.notes.count("renewals in three ttls", renewals.into());
     let most = 3 * 4 * NAMES;
@@ -176,8 +185,8 @@ async fn busy(cx: Context) -> Verdict {
     }
     let each = cx.clock.now().saturating_since(started) / 100;
     cx.notes.time("attempt on a held name, mean", each);
-    require!(each <= cx.slack() / 5, "an attempt on a held name took {each:?}");
-    require!(holder.is_held(), "attempts ended the holder's lease");
+    require_in_time!(each <= cx.slack() / 5, "an attempt on a held name took {each:?}");
+    require_held(&holder, "attempts ended the holder's lease")?;
     holder.release().await?;
     cx.no_residue("busy").await
 }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use crate::conformance::Challenge::{Atomicity, Fairness, Liveness};
-use crate::conformance::case::{Case, Need, Stop, Verdict, require, require_in_time};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::child::{CLIENTS, Process};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
 use crate::conformance::{Hook, history};
 use crate::{Expiry, FencingToken};
 

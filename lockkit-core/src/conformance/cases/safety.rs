@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::conformance::Challenge::Safety;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Verdict, require, require_held};
 use crate::conformance::tap::Tap;
 use crate::{Error, RequestId};
 
@@ -176,15 +177,18 @@ async fn two_names(cx: Context) -> Verdict {
     let two = locks.lock(cx.name("two")).acquire().await?;
     one.release().await?;
     cx.is_free("one").await?;
-    let (other, held) = (cx.lock("two").await?, two.is_held());
-    require!(held && other.try_acquire().await?.is_none(), "one release ended two holds");
+    let other = cx.lock("two").await?;
+    let why = "one release ended two holds";
+    require_held(&two, why)?;
+    require!(other.try_acquire().await?.is_none(), "{why}");
     // Another client's end is no concern of this one either.
     let passing = cx.locks().await?;
     let third = passing.lock(cx.name("one")).acquire().await?;
     passing.close(cx.wake_up()).await?;
     drop(third);
-    let held = two.is_held() && other.try_acquire().await?.is_none();
-    require!(held, "closing one client ended another's hold");
+    let why = "closing one client ended another's hold";
+    require_held(&two, why)?;
+    require!(other.try_acquire().await?.is_none(), "{why}");
     Ok(two.release().await?)
 }
 

@@ -7,8 +7,9 @@ use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::{Liveness, Safety};
 use crate::conformance::Hook;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
 use crate::{Error, Guard, Result};
 
 pub(super) const CASES: &[Case] = &[
@@ -169,7 +170,7 @@ async fn outage(cx: Context) -> Verdict {
         cx.by(ttl + cx.slack(), "a holder without a server is lost", guard.lost()).await?;
     }
     let lost = cx.clock.now().saturating_since(down);
-    require!(lost < ttl + cx.slack(), "the last holder was lost only after {lost:?}");
+    require_in_time!(lost < ttl + cx.slack(), "the last holder was lost only after {lost:?}");
     let lock = locks.lock(cx.name("other"));
     let tried = cx.by(cx.call_limit(), "an attempt has a limit", lock.try_acquire()).await?;
     require!(matches!(tried, Err(Error::Unavailable { .. })), "without a server: {tried:?}");

@@ -4,8 +4,9 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::conformance::Challenge::SplitBrain;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Verdict, require};
 use crate::conformance::tap::Tap;
 use crate::{Fenced, FencingToken};
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::conformance::Challenge::Safety;
 use crate::conformance::Outcome;
-use crate::conformance::case::{Case, Need, Stop, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::conformance::tap::Tap;
 use crate::{Error, Expiry, Guard, Instant, LossReason, Request, Term};
 
@@ -94,7 +95,7 @@ async fn late_grant(cx: Context) -> Verdict {
     let bound = 2 * ttl + cx.expiry_slack();
     let guard = cx.lock("late").await?.acquire_within(bound).await?;
     guard.release().await?;
-    cx.by(3 * ttl + cx.expiry_slack(), "nothing is left of it", cx.no_residue("late")).await?
+    cx.no_residue("late").await
 }
 
 async fn overtaken_renewal(cx: Context) -> Verdict {
@@ -115,7 +116,7 @@ async fn overtaken_renewal(cx: Context) -> Verdict {
     let later = later?;
     // Here the reply to the first one comes.
     cx.sleep(ttl / 2).await;
-    require!(guard.is_held(), "lost, although it was renewed: {}", guard.lost().await);
+    require_held(&guard, "lost, although it was renewed")?;
     let lowered = later.saturating_since(end_of(&cx, &guard));
     // Less than the tenth of a ttl that lies between the two.
     require!(lowered < ttl / 15, "a late acknowledgement took {lowered:?} from the deadline");
@@ -159,8 +160,16 @@ async fn next_after(cx: &Context, guard: &Guard, tail: &str) -> Verdict<Duration
 
 /// When the guard stops believing, or a moment later.
 fn end_of(cx: &Context, guard: &Guard) -> Instant {
-    let left = guard.remaining().unwrap_or_default();
-    cx.clock.now().saturating_add(left)
+    const MOMENT: Duration = Duration::from_millis(1);
+    loop {
+        let before = cx.clock.now();
+        let left = guard.remaining().unwrap_or_default();
+        let now = cx.clock.now();
+        // Where the machine stood still between the two readings, they do not belong together.
+        if now.saturating_since(before) < MOMENT {
+            return now.saturating_add(left);
+        }
+    }
 }
 
 async fn slow_replies(cx: Context) -> Verdict {

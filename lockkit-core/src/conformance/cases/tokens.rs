@@ -6,8 +6,9 @@ use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::Safety;
 use crate::conformance::Hook;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::stop::{Verdict, require};
 use crate::conformance::tap::Tap;
 
 pub(super) const CASES: &[Case] = &[

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::conformance::Challenge::Liveness;
-use crate::conformance::case::{Case, Need, Verdict, require};
+use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::poll::{pass, polled};
 use crate::conformance::queue::Queue;
+use crate::conformance::stop::{Verdict, require, require_held, require_in_time};
 use crate::conformance::tap::Tap;
 use crate::{Error, Fairness};
 
@@ -79,7 +80,7 @@ async fn one_leaves(cx: Context) -> Verdict {
     require!(number == 1, "the withdrawal of waiter 1 ended waiter {number}");
     require!(left.is_err(), "a withdrawn attempt was granted");
     require!(!queue.someone_ended(&cx).await, "a waiter was granted beside the holder");
-    require!(holder.is_held(), "a waiter that left ended the holder's lease");
+    require_held(&holder, "a waiter that left ended the holder's lease")?;
     holder.release().await?;
     let (first, grant) = queue.granted(&cx).await?;
     require!(!queue.someone_ended(&cx).await, "two waiters were granted");
@@ -163,7 +164,7 @@ async fn stalled_waiter(cx: Context) -> Verdict {
     let follower = cx.lock("stalled").await?;
     let follower = tokio::spawn(follower.acquire());
     cx.sleep(cx.ttl() * 2).await;
-    require!(holder.is_held(), "a waiter that stalls ended the holder's lease");
+    require_held(&holder, "a waiter that stalls ended the holder's lease")?;
     holder.release().await?;
     let bound = cx.ttl() + cx.expiry_slack();
     let guard = cx.by(bound, "the follower of a stalled waiter is granted", follower).await???;
@@ -174,7 +175,7 @@ async fn stalled_waiter(cx: Context) -> Verdict {
         require!(over, "a stalled waiter was granted beside its follower");
         drop(grant);
     }
-    require!(guard.is_held(), "a stalled waiter ended its follower's lease");
+    require_held(&guard, "a stalled waiter ended its follower's lease")?;
     let other = cx.provider.try_acquire(&cx.request("stalled")?).await?;
     require!(other.is_none(), "the name is free beside a holder");
     client.withdraw(&request).await?;
@@ -205,8 +206,8 @@ async fn one_budget(cx: Context) -> Verdict {
         let waited = lock.acquire_within(limit).await;
         let took = cx.clock.now().saturating_since(started);
         require!(waited.is_err(), "granted beside a holder");
-        let bounds = limit..=limit + cx.slack();
-        require!(bounds.contains(&took), "a wait of at most {limit:?} took {took:?}");
+        require!(took >= limit, "a wait of {limit:?} took only {took:?}");
+        require_in_time!(took <= limit + cx.slack(), "a wait of at most {limit:?} took {took:?}");
     }
     holder.release().await?;
     cx.no_residue("held").await
