@@ -34,9 +34,10 @@ static SERVED: AtomicBool = AtomicBool::new(false);
 pub(super) fn serve(fixture: &Arc<dyn Fixture>) -> Option<ExitCode> {
     SERVED.store(true, Ordering::SeqCst);
     let address = env::var(STORE).ok()?;
-    let worked = runner::runtime(Time::Real)
-        .map_err(|error| error.to_string())
-        .and_then(|runtime| runtime.block_on(work(fixture, &address)).map_err(told));
+    let worked =
+        runner::runtime(Time::Real).map_err(|error| error.to_string()).and_then(|runtime| {
+            runtime.block_on(work(fixture, &address)).map_err(|error| told(&*error))
+        });
     Some(match worked {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -47,7 +48,7 @@ pub(super) fn serve(fixture: &Arc<dyn Fixture>) -> Option<ExitCode> {
 }
 
 /// What an error of a child says; one that only time explains is told to the parent as such.
-fn told(error: Box<dyn Error + Send + Sync>) -> String {
+fn told(error: &(dyn Error + Send + Sync + 'static)) -> String {
     if error.downcast_ref::<crate::Error>().is_some_and(is_late) {
         // A parent that has ended does not hear it.
         say(&format!("{LATE} {error}")).ok();

@@ -9,8 +9,8 @@ use super::stop::{Stop, Verdict};
 use super::{Case, CaseRun, Fixture, LONG_STALL, Outcome, StallWatch, Time, inconclusive, runner};
 
 /// Runs a case, and once more if the first run says nothing; the second run counts.
-pub(super) fn run_case(case: &'static Case, fixture: &Arc<dyn Fixture>) -> CaseRun {
-    let first = Run::of(case, fixture);
+pub(super) fn run_case(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
+    let first = Run::of(case, Arc::clone(&fixture));
     let Some(why) = why_inconclusive(&first.ended, first.stall, fixture.time()) else {
         return first.counts(case, None);
     };
@@ -29,9 +29,9 @@ struct Run {
 }
 
 impl Run {
-    fn of(case: &'static Case, fixture: &Arc<dyn Fixture>) -> Self {
+    fn of(case: &'static Case, fixture: Arc<dyn Fixture>) -> Self {
         let (notes, started, watch) = (Notes::default(), Instant::now(), StallWatch::start());
-        let ended = runner::ended(case, Arc::clone(fixture), &notes)
+        let ended = runner::ended(case, fixture, &notes)
             .and_then(|()| did_enough(case, notes.operations(), notes.faults()));
         Self { ended, notes, took: started.elapsed(), stall: watch.longest() }
     }

@@ -73,7 +73,7 @@ pub enum Outcome {
 /// ```
 pub fn check(id: &str, fixture: Arc<dyn Fixture>) -> Outcome {
     match cases().iter().find(|case| case.id == id) {
-        Some(case) => run_case(case, &fixture).outcome,
+        Some(case) => run_case(case, fixture).outcome,
         None => Outcome::Failed(format!("there is no case {id}")),
     }
 }
@@ -108,7 +108,7 @@ pub fn run<F: Fixture>(fixture: &Arc<F>) -> Result<Report> {
                     let place = case_number(case);
                     let run = match &barred[place] {
                         Some(outcome) => CaseRun::barred(case, outcome.clone()),
-                        None => run_case(case, &fixture),
+                        None => run_case(case, Arc::clone(&fixture)),
                     };
                     runs[place].get_or_init(|| run);
                 }
@@ -232,7 +232,7 @@ fn trial(
 ) -> Trial {
     let (fixture, runs) = (Arc::clone(fixture), Arc::clone(runs));
     let trial = Trial::ignorable_test(case.to_string(), move || {
-        let run = run_case(case, &fixture);
+        let run = run_case(case, fixture);
         match &runs[case_number(case)].get_or_init(|| run).outcome {
             Outcome::Passed => Ok(Completion::Completed),
             Outcome::Failed(why) => Err(why.into()),

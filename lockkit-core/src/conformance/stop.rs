@@ -56,6 +56,20 @@ pub(super) const fn is_late(error: &Error) -> bool {
     )
 }
 
+/// What the parts of a case that ran side by side came to; a part that failed for good comes before
+/// one that is late.
+pub(super) fn all<T>(parts: impl IntoIterator<Item = Verdict<T>>) -> Verdict<Vec<T>> {
+    let (mut done, mut late) = (Vec::new(), None);
+    for part in parts {
+        match part {
+            Ok(part) => done.push(part),
+            Err(stop @ Stop::Final(_)) => return Err(stop),
+            Err(stop) => late = late.or(Some(stop)),
+        }
+    }
+    late.map_or(Ok(done), Err)
+}
+
 impl From<Error> for Stop {
     #[track_caller]
     fn from(error: Error) -> Self {
@@ -172,6 +186,15 @@ mod tests {
         assert!(matches!(of(Stop::failed("a")), Stop::Final(outcome) if outcome == failed));
         let skipped = Stop::Final(Outcome::NotReached("a hook".to_owned()));
         assert!(matches!(of(skipped), Stop::Final(Outcome::Failed(_))));
+    }
+
+    #[test]
+    fn a_part_that_failed_for_good_comes_before_one_that_is_late() {
+        let late = || Err(Stop::late("late"));
+        assert!(all([late(), Ok(1)]).is_err_and(|stop| is_excused(&stop)));
+        let parts = [late(), Err(Stop::failed("an overlap")), Ok(1)];
+        assert!(all(parts).is_err_and(|stop| !is_excused(&stop)));
+        assert!(all([Ok(1), Ok(2)]).is_ok_and(|done| done == [1, 2]));
     }
 
     #[tokio::test(start_paused = true)]

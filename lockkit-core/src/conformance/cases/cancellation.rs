@@ -8,7 +8,7 @@ use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::poll::{for_turns, pass, polled};
-use crate::conformance::stop::{Stop, Verdict, require, require_held};
+use crate::conformance::stop::{Stop, Verdict, all, require, require_held};
 use crate::conformance::tap::Tap;
 use crate::{Error, Lock};
 
@@ -176,8 +176,7 @@ async fn time_out_races_grant(cx: Context) -> Verdict {
     let lanes = (0..LANES).map(|lane| race_time_out(&cx, lane));
     let ended = futures_util::future::join_all(lanes).await;
     let (mut granted, mut timed_out) = (0, 0);
-    for lane in ended {
-        let (guards, time_outs) = lane?;
+    for (guards, time_outs) in all(ended)? {
         granted += guards;
         timed_out += time_outs;
     }

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use crate::conformance::Challenge::{Liveness, Safety, SplitBrain};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
-use crate::conformance::stop::{Stop, Verdict, require, require_held, require_in_time};
+use crate::conformance::stop::{Stop, Verdict, all, require, require_held, require_in_time};
 use crate::conformance::{Hook, Linked, Outcome, Way};
 use crate::{Clock, Error, Guard, GuardWatch, Instant, Lock, Result};
 
@@ -304,7 +304,7 @@ async fn limits(cx: Context) -> Verdict {
     let limited = calls
         .into_iter()
         .map(|(what, call)| async move { (what, tokio::time::timeout(limit, call).await) });
-    for (what, ended) in join_all(limited).await {
+    all(join_all(limited).await.into_iter().map(|(what, ended)| {
         let Ok(ended) = ended else {
             return Err(Stop::late(format!("{what} on a dark link did not end within {limit:?}")));
         };
@@ -312,7 +312,8 @@ async fn limits(cx: Context) -> Verdict {
         // A client may know by itself that nothing of this request can be in the store.
         let known = what == "LockProvider::withdraw" && ended.is_ok();
         require!(failed || known, "{what} on a dark link answered {ended:?}");
-    }
+        Ok(())
+    }))?;
 
     let within = cx.slack() / 2;
     let waited = cx.by(within + cx.slack(), "a wait has its limit", lock.acquire_within(within));
