@@ -10,5 +10,7 @@ mod postgres;
 mod processes;
 mod redis;
 mod resp;
+#[cfg(feature = "conformance")]
+mod stores;
 mod tls;
 mod zookeeper;
