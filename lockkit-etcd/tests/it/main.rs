@@ -5,7 +5,6 @@
 mod cluster;
 mod common;
 mod connect;
-mod facade;
 mod interop;
 mod late;
 mod link;

@@ -1,4 +1,4 @@
-//! TLS: whom we trust, whom the server trusts, and that a refusal is an error and no panic.
+//! What is etcd's own over TLS; `testbed/tests/it/stores` has what every store does alike.
 //!
 //! Both of rustls's providers, ring and aws-lc-rs, are linked here, so that rustls chooses none.
 
@@ -48,7 +48,7 @@ async fn mistrusted(config: EtcdConfig) {
 }
 
 #[tokio::test]
-async fn a_private_authority_is_trusted_and_no_other() {
+async fn a_login_goes_over_tls_and_only_to_a_member_with_a_good_certificate() {
     // Neither is the process's default: only what we choose can be used.
     let _: [fn() -> rustls::crypto::CryptoProvider; 2] =
         [rustls::crypto::ring::default_provider, rustls::crypto::aws_lc_rs::default_provider];
@@ -69,14 +69,10 @@ async fn a_private_authority_is_trusted_and_no_other() {
     }
     // The same machine under a name that the certificate does not have.
     mistrusted(at(&server, "0.0.0.0", trusting(certificates.ca())).login("app", "s3cret")).await;
-    // A plain client at a port for TLS, and one for TLS at a plain port.
-    refused(EtcdConfig::new([("127.0.0.1", server.tls_address().unwrap().port())])).await;
-    let plain = EtcdConfig::new([("127.0.0.1", server.port())]);
-    refused(plain.tls(trusting(certificates.ca()))).await;
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_the_server_asks_and_is_a_login() {
+async fn a_client_certificate_is_a_login_with_the_rights_of_its_user() {
     let certificates = Certificates::new().unwrap();
     let server = EtcdServer::builder()
         .tls(&certificates, ClientCertificate::Required)
@@ -84,7 +80,6 @@ async fn a_client_certificate_is_shown_where_the_server_asks_and_is_a_login() {
         .start()
         .unwrap();
     works(at(&server, "localhost", showing(&certificates))).await;
-    mistrusted(at(&server, "localhost", trusting(certificates.ca()))).await;
     // The certificate's user has no rights elsewhere.
     let elsewhere = at(&server, "localhost", showing(&certificates)).prefix("elsewhere");
     let error = refused(elsewhere).await;
@@ -112,27 +107,6 @@ async fn a_member_with_a_bad_certificate_is_passed_over_and_only_all_of_them_are
 }
 
 #[tokio::test]
-async fn a_url_names_the_authority_and_our_own_certificate() {
-    let certificates = Certificates::new().unwrap();
-    let server = EtcdServer::builder()
-        .tls(&certificates, ClientCertificate::Required)
-        .user_by_certificate("app/locks/")
-        .start()
-        .unwrap();
-    let port = server.tls_address().unwrap().port();
-    let [ca, cert, key] =
-        [certificates.ca(), certificates.client_certificate(), certificates.client_key()]
-            .map(|file| file.to_str().unwrap().to_owned());
-    let trusting = format!("etcds://localhost:{port}/app/locks?ttl=7s&ca={ca}");
-    let locks = lockkit::connect(&format!("{trusting}&cert={cert}&key={key}")).await.unwrap();
-    let guard = locks.lock("a").acquire().await.unwrap();
-    assert_eq!(guard.ttl(), Some(ms(7_000)));
-    guard.release().await.unwrap();
-    let error = by(ms(6_000), "an answer", lockkit::connect(&trusting)).await.unwrap_err();
-    assert!(matches!(error, Error::Rejected { .. }), "{error:?}");
-}
-
-#[tokio::test]
 async fn the_private_part_of_our_certificate_is_shown_nowhere() {
     let certificates = Certificates::new().unwrap();
     let server = EtcdServer::builder()
@@ -153,19 +127,4 @@ async fn the_private_part_of_our_certificate_is_shown_nowhere() {
     let shown = format!("{tls:?} {config:?} {config:#?} {provider:?} {wrong} {wrong:?}");
     assert!(shown.contains("client: true"), "{shown}");
     assert!(!shown.contains(secret) && !shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
-}
-
-#[tokio::test]
-async fn what_is_no_certificate_is_an_error() {
-    let certificates = Certificates::new().unwrap();
-    let server =
-        EtcdServer::builder().tls(&certificates, ClientCertificate::NotAsked).start().unwrap();
-    let mut no_authority = EtcdTls::default();
-    no_authority.authority = Some(b"-----BEGIN CERTIFICATE-----\n???".to_vec());
-    let mut no_client = trusting(certificates.ca());
-    no_client.client = Some((b"none".to_vec(), b"none".to_vec()));
-    for tls in [no_authority, no_client] {
-        let error = refused(at(&server, "localhost", tls)).await;
-        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
-    }
 }

@@ -4,7 +4,6 @@
 
 mod common;
 mod connect;
-mod facade;
 mod hand_offs;
 mod interop;
 mod leaks;

@@ -5,7 +5,6 @@
 mod cohort;
 mod common;
 mod connect;
-mod facade;
 mod interop;
 mod link;
 mod processes;

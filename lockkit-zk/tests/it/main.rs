@@ -8,7 +8,6 @@ mod common;
 mod connect;
 mod crowd;
 mod ensemble;
-mod facade;
 mod idle;
 mod interop;
 mod late;

@@ -15,7 +15,7 @@ mod scripts {
     use testbed::contenders::by;
     use testbed::log::Log;
 
-    use crate::stores::{Remote, Store};
+    use crate::stores::{Remote, Store, ms};
 
     /// What no error, no Debug and no log may show.
     const SECRET: &str = "c0rrect-horse-battery";
@@ -33,7 +33,8 @@ mod scripts {
         let server = S::with_login("app", SECRET).await;
         for (config, word) in S::wrong_logins(&server, "app", WRONG) {
             let shown = format!("{config:?} {config:#?}");
-            let error = S::connect(config).await.map(drop).unwrap_err();
+            let outcome = by(ms(5_000), "an answer", S::connect(config)).await;
+            let error = outcome.map(drop).unwrap_err();
             assert!(
                 matches!(&error, Error::Rejected { remedy, .. } if remedy.contains(word)),
                 "{error:?}"

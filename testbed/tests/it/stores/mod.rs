@@ -75,6 +75,9 @@ trait Store {
     /// first for this password; and a word of each error.
     fn bad_urls(server: &Self::Server) -> Vec<(String, &'static str)>;
 
+    /// Checks that the server itself shows [`NAME`](Self::NAME), where it can.
+    fn is_seen(_: &Self::Server) {}
+
     /// A URL with a ttl of 7 s for the host `localhost` and its TLS.
     fn tls_url(server: &Self::Server, trust: &Trust) -> String;
 

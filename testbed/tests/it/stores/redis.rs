@@ -94,6 +94,10 @@ impl Store for Row {
         ["", "app"].map(|user| (format!("redis://{user}:hunter2@127.0.0.1:{port}/"), "")).into()
     }
 
+    fn is_seen(server: &RedisServer) {
+        assert_eq!(server.cli(&["EXISTS", Self::NAME]).unwrap().integer(), Some(1));
+    }
+
     fn tls_url(server: &RedisServer, trust: &Trust) -> String {
         let (port, options) = (Self::tls_port(server), trust.options(["ca", "cert", "key"]));
         format!("rediss://localhost:{port}/?ttl=7s&{options}")

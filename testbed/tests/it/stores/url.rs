@@ -52,6 +52,7 @@ mod scripts {
         let locks = connect(&S::tls_url(&server, &ours)).await.unwrap();
         let guard = locks.lock(S::NAME).acquire().await.unwrap();
         assert_eq!(guard.ttl(), Some(ms(7_000)));
+        S::is_seen(&server);
         guard.release().await.unwrap();
         // Without our own, and where another authority is trusted.
         let other = Trust { authority: Some(certificates.other_ca()), ..ours };
