@@ -9,9 +9,7 @@ pub mod certificates;
 pub mod children;
 mod cluster;
 mod command;
-#[cfg(feature = "conformance")]
 mod conformance;
-#[cfg(feature = "conformance")]
 pub mod contenders;
 mod doors;
 mod error;
@@ -30,6 +28,7 @@ pub mod quickstart;
 mod redis;
 pub mod resp;
 mod server;
+pub mod timing;
 mod unprivileged;
 mod zookeeper;
 

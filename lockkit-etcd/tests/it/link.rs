@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::{by, client, idle, join, link_to, ms, queued, since};
 use etcd_client::{Client, LockOptions};
 use lockkit_core::{Guard, Lock, Locks};
-use testbed::{EtcdServer, Fault, Link, Way};
+use testbed::{EtcdServer, Fault, Link, Way, in_time, timing};
 use tokio::task::JoinSet;
 
 /// Longer than any of these tests: no keep-alive comes in between.
@@ -130,12 +130,13 @@ async fn a_hundred_idle_waiters_ask_nothing() {
     }
     queued(&client(&server).await.lock("a"), WAITERS).await;
     idle(&link).await;
-    let before = link.counts();
+    let (before, began) = (link.counts(), Instant::now());
     tokio::time::sleep(ms(6_000)).await;
     let (calls, messages, _) = since(&before, &link);
+    let most = began.elapsed().as_secs() / 2;
     // The one watch is asked whether it lives after each 2 s of silence.
     assert_eq!(calls, 0, "calls of waiters that wait");
-    assert!(messages <= 3, "{messages} messages of waiters that wait");
+    assert!(messages <= most, "{messages} messages of waiters that wait, {most} at most");
     assert!(waiters.try_join_next().is_none(), "granted beside a holder");
     holder.release().await.unwrap();
     for _ in 0..WAITERS {
@@ -325,6 +326,7 @@ async fn a_hand_off_takes_under_ten_milliseconds_and_the_drivers_own_a_turn_of_t
     }
     // The best of some rounds, for both: the machine is busy with other things.
     let mut best = [[(Duration::MAX, Duration::MAX); 2]; 2];
+    let first = timing::start();
     for _ in 0..4 {
         for (best, (peers, name)) in best.iter_mut().zip([(&ours, "ours"), (&theirs, "theirs")]) {
             let crowd = in_a_crowd(peers, name).await;
@@ -343,7 +345,7 @@ async fn a_hand_off_takes_under_ten_milliseconds_and_the_drivers_own_a_turn_of_t
             "hand-off among {what}: lockkit {median:?} in the median, {mean:?} in the mean; the \
              driver's lock() {their_median:?} and {their_mean:?}"
         );
-        assert!(median < ms(10), "{median:?} among {what}");
+        in_time!(first, median < ms(10), "{median:?} among {what}");
     }
     let (median, theirs) = (ours[1].0, theirs[1].0);
     assert!(theirs > ms(40), "{median:?} in the median, the driver's {theirs:?}");

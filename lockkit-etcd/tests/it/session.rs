@@ -35,7 +35,8 @@ async fn a_lease_counts_from_the_sending_that_was_answered_and_not_from_one_afte
     tokio::time::sleep(ms(100)).await;
     links[1].deliver();
     let guard = by(ms(3_000), "the grant", acquired).await.unwrap().unwrap();
-    let (age, since) = (age_of_term(&guard), began.elapsed());
+    // In this order: what the machine does in between makes the term older, not younger.
+    let (since, age) = (began.elapsed(), age_of_term(&guard));
     println!(
         "asked again after {second:?}: {since:?} after the first sending the term is {age:?} old"
     );

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Role, child_directory, eventually, locks, provider, request};
 use lockkit_core::{Error, LockName, LockProvider, StoreSays};
+use testbed::{in_time, timing};
 
 const PROCESSES: usize = 8;
 const TASKS: usize = 8;
@@ -83,7 +84,7 @@ fn child_that_counts() {
 async fn the_next_waiter_has_the_lock_within_50_ms_of_the_kill_of_its_holder() {
     let store = tempfile::tempdir().expect("a directory");
     let locks = locks(store.path()).await;
-    let mut waits = Vec::new();
+    let (mut waits, first) = (Vec::new(), timing::start());
     for _ in 0..10 {
         let mut holder = Role::start("processes::child_that_holds", store.path());
         let token: u64 = holder.hear("holds ").parse().expect("a token");
@@ -99,8 +100,8 @@ async fn the_next_waiter_has_the_lock_within_50_ms_of_the_kill_of_its_holder() {
     }
     waits.sort_unstable();
     eprintln!("from SIGKILL to the grant: median {:?}, longest {:?}", waits[5], waits[9]);
-    assert!(waits[5] < Duration::from_millis(50), "{waits:?}");
-    assert!(waits[9] < Duration::from_millis(500), "{waits:?}");
+    in_time!(first, waits[5] < Duration::from_millis(50), "{waits:?}");
+    in_time!(first, waits[9] < Duration::from_millis(500), "{waits:?}");
 }
 
 #[tokio::test]

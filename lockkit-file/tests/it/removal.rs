@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{Role, locks, provider, request};
 use lockkit_core::{Error, Grant, LockProvider, LossReason};
 use lockkit_file::FileProvider;
+use testbed::timing::{self, within};
 
 const SOON: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(5);
@@ -48,19 +49,19 @@ async fn whichever_file_goes_the_holder_is_told_before_the_next_one_is_granted()
         let mut waiting = pin!(other.acquire(&asked));
         assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err());
 
-        let removed = Instant::now();
+        let removed = timing::start();
         remove(store.path());
-        let lost = tokio::time::timeout(LONG, grant.lease.lost()).await.expect("told");
+        let lost = within(LONG, "the loss", grant.lease.lost()).await;
         assert_eq!(lost, LossReason::Removed);
         eprintln!("told after {:?}", removed.elapsed());
         #[cfg(target_os = "linux")]
-        assert!(removed.elapsed() < SOON);
+        testbed::in_time!(removed, removed.elapsed() < SOON);
 
         let renewed = grant.lease.renew().await;
         assert!(matches!(renewed, Err(Error::Lost { reason: LossReason::Removed })));
         let released = grant.lease.release().await;
         assert!(matches!(released, Err(Error::Lost { reason: LossReason::Removed })));
-        let next = tokio::time::timeout(LONG, waiting).await.expect("in time").expect("granted");
+        let next = within(LONG, "the next grant", waiting).await.expect("granted");
         assert!(next.token > grant.token);
     }
 }
@@ -97,7 +98,7 @@ async fn another_process_s_holder_keeps_the_name_when_its_file_is_removed() {
 
     holder.signal(rustix::process::Signal::CONT);
     assert_eq!(holder.hear("lost "), "the store no longer has it");
-    let next = tokio::time::timeout(LONG, waiting).await.expect("in time").expect("granted");
+    let next = within(LONG, "the next grant", waiting).await.expect("granted");
     assert!(next.token.as_u64() > token);
 }
 
@@ -127,7 +128,7 @@ async fn without_its_directory_an_attempt_says_what_to_do_and_goes_on_once_it_is
     let guard = locks.lock("held").acquire().await.expect("granted");
     let token = guard.token();
     fs::remove_dir_all(&store).expect("removed");
-    assert_eq!(tokio::time::timeout(LONG, guard.lost()).await.expect("told"), LossReason::Removed);
+    assert_eq!(within(LONG, "the loss", guard.lost()).await, LossReason::Removed);
     let Err(Error::Rejected { what, remedy }) = locks.lock("held").acquire().await else {
         panic!("granted without a directory");
     };

@@ -11,6 +11,7 @@ use lockkit_core::{
     Error, FencingToken, Grant, LockName, LockProvider, LossReason, StoreSays, WakeUp,
 };
 use lockkit_file::{FileConfig, FileProvider, LockedFile};
+use testbed::timing::within;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -104,7 +105,7 @@ async fn a_withdrawal_ends_a_waiting_attempt_and_harms_nobody_else() {
     assert!(matches!(waiting.await, Err(Error::Unavailable { .. })));
     assert!(holder.lease.renew().await.is_ok());
     drop(holder);
-    let granted = tokio::time::timeout(SECOND, following).await.expect("in time");
+    let granted = within(SECOND, "the one behind it", following).await;
     drop(granted.expect("granted"));
 }
 
@@ -159,7 +160,7 @@ async fn waiters_of_one_process_are_granted_in_order_and_who_leaves_disturbs_nob
     tokio::time::sleep(Duration::from_millis(20)).await;
     drop((holder, sender));
     let mut order = Vec::new();
-    while let Some(granted) = tokio::time::timeout(SECOND, granted.recv()).await.expect("in time") {
+    while let Some(granted) = within(SECOND, "the next grant", granted.recv()).await {
         order.push(granted);
     }
     let numbers: Vec<_> = order.iter().map(|(number, _)| *number).collect();
@@ -180,8 +181,8 @@ async fn a_waiter_is_granted_soon_while_another_provider_takes_the_name_over_and
     });
     for _ in 0..5 {
         let asked = request("a");
-        let grant = tokio::time::timeout(Duration::from_secs(10), waiting.acquire(&asked)).await;
-        grant.expect("in time").expect("granted");
+        let grant = within(Duration::from_secs(10), "a grant", waiting.acquire(&asked)).await;
+        grant.expect("granted");
     }
     looping.abort();
 }

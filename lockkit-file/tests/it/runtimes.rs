@@ -2,11 +2,12 @@
 
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{locks, provider, request};
 use lockkit_core::{Error, LockProvider, LossReason};
 use lockkit_file::{FileConfig, FileProvider};
+use testbed::{in_time, timing};
 use tokio::runtime::{Builder, Runtime};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -16,9 +17,9 @@ fn runtime() -> Runtime {
 }
 
 fn within_a_second(what: &str, work: impl FnOnce()) {
-    let started = Instant::now();
+    let started = timing::start();
     work();
-    assert!(started.elapsed() < SECOND, "{what} took {:?}", started.elapsed());
+    in_time!(started, started.elapsed() < SECOND, "{what} took {:?}", started.elapsed());
 }
 
 #[test]
@@ -84,10 +85,10 @@ fn a_provider_serves_a_second_runtime_after_the_end_of_the_first() {
             let (waiting, asked) = (kept.clone(), request("a"));
             let waiter = tokio::spawn(async move { waiting.acquire(&asked).await });
             tokio::time::sleep(Duration::from_millis(20)).await;
-            let released = Instant::now();
+            let released = timing::start();
             drop(held);
             let grant = waiter.await.expect("no panic").expect("granted");
-            assert!(released.elapsed() < SECOND);
+            in_time!(released, released.elapsed() < SECOND);
             grant.lease.release().await.expect("released");
         }
     });
@@ -104,10 +105,10 @@ fn a_provider_serves_a_second_runtime_while_the_first_stands_still() {
         let (waiting, asked) = (kept.clone(), request("a"));
         let waiter = tokio::spawn(async move { waiting.acquire(&asked).await });
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let released = Instant::now();
+        let released = timing::start();
         drop(held);
         waiter.await.expect("no panic").expect("granted");
-        assert!(released.elapsed() < SECOND);
+        in_time!(released, released.elapsed() < SECOND);
     });
 }
 

@@ -1,6 +1,6 @@
 //! Connecting: poolers, rights, set-up, certificates and passwords.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{BOTH, SLACK, advisory, by, config, count, join, ms, until};
 use futures_util::future::join_all;
@@ -8,7 +8,7 @@ use lockkit_core::{Applied, Error, LockProvider, Locks, WakeUp};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
 use testbed::children::{self, Child};
 use testbed::log::Log;
-use testbed::{Pgbouncer, Pooling, PostgresServer};
+use testbed::{Pgbouncer, Pooling, PostgresServer, in_time, timing};
 
 /// What no error, no Debug and no log may show.
 const SECRET: &str = "c0rrect-horse-battery";
@@ -183,7 +183,7 @@ async fn who_connects_waits_longer_for_the_server_than_a_lock_may() {
         tokio::spawn(join_all(BOTH.map(connect)))
     };
     silent.pause().unwrap();
-    let (began, in_vain) = (Instant::now(), connecting(&silent));
+    let (began, in_vain) = (timing::start(), connecting(&silent));
 
     server.pause().unwrap();
     let connected = connecting(&server);
@@ -208,7 +208,7 @@ async fn who_connects_waits_longer_for_the_server_than_a_lock_may() {
         assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error:?}");
         assert!(error.to_string().contains("10s"), "{error}");
     }
-    assert!(began.elapsed() < PATIENCE + SLACK, "{:?}", began.elapsed());
+    in_time!(began, began.elapsed() < PATIENCE + SLACK, "{:?}", began.elapsed());
 }
 
 #[test]
@@ -256,8 +256,8 @@ fn what_a_url_leaves_out_comes_from_the_environment() {
             .start()
             .unwrap();
         for _ in BOTH {
-            child.line(Duration::from_secs(20)).unwrap();
-            assert_eq!(child.line(Duration::from_secs(5)).unwrap(), "held");
+            timing::kept(|| child.line(Duration::from_secs(20)));
+            assert_eq!(timing::kept(|| child.line(Duration::from_secs(5))), "held");
             let there = format!(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'from-there' \
                  AND usename = 'alice' AND datname = '{database}'"

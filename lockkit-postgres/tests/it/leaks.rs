@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{SLACK, advisory, by, join, key_of, ms, until};
+use crate::common::{SLACK, advisory, by, gone, join, key_of, ms, until};
 use lockkit_core::{Error, FencingToken, Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::{Connection, PgConnection};
@@ -23,7 +23,7 @@ async fn neighbour(locks: &Locks) -> Guard {
 }
 
 async fn is_free_but_for_the_neighbour(server: &PostgresServer, name: &str) {
-    until(ms(1_000), "only the neighbour's lock is left", || advisory(server) == 1).await;
+    gone(ms(1_000), "only the neighbour's lock is left", || advisory(server) == 1).await;
     let free = format!("SELECT pg_try_advisory_lock({})", key_of(name));
     assert_eq!(server.sql(&free).unwrap(), "t", "{name}");
 }
@@ -94,7 +94,7 @@ async fn a_release_that_fails_is_done_in_another_way() {
     let guard = locks.lock("b").ttl(TTL).acquire().await.unwrap();
     revoke("pg_advisory_unlock(bigint)");
     guard.release().await.ok();
-    until(ms(1_000), "the session has ended", || advisory(&server) == 0).await;
+    gone(ms(1_000), "the session has ended", || advisory(&server) == 0).await;
     by(ms(1_000), "its other lock is lost", neighbour.lost()).await;
 }
 
@@ -131,7 +131,7 @@ async fn tokens_beyond_the_greatest_are_refused_and_nothing_is_held() {
         let locks = Locks::new(PostgresProvider::connect(config).await.unwrap());
         let refused = by(ms(3_000), "an answer", locks.lock("a").acquire()).await.unwrap_err();
         assert!(matches!(refused, Error::Invalid { .. }), "{refused}");
-        until(ms(1_000), "nothing is held", || advisory(&server) == 0).await;
+        gone(ms(1_000), "nothing is held", || advisory(&server) == 0).await;
     }
 }
 
@@ -180,7 +180,7 @@ async fn there_are_no_more_connections_than_allowed_however_many_calls_get_no_an
         println!("{strategy:?}: {most} connections");
         assert!((1..=MOST).contains(&most), "{most} connections ({strategy:?})");
         locks.close(ms(3_000)).await.ok();
-        until(ms(3_000), "all are closed", || crate::common::connections(&server) == 0).await;
+        gone(ms(3_000), "all are closed", || crate::common::connections(&server) == 0).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{SLACK, advisory, by, config, join, key_of, ms, until};
+use crate::common::{SLACK, advisory, by, config, gone, join, key_of, ms, until};
 use lockkit_core::{Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Fault, Link, PostgresServer, Way};
@@ -49,7 +49,7 @@ async fn waiters_go_on_when_the_runtime_ends_that_waited_in_the_server_for_them(
     held.unwrap().release().await.unwrap();
     let next = by(ms(2_000), "the next is granted", next).await.unwrap().unwrap();
     next.release().await.unwrap();
-    until(ms(1_000), "nothing is left", || advisory(&server) == 0).await;
+    gone(ms(1_000), "nothing is left", || advisory(&server) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,10 +115,10 @@ async fn a_runtime_that_ends_before_the_server_has_answered_leaves_no_lock_witho
         assert!(neighbour.is_held(), "{midway:?}");
         next.release().await.unwrap();
         let left = || advisory(&server) == 1;
-        until(ms(1_000), "only the neighbour's lock is left", left).await;
+        gone(ms(1_000), "only the neighbour's lock is left", left).await;
         let free = format!("SELECT pg_try_advisory_lock({})", key_of("a"));
         assert_eq!(server.sql(&free).unwrap(), "t", "{midway:?}");
         neighbour.release().await.unwrap();
-        until(ms(1_000), "nothing is left", || advisory(&server) == 0).await;
+        gone(ms(1_000), "nothing is left", || advisory(&server) == 0).await;
     }
 }

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{BOTH, SLACK, advisory, by, config, connections, join, key_of, ms, until};
+use crate::common::{BOTH, SLACK, advisory, by, config, connections, gone, join, key_of, ms};
 use lockkit_core::{FencingToken, Guard, LockName, LossReason};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::{Connection, PgConnection};
 use testbed::children::{self, Child};
-use testbed::{Data, PostgresServer};
+use testbed::{Data, PostgresServer, in_time, timing};
 use tokio::sync::Mutex;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +73,8 @@ async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
     let server = PostgresServer::start().unwrap();
     for (strategy, name) in [(Strategy::Advisory, "advisory"), (Strategy::Table, "table")] {
         let child = Child::test(TEST, &format!("{name} {}", server.url())).start().unwrap();
-        let token: FencingToken = child.line(Duration::from_secs(20)).unwrap().parse().unwrap();
+        let token: FencingToken =
+            timing::kept(|| child.line(Duration::from_secs(20))).parse().unwrap();
         let locks = join(&server.url(), strategy).await;
         let next = tokio::spawn(locks.lock("held").acquire());
         tokio::time::sleep(ms(300)).await;
@@ -85,7 +86,7 @@ async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
         // Long enough to be told from a pause of the machine's.
         tokio::time::sleep((ttl + ms(200)).saturating_sub(stopped.elapsed())).await;
         child.resume().unwrap();
-        assert_eq!(child.line(Duration::from_secs(5)).unwrap(), "lost");
+        assert_eq!(timing::kept(|| child.line(Duration::from_secs(5))), "lost");
         assert!(next.is_held());
         next.release().await.unwrap();
         child.kill().unwrap();
@@ -177,13 +178,17 @@ async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
     // All go on after the last one.
     let counts = || async { newest.lock().await.each_ref().map(|tokens| tokens.all.len()) };
     before.copy_from_slice(&counts().await);
-    let began = Instant::now();
+    let began = timing::start();
     loop {
         let now = counts().await;
         if (0..3).all(|n| now[n] > before[n]) {
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(10), "{before:?} became {now:?} only");
+        in_time!(
+            began,
+            began.elapsed() < Duration::from_secs(10),
+            "{before:?} became {now:?} only"
+        );
         tokio::time::sleep(ms(20)).await;
     }
     for task in tasks {
@@ -257,7 +262,7 @@ async fn futures_dropped_after_any_time_leave_no_ghost_and_no_stuck_connection()
         assert!(guard.is_held());
         guard.release().await.unwrap();
     }
-    until(ms(1_000), "no ghost", || advisory(&server) == 0).await;
+    gone(ms(1_000), "no ghost", || advisory(&server) == 0).await;
     let guard = by(SLACK, "it is free", theirs.lock("dropped").acquire()).await.unwrap();
     assert_eq!(
         server.sql(&format!("SELECT pg_try_advisory_lock({})", key_of("dropped"))).unwrap(),
@@ -266,7 +271,7 @@ async fn futures_dropped_after_any_time_leave_no_ghost_and_no_stuck_connection()
     guard.release().await.unwrap();
     let stuck = "SELECT count(*) FROM pg_stat_activity \
         WHERE application_name = 'lockkit' AND state <> 'idle'";
-    until(ms(1_000), "no connection is stuck", || crate::common::count(&server, stuck) == 0).await;
+    gone(ms(1_000), "no connection is stuck", || crate::common::count(&server, stuck) == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,7 +288,7 @@ async fn no_connection_is_left_of_a_client_that_was_closed() {
         closed.push(locks);
     }
     let none = || connections(&server) == 0;
-    until(ms(5_000), "all connections are closed", none).await;
+    gone(ms(5_000), "all connections are closed", none).await;
     // And none is made anew, to look after those that were cut.
     tokio::time::sleep(ms(700)).await;
     assert!(none(), "{} connections", connections(&server));

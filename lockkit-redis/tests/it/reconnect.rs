@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::common::{by, ms};
 use lockkit_core::{Applied, Clock, Error, LockName, LockProvider, Request, StoreSays};
 use lockkit_redis::{RedisConfig, RedisProvider};
-use testbed::{Connections, End, Fault, Link, Per, RedisServer, Way};
+use testbed::{Connections, End, Fault, Link, Per, RedisServer, Way, timing};
 use tokio::runtime::{Builder, Runtime};
 
 /// A call of such a request ends after 150 ms.
@@ -241,5 +241,5 @@ async fn a_provider_that_is_dropped_and_not_closed_leaves_no_connection() {
     waiting.abort();
     assert!(waiting.await.is_err());
     drop((holder, provider));
-    by(ms(1_000), "no connection", link.until(|counts| counts.open == 0)).await;
+    timing::gone(ms(1_000), "no connection", async || link.counts().open == 0).await;
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::common::{SLACK, by, client, ms, queued, report, tokens, tokens_in_any_order, waiter};
 use futures_util::FutureExt;
 use lockkit_core::{Guard, LossReason};
-use testbed::{Data, RedisServer};
+use testbed::{Data, RedisServer, in_time, timing};
 
 const TTL: Duration = ms(1_500);
 
@@ -203,14 +203,14 @@ async fn a_stalled_name_or_server_holds_up_no_other() {
     let _far = on_stalled.lock("far").acquire().await.unwrap();
     stalled.pause().unwrap();
     let waiting: Vec<_> = (0..8).map(|_| tokio::spawn(on_stalled.lock("far").acquire())).collect();
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, first) = (Duration::ZERO, timing::start());
     for n in 0..100 {
         let began = Instant::now();
         on_well.lock(format!("{n}")).acquire().await.unwrap().release().await.unwrap();
         slowest = slowest.max(began.elapsed());
     }
     println!("slowest of 100 acquires and releases beside a stalled name: {slowest:?}");
-    assert!(slowest < ms(1_000), "{slowest:?}");
+    in_time!(first, slowest < ms(1_000), "{slowest:?}");
     stalled.resume().unwrap();
     for waiter in queue.into_iter().chain(waiting) {
         waiter.abort();

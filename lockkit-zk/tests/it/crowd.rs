@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{at, by, client, linked, ms, nodes, provider, queued, server, spectator};
 use lockkit_core::Locks;
-use testbed::{Fault, Way};
+use testbed::{Fault, Way, timing};
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,12 +91,7 @@ async fn the_session_of_a_ttl_that_nobody_uses_is_closed_and_made_anew_when_some
         // Longer than a session lasts that nobody keeps.
         tokio::time::sleep(ms(3_000)).await;
         assert_eq!(sessions(), 3, "closed after a short time");
-        by(ms(6_000), "its end", async {
-            while sessions() > 2 {
-                tokio::time::sleep(ms(50)).await;
-            }
-        })
-        .await;
+        timing::gone(ms(6_000), "its end", async || sessions() <= 2).await;
     }
     assert!(held.is_held());
     held.release().await.unwrap();

@@ -2,21 +2,17 @@
 
 use std::time::Duration;
 
-use crate::common::{by, client, linked, ms, nodes, queued, request, server, spectator};
+use crate::common::{client, linked, ms, nodes, queued, request, server, spectator};
 use lockkit_core::{Error, LockProvider};
-use testbed::{Fault, Link, Way, ZkServer};
+use testbed::{Fault, Link, Way, ZkServer, timing};
 
 const TTL: Duration = ms(1_500);
 
 /// The removal is done, and no heartbeat follows it.
 async fn silent(server: &ZkServer, link: &Link) {
     let spectator = spectator(server).await;
-    by(ms(5_000), "the removal", async {
-        while !nodes(&spectator, "/lockkit/a").await.is_empty() {
-            tokio::time::sleep(ms(20)).await;
-        }
-    })
-    .await;
+    let is_gone = async || nodes(&spectator, "/lockkit/a").await.is_empty();
+    timing::gone(ms(5_000), "the removal", is_gone).await;
     tokio::time::sleep(ms(300)).await;
     let before = link.counts();
     tokio::time::sleep(TTL).await;

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use crate::common::{SLACK, TICK, by, client, join, ms, queued};
 use lockkit_core::Locks;
 use lockkit_zk::ZkNode;
-use testbed::ZkServer;
 use testbed::children::{self, Child};
 use testbed::contenders::{count, counted};
+use testbed::{ZkServer, timing};
 use zookeeper_client::{Acls, Client, CreateMode, Error as ZkError, MultiWriteError};
 
 /// In a child: its client of the parent's server.
@@ -52,7 +52,7 @@ async fn a_killed_holders_name_is_granted_with_the_end_of_its_session() {
     let mut slowest = Duration::ZERO;
     for _ in 0..2 {
         let holder = child(name, "holder", &server).start().unwrap();
-        assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
+        assert_eq!(timing::kept(|| holder.line(ms(20_000))), "held");
         let next = tokio::spawn(locks.lock("a").ttl(ttl).acquire());
         queued(&locks.lock("a"), 1).await;
         let killed = Instant::now();
@@ -132,13 +132,13 @@ async fn a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_
     let name = "processes::a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_is_refused";
     for _ in 0..3 {
         let holder = child(name, "holder", &server).start().unwrap();
-        assert_eq!(holder.line(ms(20_000)).unwrap(), "held");
+        assert_eq!(timing::kept(|| holder.line(ms(20_000))), "held");
         holder.pause().unwrap();
         let next = locks.lock("a").ttl(ttl).acquire();
         let next = by(ttl + 3 * TICK + SLACK, "the next grant", next).await.unwrap();
         write(&ours, next.native::<ZkNode>().unwrap(), "next").await.unwrap();
         holder.resume().unwrap();
-        let said = holder.line(ms(10_000)).unwrap();
+        let said = timing::kept(|| holder.line(ms(10_000)));
         assert!(said.starts_with("held false, refused true"), "{said}");
         assert_eq!(ours.get_data("/state").await.unwrap().0, b"next");
         assert!(next.is_held());

@@ -1,11 +1,11 @@
 //! The life of sessions: their end, their replacement, and the ttls that they give.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{SLACK, TICK, by, client, linked, ms, queued, server};
 use lockkit_core::{Locks, LossReason};
 use lockkit_zk::ZkNode;
-use testbed::{Fault, Way};
+use testbed::{Fault, Way, in_time, timing};
 use zookeeper_client::Client;
 
 const TTL: Duration = ms(1_500);
@@ -47,11 +47,11 @@ async fn an_expired_session_costs_its_leases_and_is_replaced_for_new_ones() {
     let locks = Locks::new(provider);
     let lock = locks.lock("a").ttl(TTL);
     let guard = lock.acquire().await.unwrap();
-    let began = Instant::now();
+    let began = timing::start();
     link.fault(Way::Both, Fault::Blackhole);
     let reason = by(TTL + SLACK, "the loss", guard.lost()).await;
     assert_eq!(reason, LossReason::Expired);
-    assert!(began.elapsed() < TTL + ms(300), "lost after {:?}", began.elapsed());
+    in_time!(began, began.elapsed() < TTL + ms(300), "lost after {:?}", began.elapsed());
     let next = client(&server).await.lock("a").ttl(TTL).acquire();
     let next = by(TTL + 3 * TICK + SLACK, "the next grant", next).await.unwrap();
     println!("granted to another {:?} after the silence began", began.elapsed());
@@ -89,12 +89,7 @@ async fn closing_ends_the_sessions_on_the_server() {
     println!("{} sessions", sessions());
     assert!(sessions() > 0);
     locks.close(ms(2_000)).await.unwrap();
-    by(ms(1_000), "no session", async {
-        while sessions() > 0 {
-            tokio::time::sleep(ms(20)).await;
-        }
-    })
-    .await;
+    timing::gone(ms(1_000), "no session", async || sessions() == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

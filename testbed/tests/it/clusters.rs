@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use testbed::children::{self, Child};
-use testbed::{Data, EtcdCluster, EtcdServer, ZkEnsemble};
+use testbed::{Data, EtcdCluster, EtcdServer, ZkEnsemble, in_time, timing};
 
 /// For a start with an election.
 const ELECTED: Duration = Duration::from_secs(40);
@@ -143,9 +143,9 @@ fn an_ensemble_has_settled_only_once_its_leader_has_a_paused_follower_back() -> 
     };
     let follower = ensemble.member(ensemble.follower()?);
     follower.pause()?;
-    let began = Instant::now();
+    let began = timing::start();
     while !has(1)? {
-        assert!(began.elapsed() < ELECTED, "the leader goes on without it");
+        in_time!(began, began.elapsed() < ELECTED, "the leader goes on without it");
         sleep(Duration::from_millis(50));
     }
     follower.resume()?;
@@ -217,7 +217,10 @@ fn no_member_outlives_a_test_that_panics_or_is_killed() -> Tested {
         let child = Child::test(name, role).env("RUST_BACKTRACE", "0").start()?;
         let mut left = Vec::new();
         for _ in 0..3 {
-            left.push((child.line(ELECTED)?.parse()?, PathBuf::from(child.line(LONG)?)));
+            left.push((
+                timing::kept(|| child.line(ELECTED)).parse()?,
+                PathBuf::from(timing::kept(|| child.line(LONG))),
+            ));
         }
         if role == "is killed" {
             child.kill()?;

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::common::{Bench, LONG, Tested, bytes, is_reset, is_silent, read, read_all};
-use testbed::{Connections, End, Fault, Link, Per, Port, Way};
+use testbed::{Connections, End, Fault, Link, Per, Port, Way, in_time, timing};
 
 fn cut(after: u64, per: Per, end: End) -> Fault {
     Fault::Cut { after, per, end }
@@ -35,7 +35,7 @@ fn a_link_passes_bytes_and_ends_both_ways() -> Tested {
         Ok(())
     })?;
     drop((client, server));
-    bench.link.wait_until(LONG, |counts| counts.open == 0)?;
+    timing::kept(|| bench.link.wait_until(LONG, |counts| counts.open == 0));
     let counts = bench.link.counts();
     assert_eq!((counts.accepted, counts.to_server.delivered), (1, 3_000_000));
     assert_eq!((counts.to_client.delivered, counts.to_client.held), (3_000_000, 0));
@@ -112,7 +112,7 @@ fn held_bytes_come_late_also_from_a_client_that_has_left() -> Tested {
     let (mut client, mut server) = bench.connect()?;
     bench.link.fault(Way::ToServer, Fault::Hold);
     client.write_all(&bytes(500))?;
-    bench.link.wait_until(LONG, |counts| counts.to_server.held == 500)?;
+    timing::kept(|| bench.link.wait_until(LONG, |counts| counts.to_server.held == 500));
     server.write_all(b"the other way passes")?;
     assert_eq!(read(&mut client, 20)?, b"the other way passes");
     drop(client);
@@ -132,9 +132,11 @@ fn held_bytes_come_late_also_from_a_client_that_has_reset() -> Tested {
     bench.link.fault(Way::ToServer, Fault::Hold);
     client.write_all(&bytes(500))?;
     server.write_all(b"unread: closing now resets")?;
-    bench.link.wait_until(LONG, |counts| {
-        counts.to_server.held == 500 && counts.to_client.delivered == 26
-    })?;
+    timing::kept(|| {
+        bench.link.wait_until(LONG, |counts| {
+            counts.to_server.held == 500 && counts.to_client.delivered == 26
+        })
+    });
     drop(client);
     assert!(is_silent(&mut server)?);
     bench.link.deliver();
@@ -165,9 +167,11 @@ fn a_blackhole_swallows_bytes_and_ends_and_its_end_resets() -> Tested {
     bench.link.fault(Way::Both, Fault::Blackhole);
     client.write_all(&bytes(5000))?;
     server.write_all(&bytes(7))?;
-    bench.link.wait_until(LONG, |counts| {
-        (counts.to_server.dropped, counts.to_client.dropped) == (5000, 7)
-    })?;
+    timing::kept(|| {
+        bench.link.wait_until(LONG, |counts| {
+            (counts.to_server.dropped, counts.to_client.dropped) == (5000, 7)
+        })
+    });
     client.shutdown(Shutdown::Write)?;
     assert!(is_silent(&mut server)?);
     assert!(is_silent(&mut client)?);
@@ -251,18 +255,19 @@ fn a_delay_comes_before_each_byte_and_the_end() -> Tested {
     let (mut client, mut server) = bench.connect()?;
     let delay = Duration::from_millis(200);
     bench.link.fault(Way::ToServer, Fault::delay(delay));
-    let began = Instant::now();
+    let began = timing::start();
     client.write_all(b"later")?;
     client.shutdown(Shutdown::Write)?;
     let (got, ended) = read_all(&mut server);
     ended?;
     assert_eq!(got, b"later");
     let took = began.elapsed();
-    assert!(took >= delay && took < delay + Duration::from_secs(2), "{took:?}");
-    let (back, began) = (b"back", Instant::now());
+    assert!(took >= delay, "{took:?}");
+    in_time!(began, took < delay + Duration::from_secs(2), "{took:?}");
+    let (back, began) = (b"back", timing::start());
     server.write_all(back)?;
     assert_eq!(read(&mut client, 4)?, back);
-    assert!(began.elapsed() < delay, "the other way has no delay");
+    in_time!(began, began.elapsed() < delay, "the other way has no delay");
     Ok(())
 }
 
@@ -287,12 +292,23 @@ fn delays(seed: u64) -> Result<Vec<Duration>, Box<dyn std::error::Error>> {
 
 #[test]
 fn random_delays_repeat_for_a_seed() -> Tested {
-    let (first, again, other) = (delays(1)?, delays(1)?, delays(2)?);
+    // A busy machine adds to a delay now and then, and takes nothing off: the least of some runs counts.
+    let least = |seed: u64| {
+        let mut least = delays(seed).expect("a run");
+        for _ in 0..3 {
+            let more = delays(seed).expect("a run");
+            least.iter_mut().zip(more).for_each(|(least, more)| *least = more.min(*least));
+        }
+        least
+    };
+    let [first, again, other] = std::thread::scope(|scope| {
+        let runs = [1, 1, 2].map(|seed| scope.spawn(move || least(seed)));
+        runs.map(|run| run.join().expect("the least of some runs"))
+    });
     let differ = |other: &[Duration]| {
         let pairs = first.iter().zip(other);
         pairs.filter(|(a, b)| a.abs_diff(**b) > Duration::from_millis(15)).count()
     };
-    // A busy machine may be late now and then.
     assert!(differ(&again) <= 3, "{first:?} {again:?}");
     assert!(differ(&other) > 3, "{first:?} {other:?}");
     Ok(())
@@ -303,11 +319,12 @@ fn a_throttled_link_delivers_so_many_bytes_in_a_second() -> Tested {
     let bench = Bench::new()?;
     let (mut client, mut server) = bench.connect()?;
     bench.link.fault(Way::ToServer, Fault::Throttle { bytes_per_second: 100_000 });
-    let began = Instant::now();
+    let began = timing::start();
     client.write_all(&bytes(50_000))?;
     assert_eq!(read(&mut server, 50_000)?, bytes(50_000));
     let took = began.elapsed();
-    assert!(took > Duration::from_millis(450) && took < Duration::from_secs(3), "{took:?}");
+    assert!(took > Duration::from_millis(450), "{took:?}");
+    in_time!(began, took < Duration::from_secs(3), "{took:?}");
     Ok(())
 }
 

@@ -10,7 +10,6 @@ mod postgres;
 mod processes;
 mod redis;
 mod resp;
-#[cfg(feature = "conformance")]
 mod stores;
 mod tls;
 mod zookeeper;

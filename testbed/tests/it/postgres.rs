@@ -1,9 +1,9 @@
 //! The testbed's PostgreSQL servers and poolers.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use testbed::{Data, Error, Pgbouncer, Pooling, PostgresServer};
+use testbed::{Data, Error, Pgbouncer, Pooling, PostgresServer, in_time, timing};
 
 #[test]
 fn what_was_acknowledged_outlives_a_kill_and_what_was_not_kept_does_not() {
@@ -46,9 +46,9 @@ fn a_standby_follows_and_can_be_promoted() {
     primary.sql("CREATE TABLE followed (n int)").unwrap();
     let standby = PostgresServer::builder().standby_of(primary.address()).start().unwrap();
     primary.sql("INSERT INTO followed VALUES (7)").unwrap();
-    let began = Instant::now();
+    let began = timing::start();
     while standby.sql("SELECT n FROM followed").unwrap() != "7" {
-        assert!(began.elapsed() < Duration::from_secs(10), "the standby does not follow");
+        in_time!(began, began.elapsed() < Duration::from_secs(10), "the standby does not follow");
     }
     assert!(standby.sql("INSERT INTO followed VALUES (8)").is_err());
     standby.sql("SELECT pg_promote()").unwrap();

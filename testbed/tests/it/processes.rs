@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::common::{LONG, SHORT, Tested, ends};
 use testbed::children::{self, Child};
-use testbed::{Error, RedisServer};
+use testbed::{Error, RedisServer, timing};
 
 /// Starts a server, tells its process id, then does what the role says.
 fn run_as(role: &str) -> Tested {
@@ -46,8 +46,8 @@ fn no_server_outlives_a_test_process() -> Tested {
         let child = Child::test("processes::no_server_outlives_a_test_process", role)
             .env("RUST_BACKTRACE", "0")
             .start()?;
-        let server: u32 = child.line(LONG)?.parse()?;
-        let directory = PathBuf::from(child.line(LONG)?);
+        let server: u32 = timing::kept(|| child.line(LONG)).parse()?;
+        let directory = PathBuf::from(timing::kept(|| child.line(LONG)));
         if role.starts_with("is killed") {
             assert!(is_there(server)?, "{role}: the server runs until then");
             assert!(directory.exists());
@@ -79,7 +79,7 @@ fn an_interrupt_of_the_terminal_leaves_no_server() -> Tested {
     }
     let child =
         Child::test("processes::an_interrupt_of_the_terminal_leaves_no_server", "waits").start()?;
-    let server: u32 = child.line(LONG)?.parse()?;
+    let server: u32 = timing::kept(|| child.line(LONG)).parse()?;
     let status = std::process::Command::new("kill")
         .args(["-INT", "--", &format!("-{}", child.pid())])
         .status()?;
@@ -106,14 +106,14 @@ fn a_child_speaks_stops_and_goes_on() -> Tested {
         .env("TIMES", "3")
         .start()?;
     for time in 0..3 {
-        assert_eq!(child.line(LONG)?, format!("line {time}"));
+        assert_eq!(timing::kept(|| child.line(LONG)), format!("line {time}"));
     }
     child.pause()?;
     // What was said before is still there to be read.
     while child.line(SHORT).is_ok() {}
     assert!(matches!(child.line(SHORT), Err(Error::Late { .. })));
     child.resume()?;
-    assert_eq!(child.line(LONG)?, "more");
+    assert_eq!(timing::kept(|| child.line(LONG)), "more");
     child.pause()?;
     child.kill()?;
     assert!(ends(child.pid())?);

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use crate::common::{LONG, Tested, ends};
 use testbed::resp::{Client, Reply};
-use testbed::{Data, Error, Fault, Link, Place, Program, RedisServer, Server, Way};
+use testbed::{
+    Data, Error, Fault, Link, Place, Program, RedisServer, Server, Way, in_time, timing,
+};
 
 /// The text of a name's value; `None` where there is no such name.
 fn value(server: &RedisServer, name: &str) -> testbed::Result<Option<String>> {
@@ -150,24 +152,22 @@ fn a_replica_follows_its_primary_and_lags_behind_a_link_that_holds() -> Tested {
     let primary = RedisServer::builder().line("repl-diskless-sync-delay 0").start()?;
     let link = Link::to_redis(primary.address())?;
     let replica = RedisServer::builder().replica_of(link.address()).start()?;
-    let follows = |name: &str| -> testbed::Result<bool> {
-        let began = Instant::now();
-        while began.elapsed() < LONG {
-            if value(&replica, name)?.is_some() {
-                return Ok(true);
-            }
+    let follows = |name: &str| -> testbed::Result<()> {
+        let began = timing::start();
+        while value(&replica, name)?.is_none() {
+            in_time!(began, began.elapsed() < LONG);
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(false)
+        Ok(())
     };
     primary.cli(&["SET", "a", "1"])?;
-    assert!(follows("a")?);
+    follows("a")?;
     link.fault(Way::ToClient, Fault::Hold);
     primary.cli(&["SET", "b", "1"])?;
-    link.wait_until(LONG, |counts| counts.to_client.held > 0)?;
+    timing::kept(|| link.wait_until(LONG, |counts| counts.to_client.held > 0));
     assert_eq!(value(&replica, "b")?, None);
     link.deliver();
-    assert!(follows("b")?);
+    follows("b")?;
     Ok(())
 }
 
@@ -205,7 +205,7 @@ fn a_request_is_applied_though_its_reply_is_lost() -> Tested {
     client.command(&["PING"])?;
     link.fault(Way::ToClient, Fault::Blackhole);
     client.send(&["SET", "a", "1"])?;
-    link.wait_until(LONG, |counts| counts.to_client.dropped > 0)?;
+    timing::kept(|| link.wait_until(LONG, |counts| counts.to_client.dropped > 0));
     assert_eq!(value(&server, "a")?.as_deref(), Some("1"));
     Ok(())
 }
@@ -218,10 +218,10 @@ fn a_request_is_applied_long_after_its_client_has_left() -> Tested {
     link.fault(Way::ToServer, Fault::Hold);
     client.send(&["SET", "a", "1"])?;
     drop(client);
-    link.wait_until(LONG, |counts| counts.to_server.held > 0)?;
+    timing::kept(|| link.wait_until(LONG, |counts| counts.to_server.held > 0));
     assert_eq!(value(&server, "a")?, None);
     link.deliver();
-    link.wait_until(LONG, |counts| counts.open == 0)?;
+    timing::kept(|| link.wait_until(LONG, |counts| counts.open == 0));
     assert_eq!(value(&server, "a")?.as_deref(), Some("1"));
     Ok(())
 }

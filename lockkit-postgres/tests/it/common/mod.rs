@@ -1,11 +1,12 @@
 //! What the tests on a real server share.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockkit_core::{LockName, Locks};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy, key};
-use testbed::PostgresServer;
 pub(crate) use testbed::contenders::by;
+pub(crate) use testbed::timing::until;
+use testbed::{PostgresServer, timing};
 
 pub(crate) const BOTH: [Strategy; 2] = [Strategy::Advisory, Strategy::Table];
 
@@ -44,11 +45,7 @@ pub(crate) fn connections(server: &PostgresServer) -> usize {
     count(server, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockkit'")
 }
 
-/// Waits until the server answers so.
-pub(crate) async fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
-        tokio::time::sleep(ms(10)).await;
-    }
+/// Waits until something is gone from the server.
+pub(crate) async fn gone(limit: Duration, what: &str, mut is_gone: impl FnMut() -> bool) {
+    timing::gone(limit, what, async || is_gone()).await;
 }

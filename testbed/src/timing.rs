@@ -1,0 +1,180 @@
+//! Upper bounds of time, on a machine that may give this process too little of it.
+//!
+//! A bound that is missed fails the test. Where the machine stood still meanwhile, the panic says so
+//! first: `inconclusive: the machine stood still for 312 ms; ` and then what was missed. Such a miss
+//! may run once more. What no stall excuses has no place here: two holders at once, a token, an
+//! order, and [what must be gone](gone).
+
+use std::fmt::Display;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use lockkit_core::conformance::{LONG_STALL, StallWatch, inconclusive};
+
+use crate::{Error, Result};
+
+/// How often a condition is looked at.
+const STEP: Duration = Duration::from_millis(10);
+
+/// When something began, and whether the machine has stood still since.
+#[derive(Debug)]
+pub struct Stopwatch {
+    began: Instant,
+    watch: StallWatch,
+}
+
+/// Begins to measure, and to watch for stalls.
+#[must_use]
+pub fn start() -> Stopwatch {
+    Stopwatch { began: Instant::now(), watch: StallWatch::start() }
+}
+
+impl Stopwatch {
+    /// How long ago it was started.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Fails: a bound of what is measured is missed, as `text` says.
+    ///
+    /// # Panics
+    /// Always; the message tells first of a long stall since the start.
+    #[track_caller]
+    pub fn missed(&self, text: impl Display) -> ! {
+        panic!("{}{text}", excuse(self.watch.longest()))
+    }
+}
+
+/// What `future` gives within `limit`.
+///
+/// # Panics
+/// Where it takes longer.
+pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    let began = start();
+    match tokio::time::timeout(limit, future).await {
+        Ok(output) => output,
+        Err(_) => began.missed(format_args!("{what}: not within {:?}", began.elapsed())),
+    }
+}
+
+/// Waits until `holds`, for at most `limit`.
+///
+/// # Panics
+/// Where it does not hold by then.
+pub async fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
+    let began = start();
+    while !holds() {
+        if began.elapsed() >= limit {
+            began.missed(format_args!("{what}: not within {limit:?}"));
+        }
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// Waits for at most `limit` until something is gone, as `is_gone` finds.
+///
+/// # Panics
+/// Where it is left by then. That is a residue, which no stall excuses.
+pub async fn gone(limit: Duration, what: &str, mut is_gone: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !is_gone().await {
+        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(STEP).await;
+    }
+}
+
+/// What a call gives that gives up after a limit of its own.
+///
+/// # Panics
+/// Where it is late, or fails in another way.
+pub fn kept<T>(call: impl FnOnce() -> Result<T>) -> T {
+    let began = start();
+    match call() {
+        Ok(output) => output,
+        // One that cannot come any more is told before the limit.
+        Err(Error::Late { what, limit }) if began.elapsed() >= limit => {
+            began.missed(Error::Late { what, limit })
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Asserts an upper bound of what a [`Stopwatch`] measures.
+///
+/// ```
+/// use std::time::Duration;
+/// use testbed::{in_time, timing};
+///
+/// let began = timing::start();
+/// let took = began.elapsed();
+/// in_time!(began, took < Duration::from_secs(1), "it took {took:?}");
+/// ```
+#[macro_export]
+macro_rules! in_time {
+    ($began:expr, $kept:expr $(,)?) => {
+        if !$kept {
+            $began.missed(concat!("assertion failed: ", stringify!($kept)));
+        }
+    };
+    ($began:expr, $kept:expr, $($text:tt)+) => {
+        if !$kept {
+            $began.missed(format_args!($($text)+));
+        }
+    };
+}
+
+/// What is said before the text of a missed bound: nothing, unless the machine stood still for long.
+fn excuse(stall: Duration) -> String {
+    if stall < LONG_STALL { String::new() } else { format!("{}; ", inconclusive(stall)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn only_a_long_stall_is_told_and_it_is_told_first() {
+        assert_eq!(excuse(ms(249)), "");
+        assert_eq!(excuse(ms(312)), "inconclusive: the machine stood still for 312 ms; ");
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "what must come: not within")]
+    async fn what_does_not_come_in_time_is_named() {
+        within(ms(1), "what must come", std::future::pending::<()>()).await;
+    }
+
+    fn late(limit: Duration) -> Result<()> {
+        Err(Error::Late { what: "a line".to_owned(), limit })
+    }
+
+    #[test]
+    #[should_panic(expected = "waited 0ns in vain for a line")]
+    fn what_gave_up_at_its_limit_has_missed_it() {
+        kept(|| late(ms(0)));
+    }
+
+    #[test]
+    #[should_panic(expected = "waited 10s in vain for a line")]
+    fn what_gave_up_before_its_limit_has_failed() {
+        kept(|| late(ms(10_000)));
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "what must hold: not within 1ms")]
+    async fn what_does_not_hold_in_time_is_named() {
+        until(ms(1), "what must hold", || false).await;
+    }
+
+    #[test]
+    #[should_panic(expected = "assertion failed: took < ms(1)")]
+    fn a_bound_without_a_text_is_shown_as_it_stands() {
+        let (began, took) = (start(), ms(2));
+        in_time!(began, took < ms(1));
+    }
+}
