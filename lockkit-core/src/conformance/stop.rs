@@ -35,7 +35,7 @@ impl Stop {
         if is_late(error) { Self::late(why) } else { Self::failed(why) }
     }
 
-    /// The same, said of this part of the case.
+    /// This stop, told of a part of the case: late stays late, and final stays final.
     pub(super) fn of(self, part: impl fmt::Display) -> Self {
         match self {
             Self::Late(why) => Self::late(format!("{part}: {why}")),

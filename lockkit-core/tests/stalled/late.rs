@@ -9,8 +9,9 @@ use lockkit_core::{
     Grant, Guarantees, LockProvider, Memory, Operator, Request, Result, StoreSays, async_trait,
 };
 
-/// Longer than any waiter of the suite may wait for a name that is free.
-const LATE: Duration = Duration::from_millis(1500);
+/// Longer than any waiter of the suite may wait for a name that is free, by so much that a bound which
+/// begins late in a stall is missed too.
+const LATE: Duration = Duration::from_secs(5);
 
 /// A store whose waiters are told of their grants late.
 #[derive(Debug)]
