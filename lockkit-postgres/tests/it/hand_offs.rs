@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{connections, join, ms};
+use crate::common::{ALONE, connections, join, ms};
 use lockkit_core::Lock;
 use lockkit_postgres::Strategy;
 use sqlx::Connection;
@@ -58,6 +58,7 @@ fn round_trips(link: &Link) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hand_offs_are_as_fast_as_sqlx_s_on_a_quarter_of_the_connections() {
+    let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     for waiters in [8, 32] {
         let links = [(); 2].map(|()| Link::to_postgres(server.address()).unwrap());

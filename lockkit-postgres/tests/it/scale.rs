@@ -2,19 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{BOTH, SLACK, advisory, by, config, connections, gone, join, ms, until};
+use crate::common::{ALONE, BOTH, SLACK, advisory, by, config, connections, gone, join, ms, until};
 use futures_util::future::join_all;
 use lockkit_core::{Error, Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use sqlx::Connection;
 use sqlx::postgres::{PgAdvisoryLock, PgConnection};
 use testbed::{PostgresServer, in_time, timing};
-use tokio::sync::Mutex;
 
 const TTL: Duration = Duration::from_secs(60);
-
-/// One at a time: each of them loads the machine, and has bounds of time.
-static ALONE: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_names_are_held_at_once_on_at_most_eight_connections() {

@@ -10,6 +10,9 @@ use testbed::{PostgresServer, timing};
 
 pub(crate) const BOTH: [Strategy; 2] = [Strategy::Advisory, Strategy::Table];
 
+/// One at a time: those that load the machine, and have bounds of time.
+pub(crate) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// How long a noisy machine may take beyond a bound.
 pub(crate) const SLACK: Duration = Duration::from_millis(700);
 
