@@ -131,10 +131,46 @@ fn excuse(stall: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{self, AssertUnwindSafe};
+    use std::thread;
+
     use super::*;
+    use crate::children::{self, Child};
 
     fn ms(count: u64) -> Duration {
         Duration::from_millis(count)
+    }
+
+    /// In a child, which is stopped meanwhile: what a missed bound says.
+    fn say_what_is_missed() -> ! {
+        let began = start();
+        children::say("measures");
+        while began.elapsed() < ms(1_000) {
+            thread::sleep(ms(5));
+        }
+        let late = || in_time!(began, began.elapsed() < ms(500), "too late");
+        let missed = panic::catch_unwind(AssertUnwindSafe(late)).expect_err("a missed bound");
+        children::say(missed.downcast_ref::<String>().expect("a text"));
+        children::wait_for_the_end()
+    }
+
+    #[test]
+    fn a_bound_that_is_missed_by_a_process_that_was_stopped_is_inconclusive() {
+        if children::role().is_some() {
+            say_what_is_missed();
+        }
+        let name = "a_bound_that_is_missed_by_a_process_that_was_stopped_is_inconclusive";
+        let child = Child::test(&format!("timing::tests::{name}"), "late").start();
+        let child = child.expect("a child");
+        assert_eq!(kept(|| child.line(ms(20_000))), "measures");
+        child.pause().expect("it is stopped");
+        thread::sleep(ms(600));
+        child.resume().expect("it goes on");
+        let said = kept(|| child.line(ms(20_000)));
+        let stall = said.strip_prefix("inconclusive: the machine stood still for ");
+        let stall = stall.and_then(|rest| rest.strip_suffix(" ms; too late"));
+        let stall: u64 = stall.and_then(|stall| stall.parse().ok()).expect(&said);
+        assert!(stall >= 250, "{said}");
     }
 
     #[test]
