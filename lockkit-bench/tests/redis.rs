@@ -1,7 +1,7 @@
 //! Hand-offs on a real Redis beside those of the crates `rslock` and `rlock`, in one run.
 //!
-//! What a grant costs is counted in requests: who polls asks in vain. How many grants there are in a
-//! time, the bench compares; this test says the numbers.
+//! What a grant costs is counted in requests: who polls asks in vain. How many grants there are in
+//! a time, the bench compares; this test says the numbers.
 
 #![allow(clippy::unwrap_used)]
 

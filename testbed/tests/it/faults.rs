@@ -292,7 +292,7 @@ fn delays(seed: u64) -> Result<Vec<Duration>, Box<dyn std::error::Error>> {
 
 #[test]
 fn random_delays_repeat_for_a_seed() -> Tested {
-    // A busy machine adds to a delay now and then, and takes nothing off: the least of some runs counts.
+    // A busy machine adds to a delay now and then, and takes nothing off: the least counts.
     let least = |seed: u64| {
         let mut least = delays(seed).expect("a run");
         for _ in 0..3 {
