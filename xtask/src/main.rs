@@ -1,30 +1,39 @@
 //! `cargo xtask ...`: what people and CI run, the same on every machine.
 
 mod ci;
+mod jobs;
 mod licences;
+mod matrix;
 mod metadata;
 mod msrv;
+mod output;
+mod programs;
 mod readme;
 mod reports;
 mod room;
 mod setup;
+mod soak;
 mod steps;
-mod suites;
 mod test;
+mod tiers;
 
 use std::process::ExitCode;
 
 use steps::Steps;
 
 const HELP: &str = "\
-cargo xtask setup      install what the tests need and this machine lacks
-cargo xtask test       setup, then every test, doc-test, example and combination of features
-cargo xtask bench      the benchmarks, or those whose name contains the words that follow
-cargo xtask msrv       whether each crate builds with the Rust version that it declares
-cargo xtask suites     the test programs alone, two at a time
-cargo xtask table      writes the README's table of what the stores declare
-cargo xtask unclaimed  writes the list of cases that the last reports do not count as passed
-cargo xtask ci         format, clippy, docs, msrv, licences, the commands of the README, and the room taken
+cargo xtask setup        installs what the tests need and this machine lacks
+cargo xtask test         setup, one build, and the first tier of the tests: minutes
+cargo xtask test <part>  every test of one store or crate: core, file, redis, etcd, zk, postgres, testbed
+cargo xtask ci           the commands of the README, every other store's tests, format, clippy, docs, each
+                         feature alone, Rust versions, licences, and the room taken
+cargo xtask soak         what takes hours: a virtual year, broken providers 20 times, mutants
+cargo xtask tiers        how many tests each tier has; `tiers list` names them, `tiers write` brings the
+                         table up to the tests that exist
+cargo xtask bench        the benchmarks, or those whose name contains the words that follow
+cargo xtask msrv         whether each crate builds with the Rust version that it declares
+cargo xtask table        writes the README's table of what the stores declare
+cargo xtask unclaimed    writes the list of cases that the last reports do not count as passed
 ";
 
 type Result<T> = std::result::Result<T, String>;
@@ -33,8 +42,12 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["setup"] => setup::run(),
-        ["test"] => test::run(),
-        ["suites"] => suites::run(),
+        ["test"] => test::first(),
+        ["test", part] => test::part(part),
+        ["soak"] => soak::run(),
+        ["tiers"] => test::existing().and_then(|existing| tiers::print(&existing, false)),
+        ["tiers", "list"] => test::existing().and_then(|existing| tiers::print(&existing, true)),
+        ["tiers", "write"] => test::existing().and_then(|existing| tiers::write(&existing)),
         ["bench", ..] => bench(&args[1..]),
         ["msrv"] => msrv::run(),
         ["table"] => table(),
@@ -57,7 +70,7 @@ fn main() -> ExitCode {
 
 fn table() -> Result<()> {
     let mut steps = Steps::default();
-    let test = "cargo test --locked -q -p lockkit --all-features --test guarantees";
+    let test = "cargo test --locked -q -p lockkit --all-features --test it -- guarantees::";
     steps.command(test, &[("LOCKKIT_TABLE", "write")]);
     steps.finish()
 }

@@ -1,8 +1,7 @@
-//! The conformance suite's reports: each is written once, and what they do not count as passed is
-//! what `unclaimed.txt` says, so that no case falls silent unseen.
+//! The conformance suite's reports: what they do not count as passed is what `unclaimed.txt` says, so
+//! that no case falls silent unseen. A run of one tier covers some of a store's cases.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -19,22 +18,32 @@ const HEAD: &str = "\
 ";
 /// What a program of the suite says of each file that it has written.
 const WRITTEN: &str = "written: ";
+/// The environment variable that names the reports' directory.
+pub(crate) const VARIABLE: &str = "LOCKKIT_REPORT";
 
-/// The ways in which cases are not counted, each with the cases' ids.
-type Ways = Vec<(String, Vec<String>)>;
-/// Those of each store.
-type Silent = BTreeMap<String, Ways>;
+/// Why each case of a store is not counted, by the case's id.
+type Silent = BTreeMap<String, String>;
 
-/// Where the suite's programs write their reports.
+/// What a report says of one store.
+#[derive(Debug, PartialEq, Eq)]
+struct Report {
+    store: String,
+    /// The cases that ran, or would have.
+    asked: BTreeSet<String>,
+    silent: Silent,
+}
+
+/// Where the reports of all runs are, each run's in a directory of its own.
 pub(crate) fn directory() -> PathBuf {
     root().join("target").join("conformance")
 }
 
-/// Removes the reports of earlier runs.
-pub(crate) fn clear() -> Result<()> {
-    match fs::remove_dir_all(directory()) {
+/// Removes the reports of an earlier run of the same name, and tells where this one's go.
+pub(crate) fn cleared(run: &str) -> Result<PathBuf> {
+    let directory = directory().join(run);
+    match fs::remove_dir_all(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("reports: {error}")),
-        _ => Ok(()),
+        _ => Ok(directory),
     }
 }
 
@@ -44,33 +53,39 @@ pub(crate) fn written(output: &str) -> impl Iterator<Item = PathBuf> {
     files.map(PathBuf::from).filter(|file| is_report(file))
 }
 
-/// What is wrong with the reports that a whole run has written, each in a line.
-pub(crate) fn problems(written: &[PathBuf]) -> Result<Vec<String>> {
+/// Fails where the reports of one run are not what the list says of the cases that they cover.
+pub(crate) fn check(written: &[PathBuf]) -> Result<()> {
     let mut problems = twice(written);
-    let files: BTreeSet<_> = written.iter().map(PathBuf::as_path).collect();
-    problems.extend(differences(&list()?, &silent(files)?));
-    if !problems.is_empty() {
-        problems.push(format!(
-            "if that is meant, have `cargo xtask unclaimed` write {LIST} from these reports, and \
-             say in the commit why a case is not counted"
-        ));
+    let list = list()?;
+    for file in written {
+        problems.extend(differences(&list, &read(file)?));
     }
-    Ok(problems)
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}\nif that is meant, have `cargo xtask unclaimed` write {LIST} from these reports, and say in \
+         the commit why a case is not counted",
+        problems.join("\n")
+    ))
 }
 
-/// Writes the list anew from the reports that are there; a store without one keeps its entry.
+/// Writes the list from the reports that are there; what they do not cover keeps its entry.
 pub(crate) fn write_list() -> Result<()> {
-    let files = fs::read_dir(directory()).map_err(|error| {
-        format!("no reports: {error}; `cargo xtask suites`, or LOCKKIT_REPORT, makes them")
+    let runs = fs::read_dir(directory()).map_err(|error| {
+        format!("no reports: {error}; `cargo xtask test`, or LOCKKIT_REPORT, makes them")
     })?;
-    let files: Vec<_> = files.filter_map(|file| Some(file.ok()?.path())).collect();
-    let reports = silent(files.iter().map(PathBuf::as_path).filter(|file| is_report(file)))?;
-    let names: Vec<_> = reports.keys().cloned().collect();
+    let runs = runs.filter_map(|run| fs::read_dir(run.ok()?.path()).ok());
+    let files = runs.flatten().filter_map(|file| Some(file.ok()?.path()));
     let mut list = list()?;
-    list.extend(reports);
-    fs::write(root().join(LIST), text(&list)).map_err(|error| format!("{LIST}: {error}"))?;
-    eprintln!("{LIST}: written anew for {}", names.join("; "));
-    Ok(())
+    for file in files.filter(|file| is_report(file)) {
+        let report = read(&file)?;
+        eprintln!("{LIST}: {} of {}", report.asked.len(), report.store);
+        let entry = list.entry(report.store).or_default();
+        entry.retain(|id, _| !report.asked.contains(id));
+        entry.extend(report.silent);
+    }
+    fs::write(root().join(LIST), text(&list)).map_err(|error| format!("{LIST}: {error}"))
 }
 
 fn is_report(file: &Path) -> bool {
@@ -86,60 +101,49 @@ fn twice(written: &[PathBuf]) -> Vec<String> {
     again.map(name).collect()
 }
 
-/// What the reports in these files do not count.
-fn silent<'a>(files: impl IntoIterator<Item = &'a Path>) -> Result<Silent> {
-    let mut stores = Silent::new();
-    for file in files {
-        let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
-        let text = fs::read_to_string(file).map_err(|error| wrong(&error))?;
-        let report: Value = serde_json::from_str(&text).map_err(|error| wrong(&error))?;
-        let (store, cases) = of_report(&report).map_err(|why| wrong(&why))?;
-        stores.insert(store, cases);
-    }
-    Ok(stores)
+fn read(file: &Path) -> Result<Report> {
+    let wrong = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
+    let text = fs::read_to_string(file).map_err(|error| wrong(&error))?;
+    Ok(report(&serde_json::from_str(&text).map_err(|error| wrong(&error))?))
 }
 
-fn of_report(report: &Value) -> Result<(String, Ways)> {
+fn report(report: &Value) -> Report {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    if report["is_whole"] != true {
-        return Err("a filter chose some of its cases: run all of them".to_owned());
-    }
-    let mut ways = Ways::new();
-    for case in report["cases"].as_array().into_iter().flatten() {
+    let cases = || report["cases"].as_array().into_iter().flatten();
+    let silent = cases().filter_map(|case| {
         let outcome = text(&case["outcome"]);
-        if !outcome.starts_with("not ") {
-            continue;
-        }
-        let (way, id) = (format!("{outcome} ({})", text(&case["reason"])), text(&case["id"]));
-        match ways.iter_mut().find(|(known, _)| *known == way) {
-            Some((_, ids)) => ids.push(id),
-            None => ways.push((way, vec![id])),
-        }
+        let way = format!("{outcome} ({})", text(&case["reason"]));
+        outcome.starts_with("not ").then(|| (text(&case["id"]), way))
+    });
+    Report {
+        store: text(&report["store"]),
+        asked: cases().map(|case| text(&case["id"])).collect(),
+        silent: silent.collect(),
     }
-    ways.sort();
-    Ok((text(&report["store"]), ways))
 }
 
-fn list() -> Result<Silent> {
+fn list() -> Result<BTreeMap<String, Silent>> {
     let text = fs::read_to_string(root().join(LIST)).map_err(|error| format!("{LIST}: {error}"))?;
     parsed(&text)
 }
 
-fn text(list: &Silent) -> String {
+fn text(list: &BTreeMap<String, Silent>) -> String {
     let mut text = HEAD.to_owned();
-    for (store, ways) in list {
-        // A string takes everything.
-        writeln!(text, "\n{store}").ok();
+    for (store, silent) in list {
+        text += &format!("\n{store}\n");
+        let mut ways: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (id, way) in silent {
+            ways.entry(way).or_default().push(id);
+        }
         for (way, ids) in ways {
-            writeln!(text, "  {way}: {}", ids.join(", ")).ok();
+            text += &format!("  {way}: {}\n", ids.join(", "));
         }
     }
     text
 }
 
-fn parsed(text: &str) -> Result<Silent> {
-    let mut list = Silent::new();
-    let mut store = String::new();
+fn parsed(text: &str) -> Result<BTreeMap<String, Silent>> {
+    let (mut list, mut store) = (BTreeMap::<_, Silent>::new(), String::new());
     for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let Some(entry) = line.strip_prefix("  ") else {
             line.clone_into(&mut store);
@@ -147,56 +151,50 @@ fn parsed(text: &str) -> Result<Silent> {
             continue;
         };
         let (way, ids) = entry.rsplit_once(": ").ok_or(format!("{LIST}: {line:?} has no ids"))?;
-        let ids = ids.split(", ").map(str::to_owned).collect();
-        list.entry(store.clone()).or_default().push((way.to_owned(), ids));
+        let ids = ids.split(", ").map(|id| (id.to_owned(), way.to_owned()));
+        list.entry(store.clone()).or_default().extend(ids);
     }
     Ok(list)
 }
 
-/// How the reports differ from the list, a line for each case.
-fn differences(list: &Silent, reports: &Silent) -> Vec<String> {
-    let mut differences = Vec::new();
-    for store in list.keys().chain(reports.keys()).collect::<BTreeSet<_>>() {
-        let (Some(listed), Some(reported)) = (list.get(store), reports.get(store)) else {
-            let missing = if reports.contains_key(store) { "entry in the list" } else { "report" };
-            differences.push(format!("{store}: there is no {missing}"));
-            continue;
-        };
-        let (listed, reported) = (by_id(listed), by_id(reported));
-        for id in listed.keys().chain(reported.keys()).collect::<BTreeSet<_>>() {
-            match (listed.get(id), reported.get(id)) {
-                (Some(way), None) => {
-                    differences.push(format!("{store}: {id} ran, and is listed as {way}"));
-                }
-                (None, Some(way)) => differences.push(format!("{store}: {id} is now {way}")),
-                (Some(then), Some(now)) if then != now => {
-                    differences
-                        .push(format!("{store}: {id} is now {now}, and is listed as {then}"));
-                }
-                _ => {}
+/// How a report differs from the list in the cases that it covers, a line for each.
+fn differences(list: &BTreeMap<String, Silent>, report: &Report) -> Vec<String> {
+    let store = &report.store;
+    let Some(listed) = list.get(store) else {
+        return vec![format!("{store}: there is no entry in the list")];
+    };
+    let ids = report.asked.iter().filter_map(|id| {
+        Some(match (listed.get(id), report.silent.get(id)) {
+            (Some(way), None) => format!("{store}: {id} ran, and is listed as {way}"),
+            (None, Some(way)) => format!("{store}: {id} is now {way}"),
+            (Some(then), Some(now)) if then != now => {
+                format!("{store}: {id} is now {now}, and is listed as {then}")
             }
-        }
-    }
-    differences
-}
-
-fn by_id(ways: &[(String, Vec<String>)]) -> BTreeMap<&str, &str> {
-    ways.iter().flat_map(|(way, ids)| ids.iter().map(move |id| (&**id, &**way))).collect()
+            _ => return None,
+        })
+    });
+    ids.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ways(ways: &[(&str, &[&str])]) -> Ways {
-        let owned = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
-        ways.iter().map(|(way, ids)| ((*way).to_owned(), owned(ids))).collect()
+    const HOOK: &str = "not reached (the fixture lacks it)";
+    const LOST: &str = "not claimed (C4: tokens survive a data loss)";
+
+    fn silent(ids: &[(&str, &str)]) -> Silent {
+        ids.iter().map(|(id, way)| ((*id).to_owned(), (*way).to_owned())).collect()
     }
 
-    fn some() -> Silent {
-        let lost = ("not claimed (C4: tokens survive a data loss)", &["SF-17"][..]);
-        let hook = ("not reached (the fixture lacks it)", &["SF-02", "AT-05"][..]);
-        Silent::from([("a store, whole".to_owned(), ways(&[lost, hook])), ("b".to_owned(), vec![])])
+    fn some() -> BTreeMap<String, Silent> {
+        let store = silent(&[("SF-17", LOST), ("SF-02", HOOK), ("AT-05", HOOK)]);
+        BTreeMap::from([("a store, whole".to_owned(), store), ("b".to_owned(), Silent::new())])
+    }
+
+    fn of(store: &str, asked: &[&str], ids: &[(&str, &str)]) -> Report {
+        let asked = asked.iter().map(|id| (*id).to_owned()).collect();
+        Report { store: store.to_owned(), asked, silent: silent(ids) }
     }
 
     #[test]
@@ -214,41 +212,34 @@ mod tests {
 
     #[test]
     fn each_difference_from_the_list_is_named() {
-        assert_eq!(differences(&some(), &some()), [""; 0]);
-        let now = ways(&[
-            ("not claimed (C4: other words)", &["SF-17"]),
-            ("not reached (the fixture lacks it)", &["AT-05", "AT-01"]),
-        ]);
-        let reports = Silent::from([("a store, whole".to_owned(), now), ("c".to_owned(), vec![])]);
+        let same = of("a store, whole", &["SF-17", "AT-01"], &[("SF-17", LOST)]);
+        assert_eq!(differences(&some(), &same), [""; 0], "AT-05 was not asked for");
+        let other = "not claimed (C4: other words)";
+        let asked = ["AT-01", "AT-05", "SF-02", "SF-17"];
+        let silent = [("SF-17", other), ("AT-05", HOOK), ("AT-01", HOOK)];
         assert_eq!(
-            differences(&some(), &reports),
+            differences(&some(), &of("a store, whole", &asked, &silent)),
             [
                 "a store, whole: AT-01 is now not reached (the fixture lacks it)",
                 "a store, whole: SF-02 ran, and is listed as not reached (the fixture lacks it)",
                 "a store, whole: SF-17 is now not claimed (C4: other words), and is listed as not \
                  claimed (C4: tokens survive a data loss)",
-                "b: there is no report",
-                "c: there is no entry in the list",
             ]
         );
+        let unknown = of("c", &[], &[]);
+        assert_eq!(differences(&some(), &unknown), ["c: there is no entry in the list"]);
     }
 
     #[test]
-    fn a_report_tells_what_it_does_not_count_unless_a_filter_chose_its_cases() {
+    fn a_report_tells_what_it_covers_and_what_it_does_not_count() {
         let case = |id, outcome, reason| serde_json::json!({"id": id, "outcome": outcome, "reason": reason});
-        let report = |is_whole| {
-            serde_json::json!({"store": "b", "is_whole": is_whole, "cases": [
-                case("AT-05", "not reached", Some("no hook")), case("AT-01", "passed", None),
-                case("AT-02", "failed", Some("two held")), case("AT-06", "not reached", Some("no hook")),
-                case("SF-17", "not claimed", Some("C4: it")),
-            ]})
-        };
-        let expected = ways(&[
-            ("not claimed (C4: it)", &["SF-17"]),
-            ("not reached (no hook)", &["AT-05", "AT-06"]),
-        ]);
-        assert_eq!(of_report(&report(true)), Ok(("b".to_owned(), expected)));
-        assert!(of_report(&report(false)).is_err());
+        let json = serde_json::json!({"store": "b", "cases": [
+            case("AT-05", "not reached", Some("the fixture lacks it")),
+            case("AT-01", "passed", None), case("AT-02", "failed", Some("two held")),
+            case("SF-17", "not claimed", Some("C4: tokens survive a data loss")),
+        ]});
+        let asked = ["AT-01", "AT-02", "AT-05", "SF-17"];
+        assert_eq!(report(&json), of("b", &asked, &[("AT-05", HOOK), ("SF-17", LOST)]));
     }
 
     #[test]

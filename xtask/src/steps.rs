@@ -1,9 +1,10 @@
-//! Running commands: each is announced, all are run, and what failed is named at the end.
+//! Running commands: each is announced, all are run, and the end tells how long each took and names
+//! those that failed.
 
 use std::env;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::Result;
 
@@ -11,7 +12,7 @@ use crate::Result;
 #[derive(Default)]
 pub(crate) struct Steps {
     failed: Vec<String>,
-    run: usize,
+    run: Vec<(String, Duration)>,
 }
 
 impl Steps {
@@ -40,9 +41,10 @@ impl Steps {
         eprintln!("\n==> {name}");
         let started = Instant::now();
         let outcome = work();
-        self.run += 1;
+        let took = started.elapsed();
+        self.run.push((name.to_owned(), took));
         match outcome {
-            Ok(()) => eprintln!("    done in {:.0?}", started.elapsed()),
+            Ok(()) => eprintln!("    done in {took:.0?}"),
             Err(error) => {
                 eprintln!("    FAILED: {error}");
                 self.failed.push(name.to_owned());
@@ -52,14 +54,20 @@ impl Steps {
 
     /// All passed, or the names of those that failed.
     pub(crate) fn finish(self) -> Result<()> {
+        let whole: Duration = self.run.iter().map(|(_, took)| took).sum();
+        eprintln!("\n{} steps in {whole:.0?}:", self.run.len());
+        for (name, took) in &self.run {
+            let state = if self.failed.contains(name) { "FAILED" } else { "" };
+            eprintln!("{took:>8.0?}  {name} {state}");
+        }
         if self.failed.is_empty() {
-            eprintln!("\nall {} steps passed", self.run);
+            eprintln!("all {} steps passed", self.run.len());
             return Ok(());
         }
         Err(format!(
             "{} of {} steps failed:\n  {}",
             self.failed.len(),
-            self.run,
+            self.run.len(),
             self.failed.join("\n  ")
         ))
     }

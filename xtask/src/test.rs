@@ -1,68 +1,86 @@
-//! Every test of the workspace.
+//! Running tests by their tiers.
 
-use std::{env, fs, process};
-
-use crate::Result;
-use crate::metadata::{Package, packages};
+use crate::jobs::{self, Job};
+use crate::programs::{self, Program};
 use crate::steps::Steps;
-use crate::{setup, suites};
+use crate::tiers::{self, Table, Tier};
+use crate::{Result, reports, setup};
 
-/// Sets up what is missing, then runs everything; the test suites come last, so that their results
-/// are what one sees.
-pub(crate) fn run() -> Result<()> {
+/// `cargo xtask test`: sets up what is missing, builds once, and runs the first tier.
+pub(crate) fn first() -> Result<()> {
+    run(&[Tier::First], None, "first")
+}
+
+/// `cargo xtask test <store>`: every test of one store, or of another part of the workspace.
+pub(crate) fn part(part: &str) -> Result<()> {
+    run(&[Tier::First, Tier::Store], Some(part), part)
+}
+
+/// What CI runs once the first tier has passed: the tests of every store that are not in it.
+pub(crate) fn stores() -> Result<()> {
+    run(&[Tier::Store], None, "stores")
+}
+
+/// `cargo xtask tiers`: builds the test programs, and hands on the tests that they have.
+pub(crate) fn existing() -> Result<Vec<programs::Listed>> {
     setup::run()?;
-    let packages = packages()?;
+    programs::list(&programs::build(&[])?)
+}
+
+/// Builds, checks the table, and runs the tests of these tiers; the suite's reports go to `reports`.
+fn run(tiers: &[Tier], part: Option<&str>, reports: &str) -> Result<()> {
+    setup::run()?;
+    let table = Table::committed()?;
     let mut steps = Steps::default();
-    for package in packages.iter().filter(|package| package.is_ours()) {
-        features(&mut steps, package);
-        examples(&mut steps, package);
+    let mut built = Vec::new();
+    steps.step("build all test programs with all features", || {
+        built = programs::build(&[])?;
+        Ok(())
+    });
+    if built.is_empty() {
+        return steps.finish();
     }
-    steps.cargo("test --locked -p lockkit --no-default-features --tests");
-    steps.cargo(&optimized("longer a_million a_right_store"));
-    steps.cargo("test --locked --workspace --all-features --doc");
-    steps.step("every test program", suites::run);
+    if let Some(part) = part {
+        check_part(part, &built)?;
+    }
+    steps.step("each test has its tier", || tiers::check(&table, &programs::list(&built)?));
+    steps.step("the tests", || {
+        let directory = reports::cleared(reports)?.display().to_string();
+        let variables = [(reports::VARIABLE, &*directory)];
+        let jobs = built.iter().filter_map(|program| job(program, &table, tiers, part));
+        let written = jobs::run(jobs.map(|job| job.with(&variables)).collect())?;
+        eprintln!("the conformance suite's reports are in {directory}");
+        reports::check(&written)
+    });
     steps.finish()
 }
 
-/// What is optimized for the tests that ask for speed: the core, and where random histories come from.
-const FAST: &[&str] =
-    &["lockkit-core", "proptest", "rand", "rand_core", "rand_chacha", "ppv-lite86"];
-
-/// The tests of the core that ask for speed, or look at more with it: these alone with optimization,
-/// and most of their dependencies are built already.
-fn optimized(tests: &str) -> String {
-    let fast = FAST.iter().map(|package| format!("--config profile.dev.package.{package}"));
-    let fast: Vec<String> = fast.map(|package| format!("{package}.opt-level=2")).collect();
-    let unchecked = "--config profile.dev.package.lockkit-core.debug-assertions=false";
-    let suites = "-p lockkit-core --features conformance --lib --test history";
-    let run = format!("test --locked {suites} -- --include-ignored {tests}");
-    format!("{} {unchecked} {run}", fast.join(" "))
+/// The tests of a program that are of these tiers and belong to this part.
+fn job<'a>(
+    program: &'a Program,
+    table: &'a Table,
+    tiers: &'a [Tier],
+    part: Option<&str>,
+) -> Option<Job<'a>> {
+    let chosen = |test: &&str| part.is_none_or(|part| belongs(program, test, part));
+    let tests: Vec<_> = table.of(program, tiers).into_iter().filter(chosen).collect();
+    let every = table.of(program, &[Tier::First, Tier::Store]);
+    let others = every.into_iter().filter(|test| !tests.contains(test)).collect();
+    Job::new(program, tests, others)
 }
 
-/// Each feature must build alone; `--lib` keeps the dev-dependencies' features out. What a package's
-/// tests and examples need must be said, so that its own `cargo test` works.
-fn features(steps: &mut Steps, package: &Package) {
-    steps.cargo(&format!("check --locked -p {} --all-targets", package.name));
-    let check = format!("check --locked -p {} --lib --no-default-features", package.name);
-    steps.cargo(&check);
-    for feature in package.features.iter().filter(|feature| *feature != "default") {
-        steps.cargo(&format!("{check} --features {feature}"));
-    }
+/// Whether a test is one of a part's: of its package, or in a module named after it, as the
+/// testbed's are.
+fn belongs(program: &Program, test: &str, part: &str) -> bool {
+    program.part() == part || test.split("::").any(|module| module == part)
 }
 
-/// The examples that bring their store with them.
-const WITHOUT_URL: &[&str] = &["own_backend"];
-
-/// Each example runs as it is, and with the URL of a store that processes share.
-fn examples(steps: &mut Steps, package: &Package) {
-    let directory = env::temp_dir().join(format!("lockkit-xtask-{}", process::id()));
-    for example in &package.examples {
-        let run = format!("run --locked -p {} --example {example}", package.name);
-        steps.cargo(&run);
-        if cfg!(unix) && !WITHOUT_URL.contains(&example.as_str()) {
-            steps.cargo(&format!("{run} -- file:{}", directory.display()));
-        }
+fn check_part(part: &str, programs: &[Program]) -> Result<()> {
+    let mut parts: Vec<_> = programs.iter().map(Program::part).collect();
+    parts.sort_unstable();
+    parts.dedup();
+    if parts.contains(&part) {
+        return Ok(());
     }
-    // It is there only if an example made it.
-    fs::remove_dir_all(directory).ok();
+    Err(format!("cargo xtask test {part}: there is no such part; these are: {}", parts.join(", ")))
 }

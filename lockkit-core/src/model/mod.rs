@@ -217,7 +217,7 @@ fn every_order_with_a_duplicate_keeps_what_is_promised() {
 }
 
 #[test]
-#[ignore = "too slow without optimization; `cargo xtask test` runs it with"]
+#[ignore = "too slow without optimization; `cargo xtask soak` runs it with"]
 fn every_order_with_a_duplicate_for_longer_keeps_what_is_promised() {
     holds(SAFE);
 }

@@ -15,6 +15,7 @@ use store::{Cut, Store, keys};
 use testbed::RedisServer;
 use world::World;
 
+/// How many steps a run takes, unless `LOCKKIT_STEPS` says.
 const STEPS: u64 = 100_000;
 /// Where the run gives up having done too little: a fast machine has less time for expiries.
 const MOST_STEPS: u64 = 500_000;
@@ -57,7 +58,8 @@ fn every_invariant_holds_after_each_of_100_000_random_steps() {
     let (seed, began) = (seed(), Instant::now());
     let mut world = World::new(&server, seed, None);
     println!("seed {seed}");
-    let mut outcome = world.run(STEPS);
+    let steps = std::env::var("LOCKKIT_STEPS").ok();
+    let mut outcome = world.run(steps.map_or(STEPS, |steps| steps.parse().unwrap()));
     while outcome.is_ok() && too_little(&world).is_some() && world.counts.steps < MOST_STEPS {
         outcome = world.run(world.counts.steps + 10_000);
     }

@@ -21,7 +21,8 @@ mod scripts {
     pub(super) async fn a_url_names_the_login_the_place_and_the_ttl<S: Store>() {
         let (server, url) = S::of_billing();
         let locks = connect(&url).await.unwrap();
-        assert!(S::declares(&locks.guarantees()), "{:?}", locks.guarantees());
+        let guarantees = locks.guarantees();
+        assert!(S::declares(guarantees), "{guarantees:?}");
         let guard = locks.lock(S::NAME).acquire().await.unwrap();
         assert_eq!(guard.ttl(), Some(ms(7_000)));
         S::is_in_its_place(&server, &guard);

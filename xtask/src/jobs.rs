@@ -1,0 +1,264 @@
+//! Running test programs: several at a time, since most of their time they wait.
+//!
+//! A suite is one process for each store, whose server starts once. Every other program runs its
+//! tests as threads too: a process for each test would cost more than it gains (CONTRIBUTING.md).
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::output::{self, Failure};
+use crate::programs::{Kind, Program};
+use crate::reports;
+use crate::steps::root;
+
+/// How many tests run at a time, over all programs: they wait for servers and for time to pass.
+const AT_ONCE: usize = 24;
+/// How many of one suite's cases run at a time.
+const CASES_AT_ONCE: usize = 10;
+/// How many of another program's tests run at a time.
+const TESTS_AT_ONCE: usize = 6;
+
+/// Some tests of one program.
+#[derive(Debug)]
+pub(crate) struct Job<'a> {
+    program: &'a Program,
+    tests: Vec<&'a str>,
+    /// Those of the program that do not run.
+    others: Vec<&'a str>,
+    is_ignored: bool,
+    variables: &'a [(&'a str, &'a str)],
+}
+
+/// How a job went.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    name: String,
+    took: Duration,
+    passed: usize,
+    /// The tests that failed, or what else went wrong, each with what the program said of it.
+    failures: Vec<Failure>,
+    /// The tests that missed a time bound while the machine stood still, and ran once more.
+    reruns: Vec<String>,
+    reports: Vec<PathBuf>,
+    log: PathBuf,
+}
+
+impl<'a> Job<'a> {
+    /// These tests of a program, and not the others; `None` where there are none to run.
+    pub(crate) fn new(
+        program: &'a Program,
+        tests: Vec<&'a str>,
+        others: Vec<&'a str>,
+    ) -> Option<Self> {
+        let job = Self { program, tests, others, is_ignored: false, variables: &[] };
+        (!job.tests.is_empty()).then_some(job)
+    }
+
+    /// Sets variables of its environment.
+    pub(crate) fn with(self, variables: &'a [(&'a str, &'a str)]) -> Self {
+        Self { variables, ..self }
+    }
+
+    /// Runs tests that are ignored otherwise.
+    pub(crate) fn ignored(self) -> Self {
+        Self { is_ignored: true, ..self }
+    }
+
+    /// How many of its tests run at a time.
+    fn threads(&self) -> usize {
+        match self.program.kind() {
+            Kind::Suite => CASES_AT_ONCE,
+            Kind::Libtest | Kind::Mimic => TESTS_AT_ONCE.min(self.tests.len()),
+        }
+    }
+
+    /// Long ones start first.
+    fn weight(&self) -> usize {
+        let each = if self.program.kind() == Kind::Suite { 10 } else { 1 };
+        each * self.tests.len()
+    }
+
+    fn command(&self, tests: &[&str]) -> Command {
+        let mut command = self.program.command();
+        command.arg(format!("--test-threads={}", self.threads()));
+        command.envs(self.variables.iter().copied());
+        match self.program.kind() {
+            Kind::Suite => {
+                // A case's id and the blank behind it begin its name, and stand in no other.
+                let skipped = self.others.iter().map(|id| format!("--skip={id} "));
+                command.args(skipped)
+            }
+            Kind::Libtest if self.others.is_empty() && tests.len() > 1 => {
+                command.arg("--show-output")
+            }
+            Kind::Libtest => command.args(["--show-output", "--exact"]).args(tests),
+            Kind::Mimic if self.others.is_empty() => &mut command,
+            Kind::Mimic => {
+                let skipped = self.others.iter().map(|name| format!("--skip={name}"));
+                command.arg("--exact").args(skipped)
+            }
+        };
+        if self.is_ignored {
+            command.arg("--ignored");
+        }
+        command
+    }
+
+    /// Runs it, and once more each test that was inconclusive.
+    fn run(&self) -> Ran {
+        let started = Instant::now();
+        let (has_passed, said) = said(self.command(&self.tests));
+        let mut ran = Ran {
+            name: self.program.name.clone(),
+            passed: output::passed(&said),
+            reports: reports::written(&said).collect(),
+            reruns: output::reruns(&said),
+            ..Ran::default()
+        };
+        if !has_passed {
+            ran.failures = output::failures(&said);
+            self.run_again(&mut ran);
+        } else if self.program.kind() == Kind::Libtest && ran.passed < self.tests.len() {
+            let fewer = format!("{} of {} tests ran", ran.passed, self.tests.len());
+            ran.failures.push(Failure::of_program(&fewer, &said));
+        }
+        ran.log = log(&ran.name, &said);
+        ran.took = started.elapsed();
+        ran
+    }
+
+    /// A time bound that was missed while the machine stood still shows nothing: once more, alone.
+    fn run_again(&self, ran: &mut Ran) {
+        for failure in std::mem::take(&mut ran.failures) {
+            if !failure.is_inconclusive() || self.program.kind() != Kind::Libtest {
+                ran.failures.push(failure);
+                continue;
+            }
+            eprintln!("    {}: {} is {}", ran.name, failure.test, failure.first_line());
+            eprintln!("    it runs once more");
+            ran.reruns.push(format!("{}: {}", failure.test, failure.first_line()));
+            let (has_passed, said) = said(self.command(&[&failure.test]));
+            match output::failures(&said).pop() {
+                None if has_passed => ran.passed += 1,
+                again => ran.failures.push(again.unwrap_or(failure)),
+            }
+        }
+    }
+}
+
+/// Runs them, the longest first, and shows how each went.
+///
+/// # Errors
+/// Which tests failed.
+pub(crate) fn run(mut jobs: Vec<Job<'_>>) -> Result<Vec<PathBuf>> {
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.weight()));
+    let started = Instant::now();
+    let workers = jobs.len();
+    let (left, free) = (Mutex::new(VecDeque::from(jobs)), Room::new(AT_ONCE));
+    let ran: Mutex<Vec<Ran>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let Some(job) = own(&left).pop_front() else { return };
+                let threads = job.threads();
+                free.take(threads);
+                let outcome = job.run();
+                free.give_back(threads);
+                outcome.show();
+                own(&ran).push(outcome);
+            });
+        }
+    });
+    summed_up(&own(&ran), started.elapsed())
+}
+
+fn summed_up(ran: &[Ran], took: Duration) -> Result<Vec<PathBuf>> {
+    let failed: Vec<_> = ran.iter().filter(|ran| !ran.failures.is_empty()).collect();
+    for ran in &failed {
+        for failure in &ran.failures {
+            eprintln!("\n--> {} {} FAILED\n{}", ran.name, failure.test, failure.said);
+        }
+    }
+    let mut slowest: Vec<_> = ran.iter().collect();
+    slowest.sort_by_key(|ran| std::cmp::Reverse(ran.took));
+    eprintln!("\nthe slowest of {} programs, in {took:.0?}:", ran.len());
+    for ran in slowest.iter().take(6) {
+        eprintln!("    {:>5.0?} {}", ran.took, ran.name);
+    }
+    let reruns: Vec<_> = ran.iter().flat_map(|ran| &ran.reruns).collect();
+    eprintln!("inconclusive, and run once more: {}", reruns.len());
+    for rerun in reruns {
+        eprintln!("    {rerun}");
+    }
+    let count = |of: fn(&Ran) -> usize| ran.iter().map(of).sum::<usize>();
+    eprintln!("{} passed, {} failed", count(|ran| ran.passed), count(|ran| ran.failures.len()));
+    if failed.is_empty() {
+        return Ok(ran.iter().flat_map(|ran| ran.reports.iter().cloned()).collect());
+    }
+    let name = |ran: &&Ran| {
+        let tests: Vec<_> = ran.failures.iter().map(|failure| &*failure.test).collect();
+        format!("{} ({}; all of it: {})", ran.name, tests.join(", "), ran.log.display())
+    };
+    Err(format!("tests failed: {}", failed.iter().map(name).collect::<Vec<_>>().join("; ")))
+}
+
+impl Ran {
+    fn show(&self) {
+        let state = if self.failures.is_empty() { "passed" } else { "FAILED" };
+        eprintln!("    {state} after {:>4.0?}: {}, {} tests", self.took, self.name, self.passed);
+    }
+}
+
+/// What a program prints, both its results and its errors.
+fn said(mut command: Command) -> (bool, String) {
+    match command.output() {
+        Ok(ended) => {
+            let said = [&*ended.stdout, &ended.stderr].concat();
+            (ended.status.success(), String::from_utf8_lossy(&said).into_owned())
+        }
+        Err(error) => (false, error.to_string()),
+    }
+}
+
+/// Keeps what a program said, and tells where.
+fn log(name: &str, said: &str) -> PathBuf {
+    let directory = root().join("target").join("tests");
+    let file = directory.join(format!("{}.log", name.replace(' ', "-")));
+    // Without a log the failures are shown all the same.
+    fs::create_dir_all(&directory).and_then(|()| fs::write(&file, said)).ok();
+    file
+}
+
+/// Room for so many tests at a time.
+struct Room {
+    left: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Room {
+    fn new(size: usize) -> Self {
+        Self { left: Mutex::new(size), changed: Condvar::new() }
+    }
+
+    /// Waits for room for `some`.
+    fn take(&self, some: usize) {
+        let short = |left: &mut usize| *left < some;
+        let left = self.changed.wait_while(own(&self.left), short);
+        *left.unwrap_or_else(PoisonError::into_inner) -= some;
+    }
+
+    fn give_back(&self, some: usize) {
+        *own(&self.left) += some;
+        self.changed.notify_all();
+    }
+}
+
+fn own<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}

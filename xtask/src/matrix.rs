@@ -1,0 +1,48 @@
+//! What the tests' one build with all features cannot show: each feature alone, and the examples as
+//! a user runs them.
+
+use std::{env, fs, process};
+
+use crate::Result;
+use crate::metadata::{Package, packages};
+use crate::steps::Steps;
+
+/// The examples that bring their store with them.
+const WITHOUT_URL: &[&str] = &["own_backend"];
+
+/// Checks every combination of features that a user is likely to choose, and runs every example.
+pub(crate) fn run() -> Result<()> {
+    let packages = packages()?;
+    let mut steps = Steps::default();
+    for package in packages.iter().filter(|package| package.is_ours()) {
+        features(&mut steps, package);
+        examples(&mut steps, package);
+    }
+    steps.cargo("check --locked -p lockkit --no-default-features --tests");
+    steps.finish()
+}
+
+/// Each feature must build alone; `--lib` keeps the dev-dependencies' features out. What a package's
+/// tests and examples need must be said, so that its own `cargo test` works.
+fn features(steps: &mut Steps, package: &Package) {
+    steps.cargo(&format!("check --locked -p {} --all-targets", package.name));
+    let check = format!("check --locked -p {} --lib --no-default-features", package.name);
+    steps.cargo(&check);
+    for feature in package.features.iter().filter(|feature| *feature != "default") {
+        steps.cargo(&format!("{check} --features {feature}"));
+    }
+}
+
+/// Each example runs as it is, and with the URL of a store that processes share.
+fn examples(steps: &mut Steps, package: &Package) {
+    let directory = env::temp_dir().join(format!("lockkit-xtask-{}", process::id()));
+    for example in &package.examples {
+        let run = format!("run --locked -p {} --example {example}", package.name);
+        steps.cargo(&run);
+        if cfg!(unix) && !WITHOUT_URL.contains(&example.as_str()) {
+            steps.cargo(&format!("{run} -- file:{}", directory.display()));
+        }
+    }
+    // It is there only if an example made it.
+    fs::remove_dir_all(directory).ok();
+}

@@ -1,0 +1,65 @@
+//! What takes hours: larger state spaces, a virtual year, each broken provider 20 times, mutants.
+
+use std::env;
+
+use crate::jobs::{self, Job};
+use crate::programs;
+use crate::steps::{Steps, has};
+use crate::tiers::{self, Table, Tier};
+use crate::{Result, setup};
+
+/// How often each broken provider must be caught.
+const RUNS: &str = "20";
+/// How long the test of the simulation lasts, in virtual days.
+const DAYS: &str = "60";
+/// How many random steps the scripts' model takes.
+const STEPS: &str = "2000000";
+
+/// Builds with optimization and without its checks, as the larger tests ask for, and runs them.
+pub(crate) fn run() -> Result<()> {
+    setup::run()?;
+    let table = Table::committed()?;
+    let built = programs::build(&["--release"])?;
+    tiers::check(&table, &programs::list(&built)?)?;
+    let mut steps = Steps::default();
+    let larger = "these, larger and optimized: the core's tests, the broken providers 20 times";
+    steps.step(larger, || {
+        let is_core = |program: &&programs::Program| program.part() == "core";
+        let all = built.iter().filter(is_core).filter_map(|program| {
+            let tests = table.of(program, &[Tier::First, Tier::Store]);
+            Job::new(program, tests, Vec::new())
+        });
+        let scale = [("LOCKKIT_RUNS", RUNS), ("LOCKKIT_DAYS", DAYS)];
+        jobs::run(all.map(|job| job.with(&scale)).collect()).map(drop)
+    });
+    steps.step("the tests that only this command runs", || {
+        let of_soak = |program| Job::new(program, table.of(program, &[Tier::Soak]), Vec::new());
+        let jobs = built.iter().filter_map(of_soak).map(Job::ignored);
+        jobs::run(jobs.collect()).map(drop)
+    });
+    steps.step("random steps of Redis' scripts", || {
+        let scripts = |program: &&programs::Program| program.name == "lockkit-redis it";
+        let steps = built.iter().filter(scripts).filter_map(|program| {
+            let tests = table.of(program, &[Tier::First, Tier::Store]);
+            let (tests, others) = tests.into_iter().partition(|test| test.contains("scripts::"));
+            Job::new(program, tests, others)
+        });
+        jobs::run(steps.map(|job| job.with(&[("LOCKKIT_STEPS", STEPS)])).collect()).map(drop)
+    });
+    let simulate =
+        "run --release --locked -p lockkit-core --features conformance --example simulate";
+    steps.cargo(&format!("{simulate} -- --days 365"));
+    steps.step("each change to the code that keeps the promises is noticed", mutants);
+    steps.finish()
+}
+
+fn mutants() -> Result<()> {
+    if !has("cargo-mutants") {
+        return Err("install it first: cargo install --locked cargo-mutants".to_owned());
+    }
+    let mut steps = Steps::default();
+    // Where they go: a directory that git ignores.
+    let output = env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| "target".to_owned());
+    steps.cargo(&format!("mutants -p lockkit-core --output {output}"));
+    steps.finish()
+}
