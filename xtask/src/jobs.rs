@@ -17,12 +17,22 @@ use crate::programs::{Kind, Program};
 use crate::reports;
 use crate::steps::root;
 
-/// How many tests run at a time, over all programs: they wait for servers and for time to pass.
-const AT_ONCE: usize = 24;
-/// How many of one suite's cases run at a time.
-const CASES_AT_ONCE: usize = 10;
-/// How many of another program's tests run at a time.
-const TESTS_AT_ONCE: usize = 6;
+/// How many tests run at a time: more than there are cores, since most of their time they wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// Over all programs.
+    all: usize,
+    /// Of one suite's cases.
+    cases: usize,
+    /// Of another program's tests.
+    tests: usize,
+}
+
+/// Short tests, which seldom ask much of a core.
+pub(crate) const MANY: Crowd = Crowd { all: 16, cases: 8, tests: 6 };
+/// Tests that cut connections at every byte or start clusters: more of them than these, and servers
+/// on two cores no longer answer in time.
+pub(crate) const FEW: Crowd = Crowd { all: 8, cases: 4, tests: 3 };
 
 /// Some tests of one program.
 #[derive(Debug)]
@@ -33,6 +43,7 @@ pub(crate) struct Job<'a> {
     others: Vec<&'a str>,
     is_ignored: bool,
     variables: &'a [(&'a str, &'a str)],
+    crowd: Crowd,
 }
 
 /// How a job went.
@@ -56,7 +67,7 @@ impl<'a> Job<'a> {
         tests: Vec<&'a str>,
         others: Vec<&'a str>,
     ) -> Option<Self> {
-        let job = Self { program, tests, others, is_ignored: false, variables: &[] };
+        let job = Self { program, tests, others, is_ignored: false, variables: &[], crowd: FEW };
         (!job.tests.is_empty()).then_some(job)
     }
 
@@ -73,8 +84,8 @@ impl<'a> Job<'a> {
     /// How many of its tests run at a time.
     fn threads(&self) -> usize {
         match self.program.kind() {
-            Kind::Suite => CASES_AT_ONCE,
-            Kind::Libtest | Kind::Mimic => TESTS_AT_ONCE.min(self.tests.len()),
+            Kind::Suite => self.crowd.cases,
+            Kind::Libtest | Kind::Mimic => self.crowd.tests.min(self.tests.len()),
         }
     }
 
@@ -156,11 +167,12 @@ impl<'a> Job<'a> {
 ///
 /// # Errors
 /// Which tests failed.
-pub(crate) fn run(mut jobs: Vec<Job<'_>>) -> Result<Vec<PathBuf>> {
+pub(crate) fn run(mut jobs: Vec<Job<'_>>, crowd: Crowd) -> Result<Vec<PathBuf>> {
+    jobs.iter_mut().for_each(|job| job.crowd = crowd);
     jobs.sort_by_key(|job| std::cmp::Reverse(job.weight()));
     let started = Instant::now();
     let workers = jobs.len();
-    let (left, free) = (Mutex::new(VecDeque::from(jobs)), Room::new(AT_ONCE));
+    let (left, free) = (Mutex::new(VecDeque::from(jobs)), Room::new(crowd.all));
     let ran: Mutex<Vec<Ran>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..workers {

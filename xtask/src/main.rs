@@ -25,6 +25,7 @@ const HELP: &str = "\
 cargo xtask setup        installs what the tests need and this machine lacks
 cargo xtask test         setup, one build, and the first tier of the tests: minutes
 cargo xtask test <part>  every test of one store or crate: core, file, redis, etcd, zk, postgres, testbed
+cargo xtask test stores  the tests of every store that are not in the first tier
 cargo xtask ci           the commands of the README, every other store's tests, format, clippy, docs, each
                          feature alone, Rust versions, licences, and the room taken
 cargo xtask soak         what takes hours: a virtual year, broken providers 20 times, mutants
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["setup"] => setup::run(),
         ["test"] => test::first(),
+        ["test", "stores"] => test::stores(),
         ["test", part] => test::part(part),
         ["soak"] => soak::run(),
         ["tiers"] => test::existing().and_then(|existing| tiers::print(&existing, false)),

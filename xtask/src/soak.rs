@@ -2,7 +2,7 @@
 
 use std::env;
 
-use crate::jobs::{self, Job};
+use crate::jobs::{self, FEW, Job};
 use crate::programs;
 use crate::steps::{Steps, has};
 use crate::tiers::{self, Table, Tier};
@@ -30,12 +30,12 @@ pub(crate) fn run() -> Result<()> {
             Job::new(program, tests, Vec::new())
         });
         let scale = [("LOCKKIT_RUNS", RUNS), ("LOCKKIT_DAYS", DAYS)];
-        jobs::run(all.map(|job| job.with(&scale)).collect()).map(drop)
+        jobs::run(all.map(|job| job.with(&scale)).collect(), FEW).map(drop)
     });
     steps.step("the tests that only this command runs", || {
         let of_soak = |program| Job::new(program, table.of(program, &[Tier::Soak]), Vec::new());
         let jobs = built.iter().filter_map(of_soak).map(Job::ignored);
-        jobs::run(jobs.collect()).map(drop)
+        jobs::run(jobs.collect(), FEW).map(drop)
     });
     steps.step("random steps of Redis' scripts", || {
         let scripts = |program: &&programs::Program| program.name == "lockkit-redis it";
@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
             let (tests, others) = tests.into_iter().partition(|test| test.contains("scripts::"));
             Job::new(program, tests, others)
         });
-        jobs::run(steps.map(|job| job.with(&[("LOCKKIT_STEPS", STEPS)])).collect()).map(drop)
+        jobs::run(steps.map(|job| job.with(&[("LOCKKIT_STEPS", STEPS)])).collect(), FEW).map(drop)
     });
     let simulate =
         "run --release --locked -p lockkit-core --features conformance --example simulate";

@@ -1,6 +1,6 @@
 //! Running tests by their tiers.
 
-use crate::jobs::{self, Job};
+use crate::jobs::{self, FEW, Job, MANY};
 use crate::programs::{self, Program};
 use crate::steps::Steps;
 use crate::tiers::{self, Table, Tier};
@@ -16,7 +16,8 @@ pub(crate) fn part(part: &str) -> Result<()> {
     run(&[Tier::First, Tier::Store], Some(part), part)
 }
 
-/// What CI runs once the first tier has passed: the tests of every store that are not in it.
+/// `cargo xtask test stores`, which CI runs once the first tier has passed: the tests of every store
+/// that are not in it.
 pub(crate) fn stores() -> Result<()> {
     run(&[Tier::Store], None, "stores")
 }
@@ -46,9 +47,10 @@ fn run(tiers: &[Tier], part: Option<&str>, reports: &str) -> Result<()> {
     steps.step("each test has its tier", || tiers::check(&table, &programs::list(&built)?));
     steps.step("the tests", || {
         let directory = reports::cleared(reports)?.display().to_string();
+        let crowd = if tiers == [Tier::First] { MANY } else { FEW };
         let variables = [(reports::VARIABLE, &*directory)];
         let jobs = built.iter().filter_map(|program| job(program, &table, tiers, part));
-        let written = jobs::run(jobs.map(|job| job.with(&variables)).collect())?;
+        let written = jobs::run(jobs.map(|job| job.with(&variables)).collect(), crowd)?;
         eprintln!("the conformance suite's reports are in {directory}");
         reports::check(&written)
     });
