@@ -4,9 +4,10 @@
 //! tests as threads too: a process for each test would cost more than it gains (CONTRIBUTING.md).
 
 use std::collections::VecDeque;
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,11 @@ use crate::output::{self, Failure};
 use crate::programs::{Kind, Program};
 use crate::reports;
 use crate::steps::root;
+
+/// A program that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+/// How often a program is asked whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How many tests run at a time: more than there are cores, since most of their time they wait.
 #[derive(Clone, Copy, Debug)]
@@ -124,9 +130,11 @@ impl<'a> Job<'a> {
     /// Runs it, and once more each test that was inconclusive.
     fn run(&self) -> Ran {
         let started = Instant::now();
-        let (has_passed, said) = said(self.command(&self.tests));
+        let log = log_of(&self.program.name);
+        let (has_passed, said) = said(self.command(&self.tests), &log);
         let mut ran = Ran {
             name: self.program.name.clone(),
+            log,
             passed: output::passed(&said),
             reports: reports::written(&said).collect(),
             reruns: output::reruns(&said),
@@ -139,7 +147,6 @@ impl<'a> Job<'a> {
             let fewer = format!("{} of {} tests ran", ran.passed, self.tests.len());
             ran.failures.push(Failure::of_program(&fewer, &said));
         }
-        ran.log = log(&ran.name, &said);
         ran.took = started.elapsed();
         ran
     }
@@ -154,10 +161,12 @@ impl<'a> Job<'a> {
             eprintln!("    {}: {} is {}", ran.name, failure.test, failure.first_line());
             eprintln!("    it runs once more");
             ran.reruns.push(format!("{}: {}", failure.test, failure.first_line()));
-            let (has_passed, said) = said(self.command(&[&failure.test]));
-            match output::failures(&said).pop() {
-                None if has_passed => ran.passed += 1,
-                again => ran.failures.push(again.unwrap_or(failure)),
+            let log = log_of(&format!("{} again", ran.name));
+            let (has_passed, said) = said(self.command(&[&failure.test]), &log);
+            if has_passed {
+                ran.passed += 1;
+            } else {
+                ran.failures.push(output::failures(&said).pop().unwrap_or(failure));
             }
         }
     }
@@ -227,24 +236,43 @@ impl Ran {
     }
 }
 
-/// What a program prints, both its results and its errors.
-fn said(mut command: Command) -> (bool, String) {
-    match command.output() {
-        Ok(ended) => {
-            let said = [&*ended.stdout, &ended.stderr].concat();
-            (ended.status.success(), String::from_utf8_lossy(&said).into_owned())
-        }
-        Err(error) => (false, error.to_string()),
+/// Runs a program that writes to `log`; whether it passed, and what it said.
+fn said(mut command: Command, log: &Path) -> (bool, String) {
+    let passed = to_its_end(&mut command, log);
+    let said = fs::read(log).map(|said| String::from_utf8_lossy(&said).into_owned());
+    match (passed, said) {
+        (Ok(()), Ok(said)) => (true, said),
+        (Err(why), said) => (false, format!("{}\n{why}\n", said.unwrap_or_default())),
+        (_, Err(error)) => (false, format!("{}: {error}", log.display())),
     }
 }
 
-/// Keeps what a program said, and tells where.
-fn log(name: &str, said: &str) -> PathBuf {
+/// Waits for the end of a program, and ends one that hangs.
+fn to_its_end(command: &mut Command, log: &Path) -> Result<()> {
+    let failed = |error: io::Error| format!("{}: {error}", log.display());
+    let output = File::create(log).map_err(failed)?;
+    let errors = output.try_clone().map_err(failed)?;
+    let started = Instant::now();
+    let mut child =
+        command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(failed)?;
+    loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            return status.success().then_some(()).ok_or_else(|| format!("it ended with {status}"));
+        }
+        if started.elapsed() > LIMIT {
+            child.kill().and_then(|()| child.wait()).map_err(failed)?;
+            return Err(format!("no end within {LIMIT:?}: something waits for ever"));
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Where a program's output goes.
+fn log_of(name: &str) -> PathBuf {
     let directory = root().join("target").join("tests");
-    let file = directory.join(format!("{}.log", name.replace(' ', "-")));
-    // Without a log the failures are shown all the same.
-    fs::create_dir_all(&directory).and_then(|()| fs::write(&file, said)).ok();
-    file
+    // Where there can be no directory there is no log either, which is what is reported.
+    fs::create_dir_all(&directory).ok();
+    directory.join(format!("{}.log", name.replace(' ', "-")))
 }
 
 /// Room for so many tests at a time.
@@ -273,4 +301,64 @@ impl Room {
 
 fn own<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Prints what Rust's harness prints of a test that fails so, and of one that passes.
+    const HARNESS: &str = r#"#!/bin/sh
+fails() {
+    printf 'running 1 test\nfailures:\n\n---- a::late stdout ----\n'
+    printf "thread 'a::late' (7) panicked at a.rs:1:2:\n%s\n\n" "$1"
+    printf 'failures:\n    a::late\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n'
+    exit 101
+}
+passes() { printf 'test result: ok. %s passed; 0 failed; 0 ignored\n' "$1"; exit 0; }
+LATE='inconclusive: the machine stood still for 312 ms; a grant: not within 1s'
+case "$*" in *--exact*) again=yes ;; *) again=no ;; esac
+"#;
+
+    /// What comes of a program of two tests that goes on so behind the lines of `HARNESS`.
+    fn ran(name: &str, script: &str) -> Ran {
+        // A script that another thread's child still has open for writing does not start.
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = own(&ALONE);
+        let directory = root().join("target").join("tests");
+        fs::create_dir_all(&directory).expect("a directory");
+        let path = directory.join(format!("{name}.sh"));
+        fs::write(&path, format!("{HARNESS}{script}\n")).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+        let program = Program { name: format!("scripts {name}"), path, directory };
+        Job::new(&program, vec!["a::late", "b"], Vec::new()).expect("tests").run()
+    }
+
+    fn failed(ran: &Ran) -> Vec<&str> {
+        ran.failures.iter().map(|failure| &*failure.test).collect()
+    }
+
+    #[test]
+    fn a_bound_that_was_missed_in_a_stall_runs_once_more_and_then_counts() {
+        let script = "[ $again = yes ] && passes 1; fails \"$LATE\"";
+        let late = ran("late-once", script);
+        assert_eq!((late.passed, failed(&late), late.reruns.len()), (2, vec![], 1), "{late:?}");
+        let late = ran("late-twice", "fails \"$LATE\"");
+        assert_eq!((failed(&late), late.reruns.len()), (vec!["a::late"], 1), "{late:?}");
+    }
+
+    #[test]
+    fn any_other_failure_counts_at_once() {
+        let held = ran("two-held", "[ $again = yes ] && passes 1; fails 'two guards held'");
+        assert_eq!((held.passed, failed(&held), held.reruns.len()), (1, vec!["a::late"], 0));
+    }
+
+    #[test]
+    fn a_program_that_runs_fewer_tests_than_it_should_has_failed() {
+        assert_eq!(failed(&ran("whole", "passes 2")), [""; 0]);
+        assert_eq!(failed(&ran("fewer", "passes 1")), ["1 of 2 tests ran"]);
+        assert_eq!(failed(&ran("crashed", "exit 3")), ["the program itself"]);
+    }
 }

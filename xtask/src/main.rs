@@ -31,6 +31,7 @@ cargo xtask ci           the commands of the README, every other store's tests, 
 cargo xtask soak         what takes hours: a virtual year, broken providers 20 times, mutants
 cargo xtask tiers        how many tests each tier has; `tiers list` names them, `tiers write` brings the
                          table up to the tests that exist
+cargo xtask features     builds each feature alone, and runs the examples
 cargo xtask bench        the benchmarks, or those whose name contains the words that follow
 cargo xtask msrv         whether each crate builds with the Rust version that it declares
 cargo xtask table        writes the README's table of what the stores declare
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         ["tiers", "list"] => test::existing().and_then(|existing| tiers::print(&existing, true)),
         ["tiers", "write"] => test::existing().and_then(|existing| tiers::write(&existing)),
         ["bench", ..] => bench(&args[1..]),
+        ["features"] => matrix::run(),
         ["msrv"] => msrv::run(),
         ["table"] => table(),
         ["unclaimed"] => reports::write_list(),
