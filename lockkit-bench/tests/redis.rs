@@ -41,7 +41,8 @@ async fn ways(server: &RedisServer) -> Vec<(&'static str, Way, Link)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thirty_two_waiters_are_granted_more_often_than_by_rlock_and_by_rslock_that_polls() {
+async fn thirty_two_waiters_are_granted_with_fewer_requests_than_by_rlock_and_by_rslock_that_polls()
+{
     let server = RedisServer::start().unwrap();
     let ways = ways(&server).await;
     let mut grants = [[0; TASKS]; 5];

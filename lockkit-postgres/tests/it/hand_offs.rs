@@ -57,7 +57,7 @@ fn round_trips(link: &Link) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hand_offs_are_as_fast_as_sqlx_s_on_a_quarter_of_the_connections() {
+async fn hand_offs_take_no_more_round_trips_than_sqlx_s_on_a_quarter_of_the_connections() {
     let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     for waiters in [8, 32] {
