@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lockkit_core::{Error, Instant, Late, LossReason, Request, RequestId, Result};
 use tokio::sync::Notify;
 
+use crate::error::after;
 use crate::protocol::{Pass, Passed, Place};
 use crate::provider::Inner;
 use crate::seat::{Offered, Word};
@@ -288,7 +289,9 @@ impl Cohort {
             passing.unheard &= may_arrive;
             // Even this answer may be that to its second sending.
             self.state().unheard |= passing.unheard;
-            self.passed(&pass, sent, passed?);
+            // Whom the name was handed to has it, also where the server refused to hear of it.
+            let passed = passed.map_err(|error| after(pass.to.is_some(), error))?;
+            self.passed(&pass, sent, passed);
         }
     }
 

@@ -7,7 +7,26 @@ use redis::{ErrorKind, RedisError};
 const RIGHTS: &str = "grant the user the commands +@read +@write +@scripting +@connection \
     +publish +subscribe +info +time, the keys of its locks (~*), and the channels &lockkit:*";
 
-/// What an error says of all sendings: whatever became of this one, an earlier one may have arrived.
+/// What a server says before the first write of a script, and never after it (`script.c`, `server.c`
+/// of Redis 7). Any other answer may come later than a write, or from a proxy that lost the server's.
+const BEFORE_ANY_WRITE: [&str; 13] = [
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "CROSSSLOT",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+];
+
+/// What an error says of all that happened: whatever became of this request, an earlier sending may
+/// have arrived, or the name be handed on.
 pub(crate) fn after(earlier: bool, error: Error) -> Error {
     match error {
         Error::Unavailable { cause, .. } if earlier => Error::unavailable(Applied::Maybe, cause),
@@ -54,7 +73,7 @@ pub(crate) fn to_error(error: &RedisError) -> Error {
             "the lock's place holds data of another type",
             "remove that data, or set another prefix",
         ),
-        Some(_) => Error::unavailable(Applied::No, text),
+        Some(code) if BEFORE_ANY_WRITE.contains(&code) => Error::unavailable(Applied::No, text),
         None if error.kind() == ErrorKind::AuthenticationFailed => {
             Error::rejected(text, "check the user name and the password in the URL")
         }
@@ -62,7 +81,7 @@ pub(crate) fn to_error(error: &RedisError) -> Error {
             Error::invalid(text, "correct the address or the certificates")
         }
         None if error.is_connection_refusal() => Error::unavailable(Applied::No, text),
-        None => Error::unavailable(Applied::Maybe, text),
+        _ => Error::unavailable(Applied::Maybe, text),
     }
 }
 
@@ -86,6 +105,33 @@ mod tests {
                 matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("prefix")),
                 "{error:?}"
             );
+        }
+    }
+
+    #[test]
+    fn only_what_the_server_says_before_any_write_says_that_nothing_took_effect() {
+        let applied = |code: &str, said: &str| {
+            let error = redis::make_extension_error(code.to_owned(), Some(said.to_owned()));
+            match to_error(&error) {
+                Error::Unavailable { applied, .. } => applied,
+                other => panic!("{code} {said}: {other}"),
+            }
+        };
+        for (code, said) in [
+            ("OOM", "command not allowed when used memory > 'maxmemory'. script: 1"),
+            ("MISCONF", "Redis is configured to save RDB snapshots, but it's currently unable to"),
+            ("NOREPLICAS", "Not enough good replicas to write."),
+            ("READONLY", "You can't write against a read only replica. script: 1"),
+            ("BUSY", "Redis is busy running a script."),
+        ] {
+            assert_eq!(applied(code, said), Applied::No, "{code}");
+        }
+        for (code, said) in [
+            ("ERR", "server connection closed"),
+            ("ERR", "Error running script (call to f_1): @user_script:52: something new"),
+            ("UPSTREAM", "a proxy's own code"),
+        ] {
+            assert_eq!(applied(code, said), Applied::Maybe, "{code} {said}");
         }
     }
 

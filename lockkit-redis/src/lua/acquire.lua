@@ -15,8 +15,9 @@ if not holder or holder == ID then
   end
   if holder or not line[1] or line[1] == ID then
     local token = math.max(tonumber(f[2] or '0') + AHEAD + 1, NOW)
-    granted(ID, token, TTL, LABEL)
+    -- First what a server without memory may still do: from the first write on it refuses nothing.
     if line[1] then leave(ID) end
+    granted(ID, token, TTL, LABEL)
     for _ = 1, line[1] == ID and 2 or 0 do table.remove(line, 1) end
     return { 'granted', string.format('%.0f', token), line }
   end
@@ -31,8 +32,9 @@ if WAITS then
     redis.call('ZADD', Q, ticket, ID)
     rank = redis.call('ZRANK', Q, ID)
   end
-  redis.call('ZADD', W, NOW + ALIVE * 1000, ID)
+  -- As above: a waiter that is in the queue keeps its place without memory too.
   redis.call('PEXPIRE', Q, LASTS)
+  redis.call('ZADD', W, NOW + ALIVE * 1000, ID)
   redis.call('PEXPIRE', W, LASTS)
 end
 if not holder then

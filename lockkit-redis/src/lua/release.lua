@@ -19,8 +19,9 @@ if ended[2] or not held then leave(unpack(ended)) end
 
 -- Delivered late, it may name one that has been withdrawn since: then nobody holds by now.
 if held and NEXT ~= '' and not is_buried(NEXT) then
-  granted(NEXT, TOKEN, TTL, LABEL)
+  -- First what a server without memory may still do: from the first write on it refuses nothing.
   leave(NEXT)
+  granted(NEXT, TOKEN, TTL, LABEL)
   purge()
   local line = redis.call('ZRANGE', Q, 0, AHEAD - 1, 'WITHSCORES')
   local head = line[1]

@@ -1,6 +1,6 @@
 //! Hand-offs inside one provider, which the server learns of afterwards: what may go wrong between.
 
-mod party;
+pub(crate) mod party;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

@@ -9,6 +9,7 @@ mod interop;
 mod link;
 mod processes;
 mod reconnect;
+mod refusals;
 mod scripts;
 mod server;
 #[cfg(feature = "tls")]
