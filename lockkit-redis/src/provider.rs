@@ -51,6 +51,8 @@ impl RedisProvider {
             "a jump of the server's clock",
             "a crash of a server that does not keep every write",
             "a failover to a replica",
+            "removal of the lock's key by others (DEL, FLUSHALL, eviction), until the next renewal",
+            "a revocation, until the holder is told: at its next renewal at the latest",
         ];
         guarantees
     }

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod beliefs;
 mod cohort;
 mod common;
 mod connect;
