@@ -71,6 +71,13 @@ impl Candidate {
         }
     }
 
+    /// Unlocks what it may have locked. Closing does it too, but not while a child that was forked
+    /// meanwhile, and is about to `exec`, has the files open.
+    pub(crate) fn let_go(self) {
+        self.twin.file.unlock().ok();
+        self.file.file.unlock().ok();
+    }
+
     pub(crate) fn attempt(self) -> Result<Attempted> {
         let file_locked = self.file.try_lock()?;
         let locked = file_locked && self.twin.try_lock()?;

@@ -50,7 +50,8 @@ impl FileProvider {
         guarantees.token_survives.data_loss = true;
         guarantees.belief_breaks_on = &[
             "removal of both files of a name (or of the directory) under a holder in another \
-             process, until that holder has noticed",
+             process, until that holder has noticed; of one of them, while it is being told",
+            "a revocation, until the holder is told",
             "a network file system that drops locks or keeps them to one host",
         ];
         guarantees
@@ -132,11 +133,15 @@ impl LockProvider for FileProvider {
                 Attempted::Taken(held) => {
                     return presence.sync(held, request, sent).await.map(Some);
                 }
-                Attempted::Blocked(_, Blocked::Twin) if blips < BLIPS => {
+                Attempted::Blocked(candidate, Blocked::Twin) if blips < BLIPS => {
+                    candidate.let_go();
                     blips += 1;
                     tokio::time::sleep(BLIP).await;
                 }
-                Attempted::Blocked(..) => return Ok(None),
+                Attempted::Blocked(candidate, _) => {
+                    candidate.let_go();
+                    return Ok(None);
+                }
                 Attempted::Stale => {
                     stale.found_again(&place)?;
                     tokio::task::yield_now().await;

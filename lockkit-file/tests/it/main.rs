@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod bad_input;
+mod beliefs;
 mod common;
 mod processes;
 mod removal;
