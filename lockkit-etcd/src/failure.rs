@@ -16,6 +16,9 @@ pub(crate) enum Failure {
     NoLease,
     /// Not applied, and never will be.
     Refused(Error),
+    /// Refused from now on, and itself perhaps applied: etcd applies the transaction that finds its
+    /// space used up, and answers that it is (`quotaApplierV3` in its sources).
+    Full(Error),
     /// Not applied: this member and we do not accept each other's certificates.
     Mistrusted(Error),
     /// Not applied: another endpoint, or a later try, may serve.
@@ -66,12 +69,17 @@ impl Failure {
             16 => refused(LOGIN),
             7 => refused(RIGHTS),
             8 if message.contains("database space exceeded") => {
-                refused("make room: compact and defragment the cluster, then disarm its alarm")
+                let remedy = "make room: compact and defragment the cluster, then disarm its alarm";
+                Self::Full(Error::rejected(text, remedy))
             }
             12 => refused("use etcd 3.4 or newer"),
+            // The driver found an answer too long: so there was one.
+            11 if !message.starts_with("etcdserver") => Self::Unclear(text),
             3 | 5 | 9 | 11 => refused("see what etcd says"),
             14 if is_unserved(message, &text) => Self::Unserved(text),
-            8 => Self::Unserved(text),
+            // Said before the proposal. Of other makers of this code, gRPC itself (a stream that was
+            // reset, a message that is too long) may have come after it was applied.
+            8 if message.contains("too many requests") => Self::Unserved(text),
             _ => Self::Unclear(text),
         }
     }
@@ -81,11 +89,16 @@ impl Failure {
         matches!(self, Self::Mistrusted(_) | Self::Unserved(_) | Self::Unclear(_))
     }
 
+    /// Whether it will be refused again until the operator has followed the remedy.
+    pub(crate) const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Full(_))
+    }
+
     /// In words.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::NoLease => "the session's lease has ended".to_owned(),
-            Self::Refused(error) | Self::Mistrusted(error) => error.to_string(),
+            Self::Refused(error) | Self::Full(error) | Self::Mistrusted(error) => error.to_string(),
             Self::Unserved(text) | Self::Unclear(text) => text.clone(),
         }
     }
@@ -94,7 +107,7 @@ impl Failure {
     pub(crate) fn into_error(self, late: bool) -> Error {
         let unless_late = if late { Applied::Maybe } else { Applied::No };
         match self {
-            Self::Refused(error) | Self::Mistrusted(error) => error,
+            Self::Refused(error) | Self::Full(error) | Self::Mistrusted(error) => error,
             Self::NoLease | Self::Unserved(_) => Error::unavailable(unless_late, self.text()),
             Self::Unclear(text) => Error::unavailable(Applied::Maybe, text),
         }
@@ -152,6 +165,13 @@ mod tests {
         {
             assert!(matches!(of(14, message), Failure::Unclear(_)), "{message}");
         }
+        let full = of(8, "etcdserver: mvcc: database space exceeded");
+        assert!(full.is_lasting() && matches!(full, Failure::Full(_)));
+        assert!(matches!(of(8, "etcdserver: too many requests"), Failure::Unserved(_)));
+        assert!(matches!(of(8, "h2 protocol error: enhance your calm"), Failure::Unclear(_)));
+        assert!(matches!(of(11, "decoded message length too large"), Failure::Unclear(_)));
+        let compacted = "etcdserver: mvcc: required revision has been compacted";
+        assert!(matches!(of(11, compacted), Failure::Refused(_)));
         assert!(matches!(of(1, "Timeout expired"), Failure::Unclear(_)));
         assert!(matches!(of(2, "transport error"), Failure::Unclear(_)));
     }

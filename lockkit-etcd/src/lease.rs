@@ -205,7 +205,7 @@ impl Lease for EtcdLease {
                 false
             }
             Err(failure) => {
-                if matches!(failure, Failure::Refused(_)) {
+                if failure.is_lasting() {
                     self.session.retire(&self.seat);
                     drop(self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take());
                 }

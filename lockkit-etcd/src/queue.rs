@@ -257,8 +257,9 @@ impl Inner {
         match &value {
             Err(Failure::Unclear(_)) => drop(sending),
             _ if late => drop(sending),
+            // Its key may be there, and is then to be withdrawn.
+            Ok(_) | Err(Failure::Full(_)) => sending.answered(),
             Err(_) => sending.refused(),
-            Ok(_) => sending.answered(),
         }
         match value {
             Ok(answer) => Ok(Some(answer)),

@@ -270,7 +270,7 @@ impl Session {
             // The key was on that lease.
             Err(Failure::NoLease) => self.end(),
             Err(failure) => {
-                if matches!(failure, Failure::Refused(_)) {
+                if failure.is_lasting() {
                     self.retire(seat);
                 }
                 return Err(failure.into_error(true));
