@@ -34,7 +34,7 @@ mod zookeeper;
 
 pub use cluster::Cluster;
 pub use error::{Error, Result};
-pub use etcd::{Builder as EtcdBuilder, EtcdCluster, EtcdServer};
+pub use etcd::{Builder as EtcdBuilder, EtcdCluster, EtcdServer, EtcdSnapshot};
 pub use link::{
     Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
     Postgres, Resp, Way,

@@ -233,11 +233,20 @@ impl Server {
     /// # Errors
     /// As [`start`](Self::start).
     pub fn restart(&self, data: Data) -> Result<()> {
+        self.restart_after(|place| match data {
+            Data::Kept => Ok(()),
+            Data::Lost => place.delete_data(),
+        })
+    }
+
+    /// Kills it if it runs, lets `change` have its data, and starts it again on the same ports.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and those of `change`.
+    pub(crate) fn restart_after(&self, change: impl FnOnce(&Place) -> Result<()>) -> Result<()> {
         let mut state = self.state();
         state.kill()?;
-        if data == Data::Lost {
-            self.place.delete_data()?;
-        }
+        change(&self.place)?;
         let mut starts = 1;
         state.process = Some(loop {
             match launch(&*self.program, &self.place) {

@@ -2,13 +2,16 @@
 
 mod cluster;
 
+use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::process::Command;
 
 pub use cluster::EtcdCluster;
 use cluster::Member;
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::certificates::Certificates;
 use crate::command::run;
@@ -21,6 +24,8 @@ const ROOT: &str = "root:testbed";
 const PLAIN: usize = 0;
 const PEER: usize = 1;
 const TLS: usize = 2;
+/// The name of a cluster's only member.
+const ALONE: &str = "testbed";
 
 /// A running etcd server, and all that a [`Server`] can do.
 #[derive(Debug)]
@@ -77,6 +82,38 @@ impl EtcdServer {
         Ok(revision)
     }
 
+    /// A backup of all its data, as `etcdctl snapshot save` makes one.
+    ///
+    /// # Errors
+    /// As [`cli`](Self::cli).
+    pub fn snapshot(&self) -> Result<EtcdSnapshot> {
+        let directory = tempfile::tempdir().map_err(Error::system("making a directory"))?;
+        let snapshot = EtcdSnapshot { directory };
+        run(self.etcdctl().args(["snapshot", "save"]).arg(snapshot.file()))?;
+        Ok(snapshot)
+    }
+
+    /// Kills it, and starts it again at the same ports with the data of a backup, as
+    /// `etcdctl snapshot restore` lays them out.
+    ///
+    /// # Errors
+    /// As [`cli`](Self::cli) and [`Server::restart`].
+    pub fn restore(&self, snapshot: &EtcdSnapshot) -> Result<()> {
+        self.restart_after(|place| {
+            // The tool makes the directory itself, and refuses one that is there.
+            fs::remove_dir_all(place.data()).map_err(Error::system("deleting the data"))?;
+            let peer = format!("http://{}", place.address(PEER));
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot.file());
+            command
+                .arg(format!("--data-dir={}", place.data().display()))
+                .arg(format!("--name={ALONE}"))
+                .arg(format!("--initial-advertise-peer-urls={peer}"))
+                .arg(format!("--initial-cluster={ALONE}={peer}"));
+            run(&mut command).map(drop)
+        })
+    }
+
     /// The server's version, such as `3.4.23`.
     ///
     /// # Errors
@@ -98,6 +135,18 @@ impl Deref for EtcdServer {
 
     fn deref(&self) -> &Server {
         &self.server
+    }
+}
+
+/// A backup of a server's data.
+#[derive(Debug)]
+pub struct EtcdSnapshot {
+    directory: TempDir,
+}
+
+impl EtcdSnapshot {
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("snapshot.db")
     }
 }
 
@@ -230,7 +279,7 @@ impl Program for Etcd {
         let peer = format!("http://{}", place.address(PEER));
         let mut command = Command::new(self.name());
         let (name, advertised, all) = match self.member {
-            None => ("testbed".to_owned(), peer.clone(), format!("testbed={peer}")),
+            None => (ALONE.to_owned(), peer.clone(), format!("{ALONE}={peer}")),
             Some(member) => {
                 command.current_dir(Member::directory(place));
                 (member.name(), member.url(), member.all())

@@ -42,6 +42,20 @@ fn a_killed_server_comes_back_at_the_same_address_with_its_data_or_without() -> 
 }
 
 #[test]
+fn a_restored_server_has_the_data_and_the_revision_of_the_backup() -> Tested {
+    let server = EtcdServer::start()?;
+    server.cli(&["put", "a", "1"])?;
+    let (snapshot, before) = (server.snapshot()?, server.revision()?);
+    server.cli(&["put", "a", "2"])?;
+    let address = server.address();
+    server.restore(&snapshot)?;
+    assert_eq!(server.address(), address);
+    assert_eq!(value(&server, "a")?, "1");
+    assert_eq!(server.revision()?, before);
+    Ok(())
+}
+
+#[test]
 fn a_paused_server_answers_when_it_is_resumed() -> Tested {
     let server = EtcdServer::start()?;
     server.pause()?;
