@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::endpoints::{Endpoints, Line, call_limit};
 use crate::failure::Failure;
-use crate::seat::Seat;
+use crate::seat::Sweeping;
 use crate::session::Session;
 
 /// How long an unused session is kept for the next lock.
@@ -185,18 +185,20 @@ impl Keeper {
         let Some(session) = self.session.upgrade() else { return Vec::new() };
         let Some(seats) = session.seats.upgrade() else { return Vec::new() };
         let orphans = seats.orphans(self.lease, self.ttl.max(ORPHANED)).into_iter();
-        let clear = |seat: Arc<Seat>| {
+        let sweep = |sweeping: Sweeping| {
             let (session, seats) = (Arc::clone(&session), Arc::clone(&seats));
             let (endpoints, clock) = (Arc::clone(&self.endpoints), self.clock.clone());
             async move {
-                let Some((_, key)) = seat.place() else { return };
-                let limit = call_limit(session.ttl);
-                if session.clear(&endpoints, &clock, limit, &seat, &key).await.is_ok() {
-                    seats.is_clear(&seat);
+                let (limit, seat) = (call_limit(session.ttl), &sweeping.seat);
+                if let Ok(is_gone) = session.sweep(&endpoints, &clock, limit, seat).await {
+                    if is_gone {
+                        seats.is_clear(seat);
+                    }
+                    sweeping.answered();
                 }
             }
         };
-        orphans.map(clear).collect()
+        orphans.map(sweep).collect()
     }
 
     /// Takes in how a keep-alive ended; whether the others are of no more use.

@@ -128,9 +128,13 @@ impl Own<'_> {
     /// there already: a replay.
     fn guards(&self, revision: i64) -> Vec<Compare> {
         vec![
-            Compare::mod_revision(self.session, CompareOp::Equal, revision),
+            self.is_untouched_since(revision),
             Compare::create_revision(self.key, CompareOp::Equal, 0),
         ]
+    }
+
+    fn is_untouched_since(&self, revision: i64) -> Compare {
+        Compare::mod_revision(self.session, CompareOp::Equal, revision)
     }
 
     fn put(&self, label: &str) -> TxnOp {
@@ -220,6 +224,23 @@ impl Own<'_> {
         let delete = TxnOp::delete(self.key, Some(DeleteOptions::new()));
         let touched = touch.then(|| self.touch());
         Txn::new().and_then([delete].into_iter().chain(touched).collect::<Vec<_>>())
+    }
+
+    /// Deletes the key unless the session key was touched since `revision`, and touches it.
+    ///
+    /// A copy that comes later finds it touched: whoever comes back with this request touches the
+    /// session key first where this one had no answer.
+    pub(crate) fn sweep(&self, revision: i64) -> Txn {
+        let keys_only = Some(GetOptions::new().with_keys_only());
+        Txn::new()
+            .when([self.is_untouched_since(revision)])
+            .and_then([TxnOp::delete(self.key, None), self.touch()])
+            .or_else([TxnOp::get(self.session, keys_only)])
+    }
+
+    /// Has refused what was sent before.
+    pub(crate) fn bar(&self) -> Txn {
+        Txn::new().and_then([self.touch()])
     }
 }
 

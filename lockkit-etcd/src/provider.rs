@@ -190,6 +190,25 @@ impl Inner {
         Ok(Grant::new(token, term, lease))
     }
 
+    /// Begins an attempt. A sweep may be removing what an earlier one of the same request has left:
+    /// nothing is sent that it could still remove.
+    async fn attempt(&self, request: &Request) -> Result<Worker> {
+        let seat = self.seats.attempt(request);
+        let in_doubt = tokio::select! {
+            biased;
+            () = seat.withdrawn() => return Err(withdrawn()),
+            in_doubt = seat.swept() => in_doubt,
+        };
+        if in_doubt {
+            if let Some((session, _)) = seat.place() {
+                let limit = call_limit(request.ttl());
+                session.bar(&self.endpoints, request.clock(), limit).await?;
+            }
+            seat.outlived_its_sweep();
+        }
+        Ok(seat)
+    }
+
     /// Removes what a request has in the store, and has refused what may still come of it.
     async fn clear(&self, request: &Request, seat: &Seat) -> Result<()> {
         let Some((session, key)) = seat.place() else { return Ok(()) };
@@ -227,7 +246,7 @@ impl LockProvider for EtcdProvider {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let inner = &self.0;
-        let seat = inner.seats.attempt(request);
+        let seat = inner.attempt(request).await?;
         loop {
             let session = inner.session(request, &seat).await?;
             let sent = request.clock().now();
@@ -252,7 +271,7 @@ impl LockProvider for EtcdProvider {
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         let inner = &self.0;
-        let seat = inner.seats.attempt(request);
+        let seat = inner.attempt(request).await?;
         loop {
             let session = inner.session(request, &seat).await?;
             let sent = request.clock().now();

@@ -36,6 +36,25 @@ struct State {
     /// Whether one was given up without an answer, and may still arrive.
     late: bool,
     withdrawn: bool,
+    sweep: Sweep,
+}
+
+/// What is known of a removal that began because nobody worked on the request any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sweep {
+    /// There is none that might still be applied.
+    #[default]
+    Over,
+    UnderWay,
+    /// It had no answer, and may be applied until the session key is touched.
+    InDoubt,
+}
+
+/// A sweep under way: a request that comes back waits for its end.
+#[derive(Debug)]
+pub(crate) struct Sweeping {
+    pub(crate) seat: Arc<Seat>,
+    answered: bool,
 }
 
 /// Somebody who works on a request: an attempt, and then the lease that it leads to.
@@ -90,14 +109,22 @@ impl Seats {
         });
     }
 
-    /// The requests on a lease that nobody has worked on for so long: their driver has ended.
-    pub(crate) fn orphans(&self, lease: i64, age: Duration) -> Vec<Arc<Seat>> {
-        let is_orphan = |seat: &&Arc<Seat>| {
-            let state = seat.state();
+    /// The requests on a lease that nobody has worked on for so long, to be swept: their driver has
+    /// ended.
+    pub(crate) fn orphans(&self, lease: i64, age: Duration) -> Vec<Sweeping> {
+        // Locked for all of it: whoever comes back finds the sweep, or is found.
+        let all = self.all();
+        let sweep = |seat: &Arc<Seat>| {
+            let mut state = seat.state();
             let is_on = state.place.as_ref().is_some_and(|(on, _)| on.lease == lease);
-            is_on && state.left_at.is_some_and(|at| seat.clock.now().saturating_since(at) >= age)
+            let left = state.left_at.map(|at| seat.clock.now().saturating_since(at));
+            let is_due = is_on && state.sweep != Sweep::UnderWay && left >= Some(age);
+            is_due.then(|| {
+                state.sweep = Sweep::UnderWay;
+                Sweeping { seat: Arc::clone(seat), answered: false }
+            })
         };
-        self.all().values().filter(is_orphan).cloned().collect()
+        all.values().filter_map(sweep).collect()
     }
 
     /// The sessions that live and may have a request's key on them.
@@ -136,6 +163,25 @@ impl Seat {
     /// What was sent before will be refused when it comes.
     pub(crate) fn settled(&self) {
         self.state().late = false;
+    }
+
+    /// Waits for the end of a sweep under way; whether it may still be applied after that.
+    pub(crate) async fn swept(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            match self.state().sweep {
+                Sweep::Over => return false,
+                Sweep::InDoubt => return true,
+                Sweep::UnderWay => {}
+            }
+            changed.await;
+        }
+    }
+
+    /// What was sent before, a sweep too, will be refused when it comes.
+    pub(crate) fn outlived_its_sweep(&self) {
+        let mut state = self.state();
+        (state.sweep, state.late) = (Sweep::Over, false);
     }
 
     /// Its key is no reason any more to keep the session alive.
@@ -215,6 +261,20 @@ impl Drop for Sending<'_> {
         let mut state = self.seat.state();
         state.under_way -= 1;
         state.late |= !self.answered;
+    }
+}
+
+impl Sweeping {
+    /// The store has answered, and applies no copy of it any more.
+    pub(crate) fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Sweeping {
+    fn drop(&mut self) {
+        self.seat.state().sweep = if self.answered { Sweep::Over } else { Sweep::InDoubt };
+        self.seat.changed.notify_waiters();
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::{Client, PutOptions, Txn, TxnOp};
+use etcd_client::{Client, KeyValue, PutOptions, Txn, TxnOp};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::Notify;
 
 use crate::endpoints::{Endpoints, LIMIT};
 use crate::failure::Failure;
 use crate::keeper::Keeper;
-use crate::protocol::{Keys, Own, revision_of, send};
+use crate::protocol::{Keys, Own, reads, revision_of, send};
 use crate::seat::{Seat, Seats};
 
 /// A lease that the locks of equal ttl live on.
@@ -275,6 +275,60 @@ impl Session {
                 }
                 return Err(failure.into_error(true));
             }
+        }
+        Ok(())
+    }
+
+    /// Removes the key of a request that nobody works on; whether it is gone.
+    pub(crate) async fn sweep(
+        &self,
+        endpoints: &Endpoints,
+        clock: &Clock,
+        limit: Duration,
+        seat: &Seat,
+    ) -> Result<bool> {
+        let Some((_, key)) = seat.place().filter(|_| !self.has_ended()) else { return Ok(true) };
+        let own = Own { key: &key, lease: self.lease, session: &self.key };
+        let answer = endpoints.call(clock, limit, send(&own.sweep(self.revision()))).await;
+        match answer.value {
+            Ok(answer) if answer.succeeded() => {
+                self.touched(revision_of(&answer)?);
+                Ok(true)
+            }
+            Ok(answer) => {
+                let found = reads(&answer);
+                let newest = found.first().and_then(|found| found.kvs().first());
+                self.touched(newest.map_or(0, KeyValue::mod_revision));
+                Ok(false)
+            }
+            Err(Failure::NoLease) => {
+                self.end();
+                Ok(true)
+            }
+            Err(failure) => {
+                if matches!(failure, Failure::Refused(_)) {
+                    self.retire(seat);
+                }
+                Err(failure.into_error(true))
+            }
+        }
+    }
+
+    /// Has refused whatever was sent for a request before it came back, a sweep too.
+    pub(crate) async fn bar(
+        &self,
+        endpoints: &Endpoints,
+        clock: &Clock,
+        limit: Duration,
+    ) -> Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        let own = Own { key: &[], lease: self.lease, session: &self.key };
+        match endpoints.call(clock, limit, send(&own.bar())).await.value {
+            Ok(answer) => self.touched(revision_of(&answer)?),
+            Err(Failure::NoLease) => self.end(),
+            Err(failure) => return Err(failure.into_error(true)),
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod interop;
 mod late;
 mod link;
 mod moments;
+mod orphans;
 mod processes;
 mod refused;
 mod server;
