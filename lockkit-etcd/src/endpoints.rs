@@ -4,39 +4,52 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client, ConnectOptions, ResponseHeader};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Clock, Result};
 use tokio::sync::Notify;
 
 use crate::EtcdConfig;
+use crate::answer::Answer;
 use crate::failure::Failure;
+use crate::history::{History, Moment};
+use crate::protocol::Mark;
 
 /// The longest that anything here waits for the cluster.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Endpoints {
     options: ConnectOptions,
-    members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     current: AtomicUsize,
+    pub(crate) history: Arc<History>,
+    /// The id of our cluster, of the first answer of all.
+    pub(crate) cluster: OnceLock<u64>,
+    pub(crate) mark: OnceLock<Mark>,
 }
 
-struct Member {
-    url: String,
+pub(crate) struct Member {
+    pub(crate) url: String,
     live: Mutex<Live>,
     connecting: tokio::sync::Mutex<()>,
+    pub(crate) verifying: tokio::sync::Mutex<()>,
     given_up: Notify,
+    /// Whether it was found without a mark, and whether that was told.
+    pub(crate) lacks_mark: AtomicBool,
+    pub(crate) is_told: AtomicBool,
 }
 
 #[derive(Default)]
 struct Live {
     client: Option<Client>,
     heard: Heard,
+    /// Whether the other end of this client is a member of our cluster.
+    is_verified: bool,
 }
 
 /// What was heard of a member so far.
@@ -84,12 +97,18 @@ impl Endpoints {
             url: config.url(endpoint),
             live: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
+            verifying: tokio::sync::Mutex::default(),
             given_up: Notify::new(),
+            lacks_mark: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
         };
         Self {
             options: config.options(),
             members: config.endpoints.iter().map(member).collect(),
             current: AtomicUsize::new(0),
+            history: Arc::default(),
+            cluster: OnceLock::new(),
+            mark: OnceLock::new(),
         }
     }
 
@@ -102,12 +121,13 @@ impl Endpoints {
         request: impl Fn(Client) -> F + Sync,
     ) -> Called<T>
     where
+        T: Answer,
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let end = clock.now().saturating_add(limit);
         let mut under_way = FuturesUnordered::new();
         let (mut late, mut tries, mut is_slow) = (false, 0, false);
-        let mut mistrusted = HashSet::new();
+        let (mut mistrusted, mut foreign) = (HashSet::new(), None);
         let mut value = Err(Failure::Unserved(format!("no time was left of {limit:?}")));
         loop {
             let (now, member) = (clock.now(), self.current());
@@ -119,6 +139,8 @@ impl Endpoints {
                 (tries, is_slow) = (tries + 1, false);
             }
             if under_way.is_empty() {
+                // No member of ours has answered, and one that is listed is none.
+                let value = foreign.map_or(value, |error| Err(Failure::Foreign(error)));
                 return Called { value, late };
             }
             tokio::select! {
@@ -133,6 +155,11 @@ impl Endpoints {
                             } else {
                                 Failure::Unserved(error.to_string())
                             })
+                        }
+                        Err(Failure::Foreign(error)) => {
+                            let text = error.to_string();
+                            foreign = Some(error);
+                            Err(Failure::Unserved(text))
                         }
                         ended => ended,
                     };
@@ -161,13 +188,17 @@ impl Endpoints {
         request: impl FnOnce(Line) -> F,
     ) -> Result<T, Failure>
     where
+        T: Answer,
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let used = OnceLock::new();
         let call = async {
             let line = self.line_to(member).await?;
             let number = *used.get_or_init(|| line.number);
+            self.verify(&line).await?;
+            let sent = self.history.moment();
             let outcome = request(line).await.map_err(|error| Failure::of(&error));
+            let outcome = outcome.and_then(|answer| self.take_in(member, sent, answer));
             if !outcome.as_ref().is_err_and(Failure::is_of_a_member) {
                 self.hear(member, number);
             }
@@ -199,6 +230,18 @@ impl Endpoints {
                 })
             }
         }
+    }
+
+    /// Refuses the answer of another cluster, and learns from one of ours whether its history went
+    /// back.
+    fn take_in<T: Answer>(&self, member: usize, sent: Moment, answer: T) -> Result<T, Failure> {
+        self.compare(member, answer.header())?;
+        let revision = answer.header().filter(|_| T::IS_LINEARIZABLE).map(ResponseHeader::revision);
+        if revision.is_some_and(|now| self.history.heard(sent, now)) {
+            // What the watch knows is of the old history: its stream ends with its client.
+            self.close();
+        }
+        Ok(answer)
     }
 
     /// Gives up a client that is stuck or gone, and goes on to the next member.
@@ -271,8 +314,19 @@ impl Endpoints {
         })?;
         let mut live = self.members[member].live();
         let number = live.heard.number + 1;
-        *live = Live { client: Some(made.clone()), heard: Heard { number, answers: 0 } };
+        let heard = Heard { number, answers: 0 };
+        *live = Live { client: Some(made.clone()), heard, is_verified: false };
         Ok(Line { client: made, member, number })
+    }
+
+    pub(crate) fn is_verified(&self, line: &Line) -> bool {
+        let live = self.members[line.member].live();
+        live.heard.number == line.number && live.is_verified
+    }
+
+    pub(crate) fn verified(&self, line: &Line) {
+        let mut live = self.members[line.member].live();
+        live.is_verified |= live.heard.number == line.number;
     }
 
     fn hear(&self, member: usize, number: u64) {

@@ -21,6 +21,8 @@ pub(crate) enum Failure {
     Full(Error),
     /// Not applied: this member and we do not accept each other's certificates.
     Mistrusted(Error),
+    /// Not applied to our cluster: this member is of another one.
+    Foreign(Error),
     /// Not applied: another endpoint, or a later try, may serve.
     Unserved(String),
     /// It may have been applied, or may be still.
@@ -86,7 +88,10 @@ impl Failure {
 
     /// Whether it is the member that failed, and another one may serve.
     pub(crate) const fn is_of_a_member(&self) -> bool {
-        matches!(self, Self::Mistrusted(_) | Self::Unserved(_) | Self::Unclear(_))
+        matches!(
+            self,
+            Self::Mistrusted(_) | Self::Foreign(_) | Self::Unserved(_) | Self::Unclear(_)
+        )
     }
 
     /// Whether it will be refused again until the operator has followed the remedy.
@@ -98,7 +103,10 @@ impl Failure {
     pub(crate) fn text(&self) -> String {
         match self {
             Self::NoLease => "the session's lease has ended".to_owned(),
-            Self::Refused(error) | Self::Full(error) | Self::Mistrusted(error) => error.to_string(),
+            Self::Refused(error)
+            | Self::Full(error)
+            | Self::Mistrusted(error)
+            | Self::Foreign(error) => error.to_string(),
             Self::Unserved(text) | Self::Unclear(text) => text.clone(),
         }
     }
@@ -107,7 +115,10 @@ impl Failure {
     pub(crate) fn into_error(self, late: bool) -> Error {
         let unless_late = if late { Applied::Maybe } else { Applied::No };
         match self {
-            Self::Refused(error) | Self::Full(error) | Self::Mistrusted(error) => error,
+            Self::Refused(error)
+            | Self::Full(error)
+            | Self::Mistrusted(error)
+            | Self::Foreign(error) => error,
             Self::NoLease | Self::Unserved(_) => Error::unavailable(unless_late, self.text()),
             Self::Unclear(text) => Error::unavailable(Applied::Maybe, text),
         }

@@ -21,6 +21,8 @@ const ORPHANED: Duration = Duration::from_secs(3);
 /// How many keep-alives may be under way for each member; each is a stream of its own, dropped once
 /// one is answered.
 const AT_ONCE: usize = 4;
+/// Between two attempts to end a lease that a backup has brought back.
+const REST: Duration = Duration::from_millis(100);
 
 /// Says that the keeper lives, until its runtime drops it.
 struct Kept(Weak<Session>);
@@ -43,6 +45,7 @@ pub(crate) struct Keeper {
     clock: Clock,
     wanted: Arc<Notify>,
     lease: i64,
+    age: u64,
     ttl: Duration,
     /// The newest keep-alive under way, and where it was sent.
     newest: Option<(Instant, usize)>,
@@ -55,7 +58,7 @@ pub(crate) struct Keeper {
 enum Step {
     Send,
     Wait(Instant),
-    /// Nobody needs the session any more.
+    /// Nobody needs the session any more, or it is of a history that is over.
     LetGo(Arc<Session>),
     End,
 }
@@ -69,6 +72,7 @@ impl Keeper {
             clock: session.clock.clone(),
             wanted: Arc::clone(&session.wanted),
             lease: session.lease,
+            age: session.age,
             ttl: session.ttl,
             newest: None,
             rests_until: session.clock.now(),
@@ -86,11 +90,7 @@ impl Keeper {
                     continue;
                 }
                 Step::Wait(until) => until,
-                Step::LetGo(session) => {
-                    // What a crash would leave too, it only ends sooner.
-                    drop(session.revoke(&self.endpoints).await);
-                    return;
-                }
+                Step::LetGo(session) => return self.let_go(&session).await,
                 Step::End => return,
             };
             tokio::select! {
@@ -104,6 +104,7 @@ impl Keeper {
                 }
                 Some(()) = cleaning.next(), if !cleaning.is_empty() => {}
                 () = self.wanted.notified() => {}
+                () = self.endpoints.history.over(self.age) => {}
                 () = self.clock.sleep_until(until) => {}
             }
             if under_way.is_empty() {
@@ -112,8 +113,23 @@ impl Keeper {
         }
     }
 
+    /// Has the store end the lease. What a crash would leave too, it only ends sooner; but a lease
+    /// that a backup has brought back has its whole ttl again, with keys that block their names.
+    async fn let_go(&self, session: &Session) {
+        let until = self.clock.now().saturating_add(self.ttl);
+        while session.revoke(&self.endpoints).await.is_err()
+            && session.is_past()
+            && self.clock.now() < until
+        {
+            self.clock.sleep(REST).await;
+        }
+    }
+
     fn step(&mut self, under_way: usize) -> Step {
         let Some(session) = self.session.upgrade() else { return Step::End };
+        if session.is_past() {
+            return Step::LetGo(session);
+        }
         let now = self.clock.now();
         let mut state = session.state();
         if state.ended {

@@ -11,11 +11,14 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod answer;
 mod config;
 mod endpoints;
 mod failure;
+mod history;
 mod keeper;
 mod lease;
+mod members;
 mod operator;
 mod protocol;
 mod provider;

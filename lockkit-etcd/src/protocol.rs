@@ -2,7 +2,8 @@
 //!
 //! A contender's key is `<prefix>/<name>/<lease in hex>-<request in decimal>`, with its label as the
 //! value; Go's clients leave `<lease in hex>`. Who was created first holds; the token is the
-//! create revision. Beside the names lies a session key for each lease: `<prefix>/%/<lease in hex>`.
+//! create revision. Beside the names lies a session key for each lease: `<prefix>/%/<lease in hex>`,
+//! and the cluster's mark, `<prefix>/%/cluster`, which stays.
 
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, PutOptions,
@@ -21,6 +22,16 @@ pub(crate) struct Keys(String);
 /// A name's directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory(String);
+
+/// What tells one cluster from another: a random text that is put once and stays.
+///
+/// etcd's own cluster id does not: it follows from the members' addresses and a token, so that two
+/// servers with default settings share one.
+#[derive(Clone, Debug)]
+pub(crate) struct Mark {
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
 
 /// One that holds or waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +81,11 @@ impl Keys {
         format!("{}%/{lease:x}", self.0).into_bytes()
     }
 
+    /// The cluster's mark with this text; no lease has an id that reads like it.
+    pub(crate) fn mark(&self, value: impl Into<Vec<u8>>) -> Mark {
+        Mark { key: format!("{}%/cluster", self.0).into_bytes(), value: value.into() }
+    }
+
     /// The name and the contender that a key stands for; `None` for a key that is none of either.
     pub(crate) fn contender(&self, kv: &KeyValue) -> Option<(LockName, Contender)> {
         let below = std::str::from_utf8(kv.key()).ok()?.strip_prefix(&self.0)?;
@@ -77,6 +93,33 @@ impl Keys {
         let name = LockName::new(unescape(escaped)?).ok()?;
         let contender = self.directory(&name).contender(kv)?;
         Some((name, contender))
+    }
+}
+
+impl Mark {
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Whether this is what a read of the mark found; `None`: there was none.
+    pub(crate) fn is_in(&self, found: &GetResponse) -> Option<bool> {
+        found.kvs().first().map(|kv| kv.value() == self.value)
+    }
+
+    fn is_there(&self) -> Compare {
+        Compare::value(&*self.key, CompareOp::Equal, &*self.value)
+    }
+
+    fn read(&self) -> TxnOp {
+        TxnOp::get(&*self.key, None)
+    }
+
+    /// Puts the mark unless there is one, which it reads.
+    pub(crate) fn put(&self) -> Txn {
+        Txn::new()
+            .when([Compare::create_revision(&*self.key, CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(&*self.key, &*self.value, None)])
+            .or_else([self.read()])
     }
 }
 
@@ -124,12 +167,13 @@ pub(crate) struct Own<'a> {
 }
 
 impl Own<'_> {
-    /// Refused once anybody has touched the session key since `revision`, and where the key is
-    /// there already: a replay.
-    fn guards(&self, revision: i64) -> Vec<Compare> {
+    /// Refused once anybody has touched the session key since `revision`, where the key is there
+    /// already: a replay, and by a cluster that has not this mark.
+    fn guards(&self, revision: i64, mark: &Mark) -> Vec<Compare> {
         vec![
             self.is_untouched_since(revision),
             Compare::create_revision(self.key, CompareOp::Equal, 0),
+            mark.is_there(),
         ]
     }
 
@@ -141,9 +185,9 @@ impl Own<'_> {
         TxnOp::put(self.key, label, Some(PutOptions::new().with_lease(self.lease)))
     }
 
-    fn see(&self) -> Vec<TxnOp> {
+    fn see(&self, mark: &Mark) -> Vec<TxnOp> {
         let keys_only = Some(GetOptions::new().with_keys_only());
-        vec![self.read(), TxnOp::get(self.session, keys_only)]
+        vec![self.read(), TxnOp::get(self.session, keys_only), mark.read()]
     }
 
     /// Touches the session key, so that what was sent before is refused when it comes.
@@ -152,16 +196,17 @@ impl Own<'_> {
     }
 
     /// Joins the queue, and reads the place in it.
-    pub(crate) fn enter(&self, at: &Directory, revision: i64, label: &str) -> Txn {
+    pub(crate) fn enter(&self, at: &Directory, mark: &Mark, revision: i64, label: &str) -> Txn {
         // Whoever has just entered is the last one.
         let place = vec![self.put(label), at.first_ones(FEW), at.before(i64::MAX, FEW)];
-        Txn::new().when(self.guards(revision)).and_then(place).or_else(self.see())
+        Txn::new().when(self.guards(revision, mark)).and_then(place).or_else(self.see(mark))
     }
 
     /// Takes the name if nothing is below it, or only what was there at `known`, which is stray.
     pub(crate) fn take(
         &self,
         at: &Directory,
+        mark: &Mark,
         revision: i64,
         label: &str,
         known: Option<i64>,
@@ -171,9 +216,9 @@ impl Own<'_> {
             None => Compare::create_revision(at.0.as_str(), CompareOp::Equal, 0),
             Some(known) => Compare::mod_revision(at.0.as_str(), CompareOp::Less, known + 1),
         };
-        let mut guards = self.guards(revision);
+        let mut guards = self.guards(revision, mark);
         guards.push(free.with_prefix());
-        let mut see = self.see();
+        let mut see = self.see(mark);
         see.push(at.first_ones(limit));
         Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
     }

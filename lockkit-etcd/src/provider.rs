@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Instant,
-    LockProvider, Operator, Request, Result, TtlRange, WakeUp,
+    LockProvider, Operator, Request, RequestId, Result, TtlRange, WakeUp,
 };
 use tokio::sync::Semaphore;
 
@@ -16,7 +16,7 @@ use crate::EtcdConfig;
 use crate::endpoints::{Endpoints, LIMIT, call_limit};
 use crate::failure::Failure;
 use crate::lease::EtcdLease;
-use crate::protocol::Keys;
+use crate::protocol::{Keys, Mark, garbled, reads, send};
 use crate::queue::{Tried, withdrawn};
 use crate::seat::{Seat, Seats, Worker};
 use crate::session::{Session, Use};
@@ -35,6 +35,7 @@ pub struct EtcdProvider(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) keys: Keys,
+    pub(crate) mark: Mark,
     pub(crate) token_base: u64,
     ttls: TtlRange,
     /// By the ttl that was asked for.
@@ -68,6 +69,8 @@ impl EtcdProvider {
             "a pause between a check and its use that outlasts the margin",
             "a deposed leader that revokes a lease it did not see renewed (before 3.4.31 and 3.5.13)",
             "an operator who deletes the holder's key, until the holder is told",
+            "a restore from an older backup or the loss of all data, until the holder is told",
+            "a copy of the cluster, made from a backup, that clients use beside it",
         ];
         guarantees
     }
@@ -84,11 +87,13 @@ impl EtcdProvider {
         config.check()?;
         let endpoints = Endpoints::new(&config);
         let keys = Keys::new(&config.prefix);
-        let ttls = look_around(&endpoints, &keys, config.tls.is_some()).await?;
+        let (ttls, mark) = look_around(&endpoints, &keys, config.tls.is_some()).await?;
+        endpoints.know(mark.clone()).await?;
         Ok(Self(Arc::new(Inner {
             endpoints: Arc::new(endpoints),
             watch: Watch::new(keys.clone()),
             keys,
+            mark,
             token_base: config.token_base,
             ttls,
             sessions: tokio::sync::Mutex::default(),
@@ -98,8 +103,8 @@ impl EtcdProvider {
     }
 }
 
-/// Refuses what would break what we declare; the ttls that the cluster grants.
-async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result<TtlRange> {
+/// Refuses what would break what we declare; the ttls that the cluster grants, and its mark.
+async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result<(TtlRange, Mark)> {
     let clock = Clock::system();
     // Each of these calls has a limit, and so have they all.
     let end = clock.now().saturating_add(LIMIT * 2);
@@ -127,6 +132,7 @@ async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result
         async move { client.kv_client().txn(Txn::new().and_then([put, get])).await }
     };
     endpoints.call(&clock, left(), probe).await.into_result()?;
+    let mark = mark(endpoints, keys, &clock, left()).await?;
     let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };
     let revoked = endpoints.call(&clock, left(), revoke).await;
     // Sent again, it finds what the first sending did.
@@ -134,7 +140,20 @@ async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result
         revoked.into_result()?;
     }
     let least = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
-    Ok(TtlRange { min: Duration::from_secs(least), ..TTLS })
+    Ok((TtlRange { min: Duration::from_secs(least), ..TTLS }, mark))
+}
+
+/// The cluster's mark; the first client of all puts it.
+async fn mark(endpoints: &Endpoints, keys: &Keys, clock: &Clock, limit: Duration) -> Result<Mark> {
+    let random = u128::from_be_bytes(RequestId::random()?.to_bytes());
+    let own = keys.mark(format!("{random:032x}"));
+    let answer = endpoints.call(clock, limit, send(&own.put())).await.into_result()?;
+    if answer.succeeded() {
+        return Ok(own);
+    }
+    let found = reads(&answer);
+    let there = found.first().and_then(|found| found.kvs().first()).ok_or_else(garbled)?;
+    Ok(keys.mark(there.value()))
 }
 
 impl Inner {
@@ -150,8 +169,15 @@ impl Inner {
                 session.keep(&self.endpoints);
                 return Ok(session);
             }
-            let session = Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl, end);
-            let session = session.await?;
+            let session = loop {
+                let age = self.endpoints.history.age();
+                let opened =
+                    Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl, end).await;
+                // Its own answer may be the one that shows that the history went back.
+                if age == self.endpoints.history.age() || clock.now() >= end {
+                    break opened?;
+                }
+            };
             sessions.insert(ttl, Arc::clone(&session));
             self.seats.prune();
             Ok(session)
@@ -276,7 +302,9 @@ impl LockProvider for EtcdProvider {
             let session = inner.session(request, &seat).await?;
             let sent = request.clock().now();
             let Some(place) = inner.enter(request, &seat, &session).await? else { continue };
-            if let Some(place) = inner.wait(request, &seat, &session, place).await? {
+            if let Some(place) = inner.wait(request, &seat, &session, place).await?
+                && !session.is_past()
+            {
                 return inner.grant(request, seat, session, place, sent).await;
             }
         }

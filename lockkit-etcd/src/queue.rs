@@ -66,7 +66,7 @@ impl Inner {
         };
         loop {
             let revision = session.revision();
-            let txn = own.enter(&at, revision, request.label());
+            let txn = own.enter(&at, &self.mark, revision, request.label());
             let Some(answer) = self.send(request, seat, session, own, txn).await? else {
                 return Ok(None);
             };
@@ -79,11 +79,12 @@ impl Inner {
                     None => self.look(request, &at, own, created).await.map(Some),
                 };
             }
-            let [ours, session_key] = &found[..] else { return Err(garbled()) };
+            let [ours, session_key, mark] = &found[..] else { return Err(garbled()) };
+            self.recognize(mark)?;
             if let Some(kv) = ours.kvs().first() {
                 return self.look(request, &at, own, kv.create_revision()).await.map(Some);
             }
-            if !self.catch_up(session, session_key).await {
+            if !self.catch_up(session, session_key, revision).await {
                 return Ok(None);
             }
         }
@@ -102,7 +103,7 @@ impl Inner {
         let (mut known, mut limit) = (None, FEW);
         loop {
             let revision = session.revision();
-            let txn = own.take(&at, revision, request.label(), known, limit);
+            let txn = own.take(&at, &self.mark, revision, request.label(), known, limit);
             let Some(answer) = self.send(request, seat, session, own, txn).await? else {
                 return Ok(Tried::Ended);
             };
@@ -111,7 +112,8 @@ impl Inner {
                 return Ok(Tried::Taken { created: now, known: now });
             }
             let found = reads(&answer);
-            let [ours, session_key, firsts] = &found[..] else { return Err(garbled()) };
+            let [ours, session_key, mark, firsts] = &found[..] else { return Err(garbled()) };
+            self.recognize(mark)?;
             if let Some(kv) = ours.kvs().first() {
                 return match self.look(request, &at, own, kv.create_revision()).await? {
                     Place::First { created, known } => Ok(Tried::Taken { created, known }),
@@ -119,7 +121,7 @@ impl Inner {
                     Place::Lost => Ok(Tried::Held),
                 };
             }
-            if !self.catch_up(session, session_key).await {
+            if !self.catch_up(session, session_key, revision).await {
                 return Ok(Tried::Ended);
             }
             if !at.contenders(firsts).is_empty() {
@@ -184,6 +186,9 @@ impl Inner {
                 turn = seen => turn,
             };
             place = self.look_again(request, &at, own, behind).await?;
+            if session.is_past() {
+                return Ok(None);
+            }
         }
     }
 
@@ -262,6 +267,11 @@ impl Inner {
             Err(_) => sending.refused(),
         }
         match value {
+            Ok(_) if session.is_past() => {
+                // It goes with its lease, whatever it has put there.
+                drop(session.revoke(&self.endpoints).await);
+                Ok(None)
+            }
             Ok(answer) => Ok(Some(answer)),
             Err(Failure::NoLease) => {
                 session.end();
@@ -275,9 +285,26 @@ impl Inner {
         self.endpoints.call(request.clock(), call_limit(request.ttl()), send(txn)).await
     }
 
-    /// Learns the session key's revision after a refusal; whether there is a session.
-    async fn catch_up(&self, session: &Use, session_key: &GetResponse) -> bool {
+    /// Refuses what a cluster without our mark says; the next call looks who is there before it asks.
+    fn recognize(&self, mark: &GetResponse) -> Result<()> {
+        if self.mark.is_in(mark) == Some(true) {
+            return Ok(());
+        }
+        self.endpoints.close();
+        Err(Error::unavailable(Applied::Maybe, "this member does not have our cluster's mark"))
+    }
+
+    /// Learns the session key's revision after a refusal of one that compared `compared`; whether
+    /// there is a session.
+    async fn catch_up(&self, session: &Use, session_key: &GetResponse, compared: i64) -> bool {
         match session_key.kvs().first() {
+            Some(kv) if kv.mod_revision() < compared => {
+                // A backup in which the cluster's revision has passed ours since then. Without this
+                // it would be compared, and refused, without an end.
+                session.fell_back(compared, kv.mod_revision());
+                drop(session.revoke(&self.endpoints).await);
+                false
+            }
             Some(kv) => {
                 session.touched(kv.mod_revision());
                 true

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::endpoints::{Endpoints, LIMIT};
 use crate::failure::Failure;
+use crate::history::History;
 use crate::keeper::Keeper;
 use crate::protocol::{Keys, Own, reads, revision_of, send};
 use crate::seat::{Seat, Seats};
@@ -24,6 +25,9 @@ pub(crate) struct Session {
     pub(crate) key: Vec<u8>,
     /// Its newest revision, as far as we know.
     revision: AtomicI64,
+    history: Arc<History>,
+    /// The age of the history that it belongs to.
+    pub(crate) age: u64,
     pub(crate) clock: Clock,
     state: Mutex<State>,
     pub(crate) changed: Notify,
@@ -88,6 +92,7 @@ impl Session {
                 Ok((sent, granted))
             }
         };
+        let (history, age) = (Arc::clone(&endpoints.history), endpoints.history.age());
         // One that is granted twice expires by itself: there is nothing on it.
         let nothing = |failure: Failure| failure.into_error(false);
         let left = end.saturating_since(clock.now());
@@ -117,6 +122,8 @@ impl Session {
             ttl: Duration::from_secs(granted),
             key,
             revision: AtomicI64::new(revision),
+            history,
+            age,
             clock: clock.clone(),
             state: Mutex::new(state),
             changed: Notify::new(),
@@ -130,6 +137,9 @@ impl Session {
 
     /// Uses it; `None` where it has ended, or is about to.
     pub(crate) fn join(self: &Arc<Self>) -> Option<Use> {
+        if self.is_past() {
+            return None;
+        }
         let state = self.state();
         let is_open = !state.ended && !state.retired;
         is_open.then(|| Use { session: Arc::clone(self), _user: Arc::clone(&state.users) })
@@ -161,7 +171,18 @@ impl Session {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.state().ended
+        self.is_past() || self.state().ended
+    }
+
+    /// Whether the cluster's history went back since: the lease may be there again, with keys that
+    /// had been removed.
+    pub(crate) fn is_past(&self) -> bool {
+        self.history.age() != self.age
+    }
+
+    /// The session key has an older revision than one that was known: the history went back.
+    pub(crate) fn fell_back(&self, known: i64, now: i64) {
+        self.history.went_back(self.age, known, now);
     }
 
     /// Keeps the lease alive, and completes when it has ended; level-triggered.
@@ -214,7 +235,7 @@ impl Session {
                 let changed = self.changed.notified();
                 {
                     let state = self.state();
-                    if state.ended {
+                    if state.ended || self.is_past() {
                         return Err(Error::lost(LossReason::SessionEnded));
                     }
                     if state.acked >= since {
@@ -255,6 +276,9 @@ impl Session {
         seat: &Seat,
         key: &[u8],
     ) -> Result<()> {
+        if self.is_past() {
+            return self.revoke(endpoints).await;
+        }
         if self.has_ended() {
             return Ok(());
         }

@@ -182,9 +182,12 @@ impl Watch {
                 () = self.closed() => return true,
             };
             match message {
-                Some(message) if message.canceled() => {
+                Some(message)
+                    if message.canceled()
+                        || endpoints.compare(line.member, message.header()).is_err() =>
+                {
                     // A login that has expired, which a stream does not renew and a new client does;
-                    // or a right that was taken away.
+                    // or a right that was taken away; or another cluster.
                     endpoints.drop_line(&line);
                     return is_up;
                 }

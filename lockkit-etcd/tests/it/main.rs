@@ -5,6 +5,7 @@
 mod cluster;
 mod common;
 mod connect;
+mod foreign;
 mod interop;
 mod late;
 mod link;
@@ -12,6 +13,7 @@ mod moments;
 mod orphans;
 mod processes;
 mod refused;
+mod restore;
 mod server;
 mod session;
 #[cfg(feature = "tls")]

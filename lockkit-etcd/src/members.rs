@@ -1,0 +1,147 @@
+//! Whether a member is of our cluster: looked at once for each connection, and in every answer.
+
+use std::future::ready;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use etcd_client::{GetOptions, ResponseHeader};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use lockkit_core::{Clock, Error, Result};
+
+use crate::endpoints::{Endpoints, LIMIT, Line};
+use crate::failure::Failure;
+use crate::protocol::{Mark, reads, revision_of, send};
+
+/// How long a client that connects waits for members that do not answer: they are looked at later.
+const GRACE: Duration = Duration::from_millis(250);
+const REMEDY: &str = "list the members of one cluster only; if this is that cluster, made anew or \
+    restored from a backup, connect again";
+
+impl Endpoints {
+    /// From now on only members with this mark serve; refuses one that has another.
+    pub(crate) async fn know(&self, mark: Mark) -> Result<()> {
+        // Set once, by the client that connects.
+        let _ = self.mark.set(mark);
+        let clock = Clock::system();
+        let look = |member| self.once(member, &clock, LIMIT, LIMIT, |_| ready(Ok(())));
+        let mut looks: FuturesUnordered<_> = (0..self.count()).map(look).collect();
+        let until = clock.now().saturating_add(GRACE);
+        loop {
+            tokio::select! {
+                biased;
+                looked = looks.next() => match looked {
+                    Some(Err(Failure::Foreign(error))) => return Err(error),
+                    Some(_) => {}
+                    None => return Ok(()),
+                },
+                () = clock.sleep_until(until) => return Ok(()),
+            }
+        }
+    }
+
+    /// Looks whether the member at the other end is of our cluster; nothing is asked of it before.
+    pub(crate) async fn verify(&self, line: &Line) -> Result<(), Failure> {
+        let Some(mark) = self.mark.get() else { return Ok(()) };
+        if self.is_verified(line) {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            verified = self.verify_once(line, mark) => verified,
+            // Others must not wait behind a connection that is stuck.
+            () = self.given_up(line) => {
+                Err(Failure::Unserved("the connection was given up before it was used".to_owned()))
+            }
+        }
+    }
+
+    /// A crowd on a new connection looks once.
+    async fn verify_once(&self, line: &Line, mark: &Mark) -> Result<(), Failure> {
+        let member = &self.members[line.member];
+        let _one_at_a_time = member.verifying.lock().await;
+        if self.is_verified(line) {
+            return Ok(());
+        }
+        self.look(line, mark).await?;
+        member.lacks_mark.store(false, Ordering::SeqCst);
+        member.is_told.store(false, Ordering::SeqCst);
+        self.verified(line);
+        Ok(())
+    }
+
+    async fn look(&self, line: &Line, mark: &Mark) -> Result<(), Failure> {
+        // A member answers the first one from memory, also while there is no leader; one that has
+        // no mark may lag behind, and is asked as of now.
+        for options in [GetOptions::new().with_serializable(), GetOptions::new()] {
+            let found = line.client.kv_client().get(mark.key(), Some(options)).await;
+            let found = match found.map_err(|error| Failure::of(&error)) {
+                Ok(found) => found,
+                // The request itself is refused too, or needs no right: a keep-alive.
+                Err(Failure::Refused(_)) => return Ok(()),
+                Err(Failure::Unclear(text)) => return Err(Failure::Unserved(text)),
+                Err(failure) => return Err(failure),
+            };
+            self.compare(line.member, found.header())?;
+            match mark.is_in(&found) {
+                Some(true) => return Ok(()),
+                Some(false) => return Err(self.foreign(line.member, "it has another mark")),
+                None => {}
+            }
+        }
+        self.members[line.member].lacks_mark.store(true, Ordering::SeqCst);
+        let lacking = self.members.iter().filter(|one| one.lacks_mark.load(Ordering::SeqCst));
+        // A new cluster has none, nor has ours if it was restored from a backup that is older than
+        // the mark: then most of the members that we know have lost it.
+        if lacking.count() * 2 <= self.members.len() {
+            return Err(self.foreign(line.member, "it does not have the mark of ours"));
+        }
+        self.put_back(line, mark).await
+    }
+
+    /// Puts the mark where there was one: the history went back to before it.
+    async fn put_back(&self, line: &Line, mark: &Mark) -> Result<(), Failure> {
+        let sent = self.history.moment();
+        let answer = send(&mark.put())(line.client.clone()).await;
+        let answer = answer.map_err(|error| match Failure::of(&error) {
+            Failure::Unclear(text) => Failure::Unserved(text),
+            failure => failure,
+        })?;
+        let is_ours = reads(&answer).first().map(|found| mark.is_in(found) == Some(true));
+        if is_ours == Some(false) {
+            return Err(self.foreign(line.member, "it has another mark"));
+        }
+        let now = revision_of(&answer).map_err(Failure::Refused)?;
+        if self.history.fell_back(sent, now) {
+            self.close();
+        }
+        Ok(())
+    }
+
+    /// Refuses an answer of another cluster; the first one of all says which is ours.
+    pub(crate) fn compare(
+        &self,
+        member: usize,
+        header: Option<&ResponseHeader>,
+    ) -> Result<(), Failure> {
+        let Some(id) = header.map(ResponseHeader::cluster_id) else { return Ok(()) };
+        if *self.cluster.get_or_init(|| id) == id {
+            return Ok(());
+        }
+        Err(self.foreign(member, "it has another cluster id"))
+    }
+
+    /// Told once, until it is found to be of our cluster after all.
+    fn foreign(&self, member: usize, why: &str) -> Failure {
+        let Some(one) = self.members.get(member) else { return Failure::Unserved(why.to_owned()) };
+        let error =
+            Error::rejected(format!("{} is of another etcd cluster: {why}", one.url), REMEDY);
+        if !one.is_told.swap(true, Ordering::SeqCst) {
+            tracing::warn!(
+                target: "lockkit", event = "foreign_member", member = %one.url, error = %error,
+                "this member is not asked: it is of another cluster",
+            );
+        }
+        Failure::Foreign(error)
+    }
+}
