@@ -330,7 +330,7 @@ impl Session {
                 Ok(true)
             }
             Err(failure) => {
-                if matches!(failure, Failure::Refused(_)) {
+                if failure.is_lasting() {
                     self.retire(seat);
                 }
                 Err(failure.into_error(true))
