@@ -18,7 +18,8 @@ pub(crate) fn run() -> Result<()> {
         features(&mut steps, package);
         examples(&mut steps, package);
     }
-    steps.cargo("check --locked -p lockkit --no-default-features --tests");
+    // What these say of features that are not built in stands in no other build.
+    steps.cargo("test --locked -p lockkit --no-default-features --tests");
     steps.finish()
 }
 
