@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use super::{Builder, ELECTION, QUORUM, TLS, Zk, ask, field};
+use super::{Builder, ELECTION, Later, QUORUM, TLS, Zk, ask, field};
 use crate::cluster::{Between, Cluster, Seen, pairs};
 use crate::doors::{Door, Doors};
 use crate::link::bind;
@@ -20,6 +20,8 @@ pub struct ZkEnsemble {
     cluster: Cluster,
     _doors: Doors,
     has_tls: bool,
+    /// One for each member.
+    later: Vec<Later>,
 }
 
 impl ZkEnsemble {
@@ -34,10 +36,14 @@ impl ZkEnsemble {
     pub(super) fn with(builder: &Builder, size: usize) -> Result<Self> {
         let prepared = || {
             let peers = Arc::default();
-            let members: Vec<Server> = (0..size)
-                .map(|number| {
+            let later: Vec<Later> = (0..size).map(|_| Later::default()).collect();
+            let members: Vec<Server> = later
+                .iter()
+                .enumerate()
+                .map(|(number, later)| {
                     let member = Some(Member { number, peers: Arc::clone(&peers) });
-                    Server::stopped(Zk { builder: builder.clone(), member })
+                    let later = later.clone();
+                    Server::stopped(Zk { builder: builder.clone(), member, later })
                 })
                 .collect::<Result<_>>()?;
             let mut links = Vec::new();
@@ -61,10 +67,19 @@ impl ZkEnsemble {
             }
             // Nobody else sets it.
             peers.set(known).ok();
-            Ok((members, links, Doors::open(proxies)?))
+            Ok((members, links, (Doors::open(proxies)?, later)))
         };
-        let (cluster, doors) = Cluster::start(prepared, view)?;
-        Ok(Self { cluster, _doors: doors, has_tls: builder.tls.is_some() })
+        let (cluster, (doors, later)) = Cluster::start(prepared, view)?;
+        Ok(Self { cluster, _doors: doors, has_tls: builder.tls.is_some(), later })
+    }
+
+    /// One more line of a member's configuration from its next start on, such as `tickTime=1000`; it
+    /// wins over earlier lines for the same setting.
+    ///
+    /// # Panics
+    /// Where there are not so many members.
+    pub fn set_line(&self, member: usize, line: impl Into<String>) {
+        self.later[member].add(line.into());
     }
 
     /// A member's answer to a command of four letters, such as `srvr`, past every link.

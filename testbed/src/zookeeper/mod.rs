@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ensemble::Member;
@@ -36,6 +37,7 @@ const ELECTION: usize = 3;
 pub struct ZkServer {
     server: Server,
     has_tls: bool,
+    later: Later,
 }
 
 impl ZkServer {
@@ -59,6 +61,12 @@ impl ZkServer {
     /// [`Error::Answer`] where there is none.
     pub fn ask(&self, word: &str) -> Result<String> {
         ask(self.address(), word).map_err(Error::Answer)
+    }
+
+    /// One more line of its configuration from its next start on, such as `maxSessionTimeout=5000`;
+    /// it wins over earlier lines for the same setting.
+    pub fn set_line(&self, line: impl Into<String>) {
+        self.later.add(line.into());
     }
 
     /// The server's version, such as `3.8.0`.
@@ -159,8 +167,9 @@ impl Builder {
     /// # Errors
     /// As [`Server::start`].
     pub fn start(self) -> Result<ZkServer> {
-        let has_tls = self.tls.is_some();
-        Ok(ZkServer { server: Server::start(Zk { builder: self, member: None })?, has_tls })
+        let (has_tls, later) = (self.tls.is_some(), Later::default());
+        let zk = Zk { builder: self, member: None, later: later.clone() };
+        Ok(ZkServer { server: Server::start(zk)?, has_tls, later })
     }
 
     /// Starts an ensemble of so many members, and returns once all follow a leader.
@@ -172,9 +181,24 @@ impl Builder {
     }
 }
 
+/// The lines of a server's configuration that were added after its first start.
+#[derive(Debug, Clone, Default)]
+struct Later(Arc<Mutex<Vec<String>>>);
+
+impl Later {
+    fn add(&self, line: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 struct Zk {
     builder: Builder,
     member: Option<Member>,
+    later: Later,
 }
 
 impl Program for Zk {
@@ -215,7 +239,7 @@ impl Program for Zk {
         if let Some(member) = &self.member {
             text += &member.lines(place)?;
         }
-        for line in &self.builder.lines {
+        for line in self.builder.lines.iter().chain(&self.later.lines()) {
             text += line;
             text.push('\n');
         }

@@ -38,6 +38,16 @@ fn a_killed_server_comes_back_at_the_same_address_with_its_data_or_without() -> 
 }
 
 #[test]
+fn a_restarted_server_has_the_settings_that_were_changed_meanwhile() -> Tested {
+    let server = ZkServer::start()?;
+    server.set_line("maxSessionTimeout=5000");
+    assert!(server.ask("conf")?.contains("maxSessionTimeout=40000"));
+    server.restart(Data::Kept)?;
+    assert!(server.ask("conf")?.contains("maxSessionTimeout=5000"));
+    Ok(())
+}
+
+#[test]
 fn a_paused_server_answers_when_it_is_resumed() -> Tested {
     let server = ZkServer::start()?;
     server.pause()?;
