@@ -88,6 +88,13 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
             WithdrawnNeverEnds,
         ),
         Flaw::twist(
+            "dropped-waiter-kept",
+            "the client keeps a waiter's place alive until it is withdrawn, also where its call ended \
+             without a word: it blocks the name for as long as the client lives",
+            &["AT-18"],
+            DroppedWaiterKept,
+        ),
+        Flaw::twist(
             "withdrawal-never-answers",
             "a withdrawal gets no answer",
             &["AT-09"],
@@ -273,6 +280,28 @@ impl Twist for WithdrawnNeverEnds {
             Err(Error::Unavailable { .. }) => pending().await,
             answer => answer,
         }
+    }
+}
+
+#[derive(Debug)]
+struct DroppedWaiterKept;
+
+#[async_trait]
+impl Twist for DroppedWaiterKept {
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let (keeper, kept) = (client.clone(), request.clone());
+        // Dropped with this call, its handle does not end it.
+        let keeping = tokio::spawn(async move {
+            loop {
+                kept.clock().sleep(kept.ttl() / 3).await;
+                if matches!(keeper.ask(&kept, Ask::Again), Answer::Gone) {
+                    return;
+                }
+            }
+        });
+        let granted = client.acquire(request).await;
+        keeping.abort();
+        granted
     }
 }
 

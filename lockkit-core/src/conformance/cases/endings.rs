@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
-use crate::conformance::stop::{Verdict, require, require_held};
+use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::conformance::{Time, runner};
 use crate::{Guard, Locks};
 
@@ -35,6 +35,14 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(runtime_ends(cx)),
     )
     .needs(&[Need::RealTime]),
+    Case::new(
+        "AT-18",
+        Atomicity,
+        "C11",
+        "a waiter that ends without a word, as with its runtime, frees its place although its client \
+         is used on",
+        |cx| Box::pin(waiter_ends(cx)),
+    ),
 ];
 
 async fn dropped_guard(cx: Context) -> Verdict {
@@ -74,6 +82,54 @@ async fn dropped_anywhere(cx: Context) -> Verdict {
             .map_err(|stop| stop.of(format_args!("a guard was dropped {way}")))?;
     }
     cx.no_residue("dropped").await
+}
+
+async fn waiter_ends(cx: Context) -> Verdict {
+    type End = fn(Runtime);
+    // What the provider sees of it: a call that is dropped, and no withdrawal.
+    let mut ways: Vec<(&str, Option<End>)> = vec![("dropped", None)];
+    if !cx.is_virtual() {
+        ways.push(("with its runtime", Some(Runtime::shutdown_background)));
+    }
+    let bound = cx.ttl() + cx.expiry_slack();
+    for (way, end) in ways {
+        let client = cx.connect().await?;
+        let locks = cx.locks_of(Arc::clone(&client));
+        // It uses the client, and what the client's locks live on, to the end.
+        let kept = locks.lock(cx.name("kept")).acquire().await?;
+        let blocker = locks.lock(cx.name("waited")).acquire().await?;
+        let request = cx.request("waited")?;
+        let (asker, asked) = (Arc::clone(&client), request.clone());
+        let call = async move { asker.acquire(&asked).await.map(drop) };
+        let dropped = async |call: JoinHandle<_>| {
+            call.abort();
+            cx.by(cx.slack(), "a call that is dropped ends", call).await.map(drop)
+        };
+        match end {
+            None => {
+                let waiting = tokio::spawn(call);
+                cx.queued(&request).await?;
+                dropped(waiting).await?;
+            }
+            Some(end) => {
+                let ending = runner::runtime(Time::Real)?;
+                let waiting = ending.spawn(call);
+                cx.queued(&request).await?;
+                end(ending);
+                dropped(waiting).await?;
+            }
+        }
+        blocker.release().await?;
+        let next = cx.lock("waited").await?.acquire_within(bound).await;
+        let next = next.map_err(|error| {
+            Stop::error(&error, format_args!("a waiter ended {way}, and blocks its name"))
+        })?;
+        require_held(&kept, "lost with a waiter of its client")?;
+        next.release().await?;
+        kept.release().await?;
+        cx.no_residue("waited").await?;
+    }
+    Ok(())
 }
 
 async fn runtime_ends(cx: Context) -> Verdict {
