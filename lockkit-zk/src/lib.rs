@@ -14,10 +14,13 @@
 mod config;
 mod error;
 mod lease;
+mod limits;
 mod operator;
+mod orphans;
 mod pace;
 mod parents;
 mod place;
+mod proof;
 mod protocol;
 mod provider;
 mod queue;

@@ -23,6 +23,15 @@ pub(crate) struct Place {
     held: Mutex<Weak<Held>>,
     /// One attempt at a time looks for the node, or creates it.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    attempts: Mutex<Attempts>,
+}
+
+/// The calls that work on a request.
+#[derive(Debug, Default)]
+struct Attempts {
+    under_way: usize,
+    /// How many there ever were.
+    begun: u64,
 }
 
 /// What is known of a request's node.
@@ -97,16 +106,24 @@ impl Node {
 }
 
 impl Places {
-    /// The place of this request, made if it has none.
-    pub(crate) fn of(&self, id: RequestId) -> Arc<Place> {
+    /// Begins a call that works on this request; its place, made if it has none.
+    pub(crate) fn begin(&self, id: RequestId) -> Arc<Place> {
         let empty = || {
             Arc::new(Place {
                 known: watch::Sender::new(Known::Nothing),
                 held: Mutex::default(),
                 turn: tokio::sync::Mutex::default(),
+                attempts: Mutex::default(),
             })
         };
-        Arc::clone(self.all().entry(id).or_insert_with(empty))
+        let mut all = self.all();
+        let place = all.entry(id).or_insert_with(empty);
+        // Before another may forget it as unused.
+        let mut attempts = place.attempts();
+        attempts.under_way += 1;
+        attempts.begun += 1;
+        drop(attempts);
+        Arc::clone(place)
     }
 
     /// The place of this request, if something was ever asked for it.
@@ -122,6 +139,15 @@ impl Places {
         }
     }
 
+    /// Forgets the request if there is nothing of it, and no call works on it.
+    pub(crate) fn forget_unused(&self, id: RequestId, place: &Arc<Place>) {
+        let mut all = self.all();
+        let is_it = all.get(&id).is_some_and(|known| Arc::ptr_eq(known, place));
+        if is_it && place.is_empty() && place.attempts().under_way == 0 {
+            all.remove(&id);
+        }
+    }
+
     /// Forgets it later.
     pub(crate) fn forgets(self: &Arc<Self>, id: RequestId, place: &Arc<Place>) -> Forgets {
         Forgets { places: Arc::clone(self), id, place: Some(Arc::clone(place)) }
@@ -133,6 +159,23 @@ impl Places {
 }
 
 impl Place {
+    /// A call that worked on the request has ended; how many there ever were, if it was the last.
+    pub(crate) fn end(&self) -> Option<u64> {
+        let mut attempts = self.attempts();
+        attempts.under_way -= 1;
+        (attempts.under_way == 0).then_some(attempts.begun)
+    }
+
+    /// Whether no call works on the request, or has since there were so many.
+    pub(crate) fn is_left(&self, begun: u64) -> bool {
+        let attempts = self.attempts();
+        attempts.under_way == 0 && attempts.begun == begun
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn known(&self) -> Known {
         self.known.borrow().clone()
     }

@@ -12,6 +12,7 @@ use lockkit_core::{
 use crate::ZkConfig;
 use crate::error::limited;
 use crate::lease::ZkLease;
+use crate::orphans::Attempt;
 use crate::place::{Known, Node, Place, Places, withdrawn};
 use crate::protocol::{element, queue};
 use crate::queue::{Entered, Form};
@@ -57,6 +58,8 @@ impl ZkProvider {
             "a pause between a check and its use that outlasts the margin",
             "servers whose tickTime is longer than the tick that was configured",
             "a restore of the servers from an older snapshot",
+            "session limits that are lowered by a restart of the servers, where the answer to a \
+             reconnection is lost, or two ticks late",
         ];
         guarantees
     }
@@ -89,18 +92,19 @@ impl Inner {
     }
 
     async fn attempt(self: &Arc<Self>, request: &Request, waits: bool) -> Result<Option<Grant>> {
-        let place = self.places.of(request.id());
+        let attempt = Attempt::begin(self, request);
+        let place = &attempt.place;
         let outcome = tokio::select! {
             biased;
             () = place.withdrawn() => Err(withdrawn()),
-            outcome = self.ask(request, &place, waits) => outcome,
+            outcome = self.ask(request, place, waits) => outcome,
         };
         let outcome = match outcome {
-            Err(error) => Err(self.settled(request, &place, error).await),
+            Err(error) => Err(self.settled(request, place, error).await),
             outcome => outcome,
         };
         if matches!(outcome, Ok(None)) || place.is_empty() {
-            self.places.forget(request.id(), &place);
+            self.places.forget(request.id(), place);
         }
         outcome
     }

@@ -30,28 +30,33 @@ pub(crate) enum Removal {
     Request(String, Request, Vec<String>),
 }
 
-/// Removes until it is done, refused for good, or the session is over.
+/// Removes something, and tells those who wait for it.
 pub(crate) async fn remove(client: Client, remains: Remains) {
-    let outcome = loop {
-        let tried = match &remains.what {
-            Removal::Nodes(nodes) => remove_nodes(&client, nodes).await,
-            Removal::Request(parent, request, known) => {
-                remove_request(&client, parent, request, known).await
-            }
-        };
-        match tried {
-            Ok(()) => break Ok(()),
-            Err(error) if is_final(&error) => break Err(to_error(&error)),
-            // Its nodes have gone with it.
-            Err(_) if client.state().is_terminated() => break Ok(()),
-            Err(_) => tokio::time::sleep(PAUSE).await,
-        }
-    };
+    let outcome = removed(&client, &remains.what).await;
     if let Some(forgets) = remains.forgets.filter(|_| outcome.is_err()) {
         forgets.cancel();
     }
     // Nobody may wait any more.
     let _ = remains.done.send(outcome);
+}
+
+/// Removes until it is done, refused for good, or the session is over.
+pub(crate) async fn removed(client: &Client, what: &Removal) -> Result<()> {
+    loop {
+        let tried = match what {
+            Removal::Nodes(nodes) => remove_nodes(client, nodes).await,
+            Removal::Request(parent, request, known) => {
+                remove_request(client, parent, request, known).await
+            }
+        };
+        match tried {
+            Ok(()) => return Ok(()),
+            Err(error) if is_final(&error) => return Err(to_error(&error)),
+            // Its nodes have gone with it.
+            Err(_) if client.state().is_terminated() => return Ok(()),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
 }
 
 /// Whether no further try can do better.

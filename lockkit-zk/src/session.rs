@@ -1,19 +1,25 @@
 //! One session: its one heartbeat, and its end.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::{mpsc, oneshot, watch};
-use zookeeper_client::{Client, MultiWriteError, SessionState};
+use zookeeper_client::{Client, MultiWriteError};
 
 use crate::error::Outcome;
-use crate::pace::Pace;
+use crate::limits::Limits;
+use crate::orphans::Orphan;
 use crate::place::Forgets;
+use crate::proof::Proof;
 use crate::remains::{Remains, Removal, remove};
 use crate::usage::{InUse, Users};
+use reopening::Reopening;
+use times::Times;
 
 /// The longest that anything here waits for a server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
@@ -27,13 +33,15 @@ const LAG: Duration = Duration::from_millis(20);
 /// A session with the ensemble, shared by all requests whose ttl it gives.
 #[derive(Debug)]
 pub(crate) struct Session {
-    cleaner: Mutex<Option<mpsc::UnboundedSender<Remains>>>,
+    cleaner: Mutex<Option<mpsc::UnboundedSender<Chore>>>,
     life: Arc<Life>,
     pub(crate) id: i64,
-    /// The ttl that it gives.
-    pub(crate) ttl: Duration,
-    /// How long after a heartbeat the servers keep it, at least.
-    kept: Duration,
+}
+
+/// What the session's task does for others.
+enum Chore {
+    Remove(Remains),
+    Sweep(Orphan),
 }
 
 /// What is known of the session's life; read by all, written by its task and by acked writes.
@@ -42,6 +50,10 @@ struct Life {
     clock: Clock,
     link: watch::Sender<Link>,
     proof: watch::Sender<Proof>,
+    /// Servers keep it for less than they said as it was made.
+    is_shortened: AtomicBool,
+    /// It was over before the servers had ended it, as far as is known.
+    is_early: AtomicBool,
     /// `None` once it was closed.
     client: Mutex<Option<Client>>,
     users: Arc<Users>,
@@ -56,41 +68,47 @@ pub(crate) enum Link {
     Over,
 }
 
-/// When the last two acked proofs of life were sent.
-///
-/// Only writes count: the leader had a majority for them, and knew the session. A server that is
-/// cut off from its leader answers reads and pings for seconds, and a cut off leader a `sync`.
-#[derive(Clone, Copy, Debug)]
-struct Proof {
-    before: Instant,
-    latest: Instant,
-}
-
 impl Session {
-    /// Takes over a connected client; `asked` was read before it connected.
-    pub(crate) fn new(client: Client, clock: Clock, asked: Instant, tick: Duration) -> Arc<Self> {
-        let pace = Pace::lasting(client.session_timeout(), tick);
+    /// Takes over a connected client; `asked` was read before it connected. Its timeout counts for no
+    /// more than `most`.
+    pub(crate) fn new(
+        client: Client,
+        clock: Clock,
+        asked: Instant,
+        most: Duration,
+        limits: Arc<Limits>,
+    ) -> Arc<Self> {
+        let timeout = client.session_timeout().min(most);
+        let proof = Proof::new(asked, timeout, limits.tick());
         let (id, kept_alive) = (client.session_id().0, client.clone());
         let users = Arc::new(Users::new(clock.clone()));
         let life = Arc::new(Life {
             clock,
             link: watch::Sender::new(Link::Up),
-            proof: watch::Sender::new(Proof { before: asked, latest: asked }),
+            proof: watch::Sender::new(proof),
+            is_shortened: AtomicBool::new(false),
+            is_early: AtomicBool::new(false),
             client: Mutex::new(Some(client)),
             users,
         });
-        let (cleaner, remains) = mpsc::unbounded_channel();
+        let (cleaner, chores) = mpsc::unbounded_channel();
+        let reopening = Reopening::new(limits, timeout, &life);
         #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
-        tokio::spawn(keep(kept_alive, Arc::clone(&life), pace, remains));
+        tokio::spawn(keep(kept_alive, Arc::clone(&life), reopening, chores));
         let cleaner = Mutex::new(Some(cleaner));
-        let kept = pace.timeout.saturating_sub(tick);
-        Arc::new(Self { cleaner, life, id, ttl: pace.ttl(), kept })
+        Arc::new(Self { cleaner, life, id })
     }
 
     /// Has it in use, if it lives and has room for watches on so many bytes of paths; who `is_in`
     /// has a node on it already. After an idle time, a heartbeat goes out at once.
+    ///
+    /// A session that was shortened never gets longer again: new requests take another.
     pub(crate) fn in_use(&self, bytes: usize, is_in: bool) -> Option<InUse> {
-        if self.is_over() { None } else { self.life.users.enter(bytes, is_in) }
+        let is_shortened = self.life.is_shortened.load(Ordering::SeqCst);
+        if self.is_over() || (is_shortened && !is_in) {
+            return None;
+        }
+        self.life.users.enter(bytes, is_in)
     }
 
     /// The driver's client.
@@ -152,28 +170,26 @@ impl Session {
     }
 
     /// The term that the proofs give, by this clock.
-    ///
-    /// It counts from the latest, and lasts no longer than the one before allows.
-    pub(crate) fn term(&self, clock: &Clock) -> Term {
+    fn term(&self, clock: &Clock) -> Term {
         let now = clock.now();
-        let Proof { before, latest } = *self.life.proof.borrow();
+        let (mut latest, mut ttl) = (self.now(), Duration::ZERO);
+        self.life.proof.send_if_modified(|proof| {
+            (latest, ttl) = (proof.latest, proof.give());
+            false
+        });
         let age = self.now().saturating_since(latest);
-        let ttl = self.kept.saturating_sub(latest.saturating_since(before)).min(self.ttl);
         Term { sent: now.saturating_sub(age), ttl: Some(ttl) }
     }
 
     /// The term as soon as it gives the whole ttl.
     pub(crate) async fn whole_term(&self, clock: &Clock) -> Result<Term> {
-        self.term_once(clock, |proof| {
-            self.kept.saturating_sub(proof.latest.saturating_since(proof.before)) >= self.ttl
-        })
-        .await
+        self.term_once(clock, Proof::is_whole).await
     }
 
-    /// The term that counts from after this call began.
+    /// The term that counts from after this call began, once it is known how long the session lasts.
     pub(crate) async fn next_term(&self, clock: &Clock) -> Result<Term> {
         let began = self.now();
-        self.term_once(clock, |proof| proof.latest >= began).await
+        self.term_once(clock, |proof| proof.latest >= began && proof.is_sure()).await
     }
 
     async fn term_once(&self, clock: &Clock, holds: impl Fn(&Proof) -> bool) -> Result<Term> {
@@ -200,11 +216,28 @@ impl Session {
         forgets: Option<Forgets>,
     ) -> impl Future<Output = Result<()>> + Send + use<> {
         let (done, answer) = oneshot::channel();
-        let remains = Remains { what, forgets, done };
+        let taken = self.takes(Chore::Remove(Remains { what, forgets, done }));
+        let (life, over) = (Arc::clone(&self.life), self.over());
+        async move {
+            match answer.await {
+                Ok(outcome) if taken => outcome,
+                // Servers may keep what is left on it for longer than it was believed in.
+                _ if life.is_early.load(Ordering::SeqCst) => Err(over),
+                // A session that is over has nothing left to remove.
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// Removes what is left of a request that no call works on, unless one does soon.
+    pub(crate) fn sweep(&self, orphan: Orphan) {
+        // Where the session is over, nothing is left of it.
+        self.takes(Chore::Sweep(orphan));
+    }
+
+    fn takes(&self, chore: Chore) -> bool {
         let cleaner = self.cleaner.lock().unwrap_or_else(PoisonError::into_inner);
-        // A session that is over has nothing left to remove.
-        let taken = cleaner.as_ref().is_some_and(|to| to.send(remains).is_ok());
-        async move { if taken { answer.await.unwrap_or(Ok(())) } else { Ok(()) } }
+        cleaner.as_ref().is_some_and(|to| to.send(chore).is_ok())
     }
 
     /// Ends the session, and what is left on it.
@@ -232,16 +265,11 @@ impl Life {
     }
 
     fn proven(&self, sent: Instant) {
-        self.proof.send_if_modified(|proof| {
-            // Acks of two writes may come in either order.
-            let Proof { before, latest } = *proof;
-            if sent > latest {
-                *proof = Proof { before: latest, latest: sent };
-            } else if sent > before && sent < latest {
-                proof.before = sent;
-            }
-            sent > before && sent != latest
-        });
+        self.proof.send_if_modified(|proof| proof.acked(sent));
+    }
+
+    fn proof(&self) -> Proof {
+        *self.proof.borrow()
     }
 }
 
@@ -259,55 +287,57 @@ impl Drop for Ends {
 async fn keep(
     client: Client,
     life: Arc<Life>,
-    pace: Pace,
-    mut remains: mpsc::UnboundedReceiver<Remains>,
+    mut reopening: Reopening,
+    mut chores: mpsc::UnboundedReceiver<Chore>,
 ) {
     let ends = Ends(Arc::clone(&life));
-    let (interval, idle) = (pace.interval(), pace.timeout * IDLE);
+    let idle = life.proof().pace().timeout * IDLE;
     let mut states = client.state_watcher();
-    let mut state = client.state();
+    let (mut state, mut told) = (client.state(), None);
     let (mut beats, mut removals) = (FuturesUnordered::new(), FuturesUnordered::new());
+    // They end with the session, which does not wait for them.
+    let mut sweeps = FuturesUnordered::new();
     let mut due = life.clock.now();
     let mut open = true;
     while open || !removals.is_empty() {
-        match state {
-            SessionState::SyncConnected => set(&life.link, Link::Up),
-            SessionState::Disconnected | SessionState::ConnectedReadOnly => {
-                set(&life.link, Link::Down);
+        let now = life.clock.now();
+        match told.take().or_else(|| states.changed().now_or_never()) {
+            Some(changed) => {
+                (state, due) = (changed, now);
+                reopening.changed(&life, &client, state);
             }
-            SessionState::Expired | SessionState::Closed | SessionState::AuthFailed => break,
+            None => reopening.seen = now,
         }
-        let is_up = *life.link.borrow() == Link::Up;
-        let idle_since = life.users.idle_since();
-        let is_idle = is_up && removals.is_empty() && remains.is_empty();
-        let closes_at = idle_since.filter(|_| is_idle).map(|since| since.saturating_add(idle));
-        let beats_at = (is_up && idle_since.is_none() && beats.len() < UNANSWERED).then_some(due);
+        let is_busy = !removals.is_empty() || !chores.is_empty();
+        let Some(times) = Times::of(&life, state, &reopening, idle, is_busy) else { break };
         tokio::select! {
             biased;
-            changed = states.changed() => {
-                state = changed;
-                due = life.clock.now();
-            }
+            changed = states.changed() => told = Some(changed),
             Some(beat) = beats.next(), if !beats.is_empty() => match beat {
                 Ok(sent) => life.proven(sent),
                 Err(zookeeper_client::Error::SessionExpired) => break,
                 Err(_) => {}
             },
-            item = remains.recv(), if open => match item {
-                Some(item) => removals.push(remove(client.clone(), item)),
+            chore = chores.recv(), if open => match chore {
+                Some(Chore::Remove(item)) => removals.push(remove(client.clone(), item)),
+                Some(Chore::Sweep(of)) => sweeps.push(of.sweep(client.clone(), life.clock.clone())),
                 None => open = false,
             },
             Some(()) = removals.next(), if !removals.is_empty() => {}
-            () = life.users.wanted() => {
-                due = life.proof.borrow().latest.saturating_add(interval);
+            Some(()) = sweeps.next(), if !sweeps.is_empty() => {}
+            most = reopening.most() => {
+                reopening.answered(&life, &client, most);
+                due = life.clock.now();
             }
-            () = reached(&life.clock, closes_at) => if life.users.closes(idle) { break },
-            () = reached(&life.clock, beats_at) => {
+            () = life.users.wanted() => {
+                due = life.proof().latest.saturating_add(times.interval);
+            }
+            () = reached(&life.clock, times.closes) => if life.users.closes(idle) { break },
+            () = reached(&life.clock, times.looks) => {}
+            () = life.clock.sleep_until(due), if times.beats && beats.len() < UNANSWERED => {
                 let sent = life.clock.now();
                 beats.push(beat(client.clone(), sent));
-                // After a silence it takes two to trust the session again.
-                let silent = sent.saturating_since(life.proof.borrow().before) > interval * 3;
-                due = sent.saturating_add(if silent { interval / 8 } else { interval });
+                due = times.next_beat(&life, sent);
             }
         }
     }
@@ -341,5 +371,7 @@ async fn beat(client: Client, sent: Instant) -> Outcome<Instant> {
     }
 }
 
+mod reopening;
 #[cfg(test)]
 mod tests;
+mod times;

@@ -12,12 +12,11 @@ use zookeeper_client::Client;
 
 use crate::ZkConfig;
 use crate::error::{limited, to_error};
+use crate::limits::{Limits, MOST};
 use crate::pace::Pace;
 use crate::session::{LIMIT, Link, Session};
 use crate::usage::InUse;
 
-/// More than any server grants: what it grants instead is its maximum.
-const MOST: Duration = Duration::from_secs(24 * 3600);
 /// After so long without an answer another try is made beside the first.
 const HEDGE: Duration = Duration::from_millis(250);
 /// How many tries there are where there are several servers. Each takes them in an order that the
@@ -28,6 +27,7 @@ const TRIES: usize = 8;
 pub(crate) struct Sessions {
     config: ZkConfig,
     clock: Clock,
+    limits: Arc<Limits>,
     pub(crate) range: TtlRange,
     classes: Mutex<HashMap<Duration, Arc<Class>>>,
     closed: AtomicBool,
@@ -72,7 +72,6 @@ impl Sessions {
             Err(error) => return Err(explained(&config, error).await),
         };
         let tick = config.tick;
-        let most = client.session_timeout();
         let looked = async {
             match client.list_children(&config.base).await {
                 Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(()),
@@ -80,6 +79,8 @@ impl Sessions {
             }
         };
         limited(&clock, LIMIT, looked).await?;
+        let limits = Arc::new(Limits::new(config.clone(), clock.clone()));
+        let most = limits.compare(client.session_timeout()).await;
         let ticks = u32::try_from(Pace::lasting(most, tick).ttl().as_nanos() / tick.as_nanos());
         let max = tick.saturating_mul(ticks.unwrap_or(u32::MAX)).min(TtlRange::ANY.max);
         if max.is_zero() {
@@ -90,10 +91,10 @@ impl Sessions {
         }
         let range = TtlRange { min: tick, max, granularity: tick };
         // The longest session there is serves operators and the longest ttl.
-        let session = Session::new(client, clock.clone(), asked, tick);
+        let session = Session::new(client, clock.clone(), asked, most, Arc::clone(&limits));
         let class = Class { live: Mutex::new(vec![session]), ..Class::default() };
         let classes = Mutex::new(HashMap::from([(max, Arc::new(class))]));
-        Ok(Self { config, clock, range, classes, closed: AtomicBool::new(false) })
+        Ok(Self { config, clock, limits, range, classes, closed: AtomicBool::new(false) })
     }
 
     /// A session that gives this ttl, with room for watches on so many bytes of paths.
@@ -142,7 +143,8 @@ impl Sessions {
         let asked = self.clock.now();
         let timeout = Pace::of(ttl, self.config.tick).timeout;
         let client = connect(&self.config, timeout).await?;
-        let session = Session::new(client, self.clock.clone(), asked, self.config.tick);
+        let (clock, limits) = (self.clock.clone(), Arc::clone(&self.limits));
+        let session = Session::new(client, clock, asked, MOST, limits);
         // Held while it is looked at, so that `close` misses none.
         let mut live = class.live();
         if self.closed.load(Ordering::SeqCst) {
@@ -186,7 +188,7 @@ async fn connect(config: &ZkConfig, timeout: Duration) -> Result<Client> {
     loop {
         if left > 0 {
             left -= 1;
-            tries.push(connect_once(config, timeout)?);
+            tries.push(connect_once(config, &config.addresses().join(","), timeout)?);
         }
         tokio::select! {
             Some(tried) = tries.next() => match tried {
@@ -204,9 +206,10 @@ async fn connect(config: &ZkConfig, timeout: Duration) -> Result<Client> {
     }
 }
 
-/// One try at each server, in an order of the driver's own.
-fn connect_once(
+/// One try at each of these servers, in an order of the driver's own.
+pub(crate) fn connect_once(
     config: &ZkConfig,
+    servers: &str,
     timeout: Duration,
 ) -> Result<impl Future<Output = std::result::Result<Client, zookeeper_client::Error>> + use<>> {
     let mut connector = Client::connector()
@@ -216,7 +219,7 @@ fn connect_once(
     for (scheme, secret) in &config.logins {
         connector = connector.with_auth(scheme, secret);
     }
-    let servers = config.addresses().join(",");
+    let servers = servers.to_owned();
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
         connector = connector.with_tls(crate::tls::options(tls)?);

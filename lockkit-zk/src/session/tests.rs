@@ -5,19 +5,22 @@ use std::thread;
 
 use super::*;
 
-const TTL: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_secs(1);
 
 /// One that nobody keeps, proven at this instant.
 fn session(proven: Instant) -> Arc<Session> {
     let life = Arc::new(Life {
         clock: Clock::system(),
         link: watch::Sender::new(Link::Up),
-        proof: watch::Sender::new(Proof { before: proven, latest: proven }),
+        proof: watch::Sender::new(Proof::new(proven, TIMEOUT, TICK)),
+        is_shortened: AtomicBool::new(false),
+        is_early: AtomicBool::new(false),
         client: Mutex::new(None),
         users: Arc::new(Users::new(Clock::system())),
     });
     let cleaner = Mutex::new(None);
-    Arc::new(Session { cleaner, life, id: 1, ttl: TTL, kept: 2 * TTL })
+    Arc::new(Session { cleaner, life, id: 1 })
 }
 
 #[test]
@@ -30,7 +33,7 @@ fn acks_in_either_order_prove_the_same() {
         for sent in [order[0], order[1], order[0]] {
             session.proven(sent);
         }
-        let Proof { before, latest } = *session.life.proof.borrow();
+        let Proof { before, latest, .. } = session.life.proof();
         assert_eq!([before, latest], at);
     }
 }

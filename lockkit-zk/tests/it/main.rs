@@ -11,7 +11,9 @@ mod ensemble;
 mod idle;
 mod interop;
 mod late;
+mod limits;
 mod link;
+mod orphans;
 mod processes;
 mod sessions;
 #[cfg(feature = "tls")]

@@ -1,0 +1,153 @@
+//! How long a session the servers grant now.
+//!
+//! The driver reads that once for each session. A server with other limits shortens a session as it
+//! reopens it, and the driver keeps that part of the answer to itself. So short clients of our own
+//! ask each server, after each reconnection.
+
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lockkit_core::{Clock, Instant};
+use tokio::sync::Mutex;
+
+use crate::ZkConfig;
+use crate::session::LIMIT;
+use crate::sessions::connect_once;
+
+/// More than any server grants: what it grants instead is its maximum.
+pub(crate) const MOST: Duration = Duration::from_secs(24 * 3600);
+/// The least that servers grant unless they are told otherwise, in ticks.
+const LEAST: u32 = 2;
+/// Clients spread over a quarter of a tick, and over no more than this.
+const SPREAD: Duration = Duration::from_millis(500);
+/// So long, or as long again as the first server took, the others have for their answers: one that
+/// is down or silent holds no session.
+const OTHERS: Duration = Duration::from_millis(500);
+
+/// What the servers of one configuration grant; asked once for all sessions of a client.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    config: ZkConfig,
+    clock: Clock,
+    learnt: Mutex<Option<Learnt>>,
+}
+
+/// What the servers answered when they were asked last.
+#[derive(Debug)]
+struct Learnt {
+    asked: Instant,
+    most: Option<Duration>,
+}
+
+impl Limits {
+    pub(crate) fn new(config: ZkConfig, clock: Clock) -> Self {
+        Self { config, clock, learnt: Mutex::default() }
+    }
+
+    pub(crate) const fn tick(&self) -> Duration {
+        self.config.tick
+    }
+
+    /// What each server grants that does not say what it does.
+    pub(crate) fn least(&self) -> Duration {
+        self.config.tick * LEAST
+    }
+
+    /// The longest session that all servers grant which answer, asked after `since`; `None`: none
+    /// answers. `id` is the session that asks: by it clients spread over a quarter of a tick, so that
+    /// all of an ensemble's do not ask at once after its restart.
+    pub(crate) async fn most(&self, since: Instant, id: i64) -> Option<Duration> {
+        let mut learnt = self.learnt.lock().await;
+        if let Some(Learnt { asked, most }) = learnt.as_ref()
+            && *asked >= since
+        {
+            return *most;
+        }
+        self.clock.sleep(spread((self.config.tick / 4).min(SPREAD), id)).await;
+        let asked = self.clock.now();
+        let most = self.each(MOST).await.into_iter().map(|(_, granted)| granted).min();
+        *learnt = Some(Learnt { asked, most });
+        most
+    }
+
+    /// What each server grants for a wish of this timeout, of those that answer in time.
+    async fn each(&self, wish: Duration) -> Vec<(String, Duration)> {
+        let began = self.clock.now();
+        let mut ends_at = began.saturating_add(LIMIT);
+        let mut asked: FuturesUnordered<_> =
+            self.config.addresses().into_iter().map(|server| self.one(server, wish)).collect();
+        let mut granted = Vec::new();
+        loop {
+            let answer = tokio::select! {
+                biased;
+                Some(answer) = asked.next() => answer,
+                () = self.clock.sleep_until(ends_at), if !asked.is_empty() => return granted,
+                else => return granted,
+            };
+            let Some(answer) = answer else { continue };
+            if granted.is_empty() {
+                let took = self.clock.now().saturating_since(began);
+                ends_at = ends_at.min(began.saturating_add((took * 2).max(OTHERS)));
+            }
+            granted.push(answer);
+        }
+    }
+
+    async fn one(&self, server: String, wish: Duration) -> Option<(String, Duration)> {
+        let client = connect_once(&self.config, &server, wish).ok()?.await.ok()?;
+        // The session is closed with the client.
+        Some((server, client.session_timeout()))
+    }
+
+    /// Asks all servers as a client connects, of which one has granted `most`: the longest session
+    /// that all grant. Warns of servers that differ, and of another tick than was configured.
+    pub(crate) async fn compare(&self, most: Duration) -> Duration {
+        let servers = self.config.addresses();
+        let others = async { if servers.len() > 1 { self.each(MOST).await } else { Vec::new() } };
+        // A wish of one tick is raised to the servers' least.
+        let least = async {
+            let asked = self.one(servers.first()?.clone(), self.config.tick);
+            Some(tokio::time::timeout(OTHERS, asked).await.ok()??.1)
+        };
+        let (others, least) = tokio::join!(others, least);
+        if others.iter().any(|(_, granted)| *granted != most) {
+            tracing::warn!(
+                target: "lockkit", event = "session_limits_differ", servers = ?others,
+                "servers of one ensemble grant different sessions: give all of them the same \
+                 tickTime, minSessionTimeout and maxSessionTimeout",
+            );
+        }
+        if let Some(least) = least.filter(|least| *least != self.least()) {
+            tracing::warn!(
+                target: "lockkit", event = "tick_differs", tick = ?self.config.tick, ?least,
+                "the servers' shortest session is not two of the configured ticks: set `tick` to \
+                 their tickTime, and leave their minSessionTimeout at two of it",
+            );
+        }
+        others.into_iter().map(|(_, granted)| granted).fold(most, Duration::min)
+    }
+}
+
+/// A part of `all` that differs from session to session.
+fn spread(all: Duration, id: i64) -> Duration {
+    let [.., a, b] = id.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.cast_signed()).to_le_bytes();
+    all * u32::from(u16::from_le_bytes([a, b])) / u32::from(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_follow_each_other_are_spread_over_the_whole_time() {
+        const ALL: Duration = Duration::from_millis(500);
+        let first = 0x0100_0123_4567_0000_i64;
+        let mut quarters = [0; 4];
+        for id in first..first + 400 {
+            let at = spread(ALL, id);
+            assert!(at <= ALL);
+            quarters[usize::try_from(at.as_millis() / 126).expect("small")] += 1;
+        }
+        assert!(quarters.iter().all(|count| *count > 60), "{quarters:?}");
+    }
+}

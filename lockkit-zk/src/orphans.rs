@@ -1,0 +1,86 @@
+//! What is left of requests whose drivers ended without a word, as those of an ended runtime do.
+//!
+//! The session may be served by another runtime, and would keep their nodes for as long as it lives.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use lockkit_core::{Clock, Request};
+use zookeeper_client::Client;
+
+use crate::place::{Known, Place, Places};
+use crate::provider::Inner;
+use crate::remains::{Removal, removed};
+
+/// A driver that waits for an outage to end asks again sooner than this.
+const ORPHANED: Duration = Duration::from_secs(3);
+
+/// A call that works on a request. Once the last one has ended, and has left something in the store,
+/// the session removes that, unless another call comes in time.
+pub(crate) struct Attempt<'a> {
+    provider: &'a Inner,
+    request: &'a Request,
+    pub(crate) place: Arc<Place>,
+}
+
+impl<'a> Attempt<'a> {
+    pub(crate) fn begin(provider: &'a Inner, request: &'a Request) -> Self {
+        Self { provider, request, place: provider.places.begin(request.id()) }
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Some(begun) = self.place.end() else { return };
+        let session = match self.place.known() {
+            Known::Sent(session) => session,
+            Known::Taken(node) if !self.place.is_held() => node.session,
+            // A lease removes its own node, and so does a withdrawal.
+            Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => return,
+        };
+        session.sweep(Orphan {
+            places: Arc::downgrade(&self.provider.places),
+            place: Arc::downgrade(&self.place),
+            request: self.request.clone(),
+            parent: self.provider.parent(self.request.name()),
+            begun,
+        });
+    }
+}
+
+/// A request that no call works on. It keeps nothing alive: with the client its sessions end.
+#[derive(Debug)]
+pub(crate) struct Orphan {
+    places: Weak<Places>,
+    place: Weak<Place>,
+    request: Request,
+    parent: String,
+    /// How many calls there were when it was left.
+    begun: u64,
+}
+
+impl Orphan {
+    /// Removes what is left of the request once its driver had time to ask again.
+    pub(crate) async fn sweep(self, client: Client, clock: Clock) {
+        clock.sleep(self.request.ttl().max(ORPHANED)).await;
+        let (Some(places), Some(place)) = (self.places.upgrade(), self.place.upgrade()) else {
+            return;
+        };
+        // A call that comes now waits until the removal is answered, and then creates a node anew:
+        // the removal never finds that one.
+        let turn = place.turn.lock().await;
+        if !place.is_left(self.begun) {
+            return;
+        }
+        let what = match place.known() {
+            Known::Sent(_) => Removal::Request(self.parent, self.request.clone(), Vec::new()),
+            Known::Taken(node) if !place.is_held() => Removal::Nodes(node.paths()),
+            Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => return,
+        };
+        if removed(&client, &what).await.is_ok() {
+            place.clear();
+        }
+        drop(turn);
+        places.forget_unused(self.request.id(), &place);
+    }
+}

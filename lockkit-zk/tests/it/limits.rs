@@ -1,0 +1,176 @@
+//! Servers that come back with other session limits, or have others than their fellows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::common::{TICK, at, by, client, framing, ms, queued, server};
+use lockkit_core::{Guard, Locks};
+use lockkit_zk::{ZkConfig, ZkNode, ZkProvider};
+use testbed::log::Log;
+use testbed::{Data, Fault, Link, Way, ZkServer, timing};
+use zookeeper_client::Client;
+
+/// How long a server on a busy machine may take to come back, and its clients to return to it.
+const BACK: Duration = ms(15_000);
+
+/// A client behind a link.
+async fn through(link: &Link) -> Locks {
+    Locks::new(ZkProvider::connect(at(link.port())).await.unwrap())
+}
+
+/// The number of the session that the guard's node is on, as servers write it.
+async fn session_of(server: &ZkServer, guard: &Guard) -> String {
+    let node = guard.native::<ZkNode>().unwrap();
+    let client = Client::connect(&server.address().to_string()).await.unwrap();
+    let owner = client.check_stat(&node.path).await.unwrap().unwrap().ephemeral_owner;
+    format!("sid={owner:#x},")
+}
+
+/// Restarts the server, and waits until this session is connected again.
+async fn restarted(server: &Arc<ZkServer>, session: &str) {
+    let restarting = Arc::clone(server);
+    let restarted = tokio::task::spawn_blocking(move || restarting.restart(Data::Kept)).await;
+    restarted.unwrap().unwrap();
+    let is_back = || server.ask("cons").is_ok_and(|known| known.contains(session));
+    timing::until(BACK, "the client's return", is_back).await;
+}
+
+/// A server that comes back with a shorter greatest session, and loses a holder so long after that.
+async fn shortened(cut_after: Duration) {
+    const TTL: Duration = ms(10_000);
+    let server = Arc::new(server());
+    let link = Link::to(server.address()).unwrap();
+    let holder = through(&link).await.lock("a").ttl(TTL).acquire().await.unwrap();
+    let session = session_of(&server, &holder).await;
+    server.set_line("maxSessionTimeout=2000");
+    restarted(&server, &session).await;
+    assert!(holder.is_held(), "a restart of a moment costs no lock");
+    let next = client(&server).await.lock("a").ttl(TICK);
+    let waiting = tokio::spawn({
+        let next = next.acquire();
+        async move { (next.await.unwrap(), Instant::now()) }
+    });
+    queued(&next, 1).await;
+    let watch = holder.watch();
+    let lost = tokio::spawn(async move {
+        watch.lost().await;
+        Instant::now()
+    });
+    tokio::time::sleep(cut_after).await;
+    let cut = Instant::now();
+    link.fault(Way::Both, Fault::Blackhole);
+    let (next, granted) = by(BACK, "the next grant", waiting).await.unwrap();
+    assert!(!holder.is_held(), "two believe at once");
+    let lost = by(ms(1_000), "the loss", lost).await.unwrap();
+    assert!(lost <= granted, "lost {:?} after the next grant", lost - granted);
+    println!(
+        "cut off {cut_after:?} after the return: lost after {:?}, and the next was granted after {:?}",
+        lost.saturating_duration_since(cut),
+        granted - cut,
+    );
+    next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_session_a_restart_has_shortened_is_lost_before_another_is_granted() {
+    // In tasks of their own: starting a server blocks.
+    let rounds = [0, 100, 700].map(|millis| tokio::spawn(shortened(ms(millis))));
+    for round in rounds {
+        round.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_shortened_session_keeps_its_locks_on_shorter_terms() {
+    const TTL: Duration = ms(10_000);
+    let server = Arc::new(server());
+    let link = Link::to(server.address()).unwrap();
+    let locks = through(&link).await;
+    let log = Log::of_this_thread();
+    let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    assert_eq!(guard.ttl(), Some(TTL));
+    let session = session_of(&server, &guard).await;
+    server.set_line("maxSessionTimeout=2500");
+    restarted(&server, &session).await;
+    let shorter = || guard.ttl() == Some(ms(1_500));
+    timing::until(TTL, "a renewal on the server's terms", shorter).await;
+    // Longer than a term: it was renewed.
+    tokio::time::sleep(ms(2_500)).await;
+    assert!(guard.is_held());
+    let other = locks.lock("b").ttl(TTL).acquire().await.unwrap();
+    assert_eq!(other.ttl(), Some(ms(1_500)));
+    assert!(log.text().contains("session_shortened"), "{}", log.text());
+    other.release().await.unwrap();
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_the_same_limits_shortens_nothing() {
+    const TTL: Duration = ms(10_000);
+    let server = Arc::new(server());
+    let link = Link::to(server.address()).unwrap();
+    let guard = through(&link).await.lock("a").ttl(TTL).acquire().await.unwrap();
+    let session = session_of(&server, &guard).await;
+    restarted(&server, &session).await;
+    // The servers are asked within a quarter of a tick, and answer.
+    tokio::time::sleep(TICK).await;
+    link.fault(Way::Both, Fault::Blackhole);
+    // Longer than the least session.
+    tokio::time::sleep(TICK * 5).await;
+    assert!(guard.is_held() && guard.ttl() == Some(TTL));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_sessions_of_a_client_learn_from_one_probe_what_servers_grant() {
+    let server = server();
+    let link = framing::counting(server.address());
+    let locks = through(&link).await;
+    let mut guards = Vec::new();
+    for ticks in 1..=4 {
+        let ttl = ms(1_500) * ticks;
+        guards.push(locks.lock(format!("a{ticks}")).ttl(ttl).acquire().await.unwrap());
+    }
+    let before = link.counts();
+    link.reset().unwrap();
+    tokio::time::sleep(TICK * 3).await;
+    let (requests, _) = link.since(&before);
+    println!("{requests:?}");
+    // Five sessions with the one for operators; a few of them come back later than the others.
+    let probes = requests["connect"] - 5;
+    assert!((1..=2).contains(&probes), "{probes} probes");
+    assert!(guards.iter().all(Guard::is_held));
+}
+
+#[tokio::test]
+async fn servers_that_differ_are_told_as_a_client_connects() {
+    let servers = [TICK, TICK * 2].map(|tick| ZkServer::builder().tick(tick).start().unwrap());
+    servers[1].set_line("maxSessionTimeout=20000");
+    servers[1].restart(Data::Kept).unwrap();
+    let connect = async |servers: &[&ZkServer], tick| {
+        let log = Log::of_this_thread();
+        let addresses = servers.iter().map(|server| server.address().to_string());
+        let provider = ZkProvider::connect(ZkConfig::new(addresses).tick(tick)).await.unwrap();
+        drop(provider);
+        log.text()
+    };
+    let [first, second] = [&servers[0], &servers[1]];
+    // A server that is slow to answer is not waited for.
+    let mut differ = String::new();
+    for _ in 0..5 {
+        differ += &connect(&[first, second], TICK).await;
+        if differ.contains("session_limits_differ") {
+            break;
+        }
+    }
+    assert!(differ.contains("session_limits_differ") && differ.contains("tickTime"), "{differ}");
+    let fits = connect(&[first], TICK).await;
+    assert!(!fits.contains("session_limits_differ") && !fits.contains("tick_differs"), "{fits}");
+    let mut short = String::new();
+    for _ in 0..5 {
+        short += &connect(&[second], TICK).await;
+        if short.contains("tick_differs") {
+            break;
+        }
+    }
+    assert!(short.contains("tick_differs") && short.contains("set `tick`"), "{short}");
+}
