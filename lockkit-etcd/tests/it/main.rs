@@ -2,6 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod beliefs;
 mod cluster;
 mod common;
 mod connect;
