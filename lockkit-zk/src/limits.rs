@@ -18,7 +18,7 @@ use crate::sessions::connect_once;
 pub(crate) const MOST: Duration = Duration::from_secs(24 * 3600);
 /// The least that servers grant unless they are told otherwise, in ticks.
 const LEAST: u32 = 2;
-/// Clients spread over a quarter of a tick, and over no more than this.
+/// Clients spread over no more than this, nor than a quarter of a tick.
 const SPREAD: Duration = Duration::from_millis(500);
 /// So long, or as long again as the first server took, the others have for their answers: one that
 /// is down or silent holds no session.
@@ -54,16 +54,17 @@ impl Limits {
     }
 
     /// The longest session that all servers grant which answer, asked after `since`; `None`: none
-    /// answers. `id` is the session that asks: by it clients spread over a quarter of a tick, so that
-    /// all of an ensemble's do not ask at once after its restart.
-    pub(crate) async fn most(&self, since: Instant, id: i64) -> Option<Duration> {
+    /// answers. `id` is the session that asks: by it clients spread over an eighth of the outage that
+    /// they come from, so that all of an ensemble's do not ask at once after its restart.
+    pub(crate) async fn most(&self, since: Instant, id: i64, outage: Duration) -> Option<Duration> {
         let mut learnt = self.learnt.lock().await;
         if let Some(Learnt { asked, most }) = learnt.as_ref()
             && *asked >= since
         {
             return *most;
         }
-        self.clock.sleep(spread((self.config.tick / 4).min(SPREAD), id)).await;
+        let all = (outage / 8).min(self.config.tick / 4).min(SPREAD);
+        self.clock.sleep(spread(all, id)).await;
         let asked = self.clock.now();
         let most = self.each(MOST).await.into_iter().map(|(_, granted)| granted).min();
         *learnt = Some(Learnt { asked, most });

@@ -25,12 +25,16 @@ pub(super) struct Reopening {
     timeout: Duration,
     /// When the driver had told of no change since the one that was dealt with.
     pub(super) seen: Instant,
+    down_since: Option<Instant>,
+    /// How long the last one lasted.
+    outage: Duration,
     asking: Option<Asking>,
 }
 
 impl Reopening {
     pub(super) fn new(limits: Arc<Limits>, timeout: Duration, life: &Life) -> Self {
-        Self { limits, timeout, seen: life.clock.now(), asking: None }
+        let (seen, outage) = (life.clock.now(), Duration::ZERO);
+        Self { limits, timeout, seen, down_since: None, outage, asking: None }
     }
 
     /// How long after a heartbeat the next one is sent: while it is not known how long the session
@@ -48,11 +52,15 @@ impl Reopening {
     /// connected is a reconnection.
     pub(super) fn changed(&mut self, life: &Life, client: &Client, state: SessionState) {
         self.asking = None;
+        let now = life.clock.now();
         if state != SessionState::SyncConnected {
+            self.down_since.get_or_insert(now);
             return;
         }
         let least = self.limits.least();
         life.proof.send_modify(|proof| proof.reopen(self.seen, least));
+        let outage = self.down_since.take().map(|since| now.saturating_since(since));
+        self.outage = outage.unwrap_or_default();
         self.ask(life, client, Duration::ZERO);
     }
 
@@ -84,11 +92,11 @@ impl Reopening {
     }
 
     fn ask(&mut self, life: &Life, client: &Client, pause: Duration) {
-        let (limits, clock, id) =
-            (Arc::clone(&self.limits), life.clock.clone(), client.session_id().0);
+        let (limits, clock) = (Arc::clone(&self.limits), life.clock.clone());
+        let (id, outage) = (client.session_id().0, self.outage);
         self.asking = Some(Box::pin(async move {
             clock.sleep(pause).await;
-            limits.most(clock.now(), id).await
+            limits.most(clock.now(), id, outage).await
         }));
     }
 }
