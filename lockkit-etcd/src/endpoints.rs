@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -191,11 +191,23 @@ impl Endpoints {
         T: Answer,
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let used = OnceLock::new();
+        // The number of the client that is used; 0 until there is one.
+        let used = AtomicU64::new(0);
         let call = async {
-            let line = self.line_to(member).await?;
-            let number = *used.get_or_init(|| line.number);
-            self.verify(&line).await?;
+            let line = loop {
+                let line = self.line_to(member).await?;
+                used.store(line.number, Ordering::SeqCst);
+                if self.verify(&line).await? {
+                    break line;
+                }
+                // Given up before anything was sent over it. The next connection is opened when the
+                // next keep-alive is due, and not before: the path may be back by then.
+                if patience < limit {
+                    std::future::pending::<()>().await;
+                }
+                clock.sleep(limit / 8).await;
+            };
+            let number = line.number;
             let sent = self.history.moment();
             let outcome = request(line).await.map_err(|error| Failure::of(&error));
             let outcome = outcome.and_then(|answer| self.take_in(member, sent, answer));
@@ -210,23 +222,23 @@ impl Endpoints {
             // A member that answers others in the second half is busy, and not gone.
             let heard = self.heard(member);
             clock.sleep_until(began.saturating_add(patience)).await;
-            self.silent(member, heard, used.get() == Some(&heard.number));
+            self.silent(member, heard, used.load(Ordering::SeqCst) == heard.number);
             clock.sleep_until(began.saturating_add(limit)).await;
         };
         tokio::select! {
             biased;
             outcome = call => {
                 if outcome.as_ref().is_err_and(Failure::is_of_a_member) {
-                    self.give_up(member, used.get().copied());
+                    self.give_up(member, Some(used.load(Ordering::SeqCst)));
                 }
                 outcome
             }
             () = silence => {
                 let silence = format!("etcd gave no answer within {limit:?}");
                 // Without a client nothing was sent but a login.
-                Err(match used.get() {
-                    Some(_) => Failure::Unclear(silence),
-                    None => Failure::Unserved(silence),
+                Err(match used.load(Ordering::SeqCst) {
+                    0 => Failure::Unserved(silence),
+                    _ => Failure::Unclear(silence),
                 })
             }
         }
