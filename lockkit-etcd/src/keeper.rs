@@ -58,7 +58,7 @@ pub(crate) struct Keeper {
 enum Step {
     Send,
     Wait(Instant),
-    /// Nobody needs the session any more, or it is of a history that is over.
+    /// No request needs the session any more, or it is of a history that is over.
     LetGo(Arc<Session>),
     End,
 }

@@ -40,7 +40,7 @@ impl Endpoints {
         }
     }
 
-    /// Looks whether the member at the other end is of our cluster; nothing is asked of it before.
+    /// Checks that the member at the other end is of our cluster; nothing is asked of it before.
     /// `false`: the connection was given up meanwhile.
     pub(crate) async fn verify(&self, line: &Line) -> Result<bool, Failure> {
         let Some(mark) = self.mark.get() else { return Ok(true) };

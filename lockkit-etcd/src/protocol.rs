@@ -273,7 +273,7 @@ impl Own<'_> {
 
     /// Deletes the key unless the session key was touched since `revision`, and touches it.
     ///
-    /// A copy that comes later finds it touched: whoever comes back with this request touches the
+    /// A copy that comes later finds it touched: an attempt that comes back to this request touches the
     /// session key first where this one had no answer.
     pub(crate) fn sweep(&self, revision: i64) -> Txn {
         let keys_only = Some(GetOptions::new().with_keys_only());

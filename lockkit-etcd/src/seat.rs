@@ -39,7 +39,7 @@ struct State {
     sweep: Sweep,
 }
 
-/// What is known of a removal that began because nobody worked on the request any more.
+/// What is known of a removal that began because no call worked on the request any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sweep {
     /// There is none that might still be applied.
@@ -109,10 +109,10 @@ impl Seats {
         });
     }
 
-    /// The requests on a lease that nobody has worked on for so long, to be swept: their driver has
+    /// The requests on a lease that no call has worked on for so long, to be swept: their driver has
     /// ended.
     pub(crate) fn orphans(&self, lease: i64, age: Duration) -> Vec<Sweeping> {
-        // Locked for all of it: whoever comes back finds the sweep, or is found.
+        // Locked for all of it: an attempt that comes back finds the sweep, or is found.
         let all = self.all();
         let sweep = |seat: &Arc<Seat>| {
             let mut state = seat.state();

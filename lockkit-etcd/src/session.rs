@@ -303,7 +303,7 @@ impl Session {
         Ok(())
     }
 
-    /// Removes the key of a request that nobody works on; whether it is gone.
+    /// Removes the key of a request that no call works on; whether it is gone.
     pub(crate) async fn sweep(
         &self,
         endpoints: &Endpoints,

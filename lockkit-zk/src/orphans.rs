@@ -66,7 +66,7 @@ impl Orphan {
         let (Some(places), Some(place)) = (self.places.upgrade(), self.place.upgrade()) else {
             return;
         };
-        // A call that comes now waits until the removal is answered, and then creates a node anew:
+        // A call that comes now waits until the removal is answered, and then creates a new node:
         // the removal never finds that one.
         let turn = place.turn.lock().await;
         if !place.is_left(self.begun) {

@@ -36,7 +36,7 @@ pub(crate) async fn remove(client: Client, remains: Remains) {
     if let Some(forgets) = remains.forgets.filter(|_| outcome.is_err()) {
         forgets.cancel();
     }
-    // Nobody may wait any more.
+    // Perhaps no task waits any more.
     let _ = remains.done.send(outcome);
 }
 

@@ -178,7 +178,7 @@ impl Order {
         self.grants.push((waiter, token, Instant::now()));
         let Some(first) = (number + 1).checked_sub(CROWD) else { return number };
         let round = &self.grants[first..];
-        // Whoever does not answer for as long as a reservation lasts misses its turn.
+        // A waiter that does not answer for as long as a reservation lasts misses its turn.
         let is_quick = round[CROWD - 1].2 - round[0].2 < RESERVATION;
         if is_quick && self.crowded.contains(&first) {
             let waiters: Vec<usize> = round.iter().map(|grant| grant.0).collect();

@@ -64,7 +64,7 @@ impl Reopening {
         self.ask(life, client, Duration::ZERO);
     }
 
-    /// What the servers grant at the most, once they have answered; pending where they are not asked.
+    /// The most that the servers grant, once they have answered; pending where they are not asked.
     pub(super) async fn most(&mut self) -> Option<Duration> {
         match &mut self.asking {
             Some(asking) => asking.await,
