@@ -35,7 +35,7 @@ pub(crate) struct Crowd {
 }
 
 /// Short tests, which seldom ask much of a core.
-pub(crate) const MANY: Crowd = Crowd { all: 16, cases: 8, tests: 6 };
+pub(crate) const MANY: Crowd = Crowd { all: 10, cases: 5, tests: 4 };
 /// Tests that cut connections at every byte or start clusters: more of them than these, and servers
 /// on two cores no longer answer in time.
 pub(crate) const FEW: Crowd = Crowd { all: 8, cases: 4, tests: 3 };
