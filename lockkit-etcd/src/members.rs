@@ -15,7 +15,7 @@ use crate::protocol::{Mark, reads, revision_of, send};
 
 /// How long a client that connects waits for members that do not answer: they are looked at later.
 const GRACE: Duration = Duration::from_millis(250);
-const REMEDY: &str = "list the members of one cluster only; if this is that cluster, made anew or \
+const REMEDY: &str = "list the members of one cluster only; if this is that cluster, set up again or \
     restored from a backup, connect again";
 
 impl Endpoints {
