@@ -1,22 +1,22 @@
 //! Upper bounds of time, on a machine that may give this process too little of it.
 //!
-//! A bound that is missed fails the test. Where the machine stood still meanwhile, the panic says so
-//! first: `inconclusive: the machine stood still for 312 ms; ` and then what was missed. Such a miss
-//! may run once more. What no stall excuses has no place here: two holders at once, a token, an
+//! A bound that is missed fails the test. Where the machine stood still meanwhile, or was too busy, the
+//! panic says so first: `inconclusive: the machine stood still for 312 ms; ` and then what was missed.
+//! Such a miss may run once more. What no stall excuses has no place here: two holders at once, a token, an
 //! order, and [what must be gone](gone).
 
 use std::fmt::Display;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use lockkit_core::conformance::{LONG_STALL, StallWatch, inconclusive};
+use lockkit_core::conformance::{StallWatch, Starved};
 
 use crate::{Error, Result};
 
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(10);
 
-/// When something began, and whether the machine has stood still since.
+/// When something began, and whether the machine gave the test its time since.
 #[derive(Debug)]
 pub struct Stopwatch {
     began: Instant,
@@ -39,10 +39,10 @@ impl Stopwatch {
     /// Fails: a bound of what is measured is missed, as `text` says.
     ///
     /// # Panics
-    /// Always; the message tells first of a long stall since the start.
+    /// Always; the message tells first what the machine kept from the test since the start.
     #[track_caller]
     pub fn missed(&self, text: impl Display) -> ! {
-        panic!("{}{text}", excuse(self.watch.longest()))
+        panic!("{}{text}", excuse(self.watch.starved()))
     }
 }
 
@@ -124,9 +124,9 @@ macro_rules! in_time {
     };
 }
 
-/// What is said before the text of a missed bound: nothing, unless the machine stood still for long.
-fn excuse(stall: Duration) -> String {
-    if stall < LONG_STALL { String::new() } else { format!("{}; ", inconclusive(stall)) }
+/// What is said before the text of a missed bound: nothing, unless the machine gave too little time.
+fn excuse(starved: Option<Starved>) -> String {
+    starved.map(|starved| format!("{}; ", starved.inconclusive())).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -174,9 +174,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_long_stall_is_told_and_it_is_told_first() {
-        assert_eq!(excuse(ms(249)), "");
-        assert_eq!(excuse(ms(312)), "inconclusive: the machine stood still for 312 ms; ");
+    fn what_the_machine_kept_from_the_test_is_told_first() {
+        assert_eq!(excuse(None), "");
+        let stall = Starved::StoodStill(ms(312));
+        assert_eq!(excuse(Some(stall)), "inconclusive: the machine stood still for 312 ms; ");
     }
 
     #[tokio::test]

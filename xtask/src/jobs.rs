@@ -60,7 +60,7 @@ pub(crate) struct Ran {
     passed: usize,
     /// The tests that failed, or what else went wrong, each with what the program said of it.
     failures: Vec<Failure>,
-    /// The tests that missed a time bound while the machine stood still, and ran once more.
+    /// The tests that missed a time bound for want of time, and ran once more.
     reruns: Vec<String>,
     reports: Vec<PathBuf>,
     log: PathBuf,
@@ -127,7 +127,7 @@ impl<'a> Job<'a> {
         command
     }
 
-    /// Runs it, and once more each test that was inconclusive.
+    /// Runs it.
     fn run(&self) -> Ran {
         let started = Instant::now();
         let log = log_of(&self.program.name);
@@ -142,7 +142,6 @@ impl<'a> Job<'a> {
         };
         if !has_passed {
             ran.failures = output::failures(&said);
-            self.run_again(&mut ran);
         } else if self.program.kind() == Kind::Libtest && ran.passed < self.tests.len() {
             let fewer = format!("{} of {} tests ran", ran.passed, self.tests.len());
             ran.failures.push(Failure::of_program(&fewer, &said));
@@ -151,10 +150,11 @@ impl<'a> Job<'a> {
         ran
     }
 
-    /// A time bound that was missed while the machine stood still shows nothing: once more, alone.
+    /// A time bound that was missed for want of time shows nothing: its test runs once more, alone on
+    /// the machine. A suite has run its cases once more itself.
     fn run_again(&self, ran: &mut Ran) {
         for failure in std::mem::take(&mut ran.failures) {
-            if !failure.is_inconclusive() || self.program.kind() != Kind::Libtest {
+            if !self.is_inconclusive(&failure) {
                 ran.failures.push(failure);
                 continue;
             }
@@ -170,6 +170,10 @@ impl<'a> Job<'a> {
             }
         }
     }
+
+    fn is_inconclusive(&self, failure: &Failure) -> bool {
+        failure.is_inconclusive() && self.program.kind() == Kind::Libtest
+    }
 }
 
 /// Runs them, the longest first, and shows how each went.
@@ -182,7 +186,7 @@ pub(crate) fn run(mut jobs: Vec<Job<'_>>, crowd: Crowd) -> Result<Vec<PathBuf>> 
     let started = Instant::now();
     let workers = jobs.len();
     let (left, free) = (Mutex::new(VecDeque::from(jobs)), Room::new(crowd.all));
-    let ran: Mutex<Vec<Ran>> = Mutex::default();
+    let ran: Mutex<Vec<(Job<'_>, Ran)>> = Mutex::default();
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -192,11 +196,16 @@ pub(crate) fn run(mut jobs: Vec<Job<'_>>, crowd: Crowd) -> Result<Vec<PathBuf>> 
                 let outcome = job.run();
                 free.give_back(threads);
                 outcome.show();
-                own(&ran).push(outcome);
+                own(&ran).push((job, outcome));
             });
         }
     });
-    summed_up(&own(&ran), started.elapsed())
+    let ran = ran.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let ran = ran.into_iter().map(|(job, mut ran)| {
+        job.run_again(&mut ran);
+        ran
+    });
+    summed_up(&ran.collect::<Vec<_>>(), started.elapsed())
 }
 
 fn summed_up(ran: &[Ran], took: Duration) -> Result<Vec<PathBuf>> {
@@ -231,7 +240,12 @@ fn summed_up(ran: &[Ran], took: Duration) -> Result<Vec<PathBuf>> {
 
 impl Ran {
     fn show(&self) {
-        let state = if self.failures.is_empty() { "passed" } else { "FAILED" };
+        let is_final = |failure: &Failure| !failure.is_inconclusive();
+        let state = match &self.failures[..] {
+            [] => "passed",
+            failures if failures.iter().any(is_final) => "FAILED",
+            _ => "inconclusive",
+        };
         eprintln!("    {state} after {:>4.0?}: {}, {} tests", self.took, self.name, self.passed);
     }
 }
@@ -333,7 +347,10 @@ case "$*" in *--exact*) again=yes ;; *) again=no ;; esac
         fs::write(&path, format!("{HARNESS}{script}\n")).expect("a script");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
         let program = Program { name: format!("scripts {name}"), path, directory };
-        Job::new(&program, vec!["a::late", "b"], Vec::new()).expect("tests").run()
+        let job = Job::new(&program, vec!["a::late", "b"], Vec::new()).expect("tests");
+        let mut ran = job.run();
+        job.run_again(&mut ran);
+        ran
     }
 
     fn failed(ran: &Ran) -> Vec<&str> {

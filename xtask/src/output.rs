@@ -1,8 +1,8 @@
 //! What test programs print: which tests failed, why, and which were inconclusive.
 
-/// How a failure begins that shows nothing: a time bound was missed while the machine stood still.
-/// The suite and the testbed write it.
-const INCONCLUSIVE: &str = "inconclusive: the machine stood still for";
+/// How a failure begins that shows nothing: a time bound was missed while the machine gave the test too
+/// little time. The suite and the testbed write it.
+const INCONCLUSIVE: &str = "inconclusive: the machine ";
 /// How the suite ends the line in which it tells of a case that runs once more.
 const AGAIN: &str = "it runs once more";
 /// How many characters of a long output are shown.
@@ -22,7 +22,7 @@ impl Failure {
         Self { test: what.to_owned(), said: said[from..].to_owned() }
     }
 
-    /// Whether all that failed is a time bound that was missed while the machine stood still.
+    /// Whether all that failed is a time bound that was missed for want of time.
     ///
     /// A task that panicked so ends the test with a `JoinError` besides.
     pub(crate) fn is_inconclusive(&self) -> bool {

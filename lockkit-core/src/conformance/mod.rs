@@ -35,8 +35,10 @@
 //! in the [`Report`]: neither counts as passed. A declared guarantee that does not hold fails.
 //!
 //! A case that misses a time bound while the machine gives its process too little time is
-//! *inconclusive*: a [`StallWatch`] saw that the process stood still for [`LONG_STALL`] or longer. The
-//! case says so and runs once more, and the second run counts, whatever the machine does meanwhile.
+//! *inconclusive*: a [`StallWatch`] saw that the process stood still for [`LONG_STALL`] or longer, or
+//! that threads waited for a core for half of a second ([`Starved`]). The case says so and runs once
+//! more, when no other case of the process runs, and the second run counts, whatever the machine does
+//! meanwhile.
 //! Nothing but a missed time bound runs again: two holders, a token, an order, a residue, a count or a
 //! grant that came too early fails at once. The report counts the cases that ran again. In virtual
 //! time none does.
@@ -62,6 +64,7 @@ mod fixture;
 pub mod history;
 mod notes;
 mod poll;
+mod pressure;
 mod queue;
 mod report;
 mod rerun;
@@ -77,4 +80,4 @@ pub use fixture::{Fixture, Hook, Time};
 pub use notes::{Figure, Measure};
 pub use report::{CaseRun, Report};
 pub use runner::{Outcome, check, main, run};
-pub use stall::{LONG_STALL, StallWatch, inconclusive};
+pub use stall::{LONG_STALL, StallWatch, Starved};

@@ -1,20 +1,27 @@
 //! Runs a case, and once more where the machine gave it too little time.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::notes::Notes;
-use super::stall::stood_still;
 use super::stop::{Stop, Verdict};
-use super::{Case, CaseRun, Fixture, LONG_STALL, Outcome, StallWatch, Time, inconclusive, runner};
+use super::{Case, CaseRun, Fixture, Outcome, StallWatch, Starved, Time, runner};
+
+/// First runs share it; a second run has it alone, so that no other case of the process takes time
+/// from it.
+static TURN: RwLock<()> = RwLock::new(());
 
 /// Runs a case, and once more if the first run says nothing; the second run counts.
 pub(super) fn run_case(case: &'static Case, fixture: Arc<dyn Fixture>) -> CaseRun {
-    let first = Run::of(case, Arc::clone(&fixture));
-    let Some(why) = why_inconclusive(&first.ended, first.stall, fixture.time()) else {
+    let first = {
+        let _shared = TURN.read().unwrap_or_else(PoisonError::into_inner);
+        Run::of(case, Arc::clone(&fixture))
+    };
+    let Some(why) = why_inconclusive(&first.ended, first.starved, fixture.time()) else {
         return first.counts(case, None);
     };
     println!("{}: {why}; it runs once more", case.id);
+    let _alone = TURN.write().unwrap_or_else(PoisonError::into_inner);
     Run::of(case, fixture).counts(case, Some((why, first.took)))
 }
 
@@ -24,8 +31,8 @@ struct Run {
     notes: Notes,
     /// How long it took by the machine's clock.
     took: Duration,
-    /// The longest stall meanwhile.
-    stall: Duration,
+    /// What the machine kept from it.
+    starved: Option<Starved>,
 }
 
 impl Run {
@@ -33,15 +40,15 @@ impl Run {
         let (notes, started, watch) = (Notes::default(), Instant::now(), StallWatch::start());
         let ended = runner::ended(case, fixture, &notes)
             .and_then(|()| did_enough(case, notes.operations(), notes.faults()));
-        Self { ended, notes, took: started.elapsed(), stall: watch.longest() }
+        Self { ended, notes, took: started.elapsed(), starved: watch.starved() }
     }
 
     /// What the case comes to if this run counts; `before` is a run that said nothing.
     fn counts(self, case: &'static Case, before: Option<(String, Duration)>) -> CaseRun {
-        let Self { ended, notes, took, stall } = self;
+        let Self { ended, notes, took, starved } = self;
         let (rerun, took_before) = before.unzip();
         let took = took + took_before.unwrap_or_default();
-        CaseRun { rerun, ..CaseRun::new(case, outcome(ended, stall), took, &notes) }
+        CaseRun { rerun, ..CaseRun::new(case, outcome(ended, starved), took, &notes) }
     }
 }
 
@@ -58,30 +65,29 @@ fn did_enough(case: &Case, operations: u64, faults: u64) -> Verdict {
 
 /// Why a run says nothing, so that its case runs once more; `None`: it counts.
 ///
-/// That is a time bound that was missed while the machine stood still, and nothing else. In virtual
-/// time no bound depends on the machine.
-fn why_inconclusive(ended: &Verdict, stall: Duration, time: Time) -> Option<String> {
-    match ended {
-        Err(Stop::Late(why)) if time == Time::Real && stall >= LONG_STALL => {
-            Some(format!("{} ({why})", inconclusive(stall)))
+/// That is a time bound that was missed while the machine gave it too little time, and nothing else. In
+/// virtual time no bound depends on the machine.
+fn why_inconclusive(ended: &Verdict, starved: Option<Starved>, time: Time) -> Option<String> {
+    match (ended, starved) {
+        (Err(Stop::Late(why)), Some(starved)) if time == Time::Real => {
+            Some(format!("{} ({why})", starved.inconclusive()))
         }
         _ => None,
     }
 }
 
-/// What a run that counts comes to; a failure tells for how long the machine stood still meanwhile,
-/// if that was long.
-fn outcome(ended: Verdict, stall: Duration) -> Outcome {
+/// What a run that counts comes to; a failure tells what the machine kept from it.
+fn outcome(ended: Verdict, starved: Option<Starved>) -> Outcome {
     let outcome = match ended {
         Ok(()) => Outcome::Passed,
         Err(Stop::Late(why)) => Outcome::Failed(why),
         Err(Stop::Final(outcome)) => outcome,
     };
-    match outcome {
-        Outcome::Failed(why) if stall >= LONG_STALL => {
-            Outcome::Failed(format!("{why} ({} meanwhile)", stood_still(stall)))
+    match (outcome, starved) {
+        (Outcome::Failed(why), Some(starved)) => {
+            Outcome::Failed(format!("{why} ({starved} meanwhile)"))
         }
-        outcome => outcome,
+        (outcome, _) => outcome,
     }
 }
 
@@ -89,27 +95,32 @@ fn outcome(ended: Verdict, stall: Duration) -> Outcome {
 mod tests {
     use super::*;
 
-    const SHORT: Duration = LONG_STALL.saturating_sub(Duration::from_millis(1));
+    const STALL: Starved = Starved::StoodStill(Duration::from_millis(250));
+    const CROWD: Starved = Starved::Crowded(Duration::from_millis(940));
 
     fn failed(why: &str) -> Outcome {
         Outcome::Failed(why.to_owned())
     }
 
     #[test]
-    fn only_a_time_bound_that_is_missed_in_a_long_stall_is_inconclusive() {
+    fn only_a_time_bound_that_is_missed_for_want_of_time_is_inconclusive() {
         let late = Err(Stop::late("granted: not within 1s"));
-        let why = why_inconclusive(&late, LONG_STALL, Time::Real);
-        let said = "inconclusive: the machine stood still for 250 ms (granted: not within 1s)";
-        assert_eq!(why.as_deref(), Some(said));
-        assert_eq!(why_inconclusive(&late, SHORT, Time::Real), None);
-        assert_eq!(why_inconclusive(&late, 10 * LONG_STALL, Time::Virtual), None);
+        for starved in [STALL, CROWD] {
+            let why = why_inconclusive(&late, Some(starved), Time::Real);
+            let said = format!("inconclusive: {starved} (granted: not within 1s)");
+            assert_eq!(why, Some(said));
+            assert_eq!(why_inconclusive(&late, Some(starved), Time::Virtual), None);
+        }
+        assert_eq!(why_inconclusive(&late, None, Time::Real), None);
     }
 
     #[test]
-    fn every_other_end_counts_however_long_the_machine_stood_still() {
+    fn every_other_end_counts_however_little_time_there_was() {
         let skipped = Stop::Final(Outcome::NotReached("a hook".to_owned()));
         for ended in [Ok(()), Err(Stop::failed("two guards held")), Err(skipped)] {
-            assert_eq!(why_inconclusive(&ended, 10 * LONG_STALL, Time::Real), None);
+            for starved in [STALL, CROWD] {
+                assert_eq!(why_inconclusive(&ended, Some(starved), Time::Real), None);
+            }
         }
     }
 
@@ -117,15 +128,16 @@ mod tests {
     fn a_failure_stands_and_tells_of_a_long_stall() {
         for stop in [Stop::failed, Stop::late] {
             let stalled = failed("lost (the machine stood still for 250 ms meanwhile)");
-            assert_eq!(outcome(Err(stop("lost")), LONG_STALL), stalled);
-            assert_eq!(outcome(Err(stop("lost")), SHORT), failed("lost"));
+            assert_eq!(outcome(Err(stop("lost")), Some(STALL)), stalled);
+            assert_eq!(outcome(Err(stop("lost")), None), failed("lost"));
         }
     }
 
     #[test]
     fn no_other_outcome_is_changed_by_a_stall() {
-        assert_eq!(outcome(Ok(()), 10 * LONG_STALL), Outcome::Passed);
+        assert_eq!(outcome(Ok(()), Some(STALL)), Outcome::Passed);
         let skipped = Outcome::NotReached("a hook".to_owned());
-        assert_eq!(outcome(Err(Stop::Final(skipped.clone())), 10 * LONG_STALL), skipped);
+        let ended = Err(Stop::Final(skipped.clone()));
+        assert_eq!(outcome(ended, Some(CROWD)), skipped);
     }
 }

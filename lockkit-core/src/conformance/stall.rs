@@ -1,19 +1,22 @@
-//! Whether the machine gave a test's process its time.
+//! Whether the machine gave a test its time.
 //!
 //! A machine that stands still, since it is moved, copied or given to others, renews no lease and
-//! keeps no time limit. What a test finds out meanwhile about exclusion, tokens, order and residue
-//! stands all the same. A time bound that is missed meanwhile says nothing.
+//! keeps no time limit; nor does a store whose threads wait for a core. What a test finds out meanwhile
+//! about exclusion, tokens, order and residue stands all the same. A time bound that is missed
+//! meanwhile says nothing.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::pressure::{self, Pressure};
 use crate::{Clock, Instant};
 
-/// How long a stall must be to explain a missed time bound: half of the slack that the bounds of the
-/// suite's cases have.
+/// How much time must be missing within one second to explain a missed time bound: half of the slack
+/// that the bounds of the suite's cases have.
 pub const LONG_STALL: Duration = Duration::from_millis(250);
 
 /// How often the watch looks at the time; a look that is late by less is a scheduler's matter.
@@ -21,36 +24,61 @@ const TICK: Duration = Duration::from_millis(20);
 /// Stalls that lie so close together add up: no bound of the cases is shorter than half of it.
 const TOGETHER: Duration = Duration::from_secs(1);
 
-/// What a test prints when it missed a time bound and its process stood still for `stall` meanwhile.
+/// What the machine kept from a test: so much time that a missed time bound says nothing.
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use lockkit_core::conformance::inconclusive;
+/// use lockkit_core::conformance::Starved;
 ///
-/// let said = inconclusive(Duration::from_millis(312));
-/// assert_eq!(said, "inconclusive: the machine stood still for 312 ms");
+/// let starved = Starved::StoodStill(Duration::from_millis(312));
+/// assert_eq!(starved.to_string(), "the machine stood still for 312 ms");
+/// assert_eq!(starved.inconclusive(), "inconclusive: the machine stood still for 312 ms");
 /// ```
-pub fn inconclusive(stall: Duration) -> String {
-    format!("inconclusive: {}", stood_still(stall))
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Starved {
+    /// The test's own process did not run for so long within one second.
+    StoodStill(Duration),
+    /// For so long within one second, and for at least half of it, some thread was ready to run and had
+    /// no core: one of the store's server, maybe. Linux tells it (`/proc/pressure/cpu`).
+    Crowded(Duration),
 }
 
-pub(super) fn stood_still(stall: Duration) -> String {
-    format!("the machine stood still for {} ms", stall.as_millis())
+impl Starved {
+    /// What a test prints that missed a time bound meanwhile.
+    pub fn inconclusive(self) -> String {
+        format!("inconclusive: {self}")
+    }
 }
 
-/// A thread that does nothing but look at the time, to tell for how long its process stood still.
+impl fmt::Display for Starved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StoodStill(stall) => {
+                write!(f, "the machine stood still for {} ms", stall.as_millis())
+            }
+            Self::Crowded(waited) => {
+                let waited = waited.as_millis();
+                write!(f, "the machine kept threads waiting for a core for {waited} ms of a second")
+            }
+        }
+    }
+}
+
+/// A thread that does nothing but look at the time, to tell whether the machine gave a test too little
+/// of it.
 ///
 /// What holds this thread up holds up every thread of the process. What a test, its store or a client
 /// does to other threads does not hold it up.
 ///
 /// ```
-/// use lockkit_core::conformance::{LONG_STALL, StallWatch, inconclusive};
+/// use lockkit_core::conformance::StallWatch;
 ///
 /// let watch = StallWatch::start();
 /// // Here a test measures how long something takes.
-/// if watch.longest() >= LONG_STALL {
-///     println!("{}", inconclusive(watch.longest()));
+/// if let Some(starved) = watch.starved() {
+///     println!("{}", starved.inconclusive());
 /// }
 /// ```
 #[derive(Debug)]
@@ -64,12 +92,12 @@ pub struct StallWatch {
 impl StallWatch {
     /// Starts to watch this process; the watch ends when it is dropped.
     pub fn start() -> Self {
-        Self::by(Clock::system())
+        Self::by(Clock::system(), pressure::total)
     }
 
-    fn by(clock: Clock) -> Self {
+    fn by(clock: Clock, waited: fn() -> Option<Duration>) -> Self {
         let (stop, stopped) = mpsc::channel();
-        let seen = Arc::new(Mutex::new(Seen::since(clock.now())));
+        let seen = Arc::new(Mutex::new(Seen::since(clock.now(), waited)));
         let look = {
             let (seen, clock) = (Arc::clone(&seen), clock.clone());
             move || {
@@ -88,10 +116,25 @@ impl StallWatch {
     /// Stalls within one second count as one: a process that is stopped again and again misses its
     /// bounds as one does that is stopped once.
     pub fn longest(&self) -> Duration {
-        if self.thread.is_none() {
-            return Duration::ZERO;
+        self.now().map_or(Duration::ZERO, |seen| seen.longest)
+    }
+
+    /// What the machine kept from this test since the start, if that was enough to explain a missed
+    /// time bound.
+    pub fn starved(&self) -> Option<Starved> {
+        let Seen { longest, pressure, .. } = self.now()?;
+        if longest >= LONG_STALL {
+            return Some(Starved::StoodStill(longest));
         }
-        lock(&self.seen).longest_by(self.clock.now())
+        pressure.longest().map(Starved::Crowded)
+    }
+
+    /// What it has seen until now; `None` without a thread that looks.
+    fn now(&self) -> Option<Seen> {
+        self.thread.as_ref()?;
+        let mut seen = lock(&self.seen).clone();
+        seen.look(self.clock.now());
+        Some(seen)
     }
 }
 
@@ -109,18 +152,20 @@ fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
 }
 
 /// What the watch has seen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     /// The last look at the time.
     looked: Instant,
     /// The stalls that may still add up: when each ended, and how long it was.
     recent: VecDeque<(Instant, Duration)>,
     longest: Duration,
+    pressure: Pressure,
 }
 
 impl Seen {
-    const fn since(now: Instant) -> Self {
-        Self { looked: now, recent: VecDeque::new(), longest: Duration::ZERO }
+    fn since(now: Instant, waited: fn() -> Option<Duration>) -> Self {
+        let pressure = Pressure::since(now, waited);
+        Self { looked: now, recent: VecDeque::new(), longest: Duration::ZERO, pressure }
     }
 
     fn look(&mut self, now: Instant) {
@@ -134,20 +179,13 @@ impl Seen {
             let sum = self.recent.iter().map(|(_, stall)| *stall).sum();
             self.longest = self.longest.max(sum);
         }
+        self.pressure.look(now);
     }
 
     /// How late a look is that comes now; zero if that is no stall.
     fn stall_by(&self, now: Instant) -> Duration {
         let late = now.saturating_since(self.looked).saturating_sub(TICK);
         if late < TICK { Duration::ZERO } else { late }
-    }
-
-    /// The longest stall, with the one that lasts until now.
-    fn longest_by(&self, now: Instant) -> Duration {
-        let mut seen =
-            Self { looked: self.looked, recent: self.recent.clone(), longest: self.longest };
-        seen.look(now);
-        seen.longest
     }
 }
 
@@ -158,7 +196,7 @@ mod tests {
     /// The longest stall of a process that runs and is then stopped, so long each, and again.
     fn longest(times: &[(u64, u64)]) -> Duration {
         let mut now = Instant::from_origin(Duration::from_secs(1));
-        let mut seen = Seen::since(now);
+        let mut seen = Seen::since(now, || None);
         for (runs, stopped) in times {
             for _ in 0..runs / 20 {
                 now = now.saturating_add(TICK);
@@ -173,10 +211,11 @@ mod tests {
     #[test]
     fn a_watch_tells_of_the_longest_stall_and_of_one_that_goes_on() {
         let clock = Clock::manual();
-        let watch = StallWatch::by(clock.clone());
-        assert_eq!(watch.longest(), Duration::ZERO);
+        let watch = StallWatch::by(clock.clone(), || None);
+        assert_eq!((watch.longest(), watch.starved()), (Duration::ZERO, None));
         clock.advance(LONG_STALL + TICK);
         assert_eq!(watch.longest(), LONG_STALL);
+        assert_eq!(watch.starved(), Some(Starved::StoodStill(LONG_STALL)));
         assert_eq!(longest(&[(0, 300), (2000, 400), (2000, 200)]), Duration::from_millis(400));
     }
 
@@ -187,6 +226,18 @@ mod tests {
         assert_eq!(longest(&[(100, 100), (2000, 100), (2000, 100)]), ms(100));
         // A thread that has half of the time, in turns of 50 ms.
         assert!(longest(&[(40, 50); 40]) >= LONG_STALL);
+    }
+
+    #[test]
+    fn a_stall_is_told_before_a_crowd() {
+        let clock = Clock::manual();
+        let watch = StallWatch::by(clock.clone(), || Some(Duration::ZERO));
+        clock.advance(LONG_STALL + TICK);
+        assert_eq!(watch.starved(), Some(Starved::StoodStill(LONG_STALL)));
+        let crowded = Starved::Crowded(Duration::from_millis(940)).inconclusive();
+        let said =
+            "inconclusive: the machine kept threads waiting for a core for 940 ms of a second";
+        assert_eq!(crowded, said);
     }
 
     #[test]

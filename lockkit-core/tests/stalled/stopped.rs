@@ -16,7 +16,7 @@ use super::MISTAKE;
 const WAITS: &str = "SF-23";
 const STOPPED: Duration = Duration::from_millis(300);
 const RUNS: Duration = Duration::from_millis(200);
-/// How often a machine that stands still by itself may spoil a run that must have no stall.
+/// How often a machine that is busy with other work may spoil a run that must have its time.
 const ATTEMPTS: usize = 5;
 
 /// How long a child is stopped again and again.
@@ -128,12 +128,15 @@ pub(super) fn late_twice() -> Result<(), Failed> {
 pub(super) fn late_without_a_stall() -> Result<(), Failed> {
     for _ in 0..ATTEMPTS {
         let said = run("late-1", WAITS, Stops::Never)?;
-        // By itself: the machine has other work too.
         if said.reruns() == 0 {
             said.check(!said.passed, "failed at once")?;
             said.check(said.tells("not within"), "late")?;
             return said.check(!said.tells("re-run"), "without a re-run in the report");
         }
+        // The machine has other work too, and is said to: then the second run counts.
+        let first = format!("{WAITS}: inconclusive: the machine ");
+        said.check(said.lines.iter().any(|line| line.starts_with(&first)), &first)?;
+        said.check(said.passed && said.reruns() == 1, "passed at the second run")?;
     }
-    Err(format!("{ATTEMPTS} runs in a row were said to have stood still").into())
+    Ok(())
 }

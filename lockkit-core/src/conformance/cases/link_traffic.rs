@@ -175,13 +175,11 @@ async fn side_by_side(cx: Context) -> Verdict {
         join_all(taken).await.into_iter().collect::<Result<()>>()
     };
     client.link.delay(DELAY).await?;
-    // A client may open more connections for so many, and be late meanwhile.
-    let settled = async {
-        while all().await.is_err() {
-            cx.sleep(DELAY).await;
-        }
-    };
-    cx.by(3 * cx.healed(), "a slow link is made use of", settled).await?;
+    // A client may open more connections for so many, and be late meanwhile: that takes as long as the
+    // case may, since it promises nothing of it.
+    while all().await.is_err() {
+        cx.sleep(DELAY).await;
+    }
     let begun = cx.clock.now();
     locks[0].acquire().await?.release().await?;
     let one = cx.clock.now().saturating_since(begun);
