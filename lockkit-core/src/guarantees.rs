@@ -113,8 +113,8 @@ pub struct TtlRange {
 impl TtlRange {
     /// Every ttl that lockkit accepts, to the millisecond.
     pub const ANY: Self = Self {
-        min: crate::timing::MIN_TTL,
-        max: crate::timing::MAX_TTL,
+        min: crate::driver::timing::MIN_TTL,
+        max: crate::driver::timing::MAX_TTL,
         granularity: Duration::from_millis(1),
     };
 }

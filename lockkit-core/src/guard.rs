@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hold::Hold;
+use crate::driver::held::Held;
 use crate::{Error, FencingToken, LockName, LossReason, Result};
 
 /// A held lock: renewed in the background, released when dropped.
@@ -40,10 +40,10 @@ pub struct Guard(GuardWatch);
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct GuardWatch(Arc<Hold>);
+pub struct GuardWatch(Arc<Held>);
 
 impl Guard {
-    pub(crate) const fn new(hold: Arc<Hold>) -> Self {
+    pub(crate) const fn new(hold: Arc<Held>) -> Self {
         Self(GuardWatch(hold))
     }
 

@@ -10,7 +10,6 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-mod attempt;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -19,22 +18,16 @@ mod error;
 mod fence;
 mod guarantees;
 mod guard;
-mod hold;
-mod keep;
 mod late;
 mod lease;
 mod lock;
 mod locks;
-mod machine;
 mod memory;
 #[cfg(test)]
 mod model;
 mod name;
 mod provider;
-mod reaper;
 mod request;
-mod runtime;
-mod timing;
 mod token;
 
 #[doc = include_str!("../CONTRACT.md")]

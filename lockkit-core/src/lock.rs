@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::driver::{Answer, Order, Patience, drive};
-use crate::runtime::Runtime;
-use crate::timing::{Renewal, Wish};
+use crate::driver::runtime::Runtime;
+use crate::driver::timing::{LockOptions, Renewal};
+use crate::driver::{Acquire, Answer, Wait, drive};
 use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Locks, Result};
 
 /// One name's lock, with its settings; takes guards, and may be kept and cloned.
@@ -20,13 +20,13 @@ use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Loc
 pub struct Lock {
     locks: Locks,
     pub(crate) name: Result<LockName>,
-    wish: Wish,
+    wish: LockOptions,
     label: Arc<str>,
 }
 
 impl Lock {
     pub(crate) fn new(locks: Locks, name: Result<LockName>, label: Arc<str>) -> Self {
-        Self { locks, name, wish: Wish::default(), label }
+        Self { locks, name, wish: LockOptions::default(), label }
     }
 
     /// How long the store keeps the lock for a holder that it does not hear of (C5).
@@ -86,7 +86,7 @@ impl Lock {
     /// Cancel-safe: dropped at any point it leaves no lock held and no waiter behind (C9), and it
     /// loses its place in the queue.
     pub fn acquire(&self) -> impl Future<Output = Result<Guard>> + Send + use<> {
-        granted(self.start(Patience::Wait))
+        granted(self.start(Wait::Unlimited))
     }
 
     /// Takes the lock if it is free: one attempt of at most a third of the ttl, or 2 s.
@@ -97,7 +97,7 @@ impl Lock {
     /// # Cancel safety
     /// Cancel-safe, as [`acquire`](Self::acquire).
     pub fn try_acquire(&self) -> impl Future<Output = Result<Option<Guard>>> + Send + use<> {
-        self.start(Patience::Try)
+        self.start(Wait::No)
     }
 
     /// Takes the lock, waiting for at most `limit`.
@@ -112,7 +112,7 @@ impl Lock {
         &self,
         limit: Duration,
     ) -> impl Future<Output = Result<Guard>> + Send + use<> {
-        granted(self.start(Patience::Within(limit)))
+        granted(self.start(Wait::AtMost(limit)))
     }
 
     /// Takes the lock as [`acquire`](Self::acquire) does, and runs `work` as [`Guard::run`] does:
@@ -156,7 +156,7 @@ impl Lock {
         inner.limited(inner.operator()?.revoke(&name, token)).await
     }
 
-    fn start(&self, patience: Patience) -> impl Future<Output = Answer> + Send + use<> {
+    fn start(&self, wait: Wait) -> impl Future<Output = Answer> + Send + use<> {
         let lock = self.clone();
         async move {
             let inner = lock.locks.inner();
@@ -166,12 +166,12 @@ impl Lock {
                     "this store does not offer that kind: see Locks::guarantees()",
                 ));
             }
-            let order = Order {
+            let order = Acquire {
                 timing: lock.wish.check(inner.ttl, &inner.guarantees)?,
                 wished: lock.wish.ttl.unwrap_or(inner.ttl),
                 name: lock.name?,
                 label: lock.label,
-                patience,
+                wait,
             };
             if inner.shared.closing.is_set() {
                 return Err(Error::Closed);

@@ -1,8 +1,6 @@
 //! What a program takes locks from.
 
 use std::future::Future;
-#[cfg(feature = "conformance")]
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,13 +8,11 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-#[cfg(feature = "conformance")]
-use crate::conformance::simulation::{Process, Random};
+use crate::driver::reaper::{Count, Reaper, limited};
+use crate::driver::runtime::Runtime;
+use crate::driver::timing::{DEFAULT_TTL, call_limit};
 use crate::driver::{Closing, Shared};
-use crate::reaper::{Count, Reaper, limited};
-use crate::request::{Ids, default_label};
-use crate::runtime::Runtime;
-use crate::timing::{DEFAULT_TTL, call_limit};
+use crate::request::{RandomIds, RequestIds, default_label};
 use crate::{
     Clock, Error, Guarantees, Inspection, Lock, LockName, LockProvider, Memory, Operator, Result,
 };
@@ -54,11 +50,10 @@ pub(crate) struct Inner {
 #[must_use = "nothing happens before build()"]
 pub struct Builder {
     clock: Clock,
-    runtime: Option<Runtime>,
+    pub(crate) runtime: Option<Runtime>,
     ttl: Duration,
     label: Option<Arc<str>>,
-    #[cfg(feature = "conformance")]
-    seed: Option<u64>,
+    pub(crate) ids: Arc<dyn RequestIds>,
 }
 
 impl Builder {
@@ -72,14 +67,6 @@ impl Builder {
     /// outside a runtime too.
     pub fn runtime(mut self, handle: Handle) -> Self {
         self.runtime = Some(Runtime::from(handle));
-        self
-    }
-
-    /// Tasks that run only while `process` does, and request ids from a seed.
-    #[cfg(feature = "conformance")]
-    pub(crate) fn simulated(mut self, process: Process, seed: u64) -> Self {
-        self.runtime = Some(Runtime::simulated(Handle::current(), process));
-        self.seed = Some(seed);
         self
     }
 
@@ -99,7 +86,6 @@ impl Builder {
     pub fn build(self, provider: impl LockProvider) -> Locks {
         let provider: Arc<dyn LockProvider> = Arc::new(provider);
         let guarantees = provider.guarantees();
-        let ids = self.ids();
         let shared = Shared {
             reaper: Reaper::new(Arc::clone(&provider), self.clock.clone()),
             provider,
@@ -107,7 +93,7 @@ impl Builder {
             closing: Closing::default(),
             active: Arc::<Count>::default(),
             ttl_adjusted: AtomicBool::new(false),
-            ids,
+            ids: self.ids,
         };
         Locks(Arc::new(Inner {
             shared: Arc::new(shared),
@@ -117,14 +103,6 @@ impl Builder {
             label: self.label.unwrap_or_else(default_label),
             watching: Arc::default(),
         }))
-    }
-
-    fn ids(&self) -> Ids {
-        #[cfg(feature = "conformance")]
-        if let Some(seed) = self.seed {
-            return Ids::Seeded(Mutex::new(Random::new(seed)));
-        }
-        Ids::Random
     }
 }
 
@@ -141,8 +119,7 @@ impl Locks {
             runtime: None,
             ttl: DEFAULT_TTL,
             label: None,
-            #[cfg(feature = "conformance")]
-            seed: None,
+            ids: Arc::new(RandomIds),
         }
     }
 

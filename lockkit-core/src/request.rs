@@ -49,26 +49,17 @@ impl fmt::Debug for RequestId {
 }
 
 /// Where the driver's request ids come from.
-#[derive(Debug, Default)]
-pub(crate) enum Ids {
-    /// The operating system.
-    #[default]
-    Random,
-    /// A simulation: the same ids from the same seed.
-    #[cfg(feature = "conformance")]
-    Seeded(Mutex<crate::conformance::simulation::Random>),
+pub(crate) trait RequestIds: fmt::Debug + Send + Sync {
+    fn next(&self) -> Result<RequestId, Error>;
 }
 
-impl Ids {
-    pub(crate) fn next(&self) -> Result<RequestId, Error> {
-        match self {
-            Self::Random => RequestId::random(),
-            #[cfg(feature = "conformance")]
-            Self::Seeded(random) => {
-                let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(RequestId::from_bytes(random.id().to_be_bytes()))
-            }
-        }
+/// From the operating system.
+#[derive(Debug)]
+pub(crate) struct RandomIds;
+
+impl RequestIds for RandomIds {
+    fn next(&self) -> Result<RequestId, Error> {
+        RequestId::random()
     }
 }
 

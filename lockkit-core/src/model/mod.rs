@@ -1,4 +1,4 @@
-//! The lease protocol, model-checked: the real [`Machine`](crate::machine::Machine) of the driver,
+//! The lease protocol, model-checked: the real [`Machine`](crate::driver::lease::Machine) of the driver,
 //! the real [`Store`](crate::memory::store::Store) and the real [`Fenced`](crate::Fenced), in every
 //! order in which three clients, their messages and time can move.
 //!
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use world::{CLIENTS, Client, Packet, Work, World, drive};
 
-use crate::machine::Event;
+use crate::driver::lease::Event;
 use crate::memory::store::Message;
 
 /// The protocol for so long, with some of its safeguards.

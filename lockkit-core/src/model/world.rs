@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Protocol;
-use crate::machine::{Event, Machine, State};
+use crate::driver::lease::{Event, Machine, State};
+use crate::driver::timing::{Renewal, Timing};
 use crate::memory::store::{Asker, Granted, Message, Notice, Reply, Store};
-use crate::timing::{Renewal, Timing};
 use crate::{Fenced, FencingToken, Instant, LockName, LossReason, RequestId, Term};
 
 pub(super) const CLIENTS: usize = 3;

@@ -38,7 +38,6 @@ use std::thread;
 use std::time::Duration;
 
 use nemesis::Cluster;
-pub(crate) use process::Process;
 pub(crate) use random::Random;
 pub use tally::Tally;
 use tokio::runtime::Builder;

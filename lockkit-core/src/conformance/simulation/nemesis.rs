@@ -11,7 +11,8 @@ use super::wire::{Cut, Link, Server, Wire};
 use super::worker::Worker;
 use super::world::World;
 use super::{ClientOf, Simulation};
-use crate::timing::call_limit;
+use crate::driver::runtime::TaskHost;
+use crate::driver::timing::call_limit;
 use crate::{Clock, LockName, Locks};
 
 /// All processes of a run, each in its present incarnation.
@@ -89,7 +90,7 @@ impl Cluster {
             resources: Arc::clone(&self.resources),
         };
         let workers = (0..world.weather.workers)
-            .map(|_| tokio::spawn(process.runs(worker.clone().work())))
+            .map(|_| tokio::spawn(process.host(Box::pin(worker.clone().work()))))
             .collect();
         Running { number, process, link, locks, workers }
     }

@@ -5,6 +5,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
+
+use super::random::Random;
+use crate::driver::runtime::{Runtime, Task, TaskHost};
+use crate::locks::Builder;
+use crate::request::RequestIds;
+use crate::{RequestId, Result};
+
 /// A simulated process: the driver's tasks and the program's own run only while it does.
 ///
 /// Frozen, it is a process that the machine has paused: none of its code runs, while the clock that
@@ -64,25 +72,46 @@ impl Process {
         self.state().life == Life::Killed
     }
 
-    /// `task`, as a task of this process.
-    pub(crate) fn runs<F: Future<Output = ()> + Send + 'static>(
-        &self,
-        task: F,
-    ) -> impl Future<Output = ()> + Send + use<F> {
-        Task { process: self.clone(), work: Some(Box::pin(task)) }
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct Task {
-    process: Process,
-    work: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+impl Builder {
+    /// Tasks that run only while `process` does, and request ids from a seed.
+    pub(crate) fn simulated(mut self, process: Process, seed: u64) -> Self {
+        let mut runtime = Runtime::from(Handle::current());
+        runtime.host = Some(Arc::new(process));
+        self.ids = Arc::new(SeededIds(Mutex::new(Random::new(seed))));
+        self.runtime = Some(runtime);
+        self
+    }
 }
 
-impl Future for Task {
+impl TaskHost for Process {
+    fn host(&self, task: Task) -> Task {
+        Box::pin(Hosted { process: self.clone(), work: Some(task) })
+    }
+}
+
+/// Request ids that are the same from the same seed.
+#[derive(Debug)]
+struct SeededIds(Mutex<Random>);
+
+impl RequestIds for SeededIds {
+    fn next(&self) -> Result<RequestId> {
+        let mut random = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(RequestId::from_bytes(random.id().to_be_bytes()))
+    }
+}
+
+/// A task that runs only while its process does.
+struct Hosted {
+    process: Process,
+    work: Option<Task>,
+}
+
+impl Future for Hosted {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::world::World;
-use crate::timing::call_limit;
+use crate::driver::timing::call_limit;
 use crate::{
     Applied, Error, FencingToken, Grant, Guarantees, Lease, LockProvider, LossReason, Operator,
     Request, RequestId, Result, Term,

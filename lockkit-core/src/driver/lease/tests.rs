@@ -1,7 +1,7 @@
 //! What the driver decides while a lease is held, event by event.
 
 use super::*;
-use crate::timing::Renewal;
+use crate::driver::timing::Renewal;
 
 const TTL: Duration = Duration::from_secs(12);
 const MARGIN: Duration = Duration::from_millis(1200);

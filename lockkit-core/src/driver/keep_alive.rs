@@ -5,15 +5,15 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::driver::Shared;
-use crate::hold::Hold;
-use crate::machine::{Event, State};
-use crate::reaper::{CleanUp, is_over, limited};
-use crate::runtime::Runtime;
+use super::Shared;
+use super::held::Held;
+use super::lease::{Event, State};
+use super::reaper::{CleanUp, is_over, limited};
+use super::runtime::Runtime;
 use crate::{Error, Lease, LossReason, Result, Term};
 
 /// Tells the hold that its driver has ended, also when the runtime drops the driver.
-struct Alive<'a>(&'a Hold);
+struct Alive<'a>(&'a Held);
 
 impl Drop for Alive<'_> {
     fn drop(&mut self) {
@@ -25,7 +25,7 @@ impl Drop for Alive<'_> {
 pub(crate) async fn keep(
     shared: &Shared,
     runtime: &Runtime,
-    hold: &Hold,
+    hold: &Held,
     lease: Box<dyn Lease>,
     call_limit: Duration,
 ) {
@@ -57,7 +57,7 @@ pub(crate) async fn keep(
 }
 
 /// Renews and watches until the machine says that the lease is over.
-async fn until_over(shared: &Shared, hold: &Hold, lease: &dyn Lease, call_limit: Duration) {
+async fn until_over(shared: &Shared, hold: &Held, lease: &dyn Lease, call_limit: Duration) {
     let mut renewals: Vec<Renewal<'_>> = Vec::new();
     let mut signal = lease.lost();
     let mut out_of_reach = lease.out_of_reach();
@@ -107,7 +107,7 @@ async fn first_of(renewals: &mut Vec<Renewal<'_>>) -> Result<Term> {
 
 type Renewal<'a> = Pin<Box<dyn Future<Output = Result<Term>> + Send + 'a>>;
 
-fn renewed(hold: &Hold, outcome: Result<Term>) -> (Event, Option<Error>) {
+fn renewed(hold: &Held, outcome: Result<Term>) -> (Event, Option<Error>) {
     match outcome {
         Ok(term) => {
             tracing::trace!(
@@ -126,7 +126,7 @@ fn renewed(hold: &Hold, outcome: Result<Term>) -> (Event, Option<Error>) {
     }
 }
 
-fn trace_state(hold: &Hold) {
+fn trace_state(hold: &Held) {
     let (name, token) = (&hold.name, hold.token.as_u64());
     match hold.state() {
         State::Held => {

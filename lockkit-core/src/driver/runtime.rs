@@ -2,24 +2,31 @@
 
 #![allow(clippy::disallowed_methods)] // here, and only here, tasks are spawned
 
+use std::fmt::Debug;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-#[cfg(feature = "conformance")]
-use crate::conformance::simulation::Process;
 use crate::{Error, Result};
 
 /// The tokio runtime that a driver lives in.
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime {
     handle: Handle,
-    /// The simulated process that all tasks belong to.
-    #[cfg(feature = "conformance")]
-    process: Option<Process>,
+    /// What decides when tasks run; `None`: the runtime alone.
+    pub(crate) host: Option<Arc<dyn TaskHost>>,
+}
+
+/// A task of a driver.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Decides when the tasks of a runtime run: a simulated process that can be frozen does.
+pub(crate) trait TaskHost: Debug + Send + Sync {
+    fn host(&self, task: Task) -> Task;
 }
 
 impl Runtime {
@@ -31,18 +38,11 @@ impl Runtime {
         Handle::try_current().map(Self::from).map_err(|_| Error::NoRuntime)
     }
 
-    /// The tasks of a simulated process, which run only while it does.
-    #[cfg(feature = "conformance")]
-    pub(crate) fn simulated(handle: Handle, process: Process) -> Self {
-        Self { handle, process: Some(process) }
-    }
-
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        #[cfg(feature = "conformance")]
-        if let Some(process) = &self.process {
-            return self.handle.spawn(process.runs(task)).abort_handle();
+        match &self.host {
+            Some(host) => self.handle.spawn(host.host(Box::pin(task))).abort_handle(),
+            None => self.handle.spawn(task).abort_handle(),
         }
-        self.handle.spawn(task).abort_handle()
     }
 
     /// Polls `future` in this runtime's context where its caller is in none, so that timers work
@@ -54,11 +54,7 @@ impl Runtime {
 
 impl From<Handle> for Runtime {
     fn from(handle: Handle) -> Self {
-        Self {
-            handle,
-            #[cfg(feature = "conformance")]
-            process: None,
-        }
+        Self { handle, host: None }
     }
 }
 

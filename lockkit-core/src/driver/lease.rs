@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::timing::Timing;
+use super::timing::Timing;
 use crate::{Instant, LossReason, Term};
 
 /// More renewals than this are never under way at once (C12).

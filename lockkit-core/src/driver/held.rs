@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-use crate::machine::{Actions, Event, Machine, State};
-use crate::runtime::{Entered, Runtime};
+use super::lease::{Actions, Event, Machine, State};
+use super::runtime::{Entered, Runtime};
 use crate::{Applied, Clock, Error, FencingToken, LockName, LossReason, Result};
 
 /// One held lease, seen from both sides. The machine decides; everybody reads it with the time.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct Held {
     pub(crate) name: LockName,
     pub(crate) token: FencingToken,
     pub(crate) native: Option<Arc<dyn Any + Send + Sync>>,
@@ -35,7 +35,7 @@ struct Inner {
     release_wanted: Option<oneshot::Sender<Result<()>>>,
 }
 
-impl Hold {
+impl Held {
     pub(crate) fn new(
         name: LockName,
         token: FencingToken,

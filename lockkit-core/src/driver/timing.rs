@@ -25,9 +25,9 @@ pub(crate) enum Renewal {
     Manual,
 }
 
-/// What a caller wishes; checked by [`Wish::check`] at the first use.
+/// What a caller wishes; checked by [`LockOptions::check`] at the first use.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wish {
+pub(crate) struct LockOptions {
     pub(crate) ttl: Option<Duration>,
     pub(crate) margin: Option<Duration>,
     pub(crate) renewal: Renewal,
@@ -44,7 +44,7 @@ pub(crate) struct Timing {
     pub(crate) max_hold: Option<Duration>,
 }
 
-impl Wish {
+impl LockOptions {
     /// Fits the wish to the store.
     ///
     /// Under manual renewal a ttl above the store's maximum is refused rather than lowered: the
@@ -182,8 +182,8 @@ mod tests {
         Guarantees::new(Exclusion::OneServer, Expiry::Ttl(range))
     }
 
-    fn ttl(wished: Duration) -> Wish {
-        Wish { ttl: Some(wished), ..Wish::default() }
+    fn ttl(wished: Duration) -> LockOptions {
+        LockOptions { ttl: Some(wished), ..LockOptions::default() }
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
             wish.check(DEFAULT_TTL, &store).map(|timing| timing.ttl).ok(),
             Some(60 * SECOND)
         );
-        let manual = Wish { renewal: Renewal::Manual, ..wish };
+        let manual = LockOptions { renewal: Renewal::Manual, ..wish };
         let refusal = manual.check(DEFAULT_TTL, &store).map_err(|error| error.to_string());
         assert!(matches!(refusal, Err(text) if text.contains("120s") && text.contains("60s")));
     }
@@ -213,7 +213,7 @@ mod tests {
         let store = store(SECOND, Duration::from_millis(60_500), SECOND);
         for renewal in [Renewal::Automatic, Renewal::Manual] {
             for wished in [60_200, 60_500] {
-                let wish = Wish { renewal, ..ttl(Duration::from_millis(wished)) };
+                let wish = LockOptions { renewal, ..ttl(Duration::from_millis(wished)) };
                 let granted = wish.check(DEFAULT_TTL, &store).map(|timing| timing.ttl);
                 assert_eq!(granted.ok(), Some(Duration::from_millis(60_500)), "{wish:?}");
             }
@@ -240,14 +240,15 @@ mod tests {
     #[test]
     fn unsafe_combinations_are_refused_with_both_values_named() {
         let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
-        let margin = Wish { margin: Some(SECOND), ..ttl(SECOND) };
-        let never = Wish { renewal: Renewal::Every(Duration::ZERO), ..ttl(SECOND) };
-        let slow = Wish { renewal: Renewal::Every(3 * SECOND), ..ttl(2 * SECOND) };
-        let late = Wish { renewal: Renewal::Every(Duration::from_millis(950)), ..ttl(SECOND) };
+        let margin = LockOptions { margin: Some(SECOND), ..ttl(SECOND) };
+        let never = LockOptions { renewal: Renewal::Every(Duration::ZERO), ..ttl(SECOND) };
+        let slow = LockOptions { renewal: Renewal::Every(3 * SECOND), ..ttl(2 * SECOND) };
+        let late =
+            LockOptions { renewal: Renewal::Every(Duration::from_millis(950)), ..ttl(SECOND) };
         // Lost before the first renewal, or before one that is put off to spread renewals.
-        let lost = Wish { margin: Some(8 * SECOND), ..ttl(12 * SECOND) };
+        let lost = LockOptions { margin: Some(8 * SECOND), ..ttl(12 * SECOND) };
         let every = Renewal::Every(Duration::from_millis(3900));
-        let own = Wish { margin: Some(6 * SECOND), renewal: every, ..ttl(10 * SECOND) };
+        let own = LockOptions { margin: Some(6 * SECOND), renewal: every, ..ttl(10 * SECOND) };
         for (wish, values) in [
             (margin, ["1s", "margin"]),
             (never, ["0ns", "1s"]),
@@ -267,7 +268,7 @@ mod tests {
         let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
         let every = |millis| {
             let renewal = Renewal::Every(Duration::from_millis(millis));
-            Wish { renewal, ..ttl(SECOND) }.check(DEFAULT_TTL, &store)
+            LockOptions { renewal, ..ttl(SECOND) }.check(DEFAULT_TTL, &store)
         };
         assert!(every(900).is_err(), "the next renewal would come at the deadline");
         let timing = every(899).expect("a safe wish");
@@ -279,14 +280,14 @@ mod tests {
     #[test]
     fn a_margin_is_accepted_up_to_where_the_latest_renewal_still_comes_before_the_deadline() {
         let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
-        let margin = |millis| Wish {
+        let margin = |millis| LockOptions {
             margin: Some(Duration::from_millis(millis)),
             ..ttl(Duration::from_secs(24))
         };
         // The renewal is due after 8 s, and 9 s at the latest.
         assert!(margin(14_999).check(DEFAULT_TTL, &store).is_ok());
         assert!(margin(15_000).check(DEFAULT_TTL, &store).is_err());
-        let manual = Wish { renewal: Renewal::Manual, ..margin(23_999) };
+        let manual = LockOptions { renewal: Renewal::Manual, ..margin(23_999) };
         assert!(manual.check(DEFAULT_TTL, &store).is_ok(), "the caller knows when it renews");
     }
 
@@ -307,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_deadline_follows_the_granted_ttl_even_when_it_is_smaller_than_the_margin() {
-        let asked = Wish { margin: Some(5 * SECOND), ..ttl(10 * SECOND) };
+        let asked = LockOptions { margin: Some(5 * SECOND), ..ttl(10 * SECOND) };
         let timing =
             asked.check(DEFAULT_TTL, &store(MIN_TTL, MAX_TTL, MIN_TTL)).expect("a safe wish");
         let sent = Instant::from_origin(SECOND);

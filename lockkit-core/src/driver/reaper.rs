@@ -12,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::runtime::Runtime;
+use super::runtime::Runtime;
 use crate::{Applied, Clock, Error, Grant, Instant, Lease, LockProvider, Request, Result};
 
 /// With this many clean-ups pending, new attempts wait for room before they ask the store.
@@ -192,7 +192,7 @@ struct Limits {
 impl Limits {
     /// After one more ttl, the store has forgotten by itself.
     fn new(clock: &Clock, ttl: Duration) -> Self {
-        let call = crate::timing::call_limit(ttl);
+        let call = super::timing::call_limit(ttl);
         Self { call, until: clock.now().saturating_add(ttl.max(call)) }
     }
 }

@@ -1,151 +1,39 @@
-//! One task per attempt: it asks and waits, and then keeps the lease it was granted.
+//! The acquire of one caller, until it has a grant or an answer: it drives the [`Attempt`], calls the
+//! provider and keeps the caller's time limit.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, TryFutureExt};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
-use crate::attempt::{self, Attempt, Step};
-use crate::guard::Guard;
-use crate::hold::Hold;
-use crate::keep::keep;
-use crate::machine::Machine;
-use crate::reaper::{Call, CleanUp, Count, Counted, Reaper, finished, limited};
-use crate::request::Ids;
-use crate::runtime::Runtime;
-use crate::timing::{Timing, call_limit};
-use crate::{
-    Applied, Clock, Error, Grant, Instant, LockName, LockProvider, Request, Result, StoreSays,
-};
-
-/// What every driver of one `Locks` shares.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) provider: Arc<dyn LockProvider>,
-    pub(crate) clock: Clock,
-    pub(crate) closing: Closing,
-    pub(crate) active: Arc<Count>,
-    pub(crate) reaper: Reaper,
-    pub(crate) ids: Ids,
-    /// Whether a difference between a wished and a granted ttl was logged.
-    pub(crate) ttl_adjusted: AtomicBool,
-}
-
-/// The level-triggered signal that the locks are being closed.
-#[derive(Debug, Default)]
-pub(crate) struct Closing {
-    set: AtomicBool,
-    changed: Notify,
-}
-
-impl Closing {
-    /// Sets it; whether it was unset.
-    pub(crate) fn set(&self) -> bool {
-        let first = !self.set.swap(true, Ordering::SeqCst);
-        self.changed.notify_waiters();
-        first
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.set.load(Ordering::SeqCst)
-    }
-
-    pub(crate) async fn closed(&self) {
-        let changed = self.changed.notified();
-        if !self.is_set() {
-            changed.await;
-        }
-    }
-}
-
-/// How long a caller waits for a name that is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
-    /// One attempt.
-    Try,
-    /// Until it is granted.
-    Wait,
-    /// Until it is granted or this has passed.
-    Within(Duration),
-}
-
-/// A caller's wish, checked.
-#[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) name: LockName,
-    pub(crate) label: Arc<str>,
-    pub(crate) timing: Timing,
-    /// The ttl that the caller wished, before it was fitted to the store.
-    pub(crate) wished: Duration,
-    pub(crate) patience: Patience,
-}
-
-pub(crate) type Answer = Result<Option<Guard>>;
-
-/// The life of one attempt and of the lease it may lead to.
-pub(crate) async fn drive(
-    shared: Arc<Shared>,
-    runtime: Runtime,
-    order: Order,
-    mut caller: oneshot::Sender<Answer>,
-    _active: Counted,
-) {
-    let (request, grant, machine) = match attempt(&shared, &runtime, &order, &mut caller).await {
-        Ok(granted) => granted,
-        Err(answer) => {
-            // A caller that has left needs no answer.
-            drop(caller.send(answer));
-            return;
-        }
-    };
-    let Grant { token, term, lease } = grant;
-    tracing::debug!(
-        target: "lockkit", event = "granted", name = %order.name, token = token.as_u64(),
-        ttl = ?term.ttl, request = %request.id(),
-    );
-    if let Some(granted) = term.ttl.filter(|granted| *granted != order.wished) {
-        if !shared.ttl_adjusted.swap(true, Ordering::Relaxed) {
-            tracing::info!(
-                target: "lockkit", event = "ttl_adjusted", name = %order.name,
-                wished = ?order.wished, ?granted, "the store grants another ttl than was wished",
-            );
-        }
-    }
-    let hold = Arc::new(Hold::new(
-        order.name,
-        token,
-        lease.native(),
-        machine,
-        shared.clock.clone(),
-        runtime.clone(),
-    ));
-    // The guard itself travels: if the caller leaves at any point, dropping it releases.
-    drop(caller.send(Ok(Some(Guard::new(Arc::clone(&hold))))));
-    let call_limit = call_limit(term.ttl.unwrap_or(order.timing.ttl));
-    keep(&shared, &runtime, &hold, lease, call_limit).await;
-}
+use super::attempt::{self, Attempt, Step};
+use super::lease::Machine;
+use super::reaper::{Call, CleanUp, finished, limited};
+use super::runtime::Runtime;
+use super::timing::call_limit;
+use super::{Acquire, Answer, Shared, Wait};
+use crate::{Applied, Clock, Error, FencingToken, Grant, Instant, Request, Result, StoreSays};
 
 /// Asks until there is a grant to hold, or an answer.
-async fn attempt(
+pub(super) async fn acquire(
     shared: &Shared,
     runtime: &Runtime,
-    order: &Order,
+    wanted: &Acquire,
     caller: &mut oneshot::Sender<Answer>,
 ) -> Result<(Request, Grant, Machine), Answer> {
     let clock = &shared.clock;
     let started = clock.now();
-    let limit = match order.patience {
-        Patience::Try => Some(call_limit(order.timing.ttl)),
-        Patience::Within(limit) => Some(limit),
-        Patience::Wait => None,
+    let limit = match wanted.wait {
+        Wait::No => Some(call_limit(wanted.timing.ttl)),
+        Wait::AtMost(limit) => Some(limit),
+        Wait::Unlimited => None,
     };
     let limit = limit.map(|limit| started.saturating_add(limit));
-    let mut warn_at = Some(started.saturating_add(order.timing.ttl));
-    let mut request = new_request(shared, order).map_err(Err)?;
-    let mut attempt = Attempt::new(order.patience != Patience::Try, request.id());
+    let mut warn_at = Some(started.saturating_add(wanted.timing.ttl));
+    let mut request = new_request(shared, wanted).map_err(Err)?;
+    let mut attempt = Attempt::new(wanted.wait != Wait::No, request.id());
     let mut stage = Stage::Admission;
     let mut warning = None;
     let mut failure = None;
@@ -181,20 +69,20 @@ async fn attempt(
             }
             Happened::Ended(Ok(Some(grant))) => {
                 let spread = request.id().to_bytes()[0];
-                match Machine::granted(order.timing, grant.term, clock.now(), spread) {
+                match Machine::granted(wanted.timing, grant.term, clock.now(), spread) {
                     Some(machine) => return Ok((request, grant, machine)),
                     None => {
                         let lease = grant.lease;
-                        let clean_up = CleanUp::Release { lease, ttl: order.timing.ttl };
+                        let clean_up = CleanUp::Release { lease, ttl: wanted.timing.ttl };
                         shared.reaper.take(clean_up, runtime);
-                        attempt::Event::GrantedLate(too_late(order.timing.ttl))
+                        attempt::Event::GrantedLate(too_late(wanted.timing.ttl))
                     }
                 }
             }
         };
         if let attempt::Event::Failed(error) | attempt::Event::GrantedLate(error) = &event {
             tracing::debug!(
-                target: "lockkit", event = "attempt_failed", name = %order.name,
+                target: "lockkit", event = "attempt_failed", name = %wanted.name,
                 request = %request.id(), error = %error,
             );
             failure = Some(error.clone());
@@ -202,9 +90,9 @@ async fn attempt(
         match attempt.on(event) {
             Step::Call { fresh } => {
                 if fresh {
-                    request = new_request(shared, order).map_err(Err)?;
+                    request = new_request(shared, wanted).map_err(Err)?;
                 }
-                stage = Stage::Calling(call(shared, &request, order.patience));
+                stage = Stage::Calling(call(shared, &request, wanted.wait));
             }
             Step::Pause(pause) => stage = Stage::Pausing(clock.now().saturating_add(pause)),
             Step::End { answer, withdraw } => {
@@ -215,7 +103,7 @@ async fn attempt(
                         .reaper
                         .take(CleanUp::Withdraw { request: request.clone(), call }, runtime);
                 }
-                return Err(answer_of(answer, order.patience, &request, applied, failure));
+                return Err(answer_of(answer, wanted.wait, &request, applied, failure));
             }
         }
     }
@@ -256,20 +144,20 @@ impl Stage {
     }
 }
 
-fn new_request(shared: &Shared, order: &Order) -> Result<Request> {
-    let (name, clock) = (order.name.clone(), shared.clock.clone());
-    let (id, label) = (shared.ids.next()?, Arc::clone(&order.label));
-    Ok(Request::labelled(id, name, order.timing.ttl, clock, label))
+fn new_request(shared: &Shared, wanted: &Acquire) -> Result<Request> {
+    let (name, clock) = (wanted.name.clone(), shared.clock.clone());
+    let (id, label) = (shared.ids.next()?, Arc::clone(&wanted.label));
+    Ok(Request::labelled(id, name, wanted.timing.ttl, clock, label))
 }
 
 /// A call that owns what it needs, so that it can outlive its caller. A bug in the provider is an
 /// ambiguous failure, which is withdrawn.
-fn call(shared: &Shared, request: &Request, patience: Patience) -> Call {
+fn call(shared: &Shared, request: &Request, wait: Wait) -> Call {
     let (provider, request) = (Arc::clone(&shared.provider), request.clone());
     let call = async move {
-        match patience {
-            Patience::Try => provider.try_acquire(&request).await,
-            Patience::Wait | Patience::Within(_) => provider.acquire(&request).await.map(Some),
+        match wait {
+            Wait::No => provider.try_acquire(&request).await,
+            Wait::Unlimited | Wait::AtMost(_) => provider.acquire(&request).await.map(Some),
         }
     };
     let panicked = |_| Err(Error::unavailable(Applied::Maybe, "the store's provider panicked"));
@@ -278,7 +166,7 @@ fn call(shared: &Shared, request: &Request, patience: Patience) -> Call {
 
 fn answer_of(
     answer: attempt::Answer,
-    patience: Patience,
+    wait: Wait,
     request: &Request,
     applied: Applied,
     failure: Option<Error>,
@@ -286,8 +174,8 @@ fn answer_of(
     match answer {
         attempt::Answer::Held => Ok(None),
         attempt::Answer::Failed(error) => Err(error),
-        attempt::Answer::TimeUp => match (patience, request.last_word()) {
-            (Patience::Within(_), Some(StoreSays::Held(holder))) => Err(Error::TimedOut { holder }),
+        attempt::Answer::TimeUp => match (wait, request.last_word()) {
+            (Wait::AtMost(_), Some(StoreSays::Held(holder))) => Err(Error::TimedOut { holder }),
             _ => Err(Error::unavailable(applied, no_grant(failure))),
         },
     }
@@ -339,7 +227,7 @@ async fn warn_of_long_wait(
         target: "lockkit", event = "long_wait", name = %request.name(), request = %request.id(),
         waited = ?shared.clock.now().saturating_since(started),
         holder = holder.as_ref().map(|holder| holder.label.as_str()),
-        holder_token = holder.as_ref().and_then(|holder| holder.token).map(crate::FencingToken::as_u64),
+        holder_token = holder.as_ref().and_then(|holder| holder.token).map(FencingToken::as_u64),
         holder_age = ?holder.as_ref().and_then(|holder| holder.age),
         error = failure.as_ref().map(tracing::field::display),
         "still waiting for a lock after a whole ttl",
