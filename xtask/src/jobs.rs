@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 use crate::output::{self, Failure};
+use crate::pressure::Pressure;
 use crate::programs::{Kind, Program};
 use crate::reports;
 use crate::steps::root;
@@ -22,6 +23,9 @@ use crate::steps::root;
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 /// How often a program is asked whether it has ended.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// Has the suite leave its re-runs to this runner, which makes them when nothing else runs.
+const RERUN_LATER: &str = "LOCKKIT_RERUN_LATER";
 
 /// How many tests run at a time: more than there are cores, since most of their time they wait.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +64,8 @@ pub(crate) struct Ran {
     passed: usize,
     /// The tests that failed, or what else went wrong, each with what the program said of it.
     failures: Vec<Failure>,
+    /// Whether threads waited for a core for half of the time that it took.
+    is_crowded: bool,
     /// The tests that missed a time bound for want of time, and ran once more.
     reruns: Vec<String>,
     reports: Vec<PathBuf>,
@@ -109,7 +115,7 @@ impl<'a> Job<'a> {
             Kind::Suite => {
                 // A case's id and the blank behind it begin its name, and stand in no other.
                 let skipped = self.others.iter().map(|id| format!("--skip={id} "));
-                command.args(skipped)
+                command.env(RERUN_LATER, "1").args(skipped)
             }
             Kind::Libtest if self.others.is_empty() && tests.len() > 1 => {
                 command.arg("--show-output")
@@ -127,9 +133,28 @@ impl<'a> Job<'a> {
         command
     }
 
+    /// The command that runs this test and no other; the report is that of the first run.
+    fn alone(&self, test: &str) -> Command {
+        let mut command = self.program.command();
+        command.envs(self.variables.iter().copied()).env_remove(reports::VARIABLE);
+        match self.program.kind() {
+            // A case's id and the blank behind it begin its name, and stand in no other.
+            Kind::Suite => {
+                let id = test.split(' ').next().unwrap_or(test);
+                command.env(RERUN_LATER, "1").arg(format!("{id} "))
+            }
+            Kind::Libtest => command.args(["--show-output", "--exact", test]),
+            Kind::Mimic => command.args(["--exact", test]),
+        };
+        if self.is_ignored {
+            command.arg("--ignored");
+        }
+        command
+    }
+
     /// Runs it.
     fn run(&self) -> Ran {
-        let started = Instant::now();
+        let (started, pressure) = (Instant::now(), Pressure::now());
         let log = log_of(&self.program.name);
         let (has_passed, said) = said(self.command(&self.tests), &log);
         let mut ran = Ran {
@@ -137,7 +162,6 @@ impl<'a> Job<'a> {
             log,
             passed: output::passed(&said),
             reports: reports::written(&said).collect(),
-            reruns: output::reruns(&said),
             ..Ran::default()
         };
         if !has_passed {
@@ -147,14 +171,15 @@ impl<'a> Job<'a> {
             ran.failures.push(Failure::of_program(&fewer, &said));
         }
         ran.took = started.elapsed();
+        ran.is_crowded = pressure.is_half_of(ran.took);
         ran
     }
 
     /// A time bound that was missed for want of time shows nothing: its test runs once more, alone on
-    /// the machine. A suite has run its cases once more itself.
+    /// the machine.
     fn run_again(&self, ran: &mut Ran) {
         for failure in std::mem::take(&mut ran.failures) {
-            if !self.is_inconclusive(&failure) {
+            if !failure.is_inconclusive(ran.is_crowded) {
                 ran.failures.push(failure);
                 continue;
             }
@@ -162,17 +187,13 @@ impl<'a> Job<'a> {
             eprintln!("    it runs once more");
             ran.reruns.push(format!("{}: {}", failure.test, failure.first_line()));
             let log = log_of(&format!("{} again", ran.name));
-            let (has_passed, said) = said(self.command(&[&failure.test]), &log);
+            let (has_passed, said) = said(self.alone(&failure.test), &log);
             if has_passed {
                 ran.passed += 1;
             } else {
                 ran.failures.push(output::failures(&said).pop().unwrap_or(failure));
             }
         }
-    }
-
-    fn is_inconclusive(&self, failure: &Failure) -> bool {
-        failure.is_inconclusive() && self.program.kind() == Kind::Libtest
     }
 }
 
@@ -240,7 +261,7 @@ fn summed_up(ran: &[Ran], took: Duration) -> Result<Vec<PathBuf>> {
 
 impl Ran {
     fn show(&self) {
-        let is_final = |failure: &Failure| !failure.is_inconclusive();
+        let is_final = |failure: &Failure| !failure.is_inconclusive(self.is_crowded);
         let state = match &self.failures[..] {
             [] => "passed",
             failures if failures.iter().any(is_final) => "FAILED",

@@ -7,6 +7,7 @@ mod matrix;
 mod metadata;
 mod msrv;
 mod output;
+mod pressure;
 mod programs;
 mod readme;
 mod reports;

@@ -38,7 +38,8 @@
 //! *inconclusive*: a [`StallWatch`] saw that the process stood still for [`LONG_STALL`] or longer, or
 //! that threads waited for a core for half of a second ([`Starved`]). The case says so and runs once
 //! more, when no other case of the process runs, and the second run counts, whatever the machine does
-//! meanwhile.
+//! meanwhile. A runner that sets `LOCKKIT_RERUN_LATER` makes that second run itself: there the case
+//! fails, and the reason begins with `inconclusive: `.
 //! Nothing but a missed time bound runs again: two holders, a token, an order, a residue, a count or a
 //! grant that came too early fails at once. The report counts the cases that ran again. In virtual
 //! time none does.

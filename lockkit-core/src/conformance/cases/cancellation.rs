@@ -187,16 +187,18 @@ async fn time_out_races_grant(cx: Context) -> Verdict {
     Ok(())
 }
 
-/// Sweeps the limit around the release, towards whichever end came less often.
+/// Moves the limit around the instant of the grant: back after a grant, on after a time-out, in steps
+/// that double until the other end comes, however long the store takes.
 async fn race_time_out(cx: &Context, lane: usize) -> Verdict<(u32, u32)> {
     const ROUNDS: u32 = 500;
+    const LONGEST_STEP: Duration = Duration::from_millis(2);
     let tail = format!("swept-{lane}");
     let [ours, theirs] =
         [cx.lock(&tail).await?, cx.lock(&tail).await?].map(|lock| lock.ttl(cx.long_ttl()));
     let held_for = Duration::from_millis(3);
-    let step = if cx.is_virtual() { 250 } else { 50 };
-    let mut limit = held_for;
-    let (mut granted, mut timed_out) = (0, 0);
+    let first_step = Duration::from_micros(if cx.is_virtual() { 250 } else { 50 });
+    let (mut limit, mut step) = (held_for, first_step);
+    let (mut granted, mut timed_out, mut was_granted) = (0, 0, false);
     for round in 0..ROUNDS {
         let holder = ours.acquire().await?;
         let release = async {
@@ -206,6 +208,9 @@ async fn race_time_out(cx: &Context, lane: usize) -> Verdict<(u32, u32)> {
         };
         let (ended, released) = join(theirs.acquire_within(limit), release).await;
         released?;
+        let turned = was_granted != ended.is_ok();
+        step = if turned { first_step } else { (step * 2).min(LONGEST_STEP) };
+        was_granted = ended.is_ok();
         match ended {
             Ok(guard) => {
                 granted += 1;
@@ -213,12 +218,12 @@ async fn race_time_out(cx: &Context, lane: usize) -> Verdict<(u32, u32)> {
                 let other = ours.try_acquire().await?;
                 require!(other.is_none(), "granted to another beside the guard");
                 guard.release().await?;
-                limit = limit.saturating_sub(Duration::from_micros(step));
+                limit = limit.saturating_sub(step);
             }
             Err(Error::TimedOut { .. } | Error::Unavailable { .. }) => {
                 timed_out += 1;
                 cx.is_free_for(&ours).await?;
-                limit += Duration::from_micros(step);
+                limit += step;
             }
             Err(error) => return Err(error.into()),
         }

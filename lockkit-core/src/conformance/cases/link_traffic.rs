@@ -41,6 +41,7 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(side_by_side(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
+    .within(60)
     .operations(100)
     .faults(1),
 ];
@@ -175,11 +176,13 @@ async fn side_by_side(cx: Context) -> Verdict {
         join_all(taken).await.into_iter().collect::<Result<()>>()
     };
     client.link.delay(DELAY).await?;
-    // A client may open more connections for so many, and be late meanwhile: that takes as long as the
-    // case may, since it promises nothing of it.
-    while all().await.is_err() {
-        cx.sleep(DELAY).await;
-    }
+    // A client may open more connections for so many, and be late meanwhile.
+    let settled = async {
+        while all().await.is_err() {
+            cx.sleep(DELAY).await;
+        }
+    };
+    cx.by(cx.limit() / 2, "a slow link is made use of", settled).await?;
     let begun = cx.clock.now();
     locks[0].acquire().await?.release().await?;
     let one = cx.clock.now().saturating_since(begun);
