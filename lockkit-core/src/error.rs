@@ -107,8 +107,25 @@ impl Error {
         matches!(self, Self::TimedOut { .. } | Self::Unavailable { .. } | Self::Lost { .. })
     }
 
+    /// What a call on a withdrawn request ends in.
+    pub fn withdrawn() -> Self {
+        Self::unavailable(Applied::No, "the request was withdrawn")
+    }
+
+    /// This error, with another answer to whether the request may have taken effect.
+    ///
+    /// A backend knows more than its client crate: that nothing was sent yet, or that an earlier sending
+    /// may still take effect. Errors that do not say it stay as they are.
+    #[must_use]
+    pub fn with_applied(self, applied: Applied) -> Self {
+        match self {
+            Self::Unavailable { cause, .. } => Self::Unavailable { applied, cause },
+            other => other,
+        }
+    }
+
     /// Whether the request behind this error may have taken effect.
-    pub(crate) const fn is_ambiguous(&self) -> bool {
+    pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unavailable { applied: Applied::Maybe, .. })
     }
 }

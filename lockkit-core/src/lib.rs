@@ -18,6 +18,7 @@ mod error;
 mod fence;
 mod guarantees;
 mod guard;
+pub mod kit;
 mod late;
 mod lease;
 mod lock;

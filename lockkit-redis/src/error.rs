@@ -25,15 +25,6 @@ const BEFORE_ANY_WRITE: [&str; 13] = [
     "TRYAGAIN",
 ];
 
-/// What an error says of all that happened: whatever became of this request, an earlier sending may
-/// have arrived, or the name be handed on.
-pub(crate) fn after(earlier: bool, error: Error) -> Error {
-    match error {
-        Error::Unavailable { cause, .. } if earlier => Error::unavailable(Applied::Maybe, cause),
-        other => other,
-    }
-}
-
 /// Whether the connection is of no more use.
 pub(crate) fn is_gone(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_unrecoverable_error() || error.is_io_error()

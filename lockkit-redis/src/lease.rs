@@ -5,61 +5,63 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use lockkit_core::{Error, Lease, LossReason, Request, Result, Term};
+use lockkit_core::kit::Notice;
+use lockkit_core::{Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 
-use crate::cohort::Cohort;
+use crate::client::{Client, Entry};
+use crate::handoff::{Cohort, HandedOn};
 use crate::protocol::{RENEW, yes};
-use crate::provider::Inner;
-use crate::seat::Seat;
 
 #[derive(Debug)]
 pub(crate) struct RedisLease {
-    provider: Arc<Inner>,
-    request: Request,
+    client: Arc<Client>,
+    entry: Entry,
     /// As the store counts it.
     token: u64,
-    seat: Arc<Seat>,
     cohort: Arc<Cohort>,
     released: AtomicBool,
 }
 
-impl RedisLease {
-    pub(crate) const fn new(
-        provider: Arc<Inner>,
-        request: Request,
-        token: u64,
-        seat: Arc<Seat>,
-        cohort: Arc<Cohort>,
-    ) -> Self {
-        Self { provider, request, token, seat, cohort, released: AtomicBool::new(false) }
-    }
+/// What the server, or a holder of this client, granted.
+pub(crate) fn grant(client: &Arc<Client>, entry: Entry, granted: HandedOn) -> Result<Grant> {
+    let HandedOn { cohort, token, sent } = granted;
+    let term = Term { sent, ttl: Some(entry.request().ttl()) };
+    let fencing = FencingToken::with_base(client.token_base, token)?;
+    let (client, released) = (Arc::clone(client), AtomicBool::new(false));
+    Ok(Grant::new(fencing, term, RedisLease { client, entry, token, cohort, released }))
 }
 
 #[async_trait]
 impl Lease for RedisLease {
     async fn renew(&self) -> Result<Term> {
-        self.cohort.known(&self.provider, &self.request).await?;
-        let sent = self.request.clock().now();
-        let ttl = self.request.ttl();
+        let request = self.entry.request();
+        self.cohort.known(&*self.client, request).await?;
+        let sent = request.clock().now();
+        let ttl = request.ttl();
         let milliseconds = ttl.as_millis().to_string();
-        if yes(&self.provider.run(&self.request, &RENEW, &[&milliseconds]).await.value?)? {
+        if yes(&self.client.run(request, &RENEW, &[&milliseconds]).await.value?)? {
             self.cohort.renewed(sent);
             return Ok(Term { sent, ttl: Some(ttl) });
         }
-        self.cohort.lost(self.request.id(), LossReason::Removed);
+        self.cohort.lost(&self.client.waiters, request.id(), LossReason::Removed);
         Err(Error::lost(LossReason::Removed))
     }
 
     async fn lost(&self) -> LossReason {
-        self.seat.lost().await
+        let reason = self.entry.wait_for(|waiter| match waiter.mailbox.last() {
+            Some(Notice::Lost(reason)) => Some(reason),
+            _ => None,
+        });
+        reason.await
     }
 
     async fn release(&self) -> Result<()> {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.cohort.end(self.request.id());
-        self.cohort.ended(&self.provider, &self.request, self.token).await?;
+        let request = self.entry.request();
+        self.cohort.end(&self.client.waiters, request.id());
+        self.cohort.ended(&*self.client, request, self.token).await?;
         self.released.store(true, Ordering::SeqCst);
         Ok(())
     }

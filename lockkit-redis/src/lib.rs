@@ -11,17 +11,19 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-mod cohort;
+mod client;
+mod cohorts;
 mod config;
 mod connection;
 mod error;
+mod handoff;
 mod lease;
 mod operator;
 mod protocol;
 mod provider;
-mod seat;
 mod server;
-mod wake;
+mod subscription;
+mod waiter;
 
 pub use config::{RedisConfig, RedisTls};
 pub use provider::RedisProvider;

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{
     Applied, Clock, Error, FencingToken, Holder, Inspection, LockName, Operator, Result,
 };
 
-use crate::connection::{Answered, LIMIT};
+use crate::client::Client;
+use crate::connection::Answered;
 use crate::protocol::{INSPECT, REVOKE, Script, keys, milliseconds, name_of, texts, yes};
-use crate::provider::Inner;
 
 #[async_trait]
-impl Operator for Inner {
+impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         self.catch_up(name).await?;
         let answer = self.look(name, &INSPECT, &[]).await.value?;
@@ -46,7 +47,7 @@ impl Operator for Inner {
             scan.arg(&cursor).arg("MATCH").arg(format!("{}*", literal(&self.prefix)));
             scan.arg("COUNT").arg(1000).arg("TYPE").arg("string");
             let (next, found): (String, Vec<String>) =
-                self.commands.command(&clock, LIMIT, &scan).await?;
+                self.commands.command(&clock, LONGEST_CALL, &scan).await?;
             let found = found.iter().filter_map(|found| name_of(&self.prefix, found));
             names.extend(found.filter(|name| {
                 name.as_str().starts_with(prefix) && after.is_none_or(|past| name > past)
@@ -83,20 +84,20 @@ impl Operator for Inner {
     }
 }
 
-impl Inner {
+impl Client {
     /// Completes when the server knows what was handed on here, or with the time for a call.
     async fn catch_up(&self, name: &LockName) -> Result<()> {
-        let Some(cohort) = self.wake.cohort(name) else { return Ok(()) };
+        let Some(cohort) = self.cohorts.latest(name) else { return Ok(()) };
         let clock = Clock::system();
         tokio::select! {
             caught_up = cohort.caught_up(self) => caught_up,
-            () = clock.sleep(LIMIT) => Ok(()),
+            () = clock.sleep(LONGEST_CALL) => Ok(()),
         }
     }
 
     async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Answered {
         let lock = keys(&self.prefix, name);
-        self.commands.script(&Clock::system(), LIMIT, script, &lock, args).await
+        self.commands.script(&Clock::system(), LONGEST_CALL, script, &lock, args).await
     }
 }
 

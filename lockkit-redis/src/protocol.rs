@@ -7,10 +7,6 @@ use lockkit_core::{Applied, Error, LockName, Request, RequestId, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 
-/// The longest that a waiter lives in the queue without a heartbeat.
-const LONGEST_LIFE: Duration = Duration::from_secs(3);
-/// The shortest: a waiter must not die of a busy machine.
-const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 /// The channels of wake-ups: one per provider, told apart by what follows.
 pub(crate) const CHANNELS: &str = "lockkit:wake:";
 
@@ -96,18 +92,13 @@ pub(crate) fn entry(id: RequestId, provider: &str) -> String {
     format!("{id}.{provider}")
 }
 
-/// How long a waiter of this ttl lives without a heartbeat.
-pub(crate) fn life(ttl: Duration) -> Duration {
-    ttl.clamp(SHORTEST_LIFE, LONGEST_LIFE)
-}
-
 /// The answer to an acquire.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Granted {
         token: u64,
-        /// The first of those who wait behind it.
-        line: Vec<Place>,
+        /// The first of those that wait behind it.
+        queue_head: Vec<Ticket>,
     },
     /// Held by another, with this place in the queue; the head is told when that lease ends.
     Held {
@@ -128,8 +119,10 @@ impl Answer {
         match part(0) {
             "granted" => Ok(Self::Granted {
                 token: part(1).parse().map_err(|_| garbled(value))?,
-                line: match value {
-                    Value::Array(parts) => parts.get(2).map(line).transpose()?.unwrap_or_default(),
+                queue_head: match value {
+                    Value::Array(parts) => {
+                        parts.get(2).map(tickets).transpose()?.unwrap_or_default()
+                    }
                     _ => Vec::new(),
                 },
             }),
@@ -149,13 +142,13 @@ impl Answer {
 /// What ends grants in the store: a release, or hand-offs that were made without the store.
 #[derive(Debug)]
 pub(crate) struct Pass {
-    /// Whom the store knows to hold.
+    /// The holder as the server knows it.
     pub(crate) from: RequestId,
     /// The newest token given out.
     pub(crate) token: u64,
-    /// Who holds by now; `None`: the name is free.
+    /// The request that holds by now; `None`: the name is free.
     pub(crate) to: Option<Request>,
-    /// Whose grants have ended, and whether an attempt of theirs may still arrive.
+    /// The requests whose grants have ended, and whether a sending of theirs may still arrive.
     pub(crate) ended: Vec<(RequestId, bool)>,
 }
 
@@ -166,7 +159,7 @@ pub(crate) enum Passed {
     Refused,
     Freed,
     /// It is held as the pass said, and these wait first.
-    On(Vec<Place>),
+    On(Vec<Ticket>),
 }
 
 impl Passed {
@@ -174,18 +167,18 @@ impl Passed {
         match value {
             Value::Int(0) => Ok(Self::Refused),
             Value::Int(_) => Ok(Self::Freed),
-            _ => line(value).map(Self::On),
+            _ => tickets(value).map(Self::On),
         }
     }
 }
 
-/// A place in the queue: whose, and its ticket. Whoever enters again has another ticket.
-pub(crate) type Place = (RequestId, u64);
+/// A place in the queue: the request, and its number. A request that enters again has another number.
+pub(crate) type Ticket = (RequestId, u64);
 
 /// Entries of a queue, each with its ticket.
-fn line(value: &Value) -> Result<Vec<Place>> {
-    let place = |pair: &[String]| Some((request_of(&pair[0])?, pair[1].parse().ok()?));
-    Ok(texts(value)?.chunks_exact(2).filter_map(place).collect())
+fn tickets(value: &Value) -> Result<Vec<Ticket>> {
+    let ticket = |pair: &[String]| Some((request_of(&pair[0])?, pair[1].parse().ok()?));
+    Ok(texts(value)?.chunks_exact(2).filter_map(ticket).collect())
 }
 
 /// The request behind an entry of the store.

@@ -1,53 +1,51 @@
-//! Whether a server is fit for locks: what is looked at once, when connecting.
+//! Whether a server is fit for locks: what is checked once, when connecting.
 
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, Error, Result};
 use redis::Value;
 
-use crate::connection::LIMIT;
+use crate::client::Client;
 use crate::protocol::{CHANNELS, scripts};
-use crate::provider::Inner;
-use crate::wake;
+use crate::subscription::subscription;
 
-impl Inner {
-    /// Refuses a server that would break what we declare.
-    pub(crate) async fn look_around(&self) -> Result<()> {
-        let clock = Clock::system();
-        let info: String = self.commands.command(&clock, LIMIT, &redis::cmd("INFO")).await?;
-        let field = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            line.unwrap_or_default().trim().to_owned()
-        };
-        check_version(&field("redis_version"))?;
-        if field("role") != "master" {
-            return Err(Error::rejected(
-                "a server that is a replica",
-                "connect to its primary: a replica takes no locks",
-            ));
-        }
-        let eviction = field("maxmemory_policy");
-        if eviction != "noeviction" {
-            return Err(Error::rejected(
-                format!("a server that may evict locks (maxmemory-policy {eviction})"),
-                "set maxmemory-policy noeviction there, or use a server of its own for locks",
-            ));
-        }
-        if field("aof_enabled") != "1" {
-            tracing::warn!(
-                target: "lockkit", event = "no_persistence",
-                "this Redis keeps no append-only file, so that a crash of it frees every lock: \
-                 set appendonly yes and appendfsync always there, if that must not be",
-            );
-        }
-        let channel = format!("{CHANNELS}{}", self.address);
-        let publish = redis::Cmd::publish(&channel, "");
-        self.commands.command::<Value>(&clock, LIMIT, &publish).await?;
-        wake::subscription(self.commands.client(), &channel).await?;
-        // The one command in the scripts that is neither @read nor @write.
-        let mut time = redis::cmd("EVAL");
-        time.arg("return redis.call('TIME')").arg(0);
-        self.commands.command::<Value>(&clock, LIMIT, &time).await?;
-        self.commands.load(&clock, &scripts()).await
+/// Refuses a server that would break what the provider declares.
+pub(crate) async fn check_server(client: &Client) -> Result<()> {
+    let clock = Clock::system();
+    let info: String = client.commands.command(&clock, LONGEST_CALL, &redis::cmd("INFO")).await?;
+    let field = |name: &str| {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    check_version(&field("redis_version"))?;
+    if field("role") != "master" {
+        return Err(Error::rejected(
+            "a server that is a replica",
+            "connect to its primary: a replica takes no locks",
+        ));
     }
+    let eviction = field("maxmemory_policy");
+    if eviction != "noeviction" {
+        return Err(Error::rejected(
+            format!("a server that may evict locks (maxmemory-policy {eviction})"),
+            "set maxmemory-policy noeviction there, or use a server of its own for locks",
+        ));
+    }
+    if field("aof_enabled") != "1" {
+        tracing::warn!(
+            target: "lockkit", event = "no_persistence",
+            "this Redis keeps no append-only file, so that a crash of it frees every lock: \
+             set appendonly yes and appendfsync always there, if that must not be",
+        );
+    }
+    let channel = format!("{CHANNELS}{}", client.address);
+    let publish = redis::Cmd::publish(&channel, "");
+    client.commands.command::<Value>(&clock, LONGEST_CALL, &publish).await?;
+    subscription(client.commands.driver(), &channel).await?;
+    // The one command in the scripts that is neither @read nor @write.
+    let mut time = redis::cmd("EVAL");
+    time.arg("return redis.call('TIME')").arg(0);
+    client.commands.command::<Value>(&clock, LONGEST_CALL, &time).await?;
+    client.commands.load(&clock, &scripts()).await
 }
 
 /// Refuses what lacks a command that the scripts use; Valkey tells the Redis it is like.

@@ -11,7 +11,7 @@ pub(crate) const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 /// The ttl when nobody names one: long enough for a slow store, short enough for a crash.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 /// No single call waits longer than this for a store.
-const CALL_LIMIT: Duration = Duration::from_secs(2);
+const CALL_LIMIT: Duration = crate::kit::LONGEST_CALL;
 
 /// How the driver keeps a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

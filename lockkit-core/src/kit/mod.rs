@@ -1,0 +1,21 @@
+//! What several backends need, once: for authors of any backend.
+//!
+//! A backend holds its store's protocol. Around it every store needs the same machines, and these are
+//! here: a record for each request ([`Requests`]), the wait of a store whose waiters expire by themselves
+//! ([`wait`]), one connection for many callers ([`Connection`]), a task that serves all callers
+//! ([`Service`], [`Backoff`]), and the time limit of a call ([`call_limit`], [`within`]).
+//!
+//! None of it knows a store. The interface may still change from one minor version to the next, until
+//! backends outside this repository use it.
+
+mod calls;
+mod connection;
+mod requests;
+mod service;
+mod waiting;
+
+pub use calls::{LONGEST_CALL, call_limit, within};
+pub use connection::{Connection, Live};
+pub use requests::{Data, Entry, Notes, Record, Requests, Sending};
+pub use service::{Alive, Backoff, Service};
+pub use waiting::{Mailbox, Notice, wait, waiter_life};
