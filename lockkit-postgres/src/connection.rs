@@ -3,7 +3,6 @@
 //! A statement whose caller has gone is still run to its end, and its answer read: a connection
 //! that was left in the middle of one would be of no use, and might keep what nobody knows of.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -80,13 +79,14 @@ impl Session {
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let ending = ending;
-            // The orders that are left are dropped after that: who gave them finds it ended.
-            let mut serving = pin!(serve(connection, &mut ordered, &count, &answered, give_up));
+            // Dropped here, so that the connection is closed before its end is told: a connection that
+            // takes its room is made after that. The orders that are left are dropped later: their
+            // callers find it ended.
             let last = tokio::select! {
-                last = &mut serving => last,
+                last = serve(connection, &mut ordered, &count, &answered, give_up) => last,
                 () = until.notified() => None,
             };
-            // Before anybody is told.
+            // Before a caller has its answer.
             ending.send_replace(true);
             if let Some((replies, answer)) = last {
                 reply(replies, &answer);

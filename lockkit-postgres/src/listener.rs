@@ -1,7 +1,5 @@
 //! A connection that listens.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -11,45 +9,13 @@ use crate::connection::LIMIT;
 
 /// How often a silent connection is asked whether it lives.
 pub(crate) const PROBE: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-
-/// Whether a task listens.
-#[derive(Debug, Default)]
-pub(crate) struct Listening(Arc<AtomicBool>);
-
-/// Says that the task that has it listens, until its runtime drops it.
-#[derive(Debug)]
-pub(crate) struct Up(Arc<AtomicBool>, Duration);
-
-impl Listening {
-    /// For whoever begins now; `None`: somebody listens.
-    pub(crate) fn begin(&self) -> Option<Up> {
-        (!self.0.swap(true, Ordering::SeqCst)).then(|| Up(Arc::clone(&self.0), FIRST_PAUSE))
-    }
-}
-
-impl Up {
-    /// Waits before the connection is made anew: longer each time, unless there was one.
-    pub(crate) async fn pause(&mut self, lasted: bool) {
-        if lasted {
-            self.1 = FIRST_PAUSE;
-        }
-        tokio::time::sleep(self.1).await;
-        self.1 = (self.1 * 2).min(LONGEST_PAUSE);
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
-    }
-}
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(crate) struct Listener(PgListener);
 
-/// What one hears.
+/// What a listener hears.
 #[derive(Debug)]
 pub(crate) enum Heard {
     Message(String),
@@ -71,7 +37,7 @@ impl Listener {
                 .connect_with(options.clone())
                 .await?;
             let mut listener = PgListener::connect_with(&pool).await?;
-            // Whoever listens makes it anew, and looks at what came meanwhile.
+            // The listening task makes it again, and asks for what came meanwhile.
             listener.eager_reconnect(false);
             listener.listen(channel).await?;
             Ok::<_, sqlx::Error>(listener)

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Clock, Error, FencingToken, LossReason, Request, Result};
 
 use super::lease::{Held, Life, State};
 use super::seek::Seeking;
 use super::session::{FOREVER, LockSession, Use, of_key};
 use super::slots::Slot;
-use super::{Inner, call_limit, wake};
+use super::{Inner, wake};
 use crate::connection::Columns;
 use crate::error::is_ended_by_server;
 use crate::protocol::{column, garbled, number};

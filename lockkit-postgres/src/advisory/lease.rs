@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lockkit_core::kit::call_limit;
 use lockkit_core::{
     Clock, Error, FencingToken, Grant, Instant, Lease, LossReason, Request, Result, Term,
 };
 use tokio::sync::watch;
 
+use super::Inner;
 use super::budget::Place;
 use super::session::Use;
-use super::{Inner, call_limit};
 
 /// A part of the ttl: a term that began longer ago is not handed on.
 const FRESH: u32 = 20;

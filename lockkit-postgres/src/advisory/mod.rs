@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lockkit_core::kit::call_limit;
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, Grant, Guarantees, LockName, LockProvider, Operator,
     Request, Result, TtlRange, WakeUp,
@@ -48,11 +49,6 @@ pub(crate) struct Inner {
     schema: String,
     keys: HashMap<LockName, i64>,
     token_base: u64,
-}
-
-/// How long one call may take: sooner than the driver turns away (a third, 2 s).
-fn call_limit(ttl: Duration) -> Duration {
-    (ttl * 3 / 10).clamp(LIMIT / 20, LIMIT * 9 / 10)
 }
 
 impl Advisory {

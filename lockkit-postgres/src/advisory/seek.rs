@@ -4,13 +4,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockkit_core::kit::call_limit;
 use lockkit_core::{FencingToken, Request, Result};
 
+use super::Inner;
 use super::lease::Life;
 use super::session::{FOREVER, Use};
 use super::slots::{Seeker, Slot};
 use super::wake::Wish;
-use super::{Inner, call_limit};
 use crate::connection::Columns;
 use crate::protocol::{column, garbled, number};
 
@@ -210,7 +211,8 @@ impl Seeking {
     /// Waits for a word of whoever releases the lock, or to try without one.
     async fn wait_beside(&mut self, head: &Request) {
         let (inner, [_, most]) = (&self.inner, TRY_AGAIN);
-        inner.wake.listen(inner.sessions.options());
+        // Without a runtime this request ends too, with its driver.
+        inner.wake.listen(inner.sessions.options()).ok();
         let wish = || inner.wake.wish(self.key, inner.budget.take());
         let wish = self.wish.get_or_insert_with(wish);
         tokio::select! {

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lockkit_core::Clock;
+use lockkit_core::kit::{Alive, Backoff, Service};
+use lockkit_core::{Clock, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
 use super::budget::Place;
-use crate::listener::{Heard, Listener, Listening, PROBE};
+use crate::listener::{FIRST_PAUSE, Heard, LONGEST_PAUSE, Listener, PROBE};
 
 const CHANNEL: &str = "lockkit_free";
 /// After this many milliseconds the server ends a listener that is stopped.
@@ -29,7 +30,7 @@ const SALT: [u32; 2] = [0x6c6f_636b, 0x6b69_7421];
 pub(super) struct Wake {
     wishes: Mutex<HashMap<i64, Arc<Notify>>>,
     changed: Notify,
-    listening: Listening,
+    listening: Service,
     closed: AtomicBool,
 }
 
@@ -69,21 +70,11 @@ impl Wake {
     }
 
     /// Listens in the current runtime, for as long as somebody wishes it, unless somebody does.
-    pub(super) fn listen(self: &Arc<Self>, options: &PgConnectOptions) {
-        let Some(mut up) = self.listening.begin() else { return };
-        let wake = Arc::downgrade(self);
-        let options = options.clone().options([("idle_session_timeout", STOPPED)]);
-        #[allow(clippy::disallowed_methods)] // it waits for the server: no grant lives in it
-        tokio::spawn(async move {
-            while wake.upgrade().is_some_and(|wake| wake.is_wished()) {
-                let listener = Listener::open(&options, CHANNEL).await;
-                let lasted = listener.is_some();
-                if let Some(listener) = listener {
-                    serve(&wake, listener).await;
-                }
-                up.pause(lasted).await;
-            }
-        });
+    pub(super) fn listen(self: &Arc<Self>, options: &PgConnectOptions) -> Result<()> {
+        self.listening.ensure(|alive| {
+            let options = options.clone().options([("idle_session_timeout", STOPPED)]);
+            listen(alive, Arc::downgrade(self), options)
+        })
     }
 
     /// Ends the listening.
@@ -104,6 +95,18 @@ impl Wake {
 
     fn wishes(&self) -> MutexGuard<'_, HashMap<i64, Arc<Notify>>> {
         self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Listens again and again, as long as a lock is wished.
+async fn listen(_alive: Alive, wake: Weak<Wake>, options: PgConnectOptions) {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    while wake.upgrade().is_some_and(|wake| wake.is_wished()) {
+        if let Some(listener) = Listener::open(&options, CHANNEL).await {
+            serve(&wake, listener).await;
+            backoff.reset();
+        }
+        backoff.pause().await;
     }
 }
 

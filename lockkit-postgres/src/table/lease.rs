@@ -5,45 +5,49 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use lockkit_core::{Error, Lease, LossReason, Request, Result, Term};
+use lockkit_core::kit::Notice;
+use lockkit_core::{Error, Lease, LossReason, Result, Term};
 
-use super::Inner;
-use super::wake::Seat;
+use super::{Entry, Inner};
 
 #[derive(Debug)]
 pub(super) struct TableLease {
     table: Arc<Inner>,
-    request: Request,
-    seat: Arc<Seat>,
+    entry: Entry,
     released: AtomicBool,
 }
 
 impl TableLease {
-    pub(super) const fn new(table: Arc<Inner>, request: Request, seat: Arc<Seat>) -> Self {
-        Self { table, request, seat, released: AtomicBool::new(false) }
+    pub(super) const fn new(table: Arc<Inner>, entry: Entry) -> Self {
+        Self { table, entry, released: AtomicBool::new(false) }
     }
 }
 
 #[async_trait]
 impl Lease for TableLease {
     async fn renew(&self) -> Result<Term> {
-        let (sent, ttl) = (self.request.clock().now(), self.request.ttl());
+        let request = self.entry.request();
+        let (sent, ttl) = (request.clock().now(), request.ttl());
         let more = format!(", {}", ttl.as_millis());
-        if self.table.is_so(&self.request, "renew", &more).await? {
+        if self.table.is_so(request, "renew", &more).await? {
             return Ok(Term { sent, ttl: Some(ttl) });
         }
         Err(Error::lost(LossReason::Removed))
     }
 
     async fn lost(&self) -> LossReason {
-        self.seat.lost().await
+        let reason = self.entry.wait_for(|mailbox| match mailbox.last() {
+            Some(Notice::Lost(reason)) => Some(reason),
+            _ => None,
+        });
+        reason.await
     }
 
     async fn release(&self) -> Result<()> {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        if self.table.leave(&self.request).await? {
+        if self.table.leave(&self.entry).await? {
             self.released.store(true, Ordering::SeqCst);
             return Ok(());
         }

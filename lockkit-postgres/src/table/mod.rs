@@ -5,30 +5,28 @@ mod operator;
 mod pool;
 mod wake;
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lockkit_core::kit::{self, Mailbox, Service, call_limit, wait, waiter_life};
 use lockkit_core::{
-    Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Late, LockProvider, Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
+    Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
+    LockProvider, Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 use sqlx::postgres::PgConnectOptions;
 
 use crate::PostgresConfig;
-use crate::connection::{Columns, LIMIT, PATIENCE, Session, What};
+use crate::connection::{Columns, PATIENCE, Session, What};
 use crate::protocol::{column, garbled, number, quoted, stored};
 use crate::setup::look_around;
 use lease::TableLease;
 use pool::{Answered, Pool};
-use wake::{Seat, Wake, Word};
+use wake::Waiters;
 
-/// The longest that a waiter lives in the queue without asking again.
-const LONGEST_LIFE: Duration = Duration::from_secs(3);
-/// The shortest: a waiter must not die of a busy machine.
-const SHORTEST_LIFE: Duration = Duration::from_secs(1);
-/// How often a waiter asks behind a pooler, where nobody can listen.
+/// How often a waiter asks behind a pooler, through which no connection can listen.
 const POLL: Duration = Duration::from_millis(250);
 /// What a statement begins with behind a pooler, whose connections may have settings of others.
 const PREAMBLE: &str = "SET LOCAL transaction_isolation = 'read committed'; \
@@ -43,9 +41,12 @@ pub(crate) struct Inner {
     token_base: u64,
     /// How the listener connects, and its channel; `None` behind a pooler.
     listener: Option<(PgConnectOptions, String)>,
-    wake: Arc<Wake>,
-    late: Late,
+    waiters: Arc<Waiters>,
+    listening: Service,
 }
+
+/// A call, or a lease, of a request.
+type Entry = kit::Entry<Mailbox<Infallible>>;
 
 impl fmt::Debug for Inner {
     /// Without the options: they hold the password.
@@ -80,8 +81,8 @@ impl Table {
             schema: config.schema,
             token_base: config.token_base,
             listener: is_direct.then(|| (options, format!("lockkit_{address}"))),
-            wake: Arc::default(),
-            late: Late::default(),
+            waiters: Arc::default(),
+            listening: Service::default(),
         })))
     }
 }
@@ -135,10 +136,7 @@ impl Inner {
         let name = quoted(&stored(request.name().as_str()));
         let (schema, id) = (&self.schema, request.id());
         let sql = format!("SELECT * FROM {schema}.{function}({name}, '{id}'{more})");
-        // Sooner than the driver turns away (a third, 2 s): a stuck connection is then given up before
-        // the withdrawal, or the next caller, would be sent over it.
-        let limit = (request.ttl() * 3 / 10).clamp(LIMIT / 20, LIMIT * 9 / 10);
-        self.pool.run(request.clock(), limit, &sql).await
+        self.pool.run(request.clock(), call_limit(request.ttl()), &sql).await
     }
 
     /// Calls one that answers yes or no.
@@ -151,15 +149,10 @@ impl Inner {
         }
     }
 
-    async fn ask(&self, request: &Request, seat: &Seat, waits: bool) -> Result<Answer> {
-        let attempt = self.late.sent(request.id(), request.clock());
-        // Counted first: a withdrawal tells the seat before it looks for what may arrive, so that
-        // either we see it, or it leaves a tombstone for us.
-        if seat.is_withdrawn() {
-            attempt.answered();
-            return Ok(Answer::Withdrawn);
-        }
-        let (ttl, life) = (request.ttl().as_millis(), life(request.ttl()).as_millis());
+    async fn ask(&self, entry: &Entry, waits: bool) -> Result<Answer> {
+        let request = entry.request();
+        let Ok(sending) = entry.send() else { return Ok(Answer::Withdrawn) };
+        let (ttl, life) = (request.ttl().as_millis(), waiter_life(request.ttl()).as_millis());
         let wake = match &self.listener {
             Some((_, channel)) => format!("'{channel}'"),
             None => "NULL".to_owned(),
@@ -167,46 +160,40 @@ impl Inner {
         let label = quoted(&request.label().replace('\0', "\u{fffd}"));
         let more = format!(", {ttl}, {life}, {wake}, {label}, {waits}");
         let answer = self.call(request, "acquire", &more).await;
-        let ambiguous = matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
-        let replayed = answer.as_ref().is_ok_and(|answer| answer.replayed);
-        if !ambiguous && !replayed {
-            attempt.answered();
+        let is_answered = match &answer {
+            Ok(answer) => !answer.replayed,
+            Err(error) => !error.is_ambiguous(),
+        };
+        if is_answered {
+            sending.answered();
         }
         Answer::of(&answer?.rows)
     }
 
     /// Ends a request; whether it held the name.
-    async fn leave(&self, request: &Request) -> Result<bool> {
-        let tombstone = self.late.may_arrive(request.id());
-        self.is_so(request, "leave", &format!(", {tombstone}")).await
+    async fn leave(&self, entry: &Entry) -> Result<bool> {
+        let tombstone = entry.may_still_arrive();
+        self.is_so(entry.request(), "leave", &format!(", {tombstone}")).await
     }
 
-    fn grant(
-        self: &Arc<Self>,
-        request: &Request,
-        seat: Arc<Seat>,
-        term: Term,
-        token: u64,
-    ) -> Result<Grant> {
+    fn grant(self: &Arc<Self>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
         let token = FencingToken::with_base(self.token_base, token)?;
-        Ok(Grant::new(token, term, TableLease::new(Arc::clone(self), request.clone(), seat)))
+        Ok(Grant::new(token, term, TableLease::new(Arc::clone(self), entry)))
     }
 
     /// A waiter listens from now on.
-    fn listen(&self) {
-        if let Some((options, channel)) = &self.listener {
-            self.wake.listen(options, channel);
-        }
+    fn listen(&self) -> Result<()> {
+        let Some((options, channel)) = &self.listener else { return Ok(()) };
+        self.listening.ensure(|alive| {
+            wake::serve(alive, Arc::clone(&self.waiters), options.clone(), channel.clone())
+        })
     }
 }
 
-/// How long a waiter of this ttl lives without asking again.
-fn life(ttl: Duration) -> Duration {
-    ttl.clamp(SHORTEST_LIFE, LONGEST_LIFE)
-}
-
-fn withdrawn() -> Error {
-    Error::unavailable(Applied::No, "the request was withdrawn")
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.listening.stop();
+    }
 }
 
 /// What this strategy promises, where it can listen and where it cannot.
@@ -230,52 +217,37 @@ impl LockProvider for Table {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        let seat = self.0.wake.seat(request.id());
+        let entry = self.0.waiters.enter(request);
         let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
-        match self.0.ask(request, &seat, false).await? {
-            Answer::Granted { token } => self.0.grant(request, seat, sent, token).map(Some),
+        match self.0.ask(&entry, false).await? {
+            Answer::Granted { token } => self.0.grant(entry, sent, token).map(Some),
             Answer::Held { .. } => Ok(None),
-            Answer::Withdrawn => Err(withdrawn()),
+            Answer::Withdrawn => Err(Error::withdrawn()),
         }
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        let (seat, clock) = (self.0.wake.seat(request.id()), request.clock());
+        let (entry, clock) = (self.0.waiters.enter(request), request.clock());
         let listens = self.0.listener.is_some();
-        let heartbeat = if listens { life(request.ttl()) / 3 } else { POLL };
+        let heartbeat = if listens { waiter_life(request.ttl()) / 3 } else { POLL };
         loop {
             let sent = Term { sent: clock.now(), ttl: Some(request.ttl()) };
-            let (ask_in, label) = match self.0.ask(request, &seat, true).await? {
-                Answer::Granted { token } => return self.0.grant(request, seat, sent, token),
-                Answer::Withdrawn => return Err(withdrawn()),
+            let (ask_in, label) = match self.0.ask(&entry, true).await? {
+                Answer::Granted { token } => return self.0.grant(entry, sent, token),
+                Answer::Withdrawn => return Err(Error::withdrawn()),
                 Answer::Held { ask_in, label } => (ask_in, label),
             };
             request.report(StoreSays::Held(label.map(Holder::new)));
-            self.0.listen();
-            let next_heartbeat = clock.now().saturating_add(heartbeat);
-            let just_after = |left: Duration| {
-                clock.now().saturating_add(left + Duration::from_millis(1)).min(next_heartbeat)
-            };
-            let mut until = ask_in.map_or(next_heartbeat, just_after);
-            loop {
-                tokio::select! {
-                    word = seat.news() => match word {
-                        Word::AskIn(after) => until = until.min(just_after(after)),
-                        Word::Ask | Word::Wait => break,
-                        Word::Withdrawn | Word::Revoked => return Err(withdrawn()),
-                    },
-                    () = clock.sleep_until(until) => break,
-                }
-            }
+            self.0.listen()?;
+            wait(&entry, ask_in, heartbeat).await?;
         }
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        // Told before it is sent: a waiter that asked once more would come back behind it.
-        if let Some(seat) = self.0.wake.taken(request.id()) {
-            seat.tell(Word::Withdrawn);
-        }
-        self.0.leave(request).await.map(drop)
+        let entry = self.0.waiters.enter(request);
+        // Before it is sent: a waiter that asked once more would come back behind it.
+        entry.withdraw();
+        self.0.leave(&entry).await.map(drop)
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
@@ -283,7 +255,7 @@ impl LockProvider for Table {
     }
 
     async fn close(&self) -> Result<()> {
-        self.0.wake.close();
+        self.0.listening.stop();
         self.0.pool.close();
         Ok(())
     }
