@@ -28,6 +28,7 @@ pub mod quickstart;
 mod redis;
 pub mod resp;
 mod server;
+pub mod soak;
 pub mod timing;
 mod unprivileged;
 mod zookeeper;
