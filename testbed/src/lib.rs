@@ -46,4 +46,4 @@ pub use port::Port;
 pub use postgres::{Builder as PostgresBuilder, PostgresServer};
 pub use redis::{Builder as RedisBuilder, ClientCertificate, RedisServer};
 pub use server::{Data, Place, Program, Server};
-pub use zookeeper::{Builder as ZkBuilder, ZkEnsemble, ZkServer};
+pub use zookeeper::{Builder as ZkBuilder, ZkBackup, ZkEnsemble, ZkServer};

@@ -1,50 +1,20 @@
 //! On an ensemble of three: what it survives, and a follower that is cut off.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{TICK, by, ms, queued};
-use lockkit_core::{Guard, Locks};
-use lockkit_zk::{ZkConfig, ZkNode, ZkProvider};
-use testbed::{Data, ZkEnsemble, ZkServer};
-use zookeeper_client::Client;
-
-/// How long three members on a busy machine may take to elect a leader.
-const ELECTION: Duration = ms(20_000);
-
-fn ensemble() -> ZkEnsemble {
-    ZkServer::builder().tick(TICK).line("maxClientCnxns=0").start_ensemble(3).unwrap()
-}
-
-async fn locks_at(servers: &[SocketAddr]) -> Locks {
-    let connect = async {
-        loop {
-            let config = ZkConfig::new(servers.iter().map(ToString::to_string)).tick(TICK);
-            match ZkProvider::connect(config).await {
-                Ok(provider) => return Locks::new(provider),
-                Err(error) => {
-                    assert!(error.is_retryable(), "{error}");
-                    tokio::time::sleep(ms(100)).await;
-                }
-            }
-        }
-    };
-    by(ELECTION, "a connection", connect).await
-}
+use crate::common::session::{self, BACK};
+use crate::common::succession::{self, Succession};
+use crate::common::{TICK, by, locks_at, ms, queued, three};
+use lockkit_core::Guard;
+use testbed::{Data, ZkEnsemble};
 
 /// The member that the holder's session is connected to.
 async fn server_of(ensemble: &ZkEnsemble, guard: &Guard) -> Option<usize> {
-    let servers: Vec<_> = ensemble.addresses().iter().map(ToString::to_string).collect();
-    let node = guard.native::<ZkNode>().unwrap();
-    let look = async {
-        let client = Client::connect(&servers.join(",")).await.unwrap();
-        client.check_stat(&node.path).await.unwrap().unwrap().ephemeral_owner
-    };
-    let session = format!("sid={:#x},", by(ELECTION, "a look", look).await);
+    let name = session::name(session::of(&ensemble.addresses(), guard).await);
     let is_there = |member: &usize| {
         // One that is killed or paused does not answer.
-        ensemble.ask(*member, "cons").is_ok_and(|known| known.contains(&session))
+        ensemble.ask(*member, "cons").is_ok_and(|known| known.contains(&name))
     };
     (0..ensemble.addresses().len()).find(is_there)
 }
@@ -52,7 +22,7 @@ async fn server_of(ensemble: &ZkEnsemble, guard: &Guard) -> Option<usize> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_on_an_isolated_follower_is_lost_before_another_is_granted() {
     const ROUNDS: u32 = 20;
-    let ensemble = ensemble();
+    let ensemble = three();
     // The least: followers answer for five ticks after they are cut off, the session lasts three.
     let ttl = TICK;
     let mut least = Duration::MAX;
@@ -62,22 +32,13 @@ async fn a_holder_on_an_isolated_follower_is_lost_before_another_is_granted() {
         let addresses = ensemble.addresses();
         let name = format!("a{round}");
         let holder = locks_at(&[addresses[follower]]).await.lock(&name).ttl(ttl);
-        let holder = by(ELECTION, "the grant", holder.acquire()).await.unwrap();
+        let holder = by(BACK, "the grant", holder.acquire()).await.unwrap();
         let next = locks_at(&[addresses[leader]]).await.lock(&name).ttl(ttl);
-        let waiting = tokio::spawn({
-            let next = next.acquire();
-            async move { (next.await.unwrap(), Instant::now()) }
-        });
-        queued(&next, 1).await;
-        let watch = holder.watch();
-        let lost = tokio::spawn(async move {
-            watch.lost().await;
-            Instant::now()
-        });
+        let Succession { next: waiting, lost } = succession::after(&holder, &next).await;
         ensemble.isolate(follower);
-        let (next, granted) = by(ELECTION, "the next grant", waiting).await.unwrap();
+        let (next, granted) = by(BACK, "the next grant", waiting).await.unwrap();
         assert!(!holder.is_held(), "two believe at once in round {round}");
-        let lost = lost.await.unwrap();
+        let (_, lost) = lost.await.unwrap();
         assert!(lost < granted, "lost {:?} after the next grant", lost - granted);
         least = least.min(granted - lost);
         assert!(next.token() > holder.token());
@@ -91,7 +52,7 @@ async fn a_holder_on_an_isolated_follower_is_lost_before_another_is_granted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
-    let ensemble = ensemble();
+    let ensemble = three();
     let addresses = ensemble.addresses();
     let mut last = None;
     for (takes_leader, pauses) in [(false, false), (false, true), (true, false), (true, true)] {
@@ -99,7 +60,7 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
         // One whose session is at the member that goes: the driver draws where it connects.
         let (lock, guard, member) = loop {
             let lock = locks_at(&addresses).await.lock("a").ttl(ms(12_000));
-            let guard = by(ELECTION, "the grant", lock.acquire()).await.unwrap();
+            let guard = by(BACK, "the grant", lock.acquire()).await.unwrap();
             let member = server_of(&ensemble, &guard).await.unwrap();
             if (member == leader) == takes_leader {
                 break (lock, guard, member);
@@ -129,7 +90,7 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
         assert_ne!(moved, member, "the client has not moved");
         let token = guard.token();
         guard.release().await.unwrap();
-        let next = by(ELECTION, "the next grant", waiting).await.unwrap().unwrap();
+        let next = by(BACK, "the next grant", waiting).await.unwrap().unwrap();
         assert!(next.token() > token);
         last = Some(next.token());
         next.release().await.unwrap();
@@ -147,7 +108,7 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
 async fn clients_on_three_members_take_turns_and_their_tokens_grow() {
     const TASKS: usize = 6;
     const ROUNDS: usize = 8;
-    let ensemble = Arc::new(ensemble());
+    let ensemble = Arc::new(three());
     let mut tasks = Vec::new();
     let last = Arc::new(std::sync::Mutex::new((None, 0)));
     for task in 0..TASKS {
@@ -168,7 +129,7 @@ async fn clients_on_three_members_take_turns_and_their_tokens_grow() {
         }));
     }
     for task in tasks {
-        by(ELECTION * 2, "all turns", task).await.unwrap();
+        by(BACK * 2, "all turns", task).await.unwrap();
     }
     assert_eq!(last.lock().unwrap().1, TASKS * ROUNDS);
 }

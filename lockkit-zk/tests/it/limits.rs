@@ -3,36 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::{TICK, at, by, client, framing, ms, queued, server};
+use crate::common::session::{self, BACK};
+use crate::common::succession::{self, Succession};
+use crate::common::{TICK, at, by, client, framing, ms, server};
 use lockkit_core::{Guard, Locks};
-use lockkit_zk::{ZkConfig, ZkNode, ZkProvider};
+use lockkit_zk::{ZkConfig, ZkProvider};
 use testbed::log::Log;
 use testbed::{Data, Fault, Link, Way, ZkServer, timing};
-use zookeeper_client::Client;
-
-/// How long a server on a busy machine may take to come back, and its clients to return to it.
-const BACK: Duration = ms(15_000);
 
 /// A client behind a link.
 async fn through(link: &Link) -> Locks {
     Locks::new(ZkProvider::connect(at(link.port())).await.unwrap())
-}
-
-/// The number of the session that the guard's node is on, as servers write it.
-async fn session_of(server: &ZkServer, guard: &Guard) -> String {
-    let node = guard.native::<ZkNode>().unwrap();
-    let client = Client::connect(&server.address().to_string()).await.unwrap();
-    let owner = client.check_stat(&node.path).await.unwrap().unwrap().ephemeral_owner;
-    format!("sid={owner:#x},")
-}
-
-/// Restarts the server, and waits until this session is connected again.
-async fn restarted(server: &Arc<ZkServer>, session: &str) {
-    let restarting = Arc::clone(server);
-    let restarted = tokio::task::spawn_blocking(move || restarting.restart(Data::Kept)).await;
-    restarted.unwrap().unwrap();
-    let is_back = || server.ask("cons").is_ok_and(|known| known.contains(session));
-    timing::until(BACK, "the client's return", is_back).await;
 }
 
 /// A server that comes back with a shorter greatest session, and loses a holder so long after that.
@@ -41,27 +22,18 @@ async fn shortened(cut_after: Duration) {
     let server = Arc::new(server());
     let link = Link::to(server.address()).unwrap();
     let holder = through(&link).await.lock("a").ttl(TTL).acquire().await.unwrap();
-    let session = session_of(&server, &holder).await;
+    let id = session::of(&[server.address()], &holder).await;
     server.set_line("maxSessionTimeout=2000");
-    restarted(&server, &session).await;
+    session::restarted(&server, id).await;
     assert!(holder.is_held(), "a restart of a moment costs no lock");
     let next = client(&server).await.lock("a").ttl(TICK);
-    let waiting = tokio::spawn({
-        let next = next.acquire();
-        async move { (next.await.unwrap(), Instant::now()) }
-    });
-    queued(&next, 1).await;
-    let watch = holder.watch();
-    let lost = tokio::spawn(async move {
-        watch.lost().await;
-        Instant::now()
-    });
+    let Succession { next: waiting, lost } = succession::after(&holder, &next).await;
     tokio::time::sleep(cut_after).await;
     let cut = Instant::now();
     link.fault(Way::Both, Fault::Blackhole);
     let (next, granted) = by(BACK, "the next grant", waiting).await.unwrap();
     assert!(!holder.is_held(), "two believe at once");
-    let lost = by(ms(1_000), "the loss", lost).await.unwrap();
+    let (_, lost) = by(ms(1_000), "the loss", lost).await.unwrap();
     assert!(lost <= granted, "lost {:?} after the next grant", lost - granted);
     println!(
         "cut off {cut_after:?} after the return: lost after {:?}, and the next was granted after {:?}",
@@ -89,9 +61,9 @@ async fn a_shortened_session_keeps_its_locks_on_shorter_terms() {
     let log = Log::of_this_thread();
     let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
     assert_eq!(guard.ttl(), Some(TTL));
-    let session = session_of(&server, &guard).await;
+    let id = session::of(&[server.address()], &guard).await;
     server.set_line("maxSessionTimeout=2500");
-    restarted(&server, &session).await;
+    session::restarted(&server, id).await;
     let shorter = || guard.ttl() == Some(ms(1_500));
     timing::until(TTL, "a renewal on the server's terms", shorter).await;
     // Longer than a term: it was renewed.
@@ -110,8 +82,8 @@ async fn a_restart_with_the_same_limits_shortens_nothing() {
     let server = Arc::new(server());
     let link = Link::to(server.address()).unwrap();
     let guard = through(&link).await.lock("a").ttl(TTL).acquire().await.unwrap();
-    let session = session_of(&server, &guard).await;
-    restarted(&server, &session).await;
+    let id = session::of(&[server.address()], &guard).await;
+    session::restarted(&server, id).await;
     // The servers are asked within a quarter of a tick, and answer.
     tokio::time::sleep(TICK).await;
     link.fault(Way::Both, Fault::Blackhole);

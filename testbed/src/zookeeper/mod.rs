@@ -1,5 +1,6 @@
 //! A ZooKeeper server for one test.
 
+mod backup;
 mod ensemble;
 
 use std::fs;
@@ -11,6 +12,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use backup::ZkBackup;
 use ensemble::Member;
 pub use ensemble::ZkEnsemble;
 

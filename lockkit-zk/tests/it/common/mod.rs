@@ -1,7 +1,10 @@
 //! What the tests on a real server share.
 
 pub(crate) mod framing;
+pub(crate) mod session;
+pub(crate) mod succession;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use lockkit_core::{Clock, Guard, Lock, LockName, Locks, Request};
 use lockkit_zk::{ZkConfig, ZkProvider};
 pub(crate) use testbed::contenders::by;
 use testbed::contenders::queued_within;
-use testbed::{Link, ZkServer};
+use testbed::{Link, ZkEnsemble, ZkServer};
 use tokio::task::JoinHandle;
 use zookeeper_client::{Client, Error as ZkError};
 
@@ -25,6 +28,11 @@ pub(crate) const fn ms(count: u64) -> Duration {
 /// A server that takes as many clients as there are.
 pub(crate) fn server() -> ZkServer {
     ZkServer::builder().tick(TICK).line("maxClientCnxns=0").start().unwrap()
+}
+
+/// Three members that take as many clients as there are.
+pub(crate) fn three() -> ZkEnsemble {
+    ZkServer::builder().tick(TICK).line("maxClientCnxns=0").start_ensemble(3).unwrap()
 }
 
 pub(crate) fn at(port: u16) -> ZkConfig {
@@ -43,6 +51,23 @@ pub(crate) async fn join(port: u16) -> Locks {
 /// A client of its own.
 pub(crate) async fn client(server: &ZkServer) -> Locks {
     join(server.port()).await
+}
+
+/// A client of its own of these servers, as soon as they answer.
+pub(crate) async fn locks_at(servers: &[SocketAddr]) -> Locks {
+    let connect = async {
+        loop {
+            let config = ZkConfig::new(servers.iter().map(ToString::to_string)).tick(TICK);
+            match ZkProvider::connect(config).await {
+                Ok(provider) => return Locks::new(provider),
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error}");
+                    tokio::time::sleep(ms(100)).await;
+                }
+            }
+        }
+    };
+    by(session::BACK, "a connection", connect).await
 }
 
 /// A client behind a link of its own that counts.
