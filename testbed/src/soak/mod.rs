@@ -159,7 +159,7 @@ async fn follow<F: Fixture>(fixture: &Arc<F>, turns: &Arc<Turns>, time: Duration
         let are_back = || turns.all_since(&healed);
         timing::until(BACK, &format!("a grant of each name after {fault:?}"), are_back).await;
         println!(
-            "{:5.1} s: {fault:?}; each name was granted again {:?} after it",
+            "{:5.1} s: {fault:?}: {:?} until each name was granted again",
             run.elapsed().as_secs_f64(),
             stopwatch.elapsed(),
         );

@@ -13,8 +13,8 @@ use super::Held;
 const LOOK: Duration = Duration::from_millis(2);
 /// How long most holders hold, and how long a task rests between two turns.
 const SHORT: Duration = Duration::from_millis(20);
-/// One turn of so many is long, so that faults meet holders.
-const LONG_EVERY: u64 = 8;
+/// One turn of so many is long, so that faults meet holders; odd, so that each name has long turns.
+const LONG_EVERY: u64 = 9;
 
 /// What all tasks of a run share.
 #[derive(Debug)]
