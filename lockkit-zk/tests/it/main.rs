@@ -17,5 +17,6 @@ mod link;
 mod orphans;
 mod processes;
 mod sessions;
+mod soak;
 #[cfg(feature = "tls")]
 mod tls;

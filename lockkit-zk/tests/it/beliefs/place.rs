@@ -15,7 +15,6 @@ use testbed::{
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
-use zookeeper_client::Client;
 
 /// The holder's member where there are three: members with the same data make the last one the leader.
 const FIRST: usize = 0;
@@ -208,11 +207,10 @@ impl Ended<'_> {
     }
 
     fn delete_the_node(&self) {
-        let path = self.guard.native::<ZkNode>().unwrap().path.clone();
-        let server = self.servers.one().address().to_string();
+        let path = &self.guard.native::<ZkNode>().unwrap().path;
         self.runtime.block_on(async {
-            let operator = Client::connect(&server).await.unwrap();
-            operator.delete(&path, None).await.unwrap();
+            let operator = session::operator(&self.servers.addresses()).await;
+            operator.delete(path, None).await.unwrap();
         });
     }
 

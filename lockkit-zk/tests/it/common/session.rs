@@ -17,13 +17,19 @@ pub(crate) const BACK: Duration = ms(20_000);
 
 /// The id of the session that the guard's node is on.
 pub(crate) async fn of(servers: &[SocketAddr], guard: &Guard) -> i64 {
+    let node = guard.native::<ZkNode>().unwrap();
+    by(BACK, "a look", owner_of(&operator(servers).await, node)).await.unwrap()
+}
+
+/// The session that owns this node; `None`: it is gone.
+pub(crate) async fn owner_of(operator: &Client, node: &ZkNode) -> Option<i64> {
+    Some(operator.check_stat(&node.path).await.unwrap()?.ephemeral_owner)
+}
+
+/// A client of the driver's own.
+pub(crate) async fn operator(servers: &[SocketAddr]) -> Client {
     let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
-    let path = guard.native::<ZkNode>().unwrap().path.clone();
-    let look = async {
-        let client = Client::connect(&servers.join(",")).await.unwrap();
-        client.check_stat(&path).await.unwrap().unwrap().ephemeral_owner
-    };
-    by(BACK, "a look", look).await
+    by(BACK, "a connection", Client::connect(&servers.join(","))).await.unwrap()
 }
 
 /// How a server names a session in its list of connections.
