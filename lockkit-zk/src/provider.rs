@@ -60,7 +60,7 @@ impl ZkProvider {
             "an operator who deletes the holder's node, or ends its session, until the holder is told",
             "a restore of the servers from an older snapshot, or the loss of all data",
             "session limits that are lowered by a restart of the servers, where the answer to a \
-             reconnection is lost, or two ticks late",
+             reconnection is lost, or two ticks late, or the client's runtime stands still",
         ];
         guarantees
     }

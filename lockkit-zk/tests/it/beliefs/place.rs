@@ -35,7 +35,7 @@ pub(super) struct Place {
 }
 
 enum Servers {
-    One(Arc<ZkServer>),
+    One(ZkServer),
     Three(ZkEnsemble),
 }
 
@@ -53,7 +53,7 @@ impl Servers {
         }
     }
 
-    fn one(&self) -> &Arc<ZkServer> {
+    fn one(&self) -> &ZkServer {
         let Self::One(server) = self else { panic!("three members") };
         server
     }
@@ -68,7 +68,7 @@ impl Place {
     pub(super) fn set_up(way: Way) -> Self {
         let servers = match way.has_three_members() {
             true => Servers::Three(three()),
-            false => Servers::One(Arc::new(server())),
+            false => Servers::One(server()),
         };
         let link = framing::spying(servers.addresses()[FIRST]);
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -175,8 +175,9 @@ impl Ended<'_> {
                 self.servers.one().restart(Data::Kept).unwrap();
             }
             Way::RestartWithShorterSessions => {
-                self.servers.one().set_line("maxSessionTimeout=1500");
-                self.runtime.block_on(session::restarted(self.servers.one(), self.session));
+                self.servers.one().set_line("maxSessionTimeout=2000");
+                self.servers.one().restart(Data::Kept).unwrap();
+                self.until_back(|| self.servers.one().ask("cons"));
                 self.link.fault(Flow::Both, Fault::Blackhole);
             }
             Way::RestartWithShorterSessionsUnheard => {
@@ -220,9 +221,15 @@ impl Ended<'_> {
             ensemble.set_line(member, format!("tickTime={}", LONGER_TICK.as_millis()));
         }
         ensemble.restart(Data::Kept).unwrap();
-        let name = session::name(self.session);
-        let is_back = || ensemble.ask(FIRST, "cons").is_ok_and(|known| known.contains(&name));
-        self.runtime.block_on(timing::until(BACK, "the holder's return", is_back));
+        self.until_back(|| ensemble.ask(FIRST, "cons"));
         ensemble.isolate(FIRST);
+    }
+
+    /// Waits until the holder's session is among the server's connections, or is lost meanwhile.
+    fn until_back(&self, connections: impl Fn() -> testbed::Result<String>) {
+        let name = session::name(self.session);
+        let is_back =
+            || !self.guard.is_held() || connections().is_ok_and(|known| known.contains(&name));
+        self.runtime.block_on(timing::until(BACK, "the holder's return", is_back));
     }
 }
