@@ -49,6 +49,8 @@ enum Chore {
 struct Life {
     clock: Clock,
     link: watch::Sender<Link>,
+    /// Changes each time that servers have reopened it.
+    reopenings: watch::Sender<()>,
     proof: watch::Sender<Proof>,
     /// Servers keep it for less than they said as it was made.
     is_shortened: AtomicBool,
@@ -85,6 +87,7 @@ impl Session {
         let life = Arc::new(Life {
             clock,
             link: watch::Sender::new(Link::Up),
+            reopenings: watch::Sender::new(()),
             proof: watch::Sender::new(proof),
             is_shortened: AtomicBool::new(false),
             is_early: AtomicBool::new(false),
@@ -124,6 +127,12 @@ impl Session {
     /// The link's state, and its changes.
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
         self.life.link.subscribe()
+    }
+
+    /// Changes each time that servers have reopened the session; with fewer data than before, where they
+    /// were restored from a backup meanwhile.
+    pub(crate) fn reopenings(&self) -> watch::Receiver<()> {
+        self.life.reopenings.subscribe()
     }
 
     /// Completes once servers can be reached.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 use lockkit_core::{Error, Holder, Request, Result, StoreSays};
+use tokio::sync::watch;
 use zookeeper_client::{Client, Error as ZkError, EventType, OneshotWatcher};
 
 use crate::error::{Outcome, is_ambiguous, limited, to_error};
@@ -207,18 +208,28 @@ fn gone(node: &Node, armed: Vec<Option<OneshotWatcher>>) -> Gone {
     let session = Arc::clone(&node.session);
     let mut armed = armed.into_iter();
     let paths = node.paths().into_iter();
-    let all =
-        paths.map(|path| Box::pin(one_gone(Arc::clone(&session), path, armed.next().flatten())));
+    let all = paths.map(|path| {
+        let (session, reopenings) = (Arc::clone(&session), session.reopenings());
+        Box::pin(one_gone(session, reopenings, path, armed.next().flatten()))
+    });
     let all: Vec<_> = all.collect();
     Box::pin(async move {
         select_all(all).await;
     })
 }
 
-async fn one_gone(session: Arc<Session>, path: String, mut armed: Option<OneshotWatcher>) {
+async fn one_gone(
+    session: Arc<Session>,
+    mut reopenings: watch::Receiver<()>,
+    path: String,
+    mut armed: Option<OneshotWatcher>,
+) {
     loop {
         if let Some(watch) = armed.take() {
-            watch.changed().await;
+            tokio::select! {
+                _ = watch.changed() => {}
+                () = missing(&session, &mut reopenings, &path) => return,
+            }
         }
         let Ok(client) = session.client() else { return pending().await };
         match watched(&client, &path).await {
@@ -227,6 +238,20 @@ async fn one_gone(session: Arc<Session>, path: String, mut armed: Option<Oneshot
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
+}
+
+/// Completes when the node is not there after a reconnection: a watch on its parent does not tell of
+/// what servers have lost that were restored from a backup.
+async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, path: &str) {
+    // The sender lives as long as the session.
+    while reopenings.changed().await.is_ok() {
+        let Ok(client) = session.client() else { break };
+        // Without an answer, another reconnection is near.
+        if matches!(client.check_stat(path).await, Ok(None)) {
+            return;
+        }
+    }
+    pending::<()>().await;
 }
 
 fn position(queue: &[Contender], node: &Node) -> Option<usize> {

@@ -59,6 +59,7 @@ impl Reopening {
         }
         let least = self.limits.least();
         life.proof.send_modify(|proof| proof.reopen(self.seen, least));
+        life.reopenings.send_replace(());
         let outage = self.down_since.take().map(|since| now.saturating_since(since));
         self.outage = outage.unwrap_or_default();
         self.ask(life, client, Duration::ZERO);

@@ -13,6 +13,7 @@ fn session(proven: Instant) -> Arc<Session> {
     let life = Arc::new(Life {
         clock: Clock::system(),
         link: watch::Sender::new(Link::Up),
+        reopenings: watch::Sender::new(()),
         proof: watch::Sender::new(Proof::new(proven, TIMEOUT, TICK)),
         is_shortened: AtomicBool::new(false),
         is_early: AtomicBool::new(false),

@@ -105,3 +105,35 @@ async fn an_operator_is_answered_as_soon_as_the_servers_are_back_after_a_long_ou
     link.pass().unwrap();
     by(ms(1_500), "an answer", lock.inspect()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_node_a_restore_has_taken_is_told_when_its_session_goes_on() {
+    const LONG: Duration = ms(20_000);
+    let server = server();
+    let (provider, link) = linked(&server).await;
+    let locks = Locks::new(provider);
+    let lock = locks.lock("a").ttl(LONG);
+    // The backup has its session and the name's node, and no grant.
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let backup = server.backup().unwrap();
+    let guard = lock.acquire().await.unwrap();
+    // What happens to the name's node in the restored data is older than what the holder has seen.
+    for _ in 0..20 {
+        locks.lock("b").ttl(LONG).acquire().await.unwrap().release().await.unwrap();
+    }
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    server.restore(&backup).unwrap();
+    let others = client(&server).await;
+    let next = others.lock("a").acquire().await.unwrap();
+    assert!(guard.is_held(), "its deadline has not passed yet");
+    // Until then, the server refuses a client that has seen more than it has.
+    for _ in 0..40 {
+        others.lock("b").acquire().await.unwrap().release().await.unwrap();
+    }
+    link.pass().unwrap();
+    let reason = by(LONG + SLACK, "the loss", guard.lost()).await;
+    assert_eq!(reason, LossReason::Removed, "its session goes on");
+    assert!(next.is_held());
+    next.release().await.unwrap();
+}
