@@ -40,10 +40,11 @@ enum Way {
     KillTheLeader,
     RestoreWithTheGrant,
     RestoreFromBeforeTheGrant,
+    RestoreWithTheSession,
     LoseAllData,
 }
 
-const ALL: [Way; 13] = [
+const ALL: [Way; 14] = [
     Way::EndTheSession,
     Way::DeleteTheNode,
     Way::DeleteTheNodeUnheard,
@@ -56,6 +57,7 @@ const ALL: [Way; 13] = [
     Way::KillTheLeader,
     Way::RestoreWithTheGrant,
     Way::RestoreFromBeforeTheGrant,
+    Way::RestoreWithTheSession,
     Way::LoseAllData,
 ];
 
@@ -84,6 +86,7 @@ impl Way {
             Self::KillTheLeader => "the leader of three members is killed",
             Self::RestoreWithTheGrant => "a restore from a backup that has the grant",
             Self::RestoreFromBeforeTheGrant => "a restore from a backup without the grant",
+            Self::RestoreWithTheSession => "the same, where the backup has the holder's session",
             Self::LoseAllData => "a restart without data",
         }
     }
@@ -101,7 +104,9 @@ impl Way {
                 (LONGER_TICK - TICK, Some("tickTime is longer than the tick that was configured"))
             }
             // The servers are older than what their clients have seen, and refuse them.
-            Self::RestoreFromBeforeTheGrant => (self.ttl(), Some(RESTORED)),
+            Self::RestoreFromBeforeTheGrant | Self::RestoreWithTheSession => {
+                (self.ttl(), Some(RESTORED))
+            }
             Self::LoseAllData => (self.ttl(), Some("the loss of all data")),
             Self::CutUntilItExpires
             | Self::RestartQuickly
@@ -137,7 +142,10 @@ impl Way {
     const fn loses_data(self) -> bool {
         matches!(
             self,
-            Self::RestoreWithTheGrant | Self::RestoreFromBeforeTheGrant | Self::LoseAllData
+            Self::RestoreWithTheGrant
+                | Self::RestoreFromBeforeTheGrant
+                | Self::RestoreWithTheSession
+                | Self::LoseAllData
         )
     }
 }

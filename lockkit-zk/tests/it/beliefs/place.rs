@@ -80,11 +80,16 @@ impl Place {
             };
             let next = waiters.lock("a").ttl(way.ttl());
             next.acquire().await.unwrap().release().await.unwrap();
-            let before = way.loses_data().then(|| servers.one().backup().unwrap());
+            let mut before = way.loses_data().then(|| servers.one().backup().unwrap());
             let holders = match way {
                 Way::KillTheLeader => locks_at(&servers.addresses()).await,
                 _ => locks_at(&[link.address()]).await,
             };
+            if way == Way::RestoreWithTheSession {
+                let other = holders.lock("b").ttl(way.ttl());
+                other.acquire().await.unwrap().release().await.unwrap();
+                before = Some(servers.one().backup().unwrap());
+            }
             let guard = holders.lock("a").ttl(way.ttl()).acquire().await.unwrap();
             let session = session::of(&servers.addresses(), &guard).await;
             let succession = succession::after(&guard, &next).await;
@@ -200,7 +205,7 @@ impl Ended<'_> {
                 });
                 self.servers.one().restore(&backup).unwrap();
             }
-            Way::RestoreFromBeforeTheGrant => {
+            Way::RestoreFromBeforeTheGrant | Way::RestoreWithTheSession => {
                 self.servers.one().restore(before.expect("a backup")).unwrap();
             }
             Way::LoseAllData => self.servers.one().restart(Data::Lost).unwrap(),
