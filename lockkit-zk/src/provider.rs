@@ -57,7 +57,8 @@ impl ZkProvider {
         guarantees.belief_breaks_on = &[
             "a pause between a check and its use that outlasts the margin",
             "servers whose tickTime is longer than the tick that was configured",
-            "an operator who deletes the holder's node, or ends its session, until the holder is told",
+            "an operator who deletes the holder's node, or ends its session, until the holder is \
+             told",
             "a restore of the servers from an older snapshot, or the loss of all data",
             "session limits that are lowered by a restart of the servers, where the answer to a \
              reconnection is lost, or two ticks late, or the client's runtime stands still",

@@ -129,8 +129,8 @@ impl Session {
         self.life.link.subscribe()
     }
 
-    /// Changes each time that servers have reopened the session; with fewer data than before, where they
-    /// were restored from a backup meanwhile.
+    /// Changes each time that servers have reopened the session. They may have been restored from an
+    /// older backup meanwhile.
     pub(crate) fn reopenings(&self) -> watch::Receiver<()> {
         self.life.reopenings.subscribe()
     }

@@ -18,7 +18,7 @@ const TTL: Duration = ms(3_000);
 const TIMEOUT: Duration = ms(4_000);
 /// How long a member stays away that is killed, before it starts again.
 const AWAY: Duration = ms(500);
-/// As long as in the table of beliefs: by when a holder is told that an operator has ended its grant.
+/// By when a holder is told that an operator has ended its grant, as in the table of beliefs.
 const TOLD: Duration = ms(500);
 
 #[derive(Clone, Copy, Debug)]

@@ -65,9 +65,8 @@ pub trait Fixture: Send + Sync + 'static {
     /// Connects a new client; their numbers begin with 0.
     async fn connect(&self, number: usize) -> lockkit_core::Result<Locks>;
 
-    /// Has the fault happen, and heals what it has broken; it may block, and runs in a thread of its
-    /// own that knows the runtime. Gives the client whose grants it has ended early, if that is what
-    /// the fault does.
+    /// Has the fault happen, and heals what it has broken. It runs in a thread that may block and
+    /// knows the runtime. Gives the client whose grants it has ended early, if the fault does that.
     fn happens(&self, fault: Self::Fault, holders: &Holders) -> Option<usize>;
 
     /// What is left in the store once all clients have closed, as text to be shown.
@@ -139,7 +138,7 @@ async fn run_for(fixture: Arc<impl Fixture>, time: Duration) {
     }
 }
 
-/// The faults, one after the other, until the time is up; after each one every name is granted again.
+/// The faults, one after the other, until the time is up. After each of them every name is granted.
 async fn follow<F: Fixture>(fixture: &Arc<F>, turns: &Arc<Turns>, time: Duration) -> Vec<Happened> {
     let clock = Clock::system();
     let mut happened = Vec::new();

@@ -230,8 +230,8 @@ impl Worker {
         }
     }
 
-    /// Holds for so long, or until it is lost, and writes in either case: the fence must refuse what
-    /// is stale.
+    /// Holds for so long, or until it is lost, and writes in either case: the fence must refuse a
+    /// stale write.
     async fn hold(&self, attempt: &mut Attempt, guard: Guard, value: &Fenced<u64>, time: Duration) {
         let (turns, token) = (&self.turns, guard.token());
         turns.holders.enter(Held { client: self.client, watch: guard.watch() });

@@ -16,7 +16,7 @@ use testbed::{
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-/// The holder's member where there are three: members with the same data make the last one the leader.
+/// The holder's member where there are three; of members with the same data the last one leads.
 const FIRST: usize = 0;
 /// How many ticks more than its ttl a session lasts.
 const SPARE: u32 = 2;
