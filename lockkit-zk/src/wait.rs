@@ -240,8 +240,8 @@ async fn one_gone(
     }
 }
 
-/// Completes when the node is not there after a reconnection. A watch on its parent does not tell of
-/// it where the servers were restored from an older backup.
+/// Completes when the node is not there after a reconnection. A watch on its parent does not tell
+/// of it where the servers were restored from an older backup.
 async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, path: &str) {
     // The sender lives as long as the session.
     while reopenings.changed().await.is_ok() {

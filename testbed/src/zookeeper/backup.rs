@@ -28,7 +28,7 @@ impl ZkServer {
     /// Kills it, and starts it again at the same ports with the data of a backup.
     ///
     /// # Errors
-    /// [`Error::System`] where a file cannot be copied; those of a [restart](crate::Server::restart).
+    /// [`Error::System`] where a file cannot be copied, and those of a restart.
     pub fn restore(&self, backup: &ZkBackup) -> Result<()> {
         self.restart_after(|place| {
             fs::remove_dir_all(place.data()).map_err(Error::system("deleting the data"))?;

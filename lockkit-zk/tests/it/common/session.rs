@@ -70,7 +70,7 @@ pub(crate) fn end<'a>(server: SocketAddr, links: impl IntoIterator<Item = &'a Li
     }
 }
 
-/// Whether both requests were answered, or the session is over. Its own client may come back between
+/// Whether both requests were answered, or the session is over. Its own client may return between
 /// the two, which closes this connection.
 fn is_ended(server: SocketAddr, requests: &[u8]) -> bool {
     let mut stream = TcpStream::connect(server).unwrap();
