@@ -26,6 +26,15 @@ fn showing(certificates: &Certificates) -> EtcdTls {
     tls
 }
 
+/// A server that asks for a certificate, and has a user with the rights of lockkit's keys for ours.
+fn knowing_us_by(certificates: &Certificates) -> EtcdServer {
+    EtcdServer::builder()
+        .tls(certificates, ClientCertificate::Required)
+        .user_by_certificate("lockkit/")
+        .start()
+        .unwrap()
+}
+
 fn at(server: &EtcdServer, host: &str, tls: EtcdTls) -> EtcdConfig {
     EtcdConfig::new([(host, server.tls_address().unwrap().port())]).tls(tls)
 }
@@ -74,11 +83,7 @@ async fn a_login_goes_over_tls_and_only_to_a_member_with_a_good_certificate() {
 #[tokio::test]
 async fn a_client_certificate_is_a_login_with_the_rights_of_its_user() {
     let certificates = Certificates::new().unwrap();
-    let server = EtcdServer::builder()
-        .tls(&certificates, ClientCertificate::Required)
-        .user_by_certificate("lockkit/")
-        .start()
-        .unwrap();
+    let server = knowing_us_by(&certificates);
     works(at(&server, "localhost", showing(&certificates))).await;
     // The certificate's user has no rights elsewhere.
     let elsewhere = at(&server, "localhost", showing(&certificates)).prefix("elsewhere");
@@ -109,11 +114,7 @@ async fn a_member_with_a_bad_certificate_is_passed_over_and_only_all_of_them_are
 #[tokio::test]
 async fn the_private_part_of_our_certificate_is_shown_nowhere() {
     let certificates = Certificates::new().unwrap();
-    let server = EtcdServer::builder()
-        .tls(&certificates, ClientCertificate::Required)
-        .user_by_certificate("lockkit/")
-        .start()
-        .unwrap();
+    let server = knowing_us_by(&certificates);
     let tls = showing(&certificates);
     let (_, private) = tls.client.clone().unwrap();
     let text = String::from_utf8(private.clone()).unwrap();
