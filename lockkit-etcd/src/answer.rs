@@ -6,7 +6,7 @@ use etcd_client::{
 };
 use lockkit_core::Instant;
 
-use crate::endpoints::Line;
+use crate::line::Line;
 
 /// What a member answers.
 pub(crate) trait Answer {

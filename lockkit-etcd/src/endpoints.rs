@@ -4,20 +4,20 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, ResponseHeader};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Clock, Result};
-use tokio::sync::Notify;
 
 use crate::EtcdConfig;
 use crate::answer::Answer;
 use crate::failure::Failure;
 use crate::history::{History, Moment};
+use crate::line::{Heard, Line, Member};
 use crate::protocol::Mark;
 
 /// The longest that anything here waits for the cluster.
@@ -31,42 +31,6 @@ pub(crate) struct Endpoints {
     /// The id of our cluster, of the first answer of all.
     pub(crate) cluster: OnceLock<u64>,
     pub(crate) mark: OnceLock<Mark>,
-}
-
-pub(crate) struct Member {
-    pub(crate) url: String,
-    live: Mutex<Live>,
-    connecting: tokio::sync::Mutex<()>,
-    pub(crate) verifying: tokio::sync::Mutex<()>,
-    given_up: Notify,
-    /// Whether it was found without a mark, and whether that was told.
-    pub(crate) lacks_mark: AtomicBool,
-    pub(crate) is_told: AtomicBool,
-}
-
-#[derive(Default)]
-struct Live {
-    client: Option<Client>,
-    heard: Heard,
-    /// Whether the other end of this client is a member of our cluster.
-    is_verified: bool,
-}
-
-/// What was heard of a member so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Heard {
-    /// Which client: only the one that failed is given up, and not its successor.
-    number: u64,
-    /// How many calls it has answered.
-    answers: u64,
-}
-
-/// A client of one member, until it is given up.
-#[derive(Clone)]
-pub(crate) struct Line {
-    pub(crate) client: Client,
-    pub(crate) member: usize,
-    number: u64,
 }
 
 /// What became of a request that may have been sent more than once.
@@ -93,18 +57,11 @@ pub(crate) fn call_limit(ttl: Duration) -> Duration {
 
 impl Endpoints {
     pub(crate) fn new(config: &EtcdConfig) -> Self {
-        let member = |endpoint| Member {
-            url: config.url(endpoint),
-            live: Mutex::default(),
-            connecting: tokio::sync::Mutex::default(),
-            verifying: tokio::sync::Mutex::default(),
-            given_up: Notify::new(),
-            lacks_mark: AtomicBool::new(false),
-            is_told: AtomicBool::new(false),
-        };
+        let all = config.endpoints.iter().enumerate();
+        let member = |(index, endpoint)| Member::new(index, config.url(endpoint));
         Self {
             options: config.options(),
-            members: config.endpoints.iter().map(member).collect(),
+            members: all.map(member).collect(),
             current: AtomicUsize::new(0),
             history: Arc::default(),
             cluster: OnceLock::new(),
@@ -212,7 +169,7 @@ impl Endpoints {
             let outcome = request(line).await.map_err(|error| Failure::of(&error));
             let outcome = outcome.and_then(|answer| self.take_in(member, sent, answer));
             if !outcome.as_ref().is_err_and(Failure::is_of_a_member) {
-                self.hear(member, number);
+                self.members[member].hear(number);
             }
             outcome
         };
@@ -261,19 +218,9 @@ impl Endpoints {
         self.give_up(line.member, Some(line.number));
     }
 
-    /// Completes when somebody has given this client up.
+    /// Completes when this client was given up.
     pub(crate) async fn given_up(&self, line: &Line) {
-        let member = &self.members[line.member];
-        loop {
-            let given_up = member.given_up.notified();
-            {
-                let live = member.live();
-                if live.heard.number != line.number || live.client.is_none() {
-                    return;
-                }
-            }
-            given_up.await;
-        }
+        self.members[line.member].given_up(line).await;
     }
 
     /// Where the next request goes.
@@ -287,7 +234,7 @@ impl Endpoints {
     }
 
     pub(crate) fn heard(&self, member: usize) -> Heard {
-        self.members[member].live().heard
+        self.members[member].heard()
     }
 
     /// Goes on to the next member; where nothing was heard of this one since, its client is stuck.
@@ -298,57 +245,14 @@ impl Endpoints {
 
     /// Lets every client go; calls under way still get their answers.
     pub(crate) fn close(&self) {
-        for member in &self.members {
-            member.live().client = None;
-            member.given_up.notify_waiters();
-        }
+        self.members.iter().for_each(Member::let_go);
     }
 
     async fn line_to(&self, member: usize) -> Result<Line, Failure> {
-        let known = || {
-            let live = self.members[member].live();
-            let number = live.heard.number;
-            live.client.clone().map(|client| Line { client, member, number })
-        };
-        let Member { url, connecting, .. } = &self.members[member];
-        if let Some(line) = known() {
-            return Ok(line);
-        }
-        let _one_at_a_time = connecting.lock().await;
-        if let Some(line) = known() {
-            return Ok(line);
-        }
-        let made = Client::connect([url], Some(self.options.clone())).await;
-        // Nothing of the request has left yet: here only the login is sent.
-        let made = made.map_err(|error| match Failure::of(&error) {
-            Failure::Unclear(text) => Failure::Unserved(text),
-            failure => failure,
-        })?;
-        let mut live = self.members[member].live();
-        let number = live.heard.number + 1;
-        let heard = Heard { number, answers: 0 };
-        *live = Live { client: Some(made.clone()), heard, is_verified: false };
-        Ok(Line { client: made, member, number })
+        self.members[member].line(&self.options).await
     }
 
-    pub(crate) fn is_verified(&self, line: &Line) -> bool {
-        let live = self.members[line.member].live();
-        live.heard.number == line.number && live.is_verified
-    }
-
-    pub(crate) fn verified(&self, line: &Line) {
-        let mut live = self.members[line.member].live();
-        live.is_verified |= live.heard.number == line.number;
-    }
-
-    fn hear(&self, member: usize, number: u64) {
-        let mut live = self.members[member].live();
-        if live.heard.number == number {
-            live.heard.answers += 1;
-        }
-    }
-
-    /// Goes on to the next member, unless somebody has.
+    /// Goes on to the next member, unless another call has.
     pub(crate) fn pass_over(&self, member: usize) {
         let next = (member + 1) % self.members.len();
         let _ = self.current.compare_exchange(member, next, Ordering::SeqCst, Ordering::SeqCst);
@@ -356,18 +260,9 @@ impl Endpoints {
 
     fn give_up(&self, member: usize, number: Option<u64>) {
         self.pass_over(member);
-        let mut live = self.members[member].live();
-        if number == Some(live.heard.number) {
-            live.client = None;
-            drop(live);
-            self.members[member].given_up.notify_waiters();
+        if let Some(number) = number {
+            self.members[member].give_up(number);
         }
-    }
-}
-
-impl Member {
-    fn live(&self) -> MutexGuard<'_, Live> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

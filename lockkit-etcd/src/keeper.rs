@@ -9,8 +9,9 @@ use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Clock, Instant};
 use tokio::sync::Notify;
 
-use crate::endpoints::{Endpoints, Line, call_limit};
+use crate::endpoints::{Endpoints, call_limit};
 use crate::failure::Failure;
+use crate::line::Line;
 use crate::seat::Sweeping;
 use crate::session::Session;
 

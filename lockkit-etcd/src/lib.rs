@@ -18,6 +18,7 @@ mod failure;
 mod history;
 mod keeper;
 mod lease;
+mod line;
 mod members;
 mod operator;
 mod protocol;

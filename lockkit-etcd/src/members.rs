@@ -9,8 +9,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Clock, Error, Result};
 
-use crate::endpoints::{Endpoints, LIMIT, Line};
+use crate::endpoints::{Endpoints, LIMIT};
 use crate::failure::Failure;
+use crate::line::Line;
 use crate::protocol::{Mark, reads, revision_of, send};
 
 /// How long a client that connects waits for members that do not answer: they are looked at later.
@@ -44,7 +45,7 @@ impl Endpoints {
     /// `false`: the connection was given up meanwhile.
     pub(crate) async fn verify(&self, line: &Line) -> Result<bool, Failure> {
         let Some(mark) = self.mark.get() else { return Ok(true) };
-        if self.is_verified(line) {
+        if self.members[line.member].is_verified(line) {
             return Ok(true);
         }
         tokio::select! {
@@ -59,13 +60,13 @@ impl Endpoints {
     async fn verify_once(&self, line: &Line, mark: &Mark) -> Result<(), Failure> {
         let member = &self.members[line.member];
         let _one_at_a_time = member.verifying.lock().await;
-        if self.is_verified(line) {
+        if member.is_verified(line) {
             return Ok(());
         }
         self.look(line, mark).await?;
         member.lacks_mark.store(false, Ordering::SeqCst);
         member.is_told.store(false, Ordering::SeqCst);
-        self.verified(line);
+        member.verified(line);
         Ok(())
     }
 

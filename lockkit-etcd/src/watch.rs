@@ -14,7 +14,8 @@ use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchResponse, Watch
 use lockkit_core::Clock;
 use tokio::sync::Notify;
 
-use crate::endpoints::{Endpoints, LIMIT, Line};
+use crate::endpoints::{Endpoints, LIMIT};
+use crate::line::Line;
 use crate::protocol::Keys;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
