@@ -7,11 +7,11 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::{Builder, Etcd, PEER, TLS, etcdctl, number, revision, status};
+use super::{Builder, Etcd, EtcdSnapshot, PEER, TLS, etcdctl, number, revision, status};
 use crate::cluster::{Between, Cluster, Seen, pairs};
 use crate::command::run;
 use crate::doors::{Door, Doors};
-use crate::{Error, Link, Place, Result, Server};
+use crate::{Data, Error, Link, Place, Result, Server};
 
 /// A running etcd cluster, and all that a [`Cluster`] can do.
 ///
@@ -87,6 +87,29 @@ impl EtcdCluster {
         let revision = revision(self.member(leader).address())?;
         self.cli(leader, &["compaction", "--physical", &revision.to_string()])?;
         Ok(revision)
+    }
+
+    /// A backup of the data that this member has, as `etcdctl snapshot save` makes one.
+    ///
+    /// # Errors
+    /// As [`cli`](Self::cli).
+    pub fn snapshot(&self, member: usize) -> Result<EtcdSnapshot> {
+        EtcdSnapshot::by(etcdctl(&[self.member(member).address()], self.builder.has_users()))
+    }
+
+    /// Kills all members, and starts them again at the same ports with the data of one backup, as
+    /// `etcdctl snapshot restore` lays them out for each; returns once all follow a leader.
+    ///
+    /// # Errors
+    /// As [`cli`](Self::cli) and [`restart`](Cluster::restart).
+    pub fn restore(&self, snapshot: &EtcdSnapshot) -> Result<()> {
+        // All are dead before the first one starts: what one has lost it could learn from another.
+        self.kill()?;
+        let size = self.members().len();
+        for (number, member) in self.members().iter().enumerate() {
+            snapshot.lay_out(member.place(), Some(Member { number, size }))?;
+        }
+        self.restart(Data::Kept)
     }
 
     /// The addresses of all members' TLS ports; `None` without [`tls`](Builder::tls).

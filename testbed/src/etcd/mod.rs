@@ -87,10 +87,7 @@ impl EtcdServer {
     /// # Errors
     /// As [`cli`](Self::cli).
     pub fn snapshot(&self) -> Result<EtcdSnapshot> {
-        let directory = tempfile::tempdir().map_err(Error::system("making a directory"))?;
-        let snapshot = EtcdSnapshot { directory };
-        run(self.etcdctl().args(["snapshot", "save"]).arg(snapshot.file()))?;
-        Ok(snapshot)
+        EtcdSnapshot::by(self.etcdctl())
     }
 
     /// Kills it, and starts it again at the same ports with the data of a backup, as
@@ -99,19 +96,7 @@ impl EtcdServer {
     /// # Errors
     /// As [`cli`](Self::cli) and [`Server::restart`].
     pub fn restore(&self, snapshot: &EtcdSnapshot) -> Result<()> {
-        self.restart_after(|place| {
-            // The tool makes the directory itself, and refuses one that is there.
-            fs::remove_dir_all(place.data()).map_err(Error::system("deleting the data"))?;
-            let peer = format!("http://{}", place.address(PEER));
-            let mut command = Command::new("etcdctl");
-            command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(snapshot.file());
-            command
-                .arg(format!("--data-dir={}", place.data().display()))
-                .arg(format!("--name={ALONE}"))
-                .arg(format!("--initial-advertise-peer-urls={peer}"))
-                .arg(format!("--initial-cluster={ALONE}={peer}"));
-            run(&mut command).map(drop)
-        })
+        self.restart_after(|place| snapshot.lay_out(place, None))
     }
 
     /// The server's version, such as `3.4.23`.
@@ -145,6 +130,29 @@ pub struct EtcdSnapshot {
 }
 
 impl EtcdSnapshot {
+    /// Of the one server that this `etcdctl` is for.
+    fn by(mut etcdctl: Command) -> Result<Self> {
+        let directory = tempfile::tempdir().map_err(Error::system("making a directory"))?;
+        let snapshot = Self { directory };
+        run(etcdctl.args(["snapshot", "save"]).arg(snapshot.file()))?;
+        Ok(snapshot)
+    }
+
+    /// Replaces the data of a server that does not run.
+    fn lay_out(&self, place: &Place, member: Option<Member>) -> Result<()> {
+        // The tool makes the directory itself, and refuses one that is there.
+        fs::remove_dir_all(place.data()).map_err(Error::system("deleting the data"))?;
+        let Identity { name, advertised, all } = Identity::of(member, place);
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(self.file());
+        command
+            .arg(format!("--data-dir={}", place.data().display()))
+            .arg(format!("--name={name}"))
+            .arg(format!("--initial-advertise-peer-urls={advertised}"))
+            .arg(format!("--initial-cluster={all}"));
+        run(&mut command).map(drop)
+    }
+
     fn file(&self) -> PathBuf {
         self.directory.path().join("snapshot.db")
     }
@@ -276,15 +284,12 @@ impl Program for Etcd {
         if self.builder.has_tls() {
             clients += &format!(",https://{}", place.address(TLS));
         }
-        let peer = format!("http://{}", place.address(PEER));
+        let peer = peer_url(place);
         let mut command = Command::new(self.name());
-        let (name, advertised, all) = match self.member {
-            None => (ALONE.to_owned(), peer.clone(), format!("{ALONE}={peer}")),
-            Some(member) => {
-                command.current_dir(Member::directory(place));
-                (member.name(), member.url(), member.all())
-            }
-        };
+        if self.member.is_some() {
+            command.current_dir(Member::directory(place));
+        }
+        let Identity { name, advertised, all } = Identity::of(self.member, place);
         command
             .arg(format!("--name={name}"))
             .arg(format!("--data-dir={}", place.data().display()))
@@ -321,6 +326,29 @@ impl Program for Etcd {
             Some(_) => Ok(()),
         }
     }
+}
+
+/// What a server calls itself, and which others its cluster has.
+struct Identity {
+    name: String,
+    /// Where the others find it.
+    advertised: String,
+    all: String,
+}
+
+impl Identity {
+    fn of(member: Option<Member>, place: &Place) -> Self {
+        if let Some(member) = member {
+            return Self { name: member.name(), advertised: member.url(), all: member.all() };
+        }
+        let advertised = peer_url(place);
+        let all = format!("{ALONE}={advertised}");
+        Self { name: ALONE.to_owned(), advertised, all }
+    }
+}
+
+fn peer_url(place: &Place) -> String {
+    format!("http://{}", place.address(PEER))
 }
 
 fn etcdctl(endpoints: &[SocketAddr], has_users: bool) -> Command {

@@ -50,6 +50,26 @@ fn an_etcd_cluster_has_another_leader_after_the_first_is_killed_or_paused() -> T
 }
 
 #[test]
+fn a_restored_etcd_cluster_has_the_data_of_the_backup_at_every_member_and_goes_on() -> Tested {
+    let cluster = EtcdCluster::start(3)?;
+    put(&cluster, 0, "before")?;
+    let (snapshot, before) = (cluster.snapshot(cluster.leader()?)?, cluster.revision()?);
+    put(&cluster, 0, "after")?;
+    let addresses = cluster.addresses();
+    cluster.restore(&snapshot)?;
+    assert_eq!(cluster.addresses(), addresses);
+    assert_eq!(cluster.revision()?, before);
+    for member in 0..3 {
+        assert_eq!(own(&cluster, member, "before")?, "1");
+        assert_eq!(own(&cluster, member, "after")?, "");
+    }
+    let first = cluster.leader()?;
+    cluster.member(first).kill()?;
+    put(&cluster, cluster.leader_other_than(first)?, "later")?;
+    Ok(())
+}
+
+#[test]
 fn an_isolated_member_of_etcd_answers_its_clients_and_learns_nothing() -> Tested {
     let cluster = EtcdCluster::start(3)?;
     let follower = cluster.follower()?;
