@@ -59,6 +59,12 @@ pub trait Fixture: Send + Sync + 'static {
     /// For how long two may believe at once when this fault ends a grant early.
     fn declared(&self, fault: Self::Fault) -> Duration;
 
+    /// Whether this fault may end grants of any client early, and not only those of the client that
+    /// [`happens`](Self::happens) gives.
+    fn may_end_any(&self, _: Self::Fault) -> bool {
+        false
+    }
+
     /// The ttl of every lock.
     fn ttl(&self) -> Duration;
 
@@ -90,6 +96,8 @@ struct Happened {
     ended: Instant,
     /// The client whose grants it has ended early.
     client: Option<usize>,
+    /// Whether it may have ended any other client's.
+    may_end_any: bool,
     declared: Duration,
     stopwatch: Stopwatch,
 }
@@ -164,7 +172,9 @@ async fn follow<F: Fixture>(fixture: &Arc<F>, turns: &Arc<Turns>, time: Duration
         );
         let (what, declared) = (format!("{fault:?}"), fixture.declared(fault));
         let ended = clock.now();
-        happened.push(Happened { what, began, ended, client, declared, stopwatch });
+        let may_end_any = fixture.may_end_any(fault);
+        let fault = Happened { what, began, ended, client, may_end_any, declared, stopwatch };
+        happened.push(fault);
     }
     happened
 }

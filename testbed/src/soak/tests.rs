@@ -78,8 +78,8 @@ async fn two_stores_that_know_nothing_of_each_other_fail_a_soak() {
 }
 
 /// The second one is granted 5 ms before the first one's last belief, and the operator has ended a
-/// grant of this client meanwhile, for which so much is declared.
-fn judge(client: usize, declared: Duration) -> usize {
+/// grant of this client meanwhile, or of any, for which so much is declared.
+fn judge(client: usize, may_end_any: bool, declared: Duration) -> usize {
     let at = |millis| Instant::from_origin(Duration::from_millis(millis));
     let name = LockName::new("a").expect("a name");
     let attempt = |client: usize, granted, until| {
@@ -94,23 +94,29 @@ fn judge(client: usize, declared: Duration) -> usize {
     };
     let (began, ended, stopwatch) = (at(0), at(100), timing::start());
     let what = "a fault".to_owned();
-    let happened = Happened { what, began, ended, client: Some(client), declared, stopwatch };
+    let happened =
+        Happened { what, began, ended, client: Some(client), may_end_any, declared, stopwatch };
     verdict::check(vec![attempt(0, 10, 35), attempt(1, 30, 40)], &[happened])
 }
 
 #[test]
 fn an_overlap_that_is_declared_is_none() {
-    assert_eq!(judge(0, Duration::from_millis(5)), 2);
+    assert_eq!(judge(0, false, Duration::from_millis(5)), 2);
+}
+
+#[test]
+fn an_overlap_of_any_client_is_declared_where_the_fault_may_end_any_grant() {
+    assert_eq!(judge(1, true, Duration::from_millis(5)), 2);
 }
 
 #[test]
 #[should_panic(expected = "two believed for 5ms, 4ms are declared")]
 fn an_overlap_that_is_longer_than_declared_fails() {
-    judge(0, Duration::from_millis(4));
+    judge(0, false, Duration::from_millis(4));
 }
 
 #[test]
 #[should_panic(expected = "believed at the same time, for 5ms")]
 fn an_overlap_of_another_client_than_the_one_that_was_ended_fails() {
-    judge(1, Duration::from_millis(5));
+    judge(1, false, Duration::from_millis(5));
 }

@@ -72,7 +72,7 @@ fn allow(seen: &mut [Attempt], happened: &[Happened]) -> Vec<Both> {
             continue;
         }
         let is_of = |fault: &Happened| {
-            fault.client == Some(attempt.client)
+            (fault.may_end_any || fault.client == Some(attempt.client))
                 && fault.began <= *granted
                 && *granted <= fault.ended
         };
