@@ -17,5 +17,6 @@ mod refused;
 mod restore;
 mod server;
 mod session;
+mod soak;
 #[cfg(feature = "tls")]
 mod tls;
