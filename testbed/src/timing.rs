@@ -124,6 +124,30 @@ macro_rules! in_time {
     };
 }
 
+/// Asserts that a guard, which is renewed, is held.
+///
+/// A guard that is lost by its deadline was not renewed in time: a machine that kept threads waiting for a
+/// core explains it, as it does every call without an answer.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+/// let guard = lockkit_core::Locks::memory().lock("a").acquire().await?;
+/// testbed::held!(guard);
+/// testbed::held!(guard, "lost after {} resets", 3);
+/// # Ok(()) }
+/// ```
+#[macro_export]
+macro_rules! held {
+    ($guard:expr) => {
+        $crate::held!($guard, "a guard that must be held")
+    };
+    ($guard:expr, $($text:tt)+) => {
+        if let Err(error) = $guard.ensure(std::time::Duration::ZERO) {
+            panic!("{}: {error:?}", format_args!($($text)+));
+        }
+    };
+}
+
 /// What is said before the text of a missed bound: nothing, unless the machine gave too little time.
 fn excuse(starved: Option<Starved>) -> String {
     starved.map(|starved| format!("{}; ", starved.inconclusive())).unwrap_or_default()

@@ -142,7 +142,7 @@ async fn both_believed(way: Way) -> (Duration, bool) {
     }
     let ended = by(TTL, "the end of a belief", believer).await.unwrap();
     let (next, granted) = by(TTL * 2, "the next grant", waiter).await.unwrap();
-    assert!(next.is_held());
+    testbed::held!(next);
     (ended.saturating_duration_since(granted), true)
 }
 

@@ -56,7 +56,7 @@ async fn a_token_that_has_expired_is_renewed_and_costs_nobody_a_lock() {
     let guard = lock.acquire().await.unwrap();
     let next = waiter(&lock, 0).await;
     tokio::time::sleep(ms(6_000)).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     guard.release().await.unwrap();
     by(SLACK, "the next grant", next).await.unwrap().release().await.unwrap();
 }

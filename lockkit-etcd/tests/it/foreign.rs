@@ -66,7 +66,7 @@ async fn a_foreign_member_that_turns_up_later_is_refused_and_grants_nothing() {
         is_told(by(ms(3_000), "an answer", locks.lock("a").ttl(TTL).try_acquire()).await);
         let left = other.cli(&["get", "--prefix", "--keys-only", "lockkit/a/"]).unwrap();
         assert_eq!(left.trim(), "");
-        assert!(held.is_held(), "the foreign member has ended it");
+        testbed::held!(held, "the foreign member has ended it");
         links[0].pass().unwrap();
         let guard = by(ms(3_000), "a grant", async {
             loop {

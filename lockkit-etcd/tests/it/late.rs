@@ -26,7 +26,7 @@ async fn holds_on(guard: &Guard, third: &Locks) {
     let name = guard.name().as_str();
     let within = third.lock(name).ttl(TTL).acquire_within(ms(1_000)).await;
     assert!(within.is_err(), "granted beside a holder");
-    assert!(guard.is_held(), "{guard:?}");
+    testbed::held!(guard, "{guard:?}");
     let seen = third.lock(name).inspect().await.unwrap();
     assert_eq!(seen.holders[0].token, Some(guard.token()));
 }

@@ -54,7 +54,7 @@ async fn a_follower_that_fails_at_any_moment_ends_no_hold_of_five_seconds() {
         // Every deadline of before passes, and each of the two others is asked more than once.
         while began.elapsed() < SHORT_TTL * 3 / 2 {
             for (_, guards) in &held {
-                assert!(guards[0].is_held(), "a false loss after {:?}: {held:?}", began.elapsed());
+                testbed::held!(guards[0], "a false loss after {:?}: {held:?}", began.elapsed());
             }
             tokio::time::sleep(ms(20)).await;
         }

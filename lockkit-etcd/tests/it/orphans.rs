@@ -92,7 +92,7 @@ async fn what_a_driver_left_without_a_word_is_swept_although_its_lease_lives_for
     drop(provider.try_acquire(&request).await.unwrap().unwrap());
     assert!(other.lock("a").try_acquire().await.unwrap().is_none());
     let free = by(ORPHANED + TTL + SLACK, "the name", other.lock("a").acquire()).await.unwrap();
-    assert!(held.is_held());
+    testbed::held!(held);
     free.release().await.unwrap();
     held.release().await.unwrap();
 }

@@ -92,7 +92,7 @@ async fn a_hold_beside_a_refused_key_lives_on_and_takes_it_along_when_it_ends() 
     let good = locks.lock("good").ttl(TTL).acquire().await.unwrap();
     let request = refused_waiter(&rights, &app, &peer).await;
     tokio::time::sleep(TTL * 2).await;
-    assert!(good.is_held(), "a hold that has nothing to do with it");
+    testbed::held!(good, "a hold that has nothing to do with it");
     // Whoever comes now has a lease of its own, which nothing refused is on.
     rights.give_back();
     let next = locks.lock("next").ttl(TTL).acquire().await.unwrap();
@@ -102,7 +102,8 @@ async fn a_hold_beside_a_refused_key_lives_on_and_takes_it_along_when_it_ends() 
     app.withdraw(&request).await.unwrap();
     let guard = by(SLACK, "the name", peer.lock("a").acquire()).await.unwrap();
     guard.release().await.unwrap();
-    assert!(good.is_held() && next.is_held());
+    testbed::held!(good);
+    testbed::held!(next);
     // With the last hold on it the lease ends, and what may not be removed with it.
     refused_waiter(&rights, &app, &peer).await;
     tokio::time::sleep(TTL * 2).await;
@@ -110,7 +111,7 @@ async fn a_hold_beside_a_refused_key_lives_on_and_takes_it_along_when_it_ends() 
     drop(next);
     let guard = by(TTL + SOON + SLACK, "the name", peer.lock("a").acquire()).await.unwrap();
     guard.release().await.unwrap();
-    assert!(good.is_held());
+    testbed::held!(good);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,7 +87,7 @@ async fn a_restart_costs_no_lock_and_no_place() {
     let waiting = [waiter(&lock, 0).await, waiter(&lock, 1).await];
     server.restart(Data::Kept).unwrap();
     tokio::time::sleep(ms(1_000)).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     let mut last = guard.token();
     by(ms(3_000), "a release", guard.release()).await.unwrap();
     for waiter in waiting {
@@ -120,7 +120,7 @@ async fn a_runtime_that_ends_takes_no_lock_with_it_for_longer_than_a_ttl() {
     let guard = guard.unwrap();
     let next = waiter(&locks.lock("a").ttl(ttl), 0).await;
     tokio::time::sleep(ttl * 2).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     guard.release().await.unwrap();
     by(SLACK, "a push", next).await.unwrap().release().await.unwrap();
 }
@@ -134,7 +134,7 @@ async fn who_hears_nothing_of_the_only_member_is_told_after_five_seconds() {
     server.pause().unwrap();
     // The watch is asked after 2 s of silence and has 1 s; a new one has 2 s.
     by(ms(5_000) + SLACK, "the risk", guard.at_risk()).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     server.resume().unwrap();
     guard.renew().await.unwrap();
     guard.release().await.unwrap();
@@ -167,7 +167,7 @@ async fn who_waits_or_holds_in_another_runtime_goes_on_when_the_one_that_served_
     first.join().unwrap();
     // Nothing is asked of this client meanwhile: those who are there have it served anew.
     tokio::time::sleep(ttl * 2).await;
-    assert!(guard.is_held(), "lost with a runtime that is not its own");
+    testbed::held!(guard, "lost with a runtime that is not its own");
     queued(&other.lock("a"), 1).await;
     held.release().await.unwrap();
     let next = by(SLACK, "the waiter's grant", waiting).await.unwrap();
@@ -193,7 +193,7 @@ async fn holders_and_waiters_are_told_that_etcd_is_out_of_reach_and_that_it_is_b
     link.reset().unwrap();
     // Long before a third of the ttl, after which the next renewal is due.
     by(SLACK, "the risk", guard.at_risk()).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     let ended = by(ms(1_500) + SLACK, "the wait's end", unanswered).await.unwrap();
     assert!(matches!(ended, Err(Error::Unavailable { .. })), "an outage: {ended:?}");
     link.pass().unwrap();

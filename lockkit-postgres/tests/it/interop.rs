@@ -60,7 +60,7 @@ async fn psql_and_lockkit_exclude_each_other_both_ways() {
         psql
     });
     tokio::time::sleep(ms(200)).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     guard.release().await.unwrap();
     assert_eq!(by(SLACK, "psql is granted", when).await.unwrap(), "mine");
     assert!(lock.try_acquire().await.unwrap().is_none());

@@ -64,7 +64,7 @@ async fn a_wait_that_fails_once_it_has_the_lock_leaves_none_either() {
     held.release().await.unwrap();
     by(ms(4_000) + SLACK, "an answer", waiter).await.unwrap().unwrap_err();
     is_free_but_for_the_neighbour(&server, "b").await;
-    assert!(neighbour.is_held());
+    testbed::held!(neighbour);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -89,7 +89,7 @@ async fn a_release_that_fails_is_done_in_another_way() {
     revoke("pg_try_advisory_xact_lock(int, int)");
     guard.release().await.unwrap();
     is_free_but_for_the_neighbour(&server, "a").await;
-    assert!(neighbour.is_held());
+    testbed::held!(neighbour);
     // Nothing but the session's end is left.
     let guard = locks.lock("b").ttl(TTL).acquire().await.unwrap();
     revoke("pg_advisory_unlock(bigint)");

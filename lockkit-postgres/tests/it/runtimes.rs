@@ -112,7 +112,7 @@ async fn a_runtime_that_ends_before_the_server_has_answered_leaves_no_lock_witho
         link.pass().unwrap();
         let waiter = async { waiter.await.unwrap().unwrap() };
         let next = granted(tokio::spawn(waiter)).await;
-        assert!(neighbour.is_held(), "{midway:?}");
+        testbed::held!(neighbour, "{midway:?}");
         next.release().await.unwrap();
         let left = || advisory(&server) == 1;
         gone(ms(1_000), "only the neighbour's lock is left", left).await;

@@ -87,7 +87,7 @@ async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
         tokio::time::sleep((ttl + ms(200)).saturating_sub(stopped.elapsed())).await;
         child.resume().unwrap();
         assert_eq!(timing::kept(|| child.line(Duration::from_secs(5))), "lost");
-        assert!(next.is_held());
+        testbed::held!(next);
         next.release().await.unwrap();
         child.kill().unwrap();
     }
@@ -223,7 +223,8 @@ async fn a_promoted_standby_and_the_old_primary_are_two_servers_as_declared() {
     let new = join(&standby.url(), Strategy::Advisory).await;
     // Nothing ties the two together: both grant. What was granted before the promotion is older.
     let there = new.lock("held").acquire().await.unwrap();
-    assert!(held[0].is_held() && there.is_held());
+    testbed::held!(held[0]);
+    testbed::held!(there);
     assert!(there.token() > held[0].token());
     let late = old.lock("late").acquire().await.unwrap();
     assert!(there.token() > late.token(), "the promotion began an epoch of its own");
@@ -233,7 +234,8 @@ async fn a_promoted_standby_and_the_old_primary_are_two_servers_as_declared() {
     assert!(new.lock("held").ttl(LEASE).try_acquire().await.unwrap().is_none());
     let there = by(LEASE + SLACK, "it expires there", new.lock("held").ttl(LEASE).acquire());
     let there = there.await.unwrap();
-    assert!(held[1].is_held() && there.is_held());
+    testbed::held!(held[1]);
+    testbed::held!(there);
     assert_eq!(there.token().as_u64(), held[1].token().as_u64() + 1);
     // And the old primary gives out the very same token: they grow on neither side for the other.
     let token = held.remove(1);
@@ -259,7 +261,7 @@ async fn futures_dropped_after_any_time_leave_no_ghost_and_no_stuck_connection()
         let guard = ours.lock("dropped").ttl(ttl).acquire().await.unwrap();
         drop(tokio::time::timeout(limit, theirs.lock("dropped").ttl(ttl).acquire()).await);
         drop(tokio::time::timeout(limit, theirs.lock("other").ttl(ttl).acquire()).await);
-        assert!(guard.is_held());
+        testbed::held!(guard);
         guard.release().await.unwrap();
     }
     gone(ms(1_000), "no ghost", || advisory(&server) == 0).await;

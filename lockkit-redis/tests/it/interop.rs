@@ -131,7 +131,7 @@ async fn a_foreign_del_is_found_by_the_head_at_its_heartbeat_and_by_the_holder_a
         assert_eq!(reason, LossReason::Removed);
         // It ends nothing but its own.
         assert!(guard.release().await.is_err());
-        assert!(next.is_held());
+        testbed::held!(next);
         next.release().await.unwrap();
     }
     println!("a foreign DEL: next grant after {slowest:?} at the latest, of {HEARTBEAT:?}");

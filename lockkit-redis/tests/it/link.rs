@@ -256,7 +256,7 @@ async fn fifty_resets_at_a_ttl_of_5_s_cost_no_holder_its_lock() {
         // The driver renews meanwhile; this makes certain that there is a connection again.
         guard.renew().await.unwrap();
         tokio::time::sleep(ms(150)).await;
-        assert!(guard.is_held(), "lost after {reset} resets");
+        testbed::held!(guard, "lost after {reset} resets");
     }
     assert!(began.elapsed() > ttl, "less than a ttl");
     assert_eq!(link.counts().accepted, made + RESETS, "connections made anew");

@@ -252,7 +252,7 @@ async fn a_holder_that_was_stopped_past_its_ttl_knows_when_it_wakes() {
     assert_eq!(timing::kept(|| holder.line(ms(1_000))), "lost");
     // What it does on waking touches nobody else's grant.
     tokio::time::sleep(ttl * 2).await;
-    assert!(next.is_held());
+    testbed::held!(next);
     next.release().await.unwrap();
 }
 
@@ -300,7 +300,7 @@ async fn a_process_stopped_or_killed_right_after_a_hand_off_among_its_tasks_dela
             assert_eq!(timing::kept(|| holder.line(ms(1_000))), "lost");
         }
         tokio::time::sleep(ttl * 2).await;
-        assert!(next.is_held());
+        testbed::held!(next);
         next.release().await.unwrap();
     }
 }

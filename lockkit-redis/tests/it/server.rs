@@ -19,7 +19,7 @@ async fn script_flush_is_noticed_by_nobody() {
     let end = Instant::now() + TTL * 2;
     while Instant::now() < end {
         server.cli(&["SCRIPT", "FLUSH"]).unwrap();
-        assert!(guard.is_held());
+        testbed::held!(guard);
         tokio::time::sleep(ms(20)).await;
     }
     let token = guard.token();
@@ -58,7 +58,7 @@ async fn cut_connections_are_no_loss_and_cost_no_waiter_its_place() {
         let guard = holder.lock("a").ttl(TTL).acquire().await.unwrap();
         let lock = other.lock("a").ttl(TTL);
         let waiters = vec![waiter(&lock, 0).await, waiter(&lock, 1).await, waiter(&lock, 2).await];
-        assert!(guard.is_held(), "{kinds:?}");
+        testbed::held!(guard, "{kinds:?}");
         let cut = || {
             for kind in kinds {
                 server.cli(&["CLIENT", "KILL", "TYPE", kind]).unwrap();
@@ -67,7 +67,7 @@ async fn cut_connections_are_no_loss_and_cost_no_waiter_its_place() {
         let end = Instant::now() + TTL * 2;
         while Instant::now() < end {
             cut();
-            assert!(guard.is_held(), "{kinds:?}");
+            testbed::held!(guard, "{kinds:?}");
             tokio::time::sleep(ms(60)).await;
         }
         queued(&lock, 3).await;
@@ -93,7 +93,7 @@ async fn a_killed_server_that_kept_its_data_loses_neither_holder_nor_waiters() {
         server.restart(Data::Kept).unwrap();
         tokio::time::sleep(ms(1_000)).await;
     }
-    assert!(guard.is_held());
+    testbed::held!(guard);
     queued(&lock, 2).await;
     let token = guard.token();
     guard.release().await.unwrap();
@@ -184,7 +184,7 @@ async fn one_slow_or_failed_renewal_is_not_a_loss() {
             server.cli(&["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
             tokio::time::sleep(ms(50)).await;
         }
-        assert!(guard.is_held());
+        testbed::held!(guard);
         tokio::time::sleep(ttl / 2).await;
         assert!(guard.remaining().unwrap() > ttl / 4, "renewals go on");
     }

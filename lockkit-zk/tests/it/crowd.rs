@@ -38,7 +38,7 @@ async fn a_reset_costs_no_session_however_much_is_watched_on_it() {
     holder.release().await.unwrap();
     by(ms(40_000), "everybody's turn", async { while waiting.join_next().await.is_some() {} })
         .await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     guard.release().await.unwrap();
     locks.close(ms(5_000)).await.unwrap();
 }
@@ -70,7 +70,7 @@ async fn a_lost_reply_is_looked_up_over_a_link_on_which_no_attempt_lasts_as_long
     tokio::time::sleep(ms(600)).await;
     link.fault(Way::Both, Fault::delay(ms(90)));
     let guard = by(ms(5_000), "a grant", acquire).await.unwrap().unwrap();
-    assert!(held.is_held());
+    testbed::held!(held);
     guard.release().await.unwrap();
 }
 
@@ -93,6 +93,6 @@ async fn the_session_of_a_ttl_that_nobody_uses_is_closed_and_made_anew_when_some
         assert_eq!(sessions(), 3, "closed after a short time");
         timing::gone(ms(6_000), "its end", async || sessions() <= 2).await;
     }
-    assert!(held.is_held());
+    testbed::held!(held);
     held.release().await.unwrap();
 }

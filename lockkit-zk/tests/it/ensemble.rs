@@ -82,7 +82,7 @@ async fn held_locks_live_on_when_a_member_is_killed_or_paused() {
         }
         // For longer than a term: it was renewed through the others.
         while began.elapsed() < ms(14_000) {
-            assert!(guard.is_held(), "lost {:?} after a member had gone", began.elapsed());
+            testbed::held!(guard, "lost {:?} after a member had gone", began.elapsed());
             tokio::time::sleep(ms(100)).await;
         }
         assert!(!waiting.is_finished(), "granted beside a holder");

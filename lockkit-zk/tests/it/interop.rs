@@ -92,7 +92,7 @@ async fn exclude_each_other(lock: &Lock, peer: Arc<Peer>) {
     assert!(!waiting.is_finished(), "ours got in beside another client");
     assert_eq!(told(&peer, "release".to_owned()).await, "released");
     let guard = by(SLACK, "our grant", waiting).await.unwrap().unwrap();
-    assert!(guard.is_held());
+    testbed::held!(guard);
     guard.release().await.unwrap();
     assert_eq!(lock.inspect().await.unwrap().waiters, Some(0));
 }

@@ -29,7 +29,7 @@ async fn a_release_delivered_after_its_session_has_ended_does_not_harm_the_next_
     link.deliver();
     link.accept().unwrap();
     tokio::time::sleep(TTL).await;
-    assert!(next.is_held());
+    testbed::held!(next);
     let left = nodes(&spectator(&server).await, "/lockkit/a").await;
     assert_eq!(left.len(), 1, "{left:?}");
     let path = next.native::<ZkNode>().unwrap().path.clone();

@@ -25,7 +25,7 @@ async fn shortened(cut_after: Duration) {
     let id = session::of(&[server.address()], &holder).await;
     server.set_line("maxSessionTimeout=2000");
     session::restarted(&server, id).await;
-    assert!(holder.is_held(), "a restart of a moment costs no lock");
+    testbed::held!(holder, "a restart of a moment costs no lock");
     let next = client(&server).await.lock("a").ttl(TICK);
     let Succession { next: waiting, lost } = succession::after(&holder, &next).await;
     tokio::time::sleep(cut_after).await;
@@ -68,7 +68,7 @@ async fn a_shortened_session_keeps_its_locks_on_shorter_terms() {
     timing::until(TTL, "a renewal on the server's terms", shorter).await;
     // Longer than a term: it was renewed.
     tokio::time::sleep(ms(2_500)).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     let other = locks.lock("b").ttl(TTL).acquire().await.unwrap();
     assert_eq!(other.ttl(), Some(ms(1_500)));
     assert!(log.text().contains("session_shortened"), "{}", log.text());

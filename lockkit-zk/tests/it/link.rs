@@ -132,7 +132,7 @@ async fn a_lost_connection_is_a_risk_at_once_and_no_loss() {
     link.refuse().unwrap();
     link.reset().unwrap();
     by(ms(500), "the risk", guard.at_risk()).await;
-    assert!(guard.is_held());
+    testbed::held!(guard);
     link.pass().unwrap();
     by(ms(4_000), "the recovery", async {
         while tokio::time::timeout(ms(20), guard.at_risk()).await.is_ok() {

@@ -30,7 +30,7 @@ async fn a_waiter_whose_runtime_has_ended_frees_its_place_though_its_session_is_
     let next = by(PATIENCE + ms(1_000), "the next grant", next.acquire()).await.unwrap();
     println!("granted {:?} after the waiter's runtime had ended", began.elapsed());
     assert!(!matches!(waiting.await, Ok(Ok(_))), "granted in a runtime that has ended");
-    assert!(kept.is_held());
+    testbed::held!(kept);
     next.release().await.unwrap();
     kept.release().await.unwrap();
 }
@@ -88,6 +88,6 @@ async fn a_creation_without_an_answer_whose_call_was_dropped_is_swept_up() {
     link.pass().unwrap();
     let is_gone = async || nodes(&spectator, "/lockkit/a").await.is_empty();
     timing::gone(PATIENCE + ms(2_000), "the node of a dropped call", is_gone).await;
-    assert!(kept.is_held());
+    testbed::held!(kept);
     kept.release().await.unwrap();
 }

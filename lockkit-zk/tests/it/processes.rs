@@ -141,7 +141,7 @@ async fn a_holder_that_was_stopped_past_its_session_knows_and_its_guarded_write_
         let said = timing::kept(|| holder.line(ms(10_000)));
         assert!(said.starts_with("held false, refused true"), "{said}");
         assert_eq!(ours.get_data("/state").await.unwrap().0, b"next");
-        assert!(next.is_held());
+        testbed::held!(next);
         next.release().await.unwrap();
     }
 }

@@ -126,7 +126,7 @@ async fn a_holder_whose_node_a_restore_has_taken_is_told_when_its_session_goes_o
     server.restore(&backup).unwrap();
     let others = client(&server).await;
     let next = others.lock("a").acquire().await.unwrap();
-    assert!(guard.is_held(), "its deadline has not passed yet");
+    testbed::held!(guard, "its deadline has not passed yet");
     // Until then, the server refuses a client that has seen more than it has.
     for _ in 0..40 {
         others.lock("b").acquire().await.unwrap().release().await.unwrap();
@@ -134,6 +134,6 @@ async fn a_holder_whose_node_a_restore_has_taken_is_told_when_its_session_goes_o
     link.pass().unwrap();
     let reason = by(LONG + SLACK, "the loss", guard.lost()).await;
     assert_eq!(reason, LossReason::Removed, "its session goes on");
-    assert!(next.is_held());
+    testbed::held!(next);
     next.release().await.unwrap();
 }
