@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use crate::Kind;
 
+/// The shortest ttl that any store accepts.
+pub(crate) const MIN_TTL: Duration = Duration::from_millis(50);
+/// The longest ttl that any store accepts.
+pub(crate) const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+
 /// What a provider promises; the conformance suite fails every claim that does not hold.
 ///
 /// Upholds C13. Build it with [`Guarantees::new`], which claims as little as possible, and set the
@@ -112,11 +117,8 @@ pub struct TtlRange {
 
 impl TtlRange {
     /// Every ttl that lockkit accepts, to the millisecond.
-    pub const ANY: Self = Self {
-        min: crate::driver::timing::MIN_TTL,
-        max: crate::driver::timing::MAX_TTL,
-        granularity: Duration::from_millis(1),
-    };
+    pub const ANY: Self =
+        Self { min: MIN_TTL, max: MAX_TTL, granularity: Duration::from_millis(1) };
 }
 
 /// In which order waiters are granted.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::driver::drive;
 use crate::driver::runtime::Runtime;
+use crate::driver::shared::{Acquire, Answer, Wait};
 use crate::driver::timing::{LockOptions, Renewal};
-use crate::driver::{Acquire, Answer, Wait, drive};
 use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Locks, Result};
 
 /// One name's lock, with its settings; takes guards, and may be kept and cloned.

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 
 use crate::driver::reaper::{Count, Reaper, limited};
 use crate::driver::runtime::Runtime;
+use crate::driver::shared::{Closing, Shared};
 use crate::driver::timing::{DEFAULT_TTL, call_limit};
-use crate::driver::{Closing, Shared};
 use crate::request::{RandomIds, RequestIds, default_label};
 use crate::{
     Clock, Error, Guarantees, Inspection, Lock, LockName, LockProvider, Memory, Operator, Result,

@@ -201,7 +201,7 @@ impl PostgresConfig {
     /// ```
     #[must_use]
     pub fn setup_sql(&self) -> String {
-        crate::setup::sql(&self.schema)
+        include_str!("sql/setup.sql").replace('@', &self.schema)
     }
 
     pub(crate) fn check(&self) -> Result<()> {

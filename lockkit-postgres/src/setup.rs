@@ -9,13 +9,8 @@ use crate::error::STANDBY;
 /// The oldest server that ends idle sessions.
 const OLDEST: u32 = 140_000;
 
-/// The SQL that makes our objects in this schema.
-pub(crate) fn sql(schema: &str) -> String {
-    include_str!("sql/setup.sql").replace('@', schema)
-}
-
 /// Refuses a server that would break what we declare, and makes our objects where they are missing.
-pub(crate) async fn look_around(config: &PostgresConfig, session: &Session) -> Result<Server> {
+pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> Result<Server> {
     let schema = &config.schema;
     let look = format!(
         "SELECT current_setting('server_version_num'), pg_is_in_recovery(), \
@@ -53,7 +48,7 @@ pub(crate) async fn look_around(config: &PostgresConfig, session: &Session) -> R
                 "run the SQL of PostgresConfig::setup_sql()",
             ));
         }
-        session.ask(&clock, PATIENCE, What::Sql(sql(schema))).await?;
+        session.ask(&clock, PATIENCE, What::Sql(config.setup_sql())).await?;
     }
     let garbled = || Error::unavailable(Applied::No, "PostgreSQL's settings make no sense");
     Ok(Server {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use lockkit_core::{Builder, Error, FencingToken, Result, TtlRange};
 use percent_encoding::percent_decode_str;
 
-use super::SCHEMES;
+/// The schemes of stores that exist.
+pub(super) const SCHEMES: &str =
+    "memory:, file:, postgres:, redis:, rediss:, redis+unix:, zk:, zookeeper:, etcd:, etcds:";
 
 /// The scheme, in lower case, and what follows its colon.
 pub(super) fn split(url: &str) -> Result<(String, &str)> {

@@ -12,11 +12,7 @@ mod zk;
 
 use lockkit_core::{Builder, Error, Locks, Memory, Result};
 
-use address::{Address, split};
-
-/// The schemes of stores that exist.
-const SCHEMES: &str =
-    "memory:, file:, postgres:, redis:, rediss:, redis+unix:, zk:, zookeeper:, etcd:, etcds:";
+use address::{Address, SCHEMES, split};
 
 /// Connects to the store that `url` names, with every setting at its default.
 ///

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::steps::{Steps, has};
-use crate::{licences, matrix, msrv, readme, room, setup, test};
+use crate::{circles, licences, matrix, msrv, readme, room, setup, test};
 
 /// The commands of the README as they stand there, then what they leave out.
 pub(crate) fn run() -> Result<()> {
@@ -20,6 +20,7 @@ pub(crate) fn run() -> Result<()> {
     let strict = [("RUSTDOCFLAGS", "-D warnings")];
     steps.command("cargo doc --locked --workspace --all-features --no-deps", &strict);
     steps.step("each feature alone, and the examples", matrix::run);
+    steps.step("cargo xtask circles", circles::check);
     steps.step("cargo xtask msrv", msrv::run);
     if has("cargo-deny") {
         steps.cargo("deny check");

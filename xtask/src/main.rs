@@ -1,6 +1,7 @@
 //! `cargo xtask ...`: what people and CI run, the same on every machine.
 
 mod ci;
+mod circles;
 mod jobs;
 mod licences;
 mod matrix;
@@ -34,6 +35,7 @@ cargo xtask tiers        how many tests each tier has; `tiers list` names them, 
                          table up to the tests that exist
 cargo xtask features     builds each feature alone, and runs the examples
 cargo xtask bench        the benchmarks, or those whose name contains the words that follow
+cargo xtask circles      whether files import each other in a circle that the list of them lacks
 cargo xtask msrv         whether each crate builds with the Rust version that it declares
 cargo xtask table        writes the README's table of what the stores declare
 cargo xtask unclaimed    writes the list of cases that the last reports do not count as passed
@@ -57,6 +59,8 @@ fn main() -> ExitCode {
         ["msrv"] => msrv::run(),
         ["table"] => table(),
         ["unclaimed"] => reports::write_list(),
+        ["circles"] => circles::check(),
+        ["circles", "write"] => circles::write(),
         ["ci"] => ci::run(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -12,8 +12,8 @@ use super::attempt::{self, Attempt, Step};
 use super::lease::Machine;
 use super::reaper::{Call, CleanUp, finished, limited};
 use super::runtime::Runtime;
+use super::shared::{Acquire, Answer, Shared, Wait};
 use super::timing::call_limit;
-use super::{Acquire, Answer, Shared, Wait};
 use crate::{Applied, Clock, Error, FencingToken, Grant, Instant, Request, Result, StoreSays};
 
 /// Asks until there is a grant to hold, or an answer.

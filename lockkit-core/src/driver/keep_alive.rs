@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::Shared;
 use super::held::Held;
 use super::lease::{Event, State};
 use super::reaper::{CleanUp, is_over, limited};
 use super::runtime::Runtime;
+use super::shared::Shared;
 use crate::{Error, Lease, LossReason, Result, Term};
 
 /// Tells the hold that its driver has ended, also when the runtime drops the driver.

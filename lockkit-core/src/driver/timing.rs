@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
+use crate::guarantees::{MAX_TTL, MIN_TTL};
 use crate::{Error, Guarantees, Instant, Result, Term, TtlRange};
 
-/// The shortest ttl that any store accepts.
-pub(crate) const MIN_TTL: Duration = Duration::from_millis(50);
-/// The longest ttl that any store accepts.
-pub(crate) const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
-/// The ttl when nobody names one: long enough for a slow store, short enough for a crash.
+/// The ttl of locks that name none: long enough for a slow store, short enough for a crash.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 /// No single call waits longer than this for a store.
-const CALL_LIMIT: Duration = crate::kit::LONGEST_CALL;
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(2);
 
 /// How the driver keeps a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -4,9 +4,10 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::Clock;
+use crate::driver::timing;
 
 /// The longest that any call waits for its store.
-pub const LONGEST_CALL: Duration = Duration::from_secs(2);
+pub const LONGEST_CALL: Duration = timing::CALL_LIMIT;
 
 /// How long a backend waits for the answer to one call about a request of this ttl: three tenths of it,
 /// from 100 ms to 1.8 s. Upholds C12.
@@ -53,7 +54,6 @@ pub async fn within<T>(clock: &Clock, limit: Duration, call: impl Future<Output 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::timing;
 
     #[test]
     fn a_backend_gives_a_call_up_before_the_driver_does() {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::LONGEST_CALL;
+use super::calls::LONGEST_CALL;
 use crate::{Applied, Clock, Error, Instant, Result};
 
 /// A connection that many callers share.

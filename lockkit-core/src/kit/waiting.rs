@@ -3,7 +3,7 @@
 use std::borrow::BorrowMut;
 use std::time::Duration;
 
-use super::{Notes, Record};
+use super::requests::{Notes, Record};
 use crate::{Error, LossReason, Result};
 
 /// The shortest life of a waiter: it must not die of a busy machine.
@@ -135,7 +135,7 @@ where
 mod tests {
     use std::sync::Arc;
 
-    use super::super::Requests;
+    use super::super::requests::Requests;
     use super::*;
     use crate::{Clock, LockName, Request};
 

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use crate::PostgresConfig;
 use crate::connection::{LIMIT, PATIENCE, Session};
 use crate::protocol::key;
-use crate::setup::look_around;
+use crate::setup::check_server;
 use budget::Budget;
 use session::LockSession;
 use sessions::Sessions;
@@ -54,7 +54,7 @@ pub(crate) struct Inner {
 impl Advisory {
     pub(crate) async fn connect(config: PostgresConfig) -> Result<Self> {
         let session = Session::open(&config.options, PATIENCE, PATIENCE).await?;
-        let server = look_around(&config, &session).await?;
+        let server = check_server(&config, &session).await?;
         drop(session);
         let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
             let inner = Weak::clone(inner);

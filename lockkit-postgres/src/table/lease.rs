@@ -6,21 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use lockkit_core::kit::Notice;
-use lockkit_core::{Error, Lease, LossReason, Result, Term};
+use lockkit_core::{Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 
-use super::{Entry, Inner};
+use super::client::{Client, Entry};
 
 #[derive(Debug)]
-pub(super) struct TableLease {
-    table: Arc<Inner>,
+struct TableLease {
+    client: Arc<Client>,
     entry: Entry,
     released: AtomicBool,
 }
 
-impl TableLease {
-    pub(super) const fn new(table: Arc<Inner>, entry: Entry) -> Self {
-        Self { table, entry, released: AtomicBool::new(false) }
-    }
+/// What the server granted.
+pub(super) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
+    let token = FencingToken::with_base(client.token_base, token)?;
+    let (client, released) = (Arc::clone(client), AtomicBool::new(false));
+    Ok(Grant::new(token, term, TableLease { client, entry, released }))
 }
 
 #[async_trait]
@@ -29,7 +30,7 @@ impl Lease for TableLease {
         let request = self.entry.request();
         let (sent, ttl) = (request.clock().now(), request.ttl());
         let more = format!(", {}", ttl.as_millis());
-        if self.table.is_so(request, "renew", &more).await? {
+        if self.client.is_so(request, "renew", &more).await? {
             return Ok(Term { sent, ttl: Some(ttl) });
         }
         Err(Error::lost(LossReason::Removed))
@@ -47,7 +48,7 @@ impl Lease for TableLease {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        if self.table.leave(&self.entry).await? {
+        if self.client.leave(&self.entry).await? {
             self.released.store(true, Ordering::SeqCst);
             return Ok(());
         }

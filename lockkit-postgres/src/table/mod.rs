@@ -1,30 +1,29 @@
 //! Strategy "table": a row for each name, and functions that change it.
 
+mod client;
 mod lease;
 mod operator;
 mod pool;
 mod wake;
 
-use std::convert::Infallible;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockkit_core::kit::{self, Mailbox, Service, call_limit, wait, waiter_life};
+use lockkit_core::kit::{Service, wait, waiter_life};
 use lockkit_core::{
-    Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    LockProvider, Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
+    Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider, Operator,
+    Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 use sqlx::postgres::PgConnectOptions;
 
 use crate::PostgresConfig;
-use crate::connection::{Columns, PATIENCE, Session, What};
-use crate::protocol::{column, garbled, number, quoted, stored};
-use crate::setup::look_around;
-use lease::TableLease;
-use pool::{Answered, Pool};
-use wake::Waiters;
+use crate::connection::{PATIENCE, Session, What};
+use crate::protocol::column;
+use crate::setup::check_server;
+use client::{Answer, Client};
+use lease::grant;
+use pool::Pool;
 
 /// How often a waiter asks behind a pooler, through which no connection can listen.
 const POLL: Duration = Duration::from_millis(250);
@@ -33,27 +32,7 @@ const PREAMBLE: &str = "SET LOCAL transaction_isolation = 'read committed'; \
     SET LOCAL synchronous_commit = on; ";
 
 #[derive(Debug)]
-pub(crate) struct Table(Arc<Inner>);
-
-pub(crate) struct Inner {
-    pool: Pool,
-    schema: String,
-    token_base: u64,
-    /// How the listener connects, and its channel; `None` behind a pooler.
-    listener: Option<(PgConnectOptions, String)>,
-    waiters: Arc<Waiters>,
-    listening: Service,
-}
-
-/// A call, or a lease, of a request.
-type Entry = kit::Entry<Mailbox<Infallible>>;
-
-impl fmt::Debug for Inner {
-    /// Without the options: they hold the password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("pool", &self.pool).finish_non_exhaustive()
-    }
-}
+pub(crate) struct Table(Arc<Client>);
 
 impl Table {
     pub(crate) async fn connect(config: PostgresConfig) -> Result<Self> {
@@ -74,9 +53,9 @@ impl Table {
             Err(error) => return Err(error),
         };
         let session = Session::open(&options, PATIENCE, PATIENCE).await?;
-        look_around(&config, &session).await?;
+        check_server(&config, &session).await?;
         let preamble = if is_direct { "" } else { PREAMBLE };
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Client {
             pool: Pool::new(options.clone(), preamble, config.connections, session),
             schema: config.schema,
             token_base: config.token_base,
@@ -97,103 +76,6 @@ async fn obeys(session: &Session) -> Result<bool> {
 /// How one connects through a pooler: with nothing in the first message that it does not know.
 fn plain(options: &PgConnectOptions) -> PgConnectOptions {
     options.clone().extra_float_digits(None).statement_cache_capacity(0)
-}
-
-/// The answer to an acquire.
-#[derive(Debug)]
-enum Answer {
-    Granted {
-        token: u64,
-    },
-    /// Held by another, or another's turn; in how long one of us asks again.
-    Held {
-        ask_in: Option<Duration>,
-        label: Option<String>,
-    },
-    Withdrawn,
-}
-
-impl Answer {
-    fn of(rows: &[Columns]) -> Result<Self> {
-        let row = rows.first().ok_or_else(|| garbled(rows))?;
-        match column(row, 0) {
-            Some("granted") => {
-                Ok(Self::Granted { token: number(row, 1).ok_or_else(|| garbled(rows))? })
-            }
-            Some("held") => Ok(Self::Held {
-                ask_in: number(row, 1).map(Duration::from_millis),
-                label: column(row, 2).map(str::to_owned),
-            }),
-            Some("withdrawn") => Ok(Self::Withdrawn),
-            _ => Err(garbled(rows)),
-        }
-    }
-}
-
-impl Inner {
-    /// Calls one of our functions about this request's lock.
-    async fn call(&self, request: &Request, function: &str, more: &str) -> Result<Answered> {
-        let name = quoted(&stored(request.name().as_str()));
-        let (schema, id) = (&self.schema, request.id());
-        let sql = format!("SELECT * FROM {schema}.{function}({name}, '{id}'{more})");
-        self.pool.run(request.clock(), call_limit(request.ttl()), &sql).await
-    }
-
-    /// Calls one that answers yes or no.
-    async fn is_so(&self, request: &Request, function: &str, more: &str) -> Result<bool> {
-        let rows = self.call(request, function, more).await?.rows;
-        match rows.first().and_then(|row| column(row, 0)) {
-            Some("t") => Ok(true),
-            Some("f") => Ok(false),
-            _ => Err(garbled(&rows)),
-        }
-    }
-
-    async fn ask(&self, entry: &Entry, waits: bool) -> Result<Answer> {
-        let request = entry.request();
-        let Ok(sending) = entry.send() else { return Ok(Answer::Withdrawn) };
-        let (ttl, life) = (request.ttl().as_millis(), waiter_life(request.ttl()).as_millis());
-        let wake = match &self.listener {
-            Some((_, channel)) => format!("'{channel}'"),
-            None => "NULL".to_owned(),
-        };
-        let label = quoted(&request.label().replace('\0', "\u{fffd}"));
-        let more = format!(", {ttl}, {life}, {wake}, {label}, {waits}");
-        let answer = self.call(request, "acquire", &more).await;
-        let is_answered = match &answer {
-            Ok(answer) => !answer.replayed,
-            Err(error) => !error.is_ambiguous(),
-        };
-        if is_answered {
-            sending.answered();
-        }
-        Answer::of(&answer?.rows)
-    }
-
-    /// Ends a request; whether it held the name.
-    async fn leave(&self, entry: &Entry) -> Result<bool> {
-        let tombstone = entry.may_still_arrive();
-        self.is_so(entry.request(), "leave", &format!(", {tombstone}")).await
-    }
-
-    fn grant(self: &Arc<Self>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
-        let token = FencingToken::with_base(self.token_base, token)?;
-        Ok(Grant::new(token, term, TableLease::new(Arc::clone(self), entry)))
-    }
-
-    /// A waiter listens from now on.
-    fn listen(&self) -> Result<()> {
-        let Some((options, channel)) = &self.listener else { return Ok(()) };
-        self.listening.ensure(|alive| {
-            wake::serve(alive, Arc::clone(&self.waiters), options.clone(), channel.clone())
-        })
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.listening.stop();
-    }
 }
 
 /// What this strategy promises, where it can listen and where it cannot.
@@ -220,7 +102,7 @@ impl LockProvider for Table {
         let entry = self.0.waiters.enter(request);
         let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
         match self.0.ask(&entry, false).await? {
-            Answer::Granted { token } => self.0.grant(entry, sent, token).map(Some),
+            Answer::Granted { token } => grant(&self.0, entry, sent, token).map(Some),
             Answer::Held { .. } => Ok(None),
             Answer::Withdrawn => Err(Error::withdrawn()),
         }
@@ -233,7 +115,7 @@ impl LockProvider for Table {
         loop {
             let sent = Term { sent: clock.now(), ttl: Some(request.ttl()) };
             let (ask_in, label) = match self.0.ask(&entry, true).await? {
-                Answer::Granted { token } => return self.0.grant(entry, sent, token),
+                Answer::Granted { token } => return grant(&self.0, entry, sent, token),
                 Answer::Withdrawn => return Err(Error::withdrawn()),
                 Answer::Held { ask_in, label } => (ask_in, label),
             };

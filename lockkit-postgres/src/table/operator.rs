@@ -5,11 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 
-use super::Inner;
+use super::client::Client;
 use crate::connection::{Columns, LIMIT};
 use crate::protocol::{column, garbled, name_of, number, quoted, stored};
 
-impl Inner {
+impl Client {
     async fn look(&self, sql: &str) -> Result<Vec<Columns>> {
         Ok(self.pool.run(&Clock::system(), LIMIT, sql).await?.rows)
     }
@@ -45,7 +45,7 @@ impl Inner {
 }
 
 #[async_trait]
-impl Operator for Inner {
+impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         let is_it = format!("name = {}", quoted(&stored(name.as_str())));
         let seen = self.seen(&is_it, 1).await?.pop();

@@ -1,0 +1,77 @@
+//! What the drivers of one [`Locks`](crate::Locks) share, and what a caller wants of one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::reaper::{Count, Reaper};
+use super::timing::Timing;
+use crate::guard::Guard;
+use crate::request::RequestIds;
+use crate::{Clock, LockName, LockProvider, Result};
+
+/// What every driver of one `Locks` shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) provider: Arc<dyn LockProvider>,
+    pub(crate) clock: Clock,
+    pub(crate) closing: Closing,
+    pub(crate) active: Arc<Count>,
+    pub(crate) reaper: Reaper,
+    pub(crate) ids: Arc<dyn RequestIds>,
+    /// Whether a difference between a wished and a granted ttl was logged.
+    pub(crate) ttl_adjusted: AtomicBool,
+}
+
+/// The level-triggered signal that the locks are being closed.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    set: AtomicBool,
+    changed: Notify,
+}
+
+impl Closing {
+    /// Sets it; whether it was unset.
+    pub(crate) fn set(&self) -> bool {
+        let first = !self.set.swap(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+        first
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.set.load(Ordering::SeqCst)
+    }
+
+    pub(crate) async fn closed(&self) {
+        let changed = self.changed.notified();
+        if !self.is_set() {
+            changed.await;
+        }
+    }
+}
+
+/// How long a caller waits for a name that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Not at all: one call on the store.
+    No,
+    /// Until it is granted.
+    Unlimited,
+    /// Until it is granted or this has passed.
+    AtMost(Duration),
+}
+
+/// What a caller wants, checked.
+#[derive(Debug)]
+pub(crate) struct Acquire {
+    pub(crate) name: LockName,
+    pub(crate) label: Arc<str>,
+    pub(crate) timing: Timing,
+    /// The ttl that the caller wants, before it was fitted to the store.
+    pub(crate) wished: Duration,
+    pub(crate) wait: Wait,
+}
+
+pub(crate) type Answer = Result<Option<Guard>>;
