@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use lockkit_core::kit::within;
 use lockkit_core::{Applied, Clock, Error, Result};
 use zookeeper_client::Error as ZkError;
 
@@ -11,7 +12,7 @@ pub(crate) type Outcome<T> = std::result::Result<T, ZkError>;
 
 /// Whether the request may have taken effect, or may yet.
 pub(crate) fn is_ambiguous(error: &ZkError) -> bool {
-    matches!(to_error(error), Error::Unavailable { applied: Applied::Maybe, .. })
+    to_error(error).is_ambiguous()
 }
 
 /// What the caller can do about it.
@@ -55,12 +56,9 @@ pub(crate) async fn limited<T>(
     limit: Duration,
     call: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    tokio::select! {
-        biased;
-        outcome = call => outcome,
-        () = clock.sleep(limit) => {
-            let silence = format!("ZooKeeper gave no answer within {limit:?}");
-            Err(Error::unavailable(Applied::Maybe, silence))
-        }
-    }
+    let outcome = within(clock, limit, call).await;
+    outcome.unwrap_or_else(|| {
+        let silence = format!("ZooKeeper gave no answer within {limit:?}");
+        Err(Error::unavailable(Applied::Maybe, silence))
+    })
 }

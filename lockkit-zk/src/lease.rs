@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::future::{join_all, poll_fn};
-use lockkit_core::{Error, Lease, LossReason, Request, Result, Term};
+use lockkit_core::kit::call_limit;
+use lockkit_core::{Error, Grant, Lease, LossReason, Request, Result, Term};
 use zookeeper_client::Error as ZkError;
 
+use crate::cleanup::{Removal, remove};
+use crate::client::Client;
 use crate::error::{is_ambiguous, limited, to_error};
 use crate::place::{Held, Node, Place};
-use crate::provider::Inner;
-use crate::remains::Removal;
-use crate::wait::{Gone, call_limit};
+use crate::wait::Gone;
 
 /// The node of a grant, for callers that write into the same ensemble.
 ///
@@ -41,8 +42,8 @@ pub struct ZkNode {
     pub czxid: i64,
 }
 
-pub(crate) struct ZkLease {
-    provider: Arc<Inner>,
+struct ZkLease {
+    client: Arc<Client>,
     request: Request,
     place: Arc<Place>,
     held: Arc<Held>,
@@ -53,17 +54,38 @@ pub(crate) struct ZkLease {
     unanswered: AtomicBool,
 }
 
+/// What the queue granted.
+pub(crate) async fn grant(
+    client: &Arc<Client>,
+    request: &Request,
+    place: &Arc<Place>,
+    node: Node,
+    gone: Gone,
+) -> Result<Grant> {
+    let token = client.token(node.czxid)?;
+    let clock = request.clock();
+    // After a silence, belief begins with the second write that is answered again.
+    let term = node.session.whole_term(clock);
+    let term =
+        limited(clock, call_limit(request.ttl()), term).await.map_err(|error| match error {
+            Error::Lost { .. } => node.session.over(),
+            error => error,
+        })?;
+    let (client, place) = (Arc::clone(client), Arc::clone(place));
+    Ok(Grant::new(token, term, ZkLease::new(client, request.clone(), place, node, gone)))
+}
+
 impl ZkLease {
-    pub(crate) fn new(
-        provider: Arc<Inner>,
+    fn new(
+        client: Arc<Client>,
         request: Request,
         place: Arc<Place>,
         node: Node,
         gone: Gone,
     ) -> Self {
-        let held = place.hold(node, provider.places.forgets(request.id(), &place));
+        let held = place.hold(node, client.places.forgets(request.id(), &place));
         let (removed, unanswered) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { provider, request, place, held, gone: Mutex::new(gone), removed, unanswered }
+        Self { client, request, place, held, gone: Mutex::new(gone), removed, unanswered }
     }
 
     /// Completes when the node is gone; sticky.
@@ -86,7 +108,7 @@ impl ZkLease {
     fn over(&self) {
         self.held.released.store(true, Ordering::SeqCst);
         self.place.clear();
-        self.provider.places.forget(self.request.id(), &self.place);
+        self.client.places.forget(self.request.id(), &self.place);
     }
 }
 
@@ -169,7 +191,7 @@ impl ZkLease {
     /// Whoever gives up, the session goes on until the node is gone.
     fn leave_to_session(&self) {
         self.unanswered.store(true, Ordering::SeqCst);
-        drop(self.held.node.session.remove(Removal::Nodes(self.held.node.paths())));
+        drop(remove(&self.held.node.session, Removal::Nodes(self.held.node.paths())));
     }
 }
 

@@ -11,7 +11,11 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod acquire;
+mod cleanup;
+mod client;
 mod config;
+mod connect;
 mod error;
 mod lease;
 mod limits;
@@ -24,7 +28,6 @@ mod proof;
 mod protocol;
 mod provider;
 mod queue;
-mod remains;
 mod session;
 mod sessions;
 #[cfg(feature = "tls")]

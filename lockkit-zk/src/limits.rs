@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, Instant};
 use tokio::sync::Mutex;
 
 use crate::ZkConfig;
-use crate::session::LIMIT;
-use crate::sessions::connect_once;
+use crate::connect::connect_once;
 
 /// More than any server grants: what it grants instead is its maximum.
 pub(crate) const MOST: Duration = Duration::from_secs(24 * 3600);
@@ -74,7 +74,7 @@ impl Limits {
     /// What each server grants for a wish of this timeout, of those that answer in time.
     async fn each(&self, wish: Duration) -> Vec<(String, Duration)> {
         let began = self.clock.now();
-        let mut ends_at = began.saturating_add(LIMIT);
+        let mut ends_at = began.saturating_add(LONGEST_CALL);
         let mut asked: FuturesUnordered<_> =
             self.config.addresses().into_iter().map(|server| self.one(server, wish)).collect();
         let mut granted = Vec::new();

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 use zookeeper_client::{Error as ZkError, Stat};
 
+use crate::cleanup::{Removal, children_in_sync, remove};
+use crate::client::Client;
 use crate::error::{Outcome, limited, to_error};
 use crate::protocol::{Contender, identity, label, name_of, queue};
-use crate::provider::Inner;
-use crate::remains::{Removal, children_in_sync};
-use crate::session::{LIMIT, Session};
+use crate::session::Session;
 use crate::usage::InUse;
 
 /// How many names are looked at in one round trip.
@@ -27,7 +28,7 @@ struct Look {
     first: Option<(Vec<u8>, Stat)>,
 }
 
-impl Inner {
+impl Client {
     async fn look(&self, name: &LockName) -> Result<Look> {
         let call = async {
             let (session, _in_use) = self.sessions.any().await?;
@@ -48,7 +49,7 @@ impl Inner {
                 return Ok(Look { session, _in_use, parent, queue, first });
             }
         };
-        limited(&Clock::system(), LIMIT, call).await
+        limited(&Clock::system(), LONGEST_CALL, call).await
     }
 
     async fn elements(&self) -> Result<Vec<String>> {
@@ -58,7 +59,7 @@ impl Inner {
             let elements: Outcome<_> = children_in_sync(&client, &self.base).await;
             elements.map_err(|error| to_error(&error))
         };
-        limited(&Clock::system(), LIMIT, call).await
+        limited(&Clock::system(), LONGEST_CALL, call).await
     }
 }
 
@@ -74,7 +75,7 @@ impl Look {
 }
 
 #[async_trait]
-impl Operator for Inner {
+impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         let look = self.look(name).await?;
         let mut holders = Vec::new();
@@ -124,8 +125,8 @@ impl Operator for Inner {
         if !look.first.as_ref().is_some_and(is_it) {
             return Ok(false);
         }
-        let removal = look.session.remove(Removal::Nodes(look.holders_nodes()));
-        limited(&Clock::system(), LIMIT, removal).await?;
+        let removal = remove(&look.session, Removal::Nodes(look.holders_nodes()));
+        limited(&Clock::system(), LONGEST_CALL, removal).await?;
         Ok(true)
     }
 }

@@ -6,11 +6,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lockkit_core::{Clock, Request};
-use zookeeper_client::Client;
+use zookeeper_client::Client as Driver;
 
+use crate::cleanup::{Removal, removed};
+use crate::client::Client;
 use crate::place::{Known, Place, Places};
-use crate::provider::Inner;
-use crate::remains::{Removal, removed};
 
 /// A driver that waits for an outage to end asks again sooner than this.
 const ORPHANED: Duration = Duration::from_secs(3);
@@ -18,14 +18,14 @@ const ORPHANED: Duration = Duration::from_secs(3);
 /// A call that works on a request. Once the last one has ended, and has left something in the store,
 /// the session removes that, unless another call comes in time.
 pub(crate) struct Attempt<'a> {
-    provider: &'a Inner,
+    client: &'a Client,
     request: &'a Request,
     pub(crate) place: Arc<Place>,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn begin(provider: &'a Inner, request: &'a Request) -> Self {
-        Self { provider, request, place: provider.places.begin(request.id()) }
+    pub(crate) fn begin(client: &'a Client, request: &'a Request) -> Self {
+        Self { client, request, place: client.places.begin(request.id()) }
     }
 }
 
@@ -38,13 +38,14 @@ impl Drop for Attempt<'_> {
             // A lease removes its own node, and so does a withdrawal.
             Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => return,
         };
-        session.sweep(Orphan {
-            places: Arc::downgrade(&self.provider.places),
+        let orphan = Orphan {
+            places: Arc::downgrade(&self.client.places),
             place: Arc::downgrade(&self.place),
             request: self.request.clone(),
-            parent: self.provider.parent(self.request.name()),
+            parent: self.client.parent(self.request.name()),
             begun,
-        });
+        };
+        session.sweep(|client, clock| orphan.sweep(client, clock));
     }
 }
 
@@ -61,7 +62,7 @@ pub(crate) struct Orphan {
 
 impl Orphan {
     /// Removes what is left of the request once its driver had time to ask again.
-    pub(crate) async fn sweep(self, client: Client, clock: Clock) {
+    pub(crate) async fn sweep(self, client: Driver, clock: Clock) {
         clock.sleep(self.request.ttl().max(ORPHANED)).await;
         let (Some(places), Some(place)) = (self.places.upgrade(), self.place.upgrade()) else {
             return;

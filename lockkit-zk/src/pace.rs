@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::session::LIMIT;
+use lockkit_core::kit::LONGEST_CALL;
 
 /// How many ticks a session lasts longer than the ttl that it gives: one in which followers tell
 /// their leader of a heartbeat, and one for the time between two heartbeats.
@@ -39,6 +39,6 @@ impl Pace {
     /// Silence for this long makes the driver try another server. Its own pings, due after three
     /// eighths of it, never come before a heartbeat.
     pub(crate) fn silence(self) -> Duration {
-        (self.timeout / 4).min((self.interval() * 3).max(LIMIT))
+        (self.timeout / 4).min((self.interval() * 3).max(LONGEST_CALL))
     }
 }

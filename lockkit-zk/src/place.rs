@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use lockkit_core::{Applied, Error, RequestId, Result};
+use lockkit_core::{Error, RequestId, Result};
 use tokio::sync::watch;
 
-use crate::remains::Removal;
+use crate::cleanup::{Removal, remove};
 use crate::session::Session;
 use crate::usage::InUse;
 
@@ -94,7 +94,7 @@ impl Drop for Forgets {
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.released.load(Ordering::SeqCst) {
-            drop(self.node.session.remove(Removal::Nodes(self.node.paths())));
+            drop(remove(&self.node.session, Removal::Nodes(self.node.paths())));
         }
     }
 }
@@ -191,7 +191,7 @@ impl Place {
             }
             may
         });
-        asked.ok_or_else(withdrawn)
+        asked.ok_or_else(Error::withdrawn)
     }
 
     /// The node was created, or found.
@@ -259,10 +259,6 @@ impl Place {
             }
             may
         });
-        if was_set { Ok(()) } else { Err(withdrawn()) }
+        if was_set { Ok(()) } else { Err(Error::withdrawn()) }
     }
-}
-
-pub(crate) fn withdrawn() -> Error {
-    Error::unavailable(Applied::No, "the request was withdrawn")
 }

@@ -12,11 +12,11 @@ use zookeeper_client::{
     Permission,
 };
 
+use crate::cleanup::{Removal, children, children_in_sync, remove};
 use crate::error::{Outcome, is_ambiguous, to_error};
 use crate::parents;
-use crate::place::{Known, Node, Place, withdrawn};
+use crate::place::{Known, Node, Place};
 use crate::protocol::{self, Contender, data, is_of, prefixes};
-use crate::remains::{Removal, children, children_in_sync};
 use crate::session::Session;
 use crate::usage::InUse;
 use crate::{Access, Layout};
@@ -101,7 +101,7 @@ impl Form {
                 let found = find(&client, request, session, parent, in_use).await;
                 found.map_err(|error| to_error(&error))?
             }
-            Known::Withdrawn(_) => return Err(withdrawn()),
+            Known::Withdrawn(_) => return Err(Error::withdrawn()),
             Known::Nothing | Known::Sent(_) | Known::Taken(_) => None,
         };
         if let Some((node, children)) = found {
@@ -110,7 +110,7 @@ impl Form {
         }
         let entered = self.create(&client, request, place, session, parent, in_use).await?;
         if protocol::is_used_up(entered.node.sequence) {
-            session.remove(Removal::Nodes(entered.node.paths())).await?;
+            remove(session, Removal::Nodes(entered.node.paths())).await?;
             place.clear();
             return Err(Error::rejected(
                 format!("a queue whose counter is nearly used up ({})", entered.node.sequence),
@@ -150,10 +150,7 @@ impl Form {
                 Err(ZkError::NoNode) => {
                     place.clear();
                     let made = parents::make(client, parent, self.acls()).await;
-                    made.map_err(|error| match to_error(&error) {
-                        Error::Unavailable { cause, .. } => Error::unavailable(Applied::No, cause),
-                        error => error,
-                    })?;
+                    made.map_err(|error| to_error(&error).with_applied(Applied::No))?;
                     continue;
                 }
                 Err(error) => {

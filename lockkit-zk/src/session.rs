@@ -1,28 +1,27 @@
 //! One session: its one heartbeat, and its end.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use zookeeper_client::{Client, MultiWriteError};
 
 use crate::error::Outcome;
 use crate::limits::Limits;
-use crate::orphans::Orphan;
-use crate::place::Forgets;
 use crate::proof::Proof;
-use crate::remains::{Remains, Removal, remove};
 use crate::usage::{InUse, Users};
+use life::Life;
+pub(crate) use life::Link;
 use reopening::Reopening;
 use times::Times;
 
-/// The longest that anything here waits for a server.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 /// More heartbeats than this are never unanswered at once: a slow one is not a lost one.
 const UNANSWERED: usize = 4;
 /// For so many of its timeouts nobody has used it: it is closed.
@@ -39,36 +38,13 @@ pub(crate) struct Session {
 }
 
 /// What the session's task does for others.
-enum Chore {
-    Remove(Remains),
-    Sweep(Orphan),
+struct Chore {
+    work: Work,
+    /// Whether the session stays for it after its last use.
+    is_awaited: bool,
 }
 
-/// What is known of the session's life; read by all, written by its task and by acked writes.
-#[derive(Debug)]
-struct Life {
-    clock: Clock,
-    link: watch::Sender<Link>,
-    /// Changes each time that servers have reopened it.
-    reopenings: watch::Sender<()>,
-    proof: watch::Sender<Proof>,
-    /// Servers keep it for less than they said as it was made.
-    is_shortened: AtomicBool,
-    /// It was over before the servers had ended it, as far as is known.
-    is_early: AtomicBool,
-    /// `None` once it was closed.
-    client: Mutex<Option<Client>>,
-    users: Arc<Users>,
-}
-
-/// Whether the session can be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Link {
-    Up,
-    Down,
-    /// The session has ended: nothing that was on it is left, or will be within its timeout.
-    Over,
-}
+type Work = Box<dyn FnOnce(Client, Clock) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 impl Session {
     /// Takes over a connected client; `asked` was read before it connected. Its timeout counts for no
@@ -209,44 +185,42 @@ impl Session {
         }
     }
 
-    /// Has something removed, however long it takes while the session lives, and whether or not
-    /// somebody waits for it.
-    ///
-    /// # Cancel safety
-    /// Cancel-safe: the removal goes on.
-    pub(crate) fn remove(&self, what: Removal) -> impl Future<Output = Result<()>> + Send + use<> {
-        self.remove_and(what, None)
-    }
-
-    /// The same, and forgets the place once it is done.
-    pub(crate) fn remove_and(
+    /// Has the session's task do this, which removes something; the session stays until it is done.
+    /// `false`: the session is over.
+    pub(crate) fn clean_up<F: Future<Output = ()> + Send + 'static>(
         &self,
-        what: Removal,
-        forgets: Option<Forgets>,
-    ) -> impl Future<Output = Result<()>> + Send + use<> {
-        let (done, answer) = oneshot::channel();
-        let taken = self.takes(Chore::Remove(Remains { what, forgets, done }));
-        let (life, over) = (Arc::clone(&self.life), self.over());
-        async move {
-            match answer.await {
-                Ok(outcome) if taken => outcome,
-                // Servers may keep what is left on it for longer than it was believed in.
-                _ if life.is_early.load(Ordering::SeqCst) => Err(over),
-                // A session that is over has nothing left to remove.
-                _ => Ok(()),
-            }
-        }
+        work: impl FnOnce(Client, Clock) -> F + Send + 'static,
+    ) -> bool {
+        self.take(work, true)
     }
 
-    /// Removes what is left of a request that no call works on, unless one does soon.
-    pub(crate) fn sweep(&self, orphan: Orphan) {
+    /// Has the session's task do this unless the session ends before.
+    pub(crate) fn sweep<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Client, Clock) -> F + Send + 'static,
+    ) {
         // Where the session is over, nothing is left of it.
-        self.takes(Chore::Sweep(orphan));
+        self.take(work, false);
     }
 
-    fn takes(&self, chore: Chore) -> bool {
+    fn take<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Client, Clock) -> F + Send + 'static,
+        is_awaited: bool,
+    ) -> bool {
+        let work: Work = Box::new(|client, clock| Box::pin(work(client, clock)));
         let cleaner = self.cleaner.lock().unwrap_or_else(PoisonError::into_inner);
-        cleaner.as_ref().is_some_and(|to| to.send(chore).is_ok())
+        cleaner.as_ref().is_some_and(|to| to.send(Chore { work, is_awaited }).is_ok())
+    }
+
+    /// What a clean-up comes to that the session's end has cut short.
+    pub(crate) fn cut_short(&self) -> impl FnOnce() -> Result<()> + Send + use<> {
+        let (life, over) = (Arc::clone(&self.life), self.over());
+        move || {
+            // Servers may keep what is left on it for longer than it was believed in. Otherwise a
+            // session that is over has nothing left to remove.
+            if life.is_early.load(Ordering::SeqCst) { Err(over) } else { Ok(()) }
+        }
     }
 
     /// Ends the session, and what is left on it.
@@ -256,29 +230,8 @@ impl Session {
         let Some(mut states) = client.map(|client| client.state_watcher()) else { return };
         let ended = async { while !states.changed().await.is_terminated() {} };
         if !self.is_over() {
-            let _ = tokio::time::timeout(LIMIT, ended).await;
+            let _ = tokio::time::timeout(LONGEST_CALL, ended).await;
         }
-    }
-}
-
-impl Life {
-    fn client(&self) -> MutexGuard<'_, Option<Client>> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives no reference away: two at once, and a writer between them, would wait for each other.
-    async fn proven_once(&self, holds: impl Fn(&Proof) -> bool) {
-        let mut proof = self.proof.subscribe();
-        // The sender lives as long as this.
-        let _ = proof.wait_for(holds).await;
-    }
-
-    fn proven(&self, sent: Instant) {
-        self.proof.send_if_modified(|proof| proof.acked(sent));
-    }
-
-    fn proof(&self) -> Proof {
-        *self.proof.borrow()
     }
 }
 
@@ -328,8 +281,10 @@ async fn keep(
                 Err(_) => {}
             },
             chore = chores.recv(), if open => match chore {
-                Some(Chore::Remove(item)) => removals.push(remove(client.clone(), item)),
-                Some(Chore::Sweep(of)) => sweeps.push(of.sweep(client.clone(), life.clock.clone())),
+                Some(Chore { work, is_awaited }) => {
+                    let work = work(client.clone(), life.clock.clone());
+                    if is_awaited { removals.push(work) } else { sweeps.push(work) }
+                }
                 None => open = false,
             },
             Some(()) = removals.next(), if !removals.is_empty() => {}
@@ -361,10 +316,6 @@ async fn reached(clock: &Clock, at: Option<Instant>) {
     }
 }
 
-fn set(link: &watch::Sender<Link>, to: Link) {
-    link.send_if_modified(|link| std::mem::replace(link, to) != to);
-}
-
 /// One heartbeat: a write that changes nothing, but that takes a majority and a live session.
 async fn beat(client: Client, sent: Instant) -> Outcome<Instant> {
     let mut check = client.new_multi_writer();
@@ -380,6 +331,7 @@ async fn beat(client: Client, sent: Instant) -> Outcome<Instant> {
     }
 }
 
+mod life;
 mod reopening;
 #[cfg(test)]
 mod tests;

@@ -5,23 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Applied, Clock, Error, Result, TtlRange};
 use tokio::sync::watch;
-use zookeeper_client::Client;
 
 use crate::ZkConfig;
+use crate::connect::{connect, explained};
 use crate::error::{limited, to_error};
 use crate::limits::{Limits, MOST};
 use crate::pace::Pace;
-use crate::session::{LIMIT, Link, Session};
+use crate::session::{Link, Session};
 use crate::usage::InUse;
-
-/// After so long without an answer another try is made beside the first.
-const HEDGE: Duration = Duration::from_millis(250);
-/// How many tries there are where there are several servers. Each takes them in an order that the
-/// driver draws, so all but one in thousands meet one that answers among three with a silent one.
-const TRIES: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -66,7 +60,7 @@ impl Sessions {
     pub(crate) async fn connect(config: ZkConfig) -> Result<Self> {
         let clock = Clock::system();
         let asked = clock.now();
-        let connected = limited(&clock, LIMIT, connect(&config, MOST)).await;
+        let connected = limited(&clock, LONGEST_CALL, connect(&config, MOST)).await;
         let client = match connected {
             Ok(client) => client,
             Err(error) => return Err(explained(&config, error).await),
@@ -78,7 +72,7 @@ impl Sessions {
                 Err(error) => Err(to_error(&error)),
             }
         };
-        limited(&clock, LIMIT, looked).await?;
+        limited(&clock, LONGEST_CALL, looked).await?;
         let limits = Arc::new(Limits::new(config.clone(), clock.clone()));
         let most = limits.compare(client.session_timeout()).await;
         let ticks = u32::try_from(Pace::lasting(most, tick).ttl().as_nanos() / tick.as_nanos());
@@ -133,7 +127,7 @@ impl Sessions {
         let (sessions, class) = (Arc::clone(self), Arc::clone(class));
         #[allow(clippy::disallowed_methods)] // it only connects, for no longer than the limit
         tokio::spawn(async move {
-            let opened = limited(&sessions.clock, LIMIT, sessions.open(ttl, &class)).await;
+            let opened = limited(&sessions.clock, LONGEST_CALL, sessions.open(ttl, &class)).await;
             let _ = done.send_replace(opened);
         });
         made
@@ -179,74 +173,4 @@ impl Sessions {
     fn classes(&self) -> MutexGuard<'_, HashMap<Duration, Arc<Class>>> {
         self.classes.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A client with a session of its own, at whichever server answers first.
-async fn connect(config: &ZkConfig, timeout: Duration) -> Result<Client> {
-    let mut tries = FuturesUnordered::new();
-    let mut left = if config.servers.len() > 1 { TRIES } else { 2 };
-    loop {
-        if left > 0 {
-            left -= 1;
-            tries.push(connect_once(config, &config.addresses().join(","), timeout)?);
-        }
-        tokio::select! {
-            Some(tried) = tries.next() => match tried {
-                Ok(client) => return Ok(client),
-                Err(error) => {
-                    // Each server was tried.
-                    return Err(match to_error(&error) {
-                        Error::Unavailable { cause, .. } => Error::unavailable(Applied::No, cause),
-                        error => error,
-                    });
-                }
-            },
-            () = tokio::time::sleep(HEDGE), if left > 0 => {}
-        }
-    }
-}
-
-/// One try at each of these servers, in an order of the driver's own.
-pub(crate) fn connect_once(
-    config: &ZkConfig,
-    servers: &str,
-    timeout: Duration,
-) -> Result<impl Future<Output = std::result::Result<Client, zookeeper_client::Error>> + use<>> {
-    let mut connector = Client::connector()
-        .with_session_timeout(timeout)
-        .with_connection_timeout(Pace::lasting(timeout, config.tick).silence())
-        .with_fail_eagerly();
-    for (scheme, secret) in &config.logins {
-        connector = connector.with_auth(scheme, secret);
-    }
-    let servers = servers.to_owned();
-    #[cfg(feature = "tls")]
-    if let Some(tls) = &config.tls {
-        connector = connector.with_tls(crate::tls::options(tls)?);
-    }
-    let is_secure = config.tls.is_some();
-    Ok(async move {
-        #[cfg(feature = "tls")]
-        if is_secure {
-            return connector.secure_connect(&servers).await;
-        }
-        let _ = is_secure;
-        connector.connect(&servers).await
-    })
-}
-
-/// The driver hides why no server let it in: a look at them tells.
-#[cfg(feature = "tls")]
-async fn explained(config: &ZkConfig, error: Error) -> Error {
-    match &config.tls {
-        Some(tls) if error.is_retryable() => {
-            crate::tls::refusal(config, tls).await.unwrap_or(error)
-        }
-        _ => error,
-    }
-}
-
-#[cfg(not(feature = "tls"))]
-async fn explained(_: &ZkConfig, error: Error) -> Error {
-    error
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, Error, Result};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -12,7 +13,6 @@ use tokio_rustls::TlsConnector;
 use zookeeper_client::TlsOptions;
 
 use crate::error::limited;
-use crate::session::LIMIT;
 use crate::{ZkConfig, ZkTls};
 
 /// What the driver takes.
@@ -53,7 +53,7 @@ pub(crate) async fn refusal(config: &ZkConfig, tls: &ZkTls) -> Option<Error> {
             let Ok(stream) = stream else { return Ok(None) };
             Ok(hand_shake(&connector, name, stream).await.err())
         };
-        if let Ok(Some(error)) = limited(&Clock::system(), LIMIT, shake).await {
+        if let Ok(Some(error)) = limited(&Clock::system(), LONGEST_CALL, shake).await {
             let text = error.to_string();
             if text.contains("peer certificate") || text.contains("fatal alert") {
                 return Some(Error::rejected(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
+use lockkit_core::kit::call_limit;
 use lockkit_core::{Error, Holder, Request, Result, StoreSays};
 use tokio::sync::watch;
 use zookeeper_client::{Client, Error as ZkError, EventType, OneshotWatcher};
@@ -14,7 +15,7 @@ use crate::error::{Outcome, is_ambiguous, limited, to_error};
 use crate::place::Node;
 use crate::protocol::{Contender, label, queue};
 use crate::queue::Entered;
-use crate::session::{LIMIT, Link, Session};
+use crate::session::{Link, Session};
 
 /// Before a watch that could not be set is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -256,9 +257,4 @@ async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, path: 
 
 fn position(queue: &[Contender], node: &Node) -> Option<usize> {
     queue.iter().position(|contender| contender.node == node.names[0])
-}
-
-/// Sooner than the driver turns away (a third, 2 s), so that the withdrawal comes behind the call.
-pub(crate) fn call_limit(ttl: Duration) -> Duration {
-    (ttl * 3 / 10).clamp(LIMIT / 20, LIMIT * 9 / 10)
 }

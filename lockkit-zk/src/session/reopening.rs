@@ -9,7 +9,7 @@ use std::time::Duration;
 use lockkit_core::Instant;
 use zookeeper_client::{Client, SessionState};
 
-use super::Life;
+use super::life::Life;
 use crate::limits::Limits;
 use crate::proof::Proof;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use lockkit_core::Instant;
 use zookeeper_client::SessionState;
 
+use super::life::{Life, Link};
 use super::reopening::Reopening;
-use super::{Life, Link, set};
 
 /// When the session's task does what, if nothing happens before.
 pub(super) struct Times {
@@ -36,7 +36,7 @@ impl Times {
             SessionState::Disconnected | SessionState::ConnectedReadOnly => false,
             SessionState::Expired | SessionState::Closed | SessionState::AuthFailed => return None,
         };
-        set(&life.link, if is_up { Link::Up } else { Link::Down });
+        life.set_link(if is_up { Link::Up } else { Link::Down });
         let proof = life.proof();
         let ends_early = proof.ends_early();
         if ends_early.is_some_and(|end| end <= life.clock.now()) {

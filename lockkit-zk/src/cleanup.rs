@@ -1,5 +1,6 @@
 //! What must not stay in the store, and its removal.
 
+use std::future::Future;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -8,17 +9,10 @@ use tokio::sync::oneshot;
 use zookeeper_client::{Client, Error as ZkError};
 
 use crate::error::{Outcome, is_ambiguous, to_error};
-use crate::place::Forgets;
+use crate::session::Session;
 
 /// Between two tries to remove what was left.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// Something that must not stay in the store, whoever asked for it.
-pub(crate) struct Remains {
-    pub(crate) what: Removal,
-    pub(crate) forgets: Option<Forgets>,
-    pub(crate) done: oneshot::Sender<Result<()>>,
-}
 
 /// What is to be removed.
 #[derive(Debug)]
@@ -30,14 +24,38 @@ pub(crate) enum Removal {
     Request(String, Request, Vec<String>),
 }
 
-/// Removes something, and tells those who wait for it.
-pub(crate) async fn remove(client: Client, remains: Remains) {
-    let outcome = removed(&client, &remains.what).await;
-    if let Some(forgets) = remains.forgets.filter(|_| outcome.is_err()) {
-        forgets.cancel();
+/// Has something removed, however long it takes while the session lives, and whether or not a call
+/// waits for it.
+///
+/// # Cancel safety
+/// Cancel-safe: the removal goes on.
+pub(crate) fn remove(
+    session: &Session,
+    what: Removal,
+) -> impl Future<Output = Result<()>> + Send + use<> {
+    remove_and(session, what, |_| {})
+}
+
+/// As [`remove`], and tells `then` of the outcome; it is dropped untold if the session ends before.
+pub(crate) fn remove_and<F: FnOnce(&Result<()>) + Send + 'static>(
+    session: &Session,
+    what: Removal,
+    then: F,
+) -> impl Future<Output = Result<()>> + Send + use<F> {
+    let (done, answer) = oneshot::channel();
+    let is_taken = session.clean_up(move |client, _| async move {
+        let outcome = removed(&client, &what).await;
+        then(&outcome);
+        // Perhaps no call waits any more.
+        let _ = done.send(outcome);
+    });
+    let cut_short = session.cut_short();
+    async move {
+        match answer.await {
+            Ok(outcome) if is_taken => outcome,
+            _ => cut_short(),
+        }
     }
-    // Perhaps no task waits any more.
-    let _ = remains.done.send(outcome);
 }
 
 /// Removes until it is done, refused for good, or the session is over.

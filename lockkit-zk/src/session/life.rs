@@ -1,0 +1,62 @@
+//! What is known of a session's life.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lockkit_core::{Clock, Instant};
+use tokio::sync::watch;
+use zookeeper_client::Client;
+
+use crate::proof::Proof;
+use crate::usage::Users;
+
+/// What is known of the session's life; read by all, written by its task and by acked writes.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) clock: Clock,
+    pub(super) link: watch::Sender<Link>,
+    /// Changes each time that servers have reopened it.
+    pub(super) reopenings: watch::Sender<()>,
+    pub(super) proof: watch::Sender<Proof>,
+    /// Servers keep it for less than they said as it was made.
+    pub(super) is_shortened: AtomicBool,
+    /// It was over before the servers had ended it, as far as is known.
+    pub(super) is_early: AtomicBool,
+    /// `None` once it was closed.
+    pub(super) client: Mutex<Option<Client>>,
+    pub(super) users: Arc<Users>,
+}
+
+/// Whether the session can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    Up,
+    Down,
+    /// The session has ended: nothing that was on it is left, or will be within its timeout.
+    Over,
+}
+
+impl Life {
+    pub(super) fn client(&self) -> MutexGuard<'_, Option<Client>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never returns a `watch::Ref`: two held at once with a writer queued between them deadlock.
+    pub(super) async fn proven_once(&self, holds: impl Fn(&Proof) -> bool) {
+        let mut proof = self.proof.subscribe();
+        // The sender lives as long as this.
+        let _ = proof.wait_for(holds).await;
+    }
+
+    pub(super) fn proven(&self, sent: Instant) {
+        self.proof.send_if_modified(|proof| proof.acked(sent));
+    }
+
+    pub(super) fn set_link(&self, to: Link) {
+        self.link.send_if_modified(|link| std::mem::replace(link, to) != to);
+    }
+
+    pub(super) fn proof(&self) -> Proof {
+        *self.proof.borrow()
+    }
+}
