@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use lockkit_core::{Applied, Error};
+use lockkit_core::{Applied, Error, LossReason};
 use rustix::io::Errno;
 
 /// The error of doing `what` with `path`; nothing of the request has taken effect.
@@ -52,3 +52,11 @@ pub(crate) fn no_file(path: &Path) -> Error {
 
 const NO_FILE: &str =
     "the store keeps plain files only, and follows no links: remove what stands there";
+
+/// What an attempt says whose request was withdrawn.
+pub(crate) fn ended(reason: LossReason) -> Error {
+    match reason {
+        LossReason::Closed => Error::Closed,
+        _ => Error::unavailable(Applied::No, format!("the request was withdrawn: {reason}")),
+    }
+}

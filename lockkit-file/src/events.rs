@@ -19,16 +19,15 @@ mod linux {
     use std::mem::MaybeUninit;
     use std::os::fd::OwnedFd;
     use std::path::Path;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+    use lockkit_core::Result;
+    use lockkit_core::kit::{Alive, Service};
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
     use rustix::io::Errno;
     use tokio::io::Interest;
     use tokio::io::unix::AsyncFd;
-    use tokio::runtime::Handle;
     use tokio::sync::Notify;
-    use tokio::task::AbortHandle;
 
     use super::POLL;
     use crate::process;
@@ -44,14 +43,14 @@ mod linux {
     #[derive(Debug)]
     pub(crate) struct Events {
         shared: Option<Arc<Shared>>,
-        pump: Mutex<Option<AbortHandle>>,
     }
 
     #[derive(Debug)]
     struct Shared {
         inotify: Arc<OwnedFd>,
         watched: Mutex<HashMap<i32, Watched>>,
-        pumping: AtomicBool,
+        /// Hands the events on.
+        pump: Service,
     }
 
     #[derive(Debug)]
@@ -68,10 +67,10 @@ mod linux {
                 Arc::new(Shared {
                     inotify: Arc::new(inotify),
                     watched: Mutex::default(),
-                    pumping: AtomicBool::new(false),
+                    pump: Service::default(),
                 })
             });
-            Self { shared, pump: Mutex::default() }
+            Self { shared }
         }
 
         /// Whether the kernel tells.
@@ -79,28 +78,32 @@ mod linux {
             self.shared.is_some()
         }
 
-        /// Sees to it that a task hands the events on; called in the runtime of whoever waits, so
-        /// that a provider outlives the runtime that connected it.
-        pub(crate) fn run(&self) {
-            let Some(shared) = &self.shared else { return };
-            let Ok(runtime) = Handle::try_current() else { return };
-            if shared.pumping.swap(true, Ordering::SeqCst) {
-                return;
-            }
-            let pumping = Pumping(Arc::clone(shared));
-            let inotify = Arc::clone(&shared.inotify);
-            // Deprecated for sources that may change their descriptor, which an `OwnedFd` never does;
-            // its successor is too new for the oldest tokio that we take.
-            #[allow(deprecated)]
-            let Ok(inotify) = AsyncFd::with_interest(inotify, Interest::READABLE) else { return };
-            #[allow(clippy::disallowed_methods)] // it waits for the kernel: no lock lives in it
-            let task = runtime.spawn(pump(inotify, pumping)).abort_handle();
-            *self.pump.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        /// Has a task hand the events on, in the runtime of the caller: so a provider outlives the
+        /// runtime that connected it.
+        ///
+        /// # Errors
+        /// `NoRuntime`: called outside a tokio runtime.
+        pub(crate) fn run(&self) -> Result<()> {
+            let Some(shared) = &self.shared else { return Ok(()) };
+            shared.pump.ensure(|alive| {
+                let pumping = Pumping { shared: Arc::clone(shared), alive: Some(alive) };
+                // Deprecated for sources that may change their descriptor, which an `OwnedFd` never
+                // does; its successor is too new for the oldest tokio that we take.
+                #[allow(deprecated)]
+                let inotify =
+                    AsyncFd::with_interest(Arc::clone(&shared.inotify), Interest::READABLE);
+                async move {
+                    if let Ok(inotify) = inotify {
+                        pump(inotify, pumping).await;
+                    }
+                }
+            })
         }
 
         /// Tells from now on what happens to the file at `path`.
         pub(crate) fn watch(&self, path: &Path) -> Watch {
-            self.run();
+            // Without a runtime the caller polls.
+            self.run().ok();
             let signal = Arc::default();
             let Some(shared) = &self.shared else { return Watch { place: None, signal } };
             let mut watched = shared.watched();
@@ -134,9 +137,8 @@ mod linux {
 
     impl Drop for Events {
         fn drop(&mut self) {
-            let pump = self.pump.get_mut().unwrap_or_else(PoisonError::into_inner);
-            if let Some(pump) = pump.take() {
-                pump.abort();
+            if let Some(shared) = &self.shared {
+                shared.pump.stop();
             }
         }
     }
@@ -173,24 +175,36 @@ mod linux {
         }
     }
 
-    /// Notes the pump's end, also when its runtime drops it, and has everybody look for himself.
-    struct Pumping(Arc<Shared>);
+    /// The pump at work. At its end, also when its runtime drops it, each waiter looks for itself.
+    struct Pumping {
+        shared: Arc<Shared>,
+        alive: Option<Alive>,
+    }
 
     impl Drop for Pumping {
         fn drop(&mut self) {
-            self.0.pumping.store(false, Ordering::SeqCst);
-            self.0.tell_all();
+            // First, so that a waiter that is told now starts another one.
+            drop(self.alive.take());
+            self.shared.tell_all();
         }
     }
 
-    async fn pump(inotify: AsyncFd<Arc<OwnedFd>>, pumping: Pumping) {
-        loop {
-            let Ok(mut ready) = inotify.readable().await else { return };
-            if !pumping.0.drain() {
-                return;
+    async fn pump(inotify: AsyncFd<Arc<OwnedFd>>, mut pumping: Pumping) {
+        let Some(mut alive) = pumping.alive.take() else { return };
+        let ended = async {
+            loop {
+                let Ok(mut ready) = inotify.readable().await else { return };
+                if !pumping.shared.drain() {
+                    return;
+                }
+                ready.clear_ready();
             }
-            ready.clear_ready();
+        };
+        tokio::select! {
+            () = ended => {}
+            () = alive.stopped() => {}
         }
+        pumping.alive = Some(alive);
     }
 
     /// One watched file, as long as this lives.
@@ -208,7 +222,7 @@ mod linux {
 
         /// Whether events come in now.
         pub(crate) fn is_live(&self) -> bool {
-            self.place.as_ref().is_some_and(|(shared, _)| shared.pumping.load(Ordering::SeqCst))
+            self.place.as_ref().is_some_and(|(shared, _)| shared.pump.is_running())
         }
     }
 
@@ -231,6 +245,8 @@ mod linux {
 mod none {
     use std::path::Path;
 
+    use lockkit_core::Result;
+
     #[derive(Debug)]
     pub(crate) struct Events;
 
@@ -243,7 +259,10 @@ mod none {
             false
         }
 
-        pub(crate) const fn run(&self) {}
+        #[allow(clippy::unnecessary_wraps)] // as on Linux
+        pub(crate) const fn run(&self) -> Result<()> {
+            Ok(())
+        }
 
         pub(crate) const fn watch(&self, _: &Path) -> Watch {
             Watch

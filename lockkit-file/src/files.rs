@@ -19,12 +19,12 @@ const TWIN_SUFFIX: &str = ".twin";
 
 /// The two files of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct LockFiles {
     pub(crate) file: PathBuf,
     pub(crate) twin: PathBuf,
 }
 
-impl Place {
+impl LockFiles {
     pub(crate) fn of(directory: &Path, name: &LockName) -> Self {
         Self::of_stem(directory, &stem(name))
     }

@@ -5,11 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::{Clock, Error, Lease, LossReason, Result, Term, async_trait};
+use lockkit_core::{
+    Clock, Error, FencingToken, Grant, Instant, Lease, LossReason, Request, Result, Term,
+    async_trait,
+};
+use tokio::runtime::Handle;
 
+use crate::client::Entry;
+use crate::error::ended;
 use crate::events::POLL;
-use crate::files::Place;
-use crate::presence::Presence;
+use crate::files::LockFiles;
+use crate::protocol::Held;
 use crate::slot::Standing;
 
 /// How often a holder looks after its files although it would be told.
@@ -23,20 +29,60 @@ pub struct LockedFile {
     pub path: PathBuf,
 }
 
+/// Writes the next token, has it synced, and only then grants.
+///
+/// Only the sync runs on a thread that may block. Dropped meanwhile, this frees the name at
+/// once: the files are unlocked although that thread still has them open.
+pub(crate) async fn sync(
+    entry: Entry,
+    mut held: Held,
+    request: &Request,
+    sent: Instant,
+) -> Result<Grant> {
+    let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
+    let slot = Arc::clone(entry.slot());
+    let (token, sync) = held.write(&slot.name, entry.client().token_base, request.label())?;
+    let Some(granting) = slot.granting(held) else { return Err(ended(LossReason::Removed)) };
+    match runtime.spawn_blocking(move || sync.run()).await {
+        Ok(synced) => synced?,
+        Err(_) => {
+            // The runtime is ending: a caller that asks again at once must not keep it busy.
+            tokio::task::yield_now().await;
+            return Err(Error::NoRuntime);
+        }
+    }
+    if !granting.granted(token) {
+        return Err(ended(LossReason::Removed));
+    }
+    Ok(grant(entry, token, request, Some(sent)))
+}
+
+pub(crate) fn grant(
+    entry: Entry,
+    token: FencingToken,
+    request: &Request,
+    sent: Option<Instant>,
+) -> Grant {
+    entry.leave_queue();
+    let clock = request.clock().clone();
+    let term = Term { sent: sent.unwrap_or_else(|| clock.now()), ttl: None };
+    Grant::new(token, term, FileLease::new(entry, clock))
+}
+
 /// A held name; dropping it frees the name, unless a replay of its request holds on (C11).
 #[derive(Debug)]
-pub(crate) struct FileLease {
-    presence: Presence,
-    place: Place,
+struct FileLease {
+    entry: Entry,
+    place: LockFiles,
     clock: Clock,
     native: Arc<LockedFile>,
 }
 
 impl FileLease {
-    pub(crate) fn new(presence: Presence, clock: Clock) -> Self {
-        let place = presence.place();
+    fn new(entry: Entry, clock: Clock) -> Self {
+        let place = entry.place();
         let native = Arc::new(LockedFile { path: place.file.clone() });
-        Self { presence, place, clock, native }
+        Self { entry, place, clock, native }
     }
 }
 
@@ -44,15 +90,15 @@ impl FileLease {
 impl Lease for FileLease {
     async fn renew(&self) -> Result<Term> {
         let sent = self.clock.now();
-        match self.presence.slot().check()? {
+        match self.entry.slot().check()? {
             Standing::Ended(reason) => Err(Error::lost(reason)),
             _ => Ok(Term { sent, ttl: None }),
         }
     }
 
     async fn lost(&self) -> LossReason {
-        let slot = self.presence.slot();
-        let events = self.presence.events();
+        let slot = self.entry.slot();
+        let events = self.entry.events();
         let (file, twin) = (events.watch(&self.place.file), events.watch(&self.place.twin));
         loop {
             // All made before the look: what happens after it is told.
@@ -66,13 +112,13 @@ impl Lease for FileLease {
                 () = told => {}
                 () = file_changed => {}
                 () = twin_changed => {}
-                () = tokio::time::sleep(pause) => events.run(),
+                () = tokio::time::sleep(pause) => drop(events.run()),
             }
         }
     }
 
     async fn release(&self) -> Result<()> {
-        let slot = self.presence.slot();
+        let slot = self.entry.slot();
         // A look that fails is no reason to keep the name.
         let standing = slot.check().unwrap_or_else(|_| slot.standing());
         slot.end(LossReason::Released);

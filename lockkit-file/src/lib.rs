@@ -20,6 +20,8 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[cfg(unix)]
+mod client;
 mod config;
 #[cfg(unix)]
 mod error;
@@ -35,8 +37,6 @@ mod name;
 mod network;
 #[cfg(unix)]
 mod operator;
-#[cfg(unix)]
-mod presence;
 #[cfg(unix)]
 mod process;
 #[cfg(unix)]

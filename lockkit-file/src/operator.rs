@@ -8,18 +8,17 @@ use lockkit_core::{
 };
 use tokio::runtime::Handle;
 
+use crate::client::Client;
 use crate::error::failed;
-use crate::files::Place;
+use crate::files::LockFiles;
 use crate::name::{SUFFIX, name_of};
-use crate::process;
 use crate::protocol;
-use crate::provider::FileProvider;
 use crate::record::HolderRecord;
 
 #[async_trait]
-impl Operator for FileProvider {
+impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
-        let (directory, name) = (Arc::clone(&self.inner().directory), name.clone());
+        let (directory, name) = (Arc::clone(&self.directory), name.clone());
         in_the_background(move || inspect(&directory, name)).await
     }
 
@@ -29,23 +28,19 @@ impl Operator for FileProvider {
         after: Option<&LockName>,
         limit: usize,
     ) -> Result<Vec<Inspection>> {
-        let directory = Arc::clone(&self.inner().directory);
+        let directory = Arc::clone(&self.directory);
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         in_the_background(move || list(&directory, &prefix, after.as_ref(), limit)).await
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
-        let directory = &self.inner().directory;
-        let near = process::providers()
-            .into_iter()
-            .filter(|provider| provider.directory == *directory)
-            .find_map(|provider| provider.holding(name, token));
+        let near = self.neighbours().into_iter().find_map(|client| client.holding(name, token));
         if let Some(slot) = near {
             return Ok(slot.end(LossReason::Revoked));
         }
-        let (directory, asked) = (Arc::clone(directory), name.clone());
+        let (directory, asked) = (Arc::clone(&self.directory), name.clone());
         let record =
-            in_the_background(move || held_by(&Place::of(&directory, &asked))).await?.flatten();
+            in_the_background(move || held_by(&LockFiles::of(&directory, &asked))).await?.flatten();
         match record.filter(|record| record.token == token.as_u64()) {
             None => Ok(false),
             Some(HolderRecord { label, pid, .. }) => Err(Error::rejected(
@@ -66,14 +61,14 @@ async fn in_the_background<T: Send + 'static>(
 
 /// `None`: free. `Some(None)`: held by somebody who left no record, or is about to.
 #[allow(clippy::option_option)] // the two questions are two
-fn held_by(place: &Place) -> Result<Option<Option<HolderRecord>>> {
+fn held_by(place: &LockFiles) -> Result<Option<Option<HolderRecord>>> {
     let held = protocol::is_held(place)
         .map_err(|error| failed("asking for the holder of", &place.file, &error))?;
     Ok(held.then(|| protocol::last_holder(place)))
 }
 
 fn inspect(directory: &Path, name: LockName) -> Result<Inspection> {
-    let holder = held_by(&Place::of(directory, &name))?
+    let holder = held_by(&LockFiles::of(directory, &name))?
         .map(|record| record.map_or_else(|| Holder::new(""), holder));
     Ok(Inspection::new(name, holder.into_iter().collect(), None))
 }
@@ -90,7 +85,7 @@ fn list(
         let file = entry.map_err(refused)?.file_name();
         let Some(stem) = file.to_str().and_then(|file| file.strip_suffix(SUFFIX)) else { continue };
         let written = || {
-            let name = protocol::written_name(&Place::of_stem(directory, stem))?;
+            let name = protocol::written_name(&LockFiles::of_stem(directory, stem))?;
             LockName::new(name).ok()
         };
         let Some(name) = name_of(stem).or_else(written) else { continue };

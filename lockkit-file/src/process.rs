@@ -1,10 +1,8 @@
-//! What all providers of this process share: last tokens, held files, each other.
+//! What all clients of this process share: last tokens, held files, warnings.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-
-use crate::presence::Inner;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static PROCESS: Mutex<Option<Process>> = Mutex::new(None);
 
@@ -16,7 +14,6 @@ struct Process {
     /// Whose `held` it is: a forked child holds nothing of its parent's.
     pid: u32,
     warned: HashSet<PathBuf>,
-    providers: Vec<Weak<Inner>>,
 }
 
 /// The mark that this process holds a file; dropping it takes the mark away.
@@ -58,18 +55,6 @@ pub(crate) fn remember_token(file: &Path, token: u64) {
 /// Whether this is the first warning about `directory`.
 pub(crate) fn warns_first(directory: &Path) -> bool {
     with(|process| process.warned.insert(directory.to_owned()))
-}
-
-pub(crate) fn join(provider: &Arc<Inner>) {
-    with(|process| {
-        process.providers.retain(|known| known.strong_count() > 0);
-        process.providers.push(Arc::downgrade(provider));
-    });
-}
-
-/// The providers that live in this process.
-pub(crate) fn providers() -> Vec<Arc<Inner>> {
-    with(|process| process.providers.iter().filter_map(Weak::upgrade).collect())
 }
 
 fn with<T>(work: impl FnOnce(&mut Process) -> T) -> T {

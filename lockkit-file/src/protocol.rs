@@ -14,14 +14,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use lockkit_core::{Clock, Error, FencingToken, LockName, Result};
 
 use crate::error::failed;
-use crate::files::{Opened, Place, create_twins, open_to_read, read};
+use crate::files::{LockFiles, Opened, create_twins, open_to_read, read};
 use crate::process::{self, Claim};
 use crate::record::{self, Content, HolderRecord, Turn};
 
 /// Both files of a name, open and not yet locked.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    place: Place,
+    place: LockFiles,
     // Closed first, also by the kernel (lower number): who is woken by the file finds both free.
     twin: Opened,
     file: Opened,
@@ -45,7 +45,7 @@ pub(crate) enum Blocked {
 }
 
 impl Candidate {
-    pub(crate) fn open(place: Place) -> Result<Self> {
+    pub(crate) fn open(place: LockFiles) -> Result<Self> {
         let twin = match Opened::open(&place.twin) {
             Err(_) if place.twin.parent().is_some_and(|twins| !twins.exists()) => {
                 let directory = place.file.parent().unwrap_or(Path::new("/"));
@@ -106,7 +106,7 @@ pub(crate) struct Held {
     claim: Option<Claim>,
     twin: Opened,
     file: Opened,
-    place: Place,
+    place: LockFiles,
     words: Option<[u64; 2]>,
     pid: u32,
 }
@@ -119,7 +119,7 @@ impl Held {
         }
     }
 
-    pub(crate) const fn place(&self) -> &Place {
+    pub(crate) const fn place(&self) -> &LockFiles {
         &self.place
     }
 
@@ -187,7 +187,7 @@ impl Held {
     }
 
     fn unreadable(&self, name: &LockName) -> Error {
-        let Place { file, twin } = &self.place;
+        let LockFiles { file, twin } = &self.place;
         Error::rejected(
             format!(
                 "a grant of {name:?}: no copy of its last token can be read, in {} or {}",
@@ -245,18 +245,18 @@ impl Sync {
 }
 
 /// The holder that the files name, whether or not it still holds.
-pub(crate) fn last_holder(place: &Place) -> Option<HolderRecord> {
+pub(crate) fn last_holder(place: &LockFiles) -> Option<HolderRecord> {
     let read = |path: &Path| Content::parse(&read(&open_to_read(path).ok()?).ok()?).holder;
     read(&place.file).or_else(|| read(&place.twin))
 }
 
 /// The name written in a file, for a stem that does not tell it.
-pub(crate) fn written_name(place: &Place) -> Option<String> {
+pub(crate) fn written_name(place: &LockFiles) -> Option<String> {
     Content::parse(&read(&open_to_read(&place.file).ok()?).ok()?).name
 }
 
 /// Whether the name is held: asks the twin, so that no attempt on the file itself ever fails for it.
-pub(crate) fn is_held(place: &Place) -> io::Result<bool> {
+pub(crate) fn is_held(place: &LockFiles) -> io::Result<bool> {
     let opened = match open_to_read(&place.twin) {
         Err(error) if error.kind() == ErrorKind::NotFound => open_to_read(&place.file),
         opened => opened,

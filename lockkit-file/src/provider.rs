@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockName, LockProvider,
-    LossReason, Operator, Request, Result, StoreSays, WakeUp, async_trait,
+    Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockName, LockProvider, LossReason,
+    Operator, Request, Result, StoreSays, WakeUp, async_trait,
 };
 use tokio::runtime::Handle;
 
+use crate::client::Client;
 use crate::config::FileConfig;
-use crate::error::failed;
+use crate::error::{ended, failed};
 use crate::events::{BACKSTOP, POLL};
-use crate::files::{self, Place};
-use crate::presence::Inner;
+use crate::files::{self, LockFiles};
+use crate::lease::{grant, sync};
 use crate::protocol::{self, Attempted, Blocked, Candidate};
 use crate::record::Turn;
 use crate::slot::Standing;
-use crate::{network, operator, process};
+use crate::{network, operator};
 
 /// How soon to look again at a twin that an operator may be looking at.
 const BLIP: Duration = Duration::from_millis(1);
@@ -37,7 +38,7 @@ const YIELDS: u32 = 5;
 /// own tasks while others wait. Upholds C1 to C16 as its [`guarantees`](LockProvider::guarantees)
 /// say.
 #[derive(Clone, Debug)]
-pub struct FileProvider(Arc<Inner>);
+pub struct FileProvider(Arc<Client>);
 
 impl FileProvider {
     /// What every store of this kind promises, known before one is opened (C13); where the kernel
@@ -90,19 +91,14 @@ impl FileProvider {
             _ => failed("opening the store", wished, &error),
         })?;
         network::warn(&directory);
-        let inner = Arc::new(Inner::new(directory.into(), config.base()));
-        inner.events.run();
-        process::join(&inner);
-        Ok(Self(inner))
+        let client = Client::new(directory.into(), config.base());
+        client.events.run()?;
+        Ok(Self(client))
     }
 
     /// The file that is locked for `name`, be it there yet or not (C3).
     pub fn file_of(&self, name: &LockName) -> PathBuf {
-        Place::of(&self.0.directory, name).file
-    }
-
-    pub(crate) fn inner(&self) -> &Inner {
-        &self.0
+        LockFiles::of(&self.0.directory, name).file
     }
 }
 
@@ -117,11 +113,11 @@ impl LockProvider for FileProvider {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        let presence = self.0.enter(request)?;
-        let (place, mut blips, mut stale) = (presence.place(), 0, Stale(0));
+        let entry = self.0.enter(request)?;
+        let (place, mut blips, mut stale) = (entry.place(), 0, Stale(0));
         loop {
-            match presence.slot().standing() {
-                Standing::Granted(token) => return Ok(Some(presence.grant(token, request, None))),
+            match entry.slot().standing() {
+                Standing::Granted(token) => return Ok(Some(grant(entry, token, request, None))),
                 Standing::Ended(reason) => return Err(ended(reason)),
                 // Its own attempt elsewhere, or others of this process, stand before it.
                 Standing::Granting => return Ok(None),
@@ -131,7 +127,7 @@ impl LockProvider for FileProvider {
             let sent = request.clock().now();
             match Candidate::open(place.clone())?.attempt()? {
                 Attempted::Taken(held) => {
-                    return presence.sync(held, request, sent).await.map(Some);
+                    return sync(entry, held, request, sent).await.map(Some);
                 }
                 Attempted::Blocked(candidate, Blocked::Twin) if blips < BLIPS => {
                     candidate.let_go();
@@ -151,15 +147,15 @@ impl LockProvider for FileProvider {
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        let presence = self.0.enter(request)?;
-        let (slot, place) = (Arc::clone(presence.slot()), presence.place());
+        let entry = self.0.enter(request)?;
+        let (slot, place) = (Arc::clone(entry.slot()), entry.place());
         let mine = Turn::new(protocol::boot_time(), request.id());
         let (mut asking, mut watches) = (None, None);
         let (mut blips, mut yields, mut stale) = (0, 0, Stale(0));
         loop {
             let told = slot.changed.notified();
             match slot.standing() {
-                Standing::Granted(token) => return Ok(presence.grant(token, request, None)),
+                Standing::Granted(token) => return Ok(grant(entry, token, request, None)),
                 Standing::Ended(reason) => return Err(ended(reason)),
                 Standing::Asking if self.0.line_up(&slot) => {}
                 Standing::Asking | Standing::Granting => {
@@ -193,7 +189,7 @@ impl LockProvider for FileProvider {
                 Attempted::Taken(held) => {
                     // With its own turn goes that of one who did not use it: it died, or has left.
                     [Some(mine), earlier].into_iter().flatten().for_each(|t| held.end_turn(t));
-                    return presence.sync(held, request, sent).await;
+                    return sync(entry, held, request, sent).await;
                 }
                 Attempted::Stale => {
                     // Other files lie at these paths now: they are opened and watched anew.
@@ -221,7 +217,7 @@ impl LockProvider for FileProvider {
                 () = told => {}
                 () = file_changed => {}
                 () = twin_changed => {}
-                () = tokio::time::sleep(pause) => self.0.events.run(),
+                () = tokio::time::sleep(pause) => drop(self.0.events.run()),
             }
             watches = Some(armed);
         }
@@ -235,7 +231,7 @@ impl LockProvider for FileProvider {
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
-        Some(self)
+        Some(&*self.0)
     }
 
     async fn close(&self) -> Result<()> {
@@ -249,7 +245,7 @@ struct Stale(u32);
 
 impl Stale {
     /// More than an admin's doing is a file system that gives a file a new number every time.
-    fn found_again(&mut self, place: &Place) -> Result<()> {
+    fn found_again(&mut self, place: &LockFiles) -> Result<()> {
         self.0 += 1;
         if self.0 < 100 {
             return Ok(());
@@ -263,15 +259,7 @@ impl Stale {
 }
 
 /// Tells the driver who holds, as far as the files tell (C8).
-fn report(request: &Request, place: &Place) {
+fn report(request: &Request, place: &LockFiles) {
     let holder = protocol::last_holder(place).map(operator::holder);
     request.report(StoreSays::Held(holder));
-}
-
-/// What an attempt says whose request was withdrawn.
-pub(crate) fn ended(reason: LossReason) -> Error {
-    match reason {
-        LossReason::Closed => Error::Closed,
-        _ => Error::unavailable(Applied::No, format!("the request was withdrawn: {reason}")),
-    }
 }

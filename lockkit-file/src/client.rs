@@ -1,46 +1,60 @@
-//! The requests of one provider: their slots, their queues, and what is left when they go.
+//! The client: what all calls of a provider share. Each request has a slot, and each name that requests
+//! of this process wait for a queue.
+//!
+//! Nothing of a request is ever on its way: a call on the kernel has ended when it returns. So a request
+//! that is withdrawn is forgotten at once, and these slots are simpler than the kit's records.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use lockkit_core::{
-    Error, FencingToken, Grant, Instant, LockName, LossReason, Request, RequestId, Result, Term,
-};
+use lockkit_core::{Error, FencingToken, LockName, LossReason, Request, RequestId, Result};
 use tokio::runtime::Handle;
 
 use crate::events::Events;
-use crate::files::Place;
-use crate::lease::FileLease;
-use crate::protocol::Held;
-use crate::provider::ended;
+use crate::files::LockFiles;
 use crate::slot::{Slot, Standing};
 
+/// The clients that live in this process.
+static ALL: Mutex<Vec<Weak<Client>>> = Mutex::new(Vec::new());
+
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct Client {
     pub(crate) directory: Arc<Path>,
-    token_base: u64,
+    pub(crate) token_base: u64,
     pub(crate) events: Events,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    slots: HashMap<RequestId, Entry>,
+    slots: HashMap<RequestId, Users>,
     queues: HashMap<LockName, VecDeque<RequestId>>,
     closed: bool,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Users {
     slot: Arc<Slot>,
     /// The attempts and leases of this request: with the last one it ends.
-    users: usize,
+    count: usize,
 }
 
-impl Inner {
-    pub(crate) fn new(directory: Arc<Path>, token_base: u64) -> Self {
-        Self { directory, token_base, events: Events::new(), state: Mutex::default() }
+impl Client {
+    pub(crate) fn new(directory: Arc<Path>, token_base: u64) -> Arc<Self> {
+        let (events, state) = (Events::new(), Mutex::default());
+        let client = Arc::new(Self { directory, token_base, events, state });
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(&client));
+        client
+    }
+
+    /// The clients of this process that have the same directory, this one too.
+    pub(crate) fn neighbours(&self) -> Vec<Arc<Self>> {
+        let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        let clients = all.iter().filter_map(Weak::upgrade);
+        clients.filter(|client| client.directory == self.directory).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -48,18 +62,18 @@ impl Inner {
     }
 
     /// One more attempt of the request; a replay shares the slot of the others.
-    pub(crate) fn enter(self: &Arc<Self>, request: &Request) -> Result<Presence> {
+    pub(crate) fn enter(self: &Arc<Self>, request: &Request) -> Result<Entry> {
         Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut state = self.state();
         if state.closed {
             return Err(Error::Closed);
         }
-        let entry = state.slots.entry(request.id()).or_insert_with(|| Entry {
+        let entry = state.slots.entry(request.id()).or_insert_with(|| Users {
             slot: Arc::new(Slot::new(request.name().clone(), request.id())),
-            users: 0,
+            count: 0,
         });
-        entry.users += 1;
-        Ok(Presence { inner: Arc::clone(self), slot: Arc::clone(&entry.slot) })
+        entry.count += 1;
+        Ok(Entry { client: Arc::clone(self), slot: Arc::clone(&entry.slot) })
     }
 
     /// Puts the request at the end of its name's queue, unless it has a place; whether it is first.
@@ -126,74 +140,42 @@ impl State {
 
 /// One attempt or lease of a request; when the last one is dropped, nothing is left of it.
 #[derive(Debug)]
-pub(crate) struct Presence {
-    inner: Arc<Inner>,
+pub(crate) struct Entry {
+    client: Arc<Client>,
     slot: Arc<Slot>,
 }
 
-impl Presence {
+impl Entry {
     pub(crate) const fn slot(&self) -> &Arc<Slot> {
         &self.slot
     }
 
-    pub(crate) fn place(&self) -> Place {
-        Place::of(&self.inner.directory, &self.slot.name)
+    pub(crate) fn place(&self) -> LockFiles {
+        LockFiles::of(&self.client.directory, &self.slot.name)
     }
 
     pub(crate) fn events(&self) -> &Events {
-        &self.inner.events
+        &self.client.events
     }
 
-    /// Writes the next token, has it synced, and only then grants.
-    ///
-    /// Only the sync runs on a thread that may block. Dropped meanwhile, this frees the name at
-    /// once: the files are unlocked although that thread still has them open.
-    pub(crate) async fn sync(
-        self,
-        mut held: Held,
-        request: &Request,
-        sent: Instant,
-    ) -> Result<Grant> {
-        let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-        let slot = Arc::clone(&self.slot);
-        let (token, sync) = held.write(&slot.name, self.inner.token_base, request.label())?;
-        let Some(granting) = slot.granting(held) else { return Err(ended(LossReason::Removed)) };
-        match runtime.spawn_blocking(move || sync.run()).await {
-            Ok(synced) => synced?,
-            Err(_) => {
-                // The runtime is ending: a caller that asks again at once must not keep it busy.
-                tokio::task::yield_now().await;
-                return Err(Error::NoRuntime);
-            }
-        }
-        if !granting.granted(token) {
-            return Err(ended(LossReason::Removed));
-        }
-        Ok(self.grant(token, request, Some(sent)))
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
-    pub(crate) fn grant(
-        self,
-        token: FencingToken,
-        request: &Request,
-        sent: Option<Instant>,
-    ) -> Grant {
-        // Also for a replay, which may have queued up while the grant was made.
-        self.inner.state().leave_queue(&self.slot);
-        let clock = request.clock().clone();
-        let term = Term { sent: sent.unwrap_or_else(|| clock.now()), ttl: None };
-        Grant::new(token, term, FileLease::new(self, clock))
+    /// Takes the request out of its queue. A replay may have queued up while the grant was made.
+    pub(crate) fn leave_queue(&self) {
+        self.client.state().leave_queue(&self.slot);
     }
 }
 
-impl Drop for Presence {
+impl Drop for Entry {
     fn drop(&mut self) {
-        let mut state = self.inner.state();
+        let mut state = self.client.state();
         // After a withdrawal the id may stand for a new slot, or for none.
         match state.slots.get_mut(&self.slot.id) {
             Some(entry) if Arc::ptr_eq(&entry.slot, &self.slot) => {
-                entry.users -= 1;
-                if entry.users > 0 {
+                entry.count -= 1;
+                if entry.count > 0 {
                     return;
                 }
                 state.slots.remove(&self.slot.id);
