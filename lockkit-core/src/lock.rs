@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use crate::driver::drive;
 use crate::driver::runtime::Runtime;
 use crate::driver::shared::{Acquire, Answer, Wait};
+use crate::driver::store::Store;
 use crate::driver::timing::{LockOptions, Renewal};
-use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Locks, Result};
+use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Result};
 
 /// One name's lock, with its settings; takes guards, and may be kept and cloned.
 ///
@@ -19,23 +20,23 @@ use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Loc
 #[derive(Clone, Debug)]
 #[must_use = "nothing is locked before acquire()"]
 pub struct Lock {
-    locks: Locks,
+    store: Arc<Store>,
     pub(crate) name: Result<LockName>,
-    wish: LockOptions,
+    options: LockOptions,
     label: Arc<str>,
 }
 
 impl Lock {
-    pub(crate) fn new(locks: Locks, name: Result<LockName>, label: Arc<str>) -> Self {
-        Self { locks, name, wish: LockOptions::default(), label }
+    pub(crate) fn new(store: Arc<Store>, name: Result<LockName>, label: Arc<str>) -> Self {
+        Self { store, name, options: LockOptions::default(), label }
     }
 
     /// How long the store keeps the lock for a holder that it does not hear of (C5).
     ///
-    /// A wish: the store rounds it up to what it can grant, and [`Guard::ttl`] tells what it
+    /// A options: the store rounds it up to what it can grant, and [`Guard::ttl`] tells what it
     /// granted. From 50 ms to 24 h. It has no effect on a store without expiry.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.wish.ttl = Some(ttl);
+        self.options.ttl = Some(ttl);
         self
     }
 
@@ -45,7 +46,7 @@ impl Lock {
     /// and its use. By default 1 % of the ttl + 2 ms, or a tenth of the ttl up to 2 s, whichever is
     /// more. Refused where it leaves no room for a renewal, as more than five eighths of the ttl do.
     pub const fn margin(mut self, margin: Duration) -> Self {
-        self.wish.margin = Some(margin);
+        self.options.margin = Some(margin);
         self
     }
 
@@ -53,20 +54,20 @@ impl Lock {
     /// ttl; half of the ttl at the most, and up to an eighth later, so that locks taken together do
     /// not renew together.
     pub const fn renew_every(mut self, every: Duration) -> Self {
-        self.wish.renewal = Renewal::Every(every);
+        self.options.renewal = Renewal::Every(every);
         self
     }
 
     /// Leaves the renewing to [`Guard::renew`].
     pub const fn renew_manually(mut self) -> Self {
-        self.wish.renewal = Renewal::Manual;
+        self.options.renewal = Renewal::Manual;
         self
     }
 
     /// How long a guard holds at the most, renewals or not: caps a worker that is stuck while its
     /// renewals go on. No limit unless set here.
     pub const fn max_hold(mut self, max_hold: Duration) -> Self {
-        self.wish.max_hold = Some(max_hold);
+        self.options.max_hold = Some(max_hold);
         self
     }
 
@@ -141,8 +142,8 @@ impl Lock {
     /// # Cancel safety
     /// Cancel-safe: it only reads.
     pub async fn inspect(&self) -> Result<Inspection> {
-        let (name, inner) = (self.name.clone()?, self.locks.inner());
-        inner.limited(inner.operator()?.inspect(&name)).await
+        let (name, store) = (self.name.clone()?, &self.store);
+        store.limited(store.operator()?.inspect(&name)).await
     }
 
     /// Ends exactly the grant with this token; `false`: there is no such grant.
@@ -153,34 +154,34 @@ impl Lock {
     /// # Cancel safety
     /// Cancel-safe: dropped midway, it has happened or not.
     pub async fn revoke(&self, token: FencingToken) -> Result<bool> {
-        let (name, inner) = (self.name.clone()?, self.locks.inner());
-        inner.limited(inner.operator()?.revoke(&name, token)).await
+        let (name, store) = (self.name.clone()?, &self.store);
+        store.limited(store.operator()?.revoke(&name, token)).await
     }
 
     fn start(&self, wait: Wait) -> impl Future<Output = Answer> + Send + use<> {
         let lock = self.clone();
         async move {
-            let inner = lock.locks.inner();
-            if !inner.guarantees.kinds.contains(&Kind::Exclusive) {
+            let store = &lock.store;
+            if !store.guarantees.kinds.contains(&Kind::Exclusive) {
                 return Err(Error::rejected(
                     "an exclusive lock",
                     "this store does not offer that kind: see Locks::guarantees()",
                 ));
             }
             let order = Acquire {
-                timing: lock.wish.check(inner.ttl, &inner.guarantees)?,
-                wished: lock.wish.ttl.unwrap_or(inner.ttl),
+                timing: lock.options.check(store.ttl, &store.guarantees)?,
+                wished: lock.options.ttl.unwrap_or(store.ttl),
                 name: lock.name?,
                 label: lock.label,
                 wait,
             };
-            if inner.shared.closing.is_set() {
+            if store.shared.closing.is_set() {
                 return Err(Error::Closed);
             }
-            let runtime = Runtime::of_caller(inner.runtime.as_ref())?;
-            inner.watch_for_suspend(&runtime);
+            let runtime = Runtime::of_caller(store.runtime.as_ref())?;
+            store.watch_for_suspend(&runtime);
             let (caller, answer) = oneshot::channel();
-            let (shared, active) = (Arc::clone(&inner.shared), inner.shared.active.enter());
+            let (shared, active) = (Arc::clone(&store.shared), store.shared.active.enter());
             runtime.spawn(drive(shared, runtime.clone(), order, caller, active));
             // Without an answer the runtime has ended, and the driver with it.
             answer.await.unwrap_or(Err(Error::NoRuntime))

@@ -1,8 +1,7 @@
 //! What a program takes locks from.
 
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -11,11 +10,10 @@ use tokio::sync::oneshot;
 use crate::driver::reaper::{Count, Reaper, limited};
 use crate::driver::runtime::Runtime;
 use crate::driver::shared::{Closing, Shared};
+use crate::driver::store::Store;
 use crate::driver::timing::{DEFAULT_TTL, call_limit};
 use crate::request::{RandomIds, RequestIds, default_label};
-use crate::{
-    Clock, Error, Guarantees, Inspection, Lock, LockName, LockProvider, Memory, Operator, Result,
-};
+use crate::{Clock, Error, Guarantees, Inspection, Lock, LockName, LockProvider, Memory, Result};
 
 /// A store's locks: the one handle a program keeps, cheap to clone.
 ///
@@ -33,16 +31,9 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Locks(Arc<Inner>);
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) guarantees: Guarantees,
-    pub(crate) runtime: Option<Runtime>,
-    pub(crate) ttl: Duration,
+pub struct Locks {
+    store: Arc<Store>,
     label: Arc<str>,
-    watching: Arc<AtomicBool>,
 }
 
 /// Settings for all the locks of one [`Locks`].
@@ -95,14 +86,15 @@ impl Builder {
             ttl_adjusted: AtomicBool::new(false),
             ids: self.ids,
         };
-        Locks(Arc::new(Inner {
+        let store = Store {
             shared: Arc::new(shared),
             guarantees,
             runtime: self.runtime,
             ttl: self.ttl,
-            label: self.label.unwrap_or_else(default_label),
             watching: Arc::default(),
-        }))
+        };
+        let label = self.label.unwrap_or_else(default_label);
+        Locks { store: Arc::new(store), label }
     }
 }
 
@@ -132,16 +124,12 @@ impl Locks {
     ///
     /// A name that cannot be one is refused at the first use.
     pub fn lock(&self, name: impl AsRef<str>) -> Lock {
-        Lock::new(self.clone(), LockName::new(name), Arc::clone(&self.0.label))
-    }
-
-    pub(crate) fn inner(&self) -> &Inner {
-        &self.0
+        Lock::new(Arc::clone(&self.store), LockName::new(name), Arc::clone(&self.label))
     }
 
     /// What the store promises.
     pub fn guarantees(&self) -> &Guarantees {
-        &self.0.guarantees
+        &self.store.guarantees
     }
 
     /// Up to `limit` names that are held or waited for and start with `prefix`, in the order of
@@ -158,7 +146,7 @@ impl Locks {
         after: Option<&LockName>,
         limit: usize,
     ) -> Result<Vec<Inspection>> {
-        self.0.limited(self.0.operator()?.list(prefix, after, limit)).await
+        self.store.limited(self.store.operator()?.list(prefix, after, limit)).await
     }
 
     /// Refuses new attempts, ends those that wait, releases what is held, and waits for all of it,
@@ -173,8 +161,8 @@ impl Locks {
     /// # Cancel safety
     /// Dropped midway, or out of time, it goes on in the background as long as the runtime lives.
     pub async fn close(&self, within: Duration) -> Result<()> {
-        let runtime = Runtime::of_caller(self.0.runtime.as_ref())?;
-        let shared = Arc::clone(&self.0.shared);
+        let runtime = Runtime::of_caller(self.store.runtime.as_ref())?;
+        let shared = Arc::clone(&self.store.shared);
         if !shared.closing.set() {
             return Err(Error::Closed);
         }
@@ -197,56 +185,5 @@ impl Locks {
         });
         let closed = async { closed.await.unwrap_or(Err(Error::NoRuntime)) };
         runtime.enter(Box::pin(limited(&clock, within, closed))).await
-    }
-}
-
-impl Inner {
-    pub(crate) fn operator(&self) -> Result<&dyn Operator> {
-        self.shared.provider.operator().ok_or_else(|| {
-            Error::rejected(
-                "looking into this store, or revoking in it",
-                "its provider offers no operator: use the store's own tools",
-            )
-        })
-    }
-
-    pub(crate) async fn limited<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let runtime = Runtime::of_caller(self.runtime.as_ref())?;
-        let limit = call_limit(DEFAULT_TTL);
-        runtime.enter(Box::pin(limited(&self.shared.clock, limit, call))).await
-    }
-
-    /// Timers stand still while the machine is suspended: one task notices the jump of the clock
-    /// and wakes whoever sleeps by it.
-    pub(crate) fn watch_for_suspend(&self, runtime: &Runtime) {
-        const EVERY: Duration = Duration::from_secs(1);
-        if !self.shared.clock.outruns_timers() || self.watching.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let shared: Weak<Shared> = Arc::downgrade(&self.shared);
-        let watching = Watching(Arc::clone(&self.watching));
-        runtime.spawn(async move {
-            let _watching = watching;
-            loop {
-                let before = shared.upgrade().map(|shared| shared.clock.now());
-                tokio::time::sleep(EVERY).await;
-                let Some((shared, before)) = shared.upgrade().zip(before) else { return };
-                if shared.closing.is_set() {
-                    return;
-                }
-                if shared.clock.now().saturating_since(before) > EVERY + EVERY / 2 {
-                    shared.clock.wake_sleepers();
-                }
-            }
-        });
-    }
-}
-
-/// Says that the watcher runs, until its runtime drops it.
-struct Watching(Arc<AtomicBool>);
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{FencingToken, Grant, Guarantees, LockName, Request, Result};
+use crate::{FencingToken, Grant, Guarantees, Holder, LockName, Request, Result};
 
 /// A backend's client: it asks its store, and decides nothing.
 ///
@@ -153,60 +152,5 @@ impl Inspection {
     /// What is known of `name`.
     pub const fn new(name: LockName, holders: Vec<Holder>, waiters: Option<usize>) -> Self {
         Self { name, holders, waiters }
-    }
-}
-
-/// A holder as the store knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Holder {
-    /// Who it says it is; empty for a client that leaves no label.
-    pub label: String,
-    /// Its token; `None` for a client of another kind.
-    pub token: Option<FencingToken>,
-    /// How long it has held, where the store can tell.
-    pub age: Option<Duration>,
-    /// In how long its lease ends unless it is renewed; `None` where there is no expiry.
-    pub expires_in: Option<Duration>,
-}
-
-impl Holder {
-    /// A holder with this label and nothing else known.
-    pub fn new(label: impl Into<String>) -> Self {
-        Self { label: label.into(), token: None, age: None, expires_in: None }
-    }
-
-    /// The same holder with its token.
-    #[must_use]
-    pub fn with_token(mut self, token: FencingToken) -> Self {
-        self.token = Some(token);
-        self
-    }
-
-    /// The same holder with the time it has held.
-    #[must_use]
-    pub fn with_age(mut self, age: Duration) -> Self {
-        self.age = Some(age);
-        self
-    }
-
-    /// The same holder with the time its lease has left.
-    #[must_use]
-    pub fn with_expires_in(mut self, left: Duration) -> Self {
-        self.expires_in = Some(left);
-        self
-    }
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.label.is_empty() { "an unknown client" } else { &self.label })?;
-        if let Some(token) = self.token {
-            write!(f, " with token {token}")?;
-        }
-        if let Some(age) = self.age {
-            write!(f, " for {age:.1?}")?;
-        }
-        Ok(())
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod lease;
 pub(crate) mod reaper;
 pub(crate) mod runtime;
 pub(crate) mod shared;
+pub(crate) mod store;
 pub(crate) mod timing;
 
 use std::sync::Arc;
