@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
-use crate::conformance::stop::{Stop, Verdict, require};
+use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
 use crate::conformance::{Hook, Linked, Way};
 use crate::{Applied, Error, Grant, LossReason, Request, Result};
 
@@ -190,11 +190,8 @@ impl Cut {
             Ok(Some(grant)) => {
                 let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
                 if let Some(other) = other {
-                    // Cut after its last byte, a lease that lived on the connection is over; a
-                    // store may look twice a second.
-                    let told = tokio::time::timeout(2 * cx.slack(), grant.lease.lost()).await;
-                    let over = self.may_end() && told == Ok(LossReason::SessionEnded);
-                    require!(over, "granted to another beside {grant:?}, which was told {told:?}");
+                    let freed = format!("granted to another beside {grant:?}");
+                    self.told_of_its_end(grant, &freed).await?;
                     other.lease.release().await?;
                 }
             }
@@ -246,6 +243,16 @@ impl Cut {
         self.all_is_free().await
     }
 
+    /// Fails unless a lease that lived on the connection was cut with it, and its holder is told: a
+    /// store may look twice a second.
+    async fn told_of_its_end(&self, grant: &Grant, freed: &str) -> Verdict {
+        let told = tokio::time::timeout(2 * self.cx.slack(), grant.lease.lost()).await;
+        require!(self.may_end(), "{freed}");
+        require_in_time!(told.is_ok(), "{freed}, and the holder was not told");
+        require!(told == Ok(LossReason::SessionEnded), "{freed}, and the holder was told {told:?}");
+        Ok(())
+    }
+
     async fn renewal(&mut self) -> Verdict {
         let (cx, grant) = self.granted().await?;
         self.begin().await?;
@@ -258,12 +265,7 @@ impl Cut {
         let known = matches!(renewed, Ok(_) | Err(Error::Unavailable { .. }));
         require!(known, "a renewal that was cut answered {renewed:?}");
         if let Some(other) = cx.provider.try_acquire(&cx.request(&self.tail)?).await? {
-            let told = tokio::time::timeout(cx.slack(), grant.lease.lost()).await;
-            let over = self.may_end() && told == Ok(LossReason::SessionEnded);
-            require!(
-                over,
-                "a renewal that was cut freed the name, and its holder was told {told:?}"
-            );
+            self.told_of_its_end(&grant, "a renewal that was cut freed the name").await?;
             other.lease.release().await?;
             return self.all_is_free().await;
         }
