@@ -3,6 +3,7 @@
 //! [CONTRIBUTING]: https://github.com/lockkit/lockkit/blob/main/CONTRIBUTING.md
 //! [operations]: https://github.com/lockkit/lockkit/blob/main/docs/operations.md
 //! [Writing a backend]: https://github.com/lockkit/lockkit/blob/main/docs/writing-a-backend.md
+//! [What each store declares]: https://github.com/lockkit/lockkit/blob/main/docs/stores.md
 //! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
 //! [etcd]: https://github.com/lockkit/lockkit/blob/main/docs/etcd.md
 //! [file]: https://github.com/lockkit/lockkit/blob/main/docs/file.md

@@ -1,4 +1,4 @@
-//! The README's table of what each store declares, made from the declarations themselves.
+//! The table of what each store declares, in docs/stores.md, made from the declarations themselves.
 
 use std::fs;
 
@@ -38,7 +38,7 @@ fn stores() -> Vec<(&'static str, Guarantees, bool)> {
     ])
 }
 
-const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stores.md");
 const BEGIN: &str = "<!-- what the stores declare: written by `cargo xtask table` -->\n";
 const END: &str = "<!-- end of what the stores declare -->\n";
 const HEAD: &str = "\
@@ -56,10 +56,10 @@ fn row((store, declared, has_operator): &(&str, Guarantees, bool)) -> String {
     )
 }
 
-/// The README before its table, the table, and what follows it.
-fn parts(readme: &str) -> (&str, &str, &str) {
-    let (before, rest) = readme.split_once(BEGIN).expect("README.md has the table's beginning");
-    let (table, after) = rest.split_once(END).expect("README.md has the table's end");
+/// The page before its table, the table, and what follows it.
+fn parts(page: &str) -> (&str, &str, &str) {
+    let (before, rest) = page.split_once(BEGIN).expect("the page has the table's beginning");
+    let (table, after) = rest.split_once(END).expect("the page has the table's end");
     (before, table, after)
 }
 
@@ -69,9 +69,9 @@ fn store_of(row: &str) -> &str {
 }
 
 #[test]
-fn the_readmes_table_is_what_the_stores_declare() {
-    let readme = fs::read_to_string(README).expect("README.md");
-    let (before, table, after) = parts(&readme);
+fn the_table_is_what_the_stores_declare() {
+    let page = fs::read_to_string(PAGE).expect("docs/stores.md");
+    let (before, table, after) = parts(&page);
     let stores = stores();
     let (ours, others): (Vec<_>, Vec<_>) = table
         .split_inclusive('\n')
@@ -81,13 +81,13 @@ fn the_readmes_table_is_what_the_stores_declare() {
     if std::env::var("LOCKKIT_TABLE").is_ok_and(|wish| wish == "write") {
         // What this build does not know is not thrown away.
         let table = format!("{HEAD}{rows}{}", others.concat());
-        fs::write(README, [before, BEGIN, &table, END, after].concat()).expect("README.md");
+        fs::write(PAGE, [before, BEGIN, &table, END, after].concat()).expect("docs/stores.md");
         return;
     }
     let is_fresh = table.starts_with(HEAD) && ours.concat() == rows;
     assert!(
         is_fresh,
-        "README.md's table is stale: renew it with `cargo xtask table`. It is to be\n{HEAD}{rows}"
+        "docs/stores.md is stale: renew it with `cargo xtask table`. It is to be\n{HEAD}{rows}"
     );
 }
 

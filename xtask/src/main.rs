@@ -37,7 +37,7 @@ cargo xtask features     builds each feature alone, and runs the examples
 cargo xtask bench        the benchmarks, or those whose name contains the words that follow
 cargo xtask circles      whether files import each other in a circle that the list of them lacks
 cargo xtask msrv         whether each crate builds with the Rust version that it declares
-cargo xtask table        writes the README's table of what the stores declare
+cargo xtask table        writes docs/stores.md's table of what the stores declare
 cargo xtask unclaimed    writes the list of cases that the last reports do not count as passed
 ";
 
