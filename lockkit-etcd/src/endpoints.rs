@@ -20,9 +20,6 @@ use crate::history::{History, Moment};
 use crate::line::{Heard, Line, Member};
 use crate::protocol::Mark;
 
-/// The longest that anything here waits for the cluster.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
-
 pub(crate) struct Endpoints {
     options: ConnectOptions,
     pub(crate) members: Vec<Member>,
@@ -45,14 +42,6 @@ impl<T> Called<T> {
     pub(crate) fn into_result(self) -> Result<T> {
         self.value.map_err(|failure| failure.into_error(self.late))
     }
-}
-
-/// How long one call about a lease of this ttl may take.
-///
-/// Less than the driver's own limit, a third of the ttl up to 2 s: so a member that is stuck is
-/// given up before the withdrawal, or the next caller, would be sent to it.
-pub(crate) fn call_limit(ttl: Duration) -> Duration {
-    (ttl * 3 / 10).clamp(LIMIT / 20, LIMIT * 9 / 10)
 }
 
 impl Endpoints {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use lockkit_core::kit::call_limit;
 use lockkit_core::{Clock, Instant};
 use tokio::sync::Notify;
 
-use crate::endpoints::{Endpoints, call_limit};
+use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::line::Line;
 use crate::seat::Sweeping;

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp};
+use lockkit_core::kit::call_limit;
 use lockkit_core::{Error, Instant, Lease, LossReason, Request, Result, Term};
 
-use crate::endpoints::{Called, call_limit};
+use crate::endpoints::Called;
 use crate::failure::Failure;
 use crate::protocol::{Own, revision_of};
 use crate::provider::Inner;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use etcd_client::{GetOptions, ResponseHeader};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, Error, Result};
 
-use crate::endpoints::{Endpoints, LIMIT};
+use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::line::Line;
 use crate::protocol::{Mark, reads, revision_of, send};
@@ -25,7 +26,8 @@ impl Endpoints {
         // Set once, by the client that connects.
         let _ = self.mark.set(mark);
         let clock = Clock::system();
-        let look = |member| self.once(member, &clock, LIMIT, LIMIT, |_| ready(Ok(())));
+        let look =
+            |member| self.once(member, &clock, LONGEST_CALL, LONGEST_CALL, |_| ready(Ok(())));
         let mut looks: FuturesUnordered<_> = (0..self.count()).map(look).collect();
         let until = clock.now().saturating_add(GRACE);
         loop {

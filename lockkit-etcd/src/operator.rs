@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcd_client::{Client, GetOptions, GetResponse, Txn};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 
-use crate::endpoints::LIMIT;
 use crate::failure::Failure;
 use crate::protocol::{Contender, Own, reads, send};
 use crate::provider::Inner;
@@ -83,7 +83,7 @@ impl Operator for Inner {
         };
         let own = Own { key: &holder.key, lease: holder.lease, session: &[] };
         let txn = own.delete(holder.created, false);
-        let answer = self.endpoints.call(&Clock::system(), LIMIT, send(&txn)).await;
+        let answer = self.endpoints.call(&Clock::system(), LONGEST_CALL, send(&txn)).await;
         // Sent twice, the second one may find what the first one did.
         let twice = answer.late;
         Ok(answer.into_result()?.succeeded() || twice)
@@ -95,7 +95,7 @@ impl Inner {
     async fn queue(&self, name: &LockName) -> Result<Vec<Contender>> {
         let at = self.keys.directory(name);
         let txn = Txn::new().and_then([at.first_ones(0)]);
-        let answer = self.endpoints.call(&Clock::system(), LIMIT, send(&txn)).await;
+        let answer = self.endpoints.call(&Clock::system(), LONGEST_CALL, send(&txn)).await;
         let found = reads(&answer.into_result()?);
         Ok(found.first().map(|found| at.contenders(found)).unwrap_or_default())
     }
@@ -113,7 +113,7 @@ impl Inner {
     async fn left(&self, lease: i64) -> Result<Duration> {
         let ask =
             |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
-        let answer = self.endpoints.call(&Clock::system(), LIMIT, ask).await;
+        let answer = self.endpoints.call(&Clock::system(), LONGEST_CALL, ask).await;
         let left = match answer.value {
             // Whole seconds, rounded down there.
             Ok(left) if left.ttl() >= 0 => (left.ttl() + 1).min(left.granted_ttl()),
@@ -137,6 +137,6 @@ impl Inner {
             let from = if from.is_empty() { vec![0] } else { from.to_vec() };
             async move { client.kv_client().get(from, Some(options)).await }
         };
-        self.endpoints.call(&Clock::system(), LIMIT, get).await.into_result()
+        self.endpoints.call(&Clock::system(), LONGEST_CALL, get).await.into_result()
     }
 }

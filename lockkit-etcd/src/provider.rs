@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Client, GetOptions, PutOptions, Txn, TxnOp};
+use lockkit_core::kit::{LONGEST_CALL, call_limit, within};
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Instant,
     LockProvider, Operator, Request, RequestId, Result, TtlRange, WakeUp,
@@ -13,11 +14,11 @@ use lockkit_core::{
 use tokio::sync::Semaphore;
 
 use crate::EtcdConfig;
-use crate::endpoints::{Endpoints, LIMIT, call_limit};
+use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::lease::EtcdLease;
 use crate::protocol::{Keys, Mark, garbled, reads, send};
-use crate::queue::{Tried, withdrawn};
+use crate::queue::Tried;
 use crate::seat::{Seat, Seats, Worker};
 use crate::session::{Session, Use};
 use crate::watch::Watch;
@@ -107,18 +108,18 @@ impl EtcdProvider {
 async fn look_around(endpoints: &Endpoints, keys: &Keys, is_tls: bool) -> Result<(TtlRange, Mark)> {
     let clock = Clock::system();
     // Each of these calls has a limit, and so have they all.
-    let end = clock.now().saturating_add(LIMIT * 2);
-    let left = || end.saturating_since(clock.now()).min(LIMIT);
+    let end = clock.now().saturating_add(LONGEST_CALL * 2);
+    let left = || end.saturating_since(clock.now()).min(LONGEST_CALL);
     let status = |client: Client| async move { client.maintenance_client().status().await };
     let status = loop {
         let answer = endpoints.call(&clock, left(), status).await;
         // Who refuses our certificate says so behind the handshake, and closes: which of the two
         // is seen is chance.
         let is_closed = is_tls && matches!(answer.value, Err(Failure::Unclear(_)));
-        if !is_closed || left() < LIMIT {
+        if !is_closed || left() < LONGEST_CALL {
             break answer.into_result()?;
         }
-        clock.sleep(LIMIT / 100).await;
+        clock.sleep(LONGEST_CALL / 100).await;
     };
     check_version(status.version())?;
     // The shortest lease there is shows the least ttl, and whether we may write and read.
@@ -182,15 +183,15 @@ impl Inner {
             self.seats.prune();
             Ok(session)
         };
+        // Its calls end earlier by themselves, and give up a client that is stuck.
+        let session = within(clock, limit + limit / 20, session);
         tokio::select! {
             biased;
-            () = seat.withdrawn() => Err(withdrawn()),
-            session = session => session,
-            // Later than its calls end by themselves: they give up a client that is stuck.
-            () = clock.sleep_until(end.saturating_add(limit / 20)) => {
+            () = seat.withdrawn() => Err(Error::withdrawn()),
+            session = session => session.unwrap_or_else(|| {
                 let silence = format!("etcd granted no lease within {limit:?}");
                 Err(Error::unavailable(Applied::No, silence))
-            }
+            }),
         }
     }
 
@@ -209,8 +210,11 @@ impl Inner {
         // After trouble: what is granted should last.
         if clock.now().saturating_since(term.sent) > ttl / 2 {
             let renewed = session.renewed(&self.endpoints, clock, ttl / 2, call_limit(ttl)).await;
-            term =
-                renewed.map_err(|error| Error::unavailable(Applied::Maybe, error.to_string()))?;
+            term = renewed.map_err(|error| match error {
+                // Of the session: the caller has no lease yet that it could lose.
+                Error::Lost { .. } => Error::unavailable(Applied::Maybe, error.to_string()),
+                error => error.with_applied(Applied::Maybe),
+            })?;
         }
         let lease = EtcdLease::new(Arc::clone(self), request, seat, session, place, sent);
         Ok(Grant::new(token, term, lease))
@@ -222,7 +226,7 @@ impl Inner {
         let seat = self.seats.attempt(request);
         let in_doubt = tokio::select! {
             biased;
-            () = seat.withdrawn() => return Err(withdrawn()),
+            () = seat.withdrawn() => return Err(Error::withdrawn()),
             in_doubt = seat.swept() => in_doubt,
         };
         if in_doubt {

@@ -1,10 +1,11 @@
 //! A request's way through the queue: entering it, waiting in it, leaving it.
 
 use etcd_client::{GetResponse, KeyValue, Txn, TxnResponse};
+use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Error, Holder, Request, Result, StoreSays};
 use tokio::sync::SemaphorePermit;
 
-use crate::endpoints::{Called, call_limit};
+use crate::endpoints::Called;
 use crate::failure::Failure;
 use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of, send};
 use crate::provider::Inner;
@@ -61,7 +62,7 @@ impl Inner {
         let own = Own { key: &key, lease: session.lease, session: &session.key };
         let _turn = tokio::select! {
             biased;
-            () = seat.withdrawn() => return Err(withdrawn()),
+            () = seat.withdrawn() => return Err(Error::withdrawn()),
             turn = self.turn() => turn,
         };
         loop {
@@ -181,7 +182,7 @@ impl Inner {
             };
             let _turn = tokio::select! {
                 biased;
-                () = seat.withdrawn() => return Err(withdrawn()),
+                () = seat.withdrawn() => return Err(Error::withdrawn()),
                 () = session.ended(&self.endpoints) => return Ok(None),
                 turn = seen => turn,
             };
@@ -256,7 +257,7 @@ impl Inner {
         // either we see it, or it has what we send refused.
         if seat.is_withdrawn() {
             sending.answered();
-            return Err(withdrawn());
+            return Err(Error::withdrawn());
         }
         let Called { value, late } = self.txn(request, &txn).await;
         match &value {
@@ -352,8 +353,4 @@ fn place(
     let holder = at.contenders(firsts).into_iter().next().unwrap_or_else(|| nearest.clone());
     let before = (nearest.key, nearest.created);
     Some(Place::Behind(Behind { created, known, before, holder: holder.label }))
-}
-
-pub(crate) fn withdrawn() -> Error {
-    Error::unavailable(Applied::No, "the request was withdrawn")
 }

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{Client, KeyValue, PutOptions, Txn, TxnOp};
+use lockkit_core::kit::{LONGEST_CALL, within};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::Notify;
 
-use crate::endpoints::{Endpoints, LIMIT};
+use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::history::History;
 use crate::keeper::Keeper;
@@ -245,10 +246,9 @@ impl Session {
                 changed.await;
             }
         };
-        tokio::select! {
-            biased;
-            acked = acked => acked.map(|acked| self.term_from(clock, acked)),
-            () = clock.sleep(limit) => {
+        match within(clock, limit, acked).await {
+            Some(acked) => acked.map(|acked| self.term_from(clock, acked)),
+            None => {
                 let why = self.state().failure.clone();
                 let why = why.unwrap_or_else(|| format!("etcd gave no answer within {limit:?}"));
                 Err(Error::unavailable(Applied::Maybe, why))
@@ -261,7 +261,7 @@ impl Session {
         self.end();
         let lease = self.lease;
         let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };
-        match endpoints.call(&self.clock, LIMIT, revoke).await.value {
+        match endpoints.call(&self.clock, LONGEST_CALL, revoke).await.value {
             Ok(_) | Err(Failure::NoLease) => Ok(()),
             Err(failure) => Err(failure.into_error(true)),
         }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
 use lockkit_core::Clock;
+use lockkit_core::kit::LONGEST_CALL;
 use tokio::sync::Notify;
 
-use crate::endpoints::{Endpoints, LIMIT};
+use crate::endpoints::Endpoints;
 use crate::line::Line;
 use crate::protocol::Keys;
 
@@ -173,7 +174,7 @@ impl Watch {
             Ok((line, stream))
         };
         let (clock, member) = (Clock::system(), endpoints.current());
-        let opened = endpoints.once(member, &clock, LIMIT, LIMIT, open).await;
+        let opened = endpoints.once(member, &clock, LONGEST_CALL, LONGEST_CALL, open).await;
         let Ok((line, mut stream)) = opened else { return false };
         let mut is_up = false;
         loop {
