@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lockkit_core::kit::call_limit;
+use lockkit_core::kit::{Alive, call_limit};
 use lockkit_core::{Clock, Instant};
 use tokio::sync::Notify;
 
@@ -26,23 +26,10 @@ const AT_ONCE: usize = 4;
 /// Between two attempts to end a lease that a backup has brought back.
 const REST: Duration = Duration::from_millis(100);
 
-/// Says that the keeper lives, until its runtime drops it.
-struct Kept(Weak<Session>);
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        if let Some(session) = self.0.upgrade() {
-            session.state().kept = false;
-            // Whoever waits for its end has it kept by a runtime that lives.
-            session.changed.notify_waiters();
-        }
-    }
-}
-
 /// The task that sends keep-alives: each on a stream of its own, none waits for another.
 pub(crate) struct Keeper {
     session: Weak<Session>,
-    _kept: Kept,
+    alive: Alive,
     endpoints: Arc<Endpoints>,
     clock: Clock,
     wanted: Arc<Notify>,
@@ -66,10 +53,10 @@ enum Step {
 }
 
 impl Keeper {
-    pub(crate) fn new(session: &Arc<Session>, endpoints: &Arc<Endpoints>) -> Self {
+    pub(crate) fn new(session: &Arc<Session>, endpoints: &Arc<Endpoints>, alive: Alive) -> Self {
         Self {
             session: Arc::downgrade(session),
-            _kept: Kept(Arc::downgrade(session)),
+            alive,
             endpoints: Arc::clone(endpoints),
             clock: session.clock.clone(),
             wanted: Arc::clone(&session.wanted),
@@ -106,6 +93,7 @@ impl Keeper {
                 }
                 Some(()) = cleaning.next(), if !cleaning.is_empty() => {}
                 () = self.wanted.notified() => {}
+                () = self.alive.stopped() => return,
                 () = self.endpoints.history.over(self.age) => {}
                 () = self.clock.sleep_until(until) => {}
             }

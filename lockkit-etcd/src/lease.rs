@@ -113,32 +113,35 @@ impl EtcdLease {
     }
 
     /// Waits until the store has ended the grant.
-    async fn watch(&self) -> LossReason {
+    ///
+    /// # Errors
+    /// `NoRuntime`: called outside a tokio runtime.
+    async fn watch(&self) -> Result<LossReason> {
         let mut known = self.known;
-        self.provider.watch.run(&self.provider.endpoints);
+        self.provider.watch.run(&self.provider.endpoints)?;
         loop {
             let sight =
                 self.provider.watch.sight(&self.grant.key, self.grant.create_revision, known);
             let seen = tokio::select! {
-                () = self.session.ended(&self.provider.endpoints) => return LossReason::SessionEnded,
+                () = self.session.ended(&self.provider.endpoints) => return Ok(LossReason::SessionEnded),
                 seen = sight.news() => seen,
             };
             if seen == Seen::Gone {
-                return LossReason::Removed;
+                return Ok(LossReason::Removed);
             }
             let turn = async {
-                self.provider.watch.up(&self.provider.endpoints).await;
-                self.provider.turn().await
+                self.provider.watch.up(&self.provider.endpoints).await?;
+                Ok(self.provider.turn().await)
             };
             let turn = tokio::select! {
-                () = self.session.ended(&self.provider.endpoints) => return LossReason::SessionEnded,
-                turn = turn => turn,
+                () = self.session.ended(&self.provider.endpoints) => return Ok(LossReason::SessionEnded),
+                turn = turn => turn?,
             };
             let read = self.read().await;
             drop(turn);
             match read {
                 Ok(Some(now)) => known = now,
-                Ok(None) => return LossReason::Removed,
+                Ok(None) => return Ok(LossReason::Removed),
                 Err(_) => self.request.clock().sleep(PAUSE).await,
             }
         }
@@ -177,7 +180,11 @@ impl Lease for EtcdLease {
     async fn lost(&self) -> LossReason {
         match self.lost.get() {
             Some(reason) => *reason,
-            None => self.lose(self.watch().await),
+            None => match self.watch().await {
+                Ok(reason) => self.lose(reason),
+                // Outside a runtime no task can tell.
+                Err(_) => std::future::pending().await,
+            },
         }
     }
 

@@ -167,7 +167,7 @@ impl Inner {
             let mut sessions = self.sessions.lock().await;
             if let Some(session) = sessions.get(&ttl).and_then(Session::join) {
                 // Its keeper may have ended with another runtime.
-                session.keep(&self.endpoints);
+                session.keep(&self.endpoints)?;
                 return Ok(session);
             }
             let session = loop {

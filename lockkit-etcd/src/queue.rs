@@ -149,7 +149,7 @@ impl Inner {
         let at = self.keys.directory(request.name());
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
-        self.watch.run(&self.endpoints);
+        self.watch.run(&self.endpoints)?;
         loop {
             let behind = match place {
                 Place::First { created, known } => return Ok(Some((created, known))),
@@ -166,25 +166,25 @@ impl Inner {
                     seen = theirs.news() => seen,
                 };
                 if seen == Seen::Gone {
-                    return None;
+                    return Ok(None);
                 }
                 let up = self.watch.up(&self.endpoints);
                 tokio::pin!(up);
                 tokio::select! {
                     biased;
-                    () = &mut up => {}
+                    is_up = &mut up => is_up?,
                     () = self.watch.away() => {
                         request.report(StoreSays::Unreachable);
-                        up.await;
+                        up.await?;
                     }
                 }
-                Some(self.turn().await)
+                Ok(Some(self.turn().await))
             };
             let _turn = tokio::select! {
                 biased;
                 () = seat.withdrawn() => return Err(Error::withdrawn()),
                 () = session.ended(&self.endpoints) => return Ok(None),
-                turn = seen => turn,
+                turn = seen => turn?,
             };
             place = self.look_again(request, &at, own, behind).await?;
             if session.is_past() {

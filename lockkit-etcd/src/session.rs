@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{Client, KeyValue, PutOptions, Txn, TxnOp};
-use lockkit_core::kit::{LONGEST_CALL, within};
+use lockkit_core::kit::{LONGEST_CALL, Service, within};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::Notify;
 
@@ -32,6 +32,7 @@ pub(crate) struct Session {
     pub(crate) clock: Clock,
     state: Mutex<State>,
     pub(crate) changed: Notify,
+    keeper: Service,
     pub(crate) wanted: Arc<Notify>,
     pub(crate) seats: Weak<Seats>,
 }
@@ -46,8 +47,6 @@ pub(crate) struct State {
     pub(crate) ended: bool,
     /// Nobody joins it any more: it ends with its last user.
     pub(crate) retired: bool,
-    /// Whether a task keeps it alive.
-    pub(crate) kept: bool,
     /// Copied by each user.
     pub(crate) users: Arc<()>,
 }
@@ -115,7 +114,6 @@ impl Session {
             failure: None,
             ended: false,
             retired: false,
-            kept: false,
             users: Arc::default(),
         };
         let session = Arc::new(Self {
@@ -128,10 +126,11 @@ impl Session {
             clock: clock.clone(),
             state: Mutex::new(state),
             changed: Notify::new(),
+            keeper: Service::default(),
             wanted: Arc::default(),
             seats: Arc::downgrade(seats),
         });
-        session.keep(endpoints);
+        session.keep(endpoints)?;
         let open = session.join();
         open.ok_or_else(|| Error::unavailable(Applied::No, "the session's lease has ended"))
     }
@@ -188,13 +187,33 @@ impl Session {
 
     /// Keeps the lease alive, and completes when it has ended; level-triggered.
     pub(crate) async fn ended(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
+        if self.until(endpoints, || self.has_ended().then_some(())).await.is_err() {
+            // Outside a runtime no task can tell.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Keeps the lease alive, and completes with what `pick` finds, now or after the next changes. Once
+    /// the session has ended, `pick` must find something.
+    ///
+    /// # Errors
+    /// `NoRuntime`: called outside a tokio runtime.
+    async fn until<R>(
+        self: &Arc<Self>,
+        endpoints: &Arc<Endpoints>,
+        pick: impl Fn() -> Option<R>,
+    ) -> Result<R> {
         loop {
+            // Made before the check, so that no change between the two is missed.
             let changed = self.changed.notified();
-            if self.has_ended() {
-                return;
+            if let Some(found) = pick() {
+                return Ok(found);
             }
-            self.keep(endpoints);
-            changed.await;
+            self.keep(endpoints)?;
+            tokio::select! {
+                () = changed => {}
+                () = self.keeper.lapsed() => {}
+            }
             // A runtime that ends refuses the task, and polls this one no more.
             tokio::task::yield_now().await;
         }
@@ -229,25 +248,16 @@ impl Session {
             }
             since
         };
-        self.keep(endpoints);
         self.wanted.notify_one();
-        let acked = async {
-            loop {
-                let changed = self.changed.notified();
-                {
-                    let state = self.state();
-                    if state.ended || self.is_past() {
-                        return Err(Error::lost(LossReason::SessionEnded));
-                    }
-                    if state.acked >= since {
-                        return Ok(state.acked);
-                    }
-                }
-                changed.await;
+        let acked = self.until(endpoints, || {
+            let state = self.state();
+            if state.ended || self.is_past() {
+                return Some(Err(Error::lost(LossReason::SessionEnded)));
             }
-        };
+            (state.acked >= since).then(|| Ok(self.term_from(clock, state.acked)))
+        });
         match within(clock, limit, acked).await {
-            Some(acked) => acked.map(|acked| self.term_from(clock, acked)),
+            Some(term) => term?,
             None => {
                 let why = self.state().failure.clone();
                 let why = why.unwrap_or_else(|| format!("etcd gave no answer within {limit:?}"));
@@ -358,17 +368,14 @@ impl Session {
     }
 
     /// Keeps the lease alive in the current runtime, unless a task that lives does so.
-    pub(crate) fn keep(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
-        {
-            let mut state = self.state();
-            if state.kept || state.ended {
-                return;
-            }
-            state.kept = true;
+    ///
+    /// # Errors
+    /// `NoRuntime`: called outside a tokio runtime.
+    pub(crate) fn keep(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Result<()> {
+        if self.state().ended {
+            return Ok(());
         }
-        let keeper = Keeper::new(self, endpoints);
-        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
-        tokio::spawn(keeper.run());
+        self.keeper.ensure(|alive| Keeper::new(self, endpoints, alive).run())
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -378,7 +385,6 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Its keeper ends.
-        self.wanted.notify_one();
+        self.keeper.stop();
     }
 }

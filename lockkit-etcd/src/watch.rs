@@ -2,7 +2,7 @@
 //!
 //! It is opened at "now" and stays, so it is always in step: a watch that is opened for each wait, or
 //! at a past revision, falls behind once, into a loop of the server that runs every 100 ms. When its
-//! stream ends, the next one begins at "now" too, and whoever has a key in sight reads it once: what
+//! stream ends, the next one begins at "now" too, and each caller that has a key in sight reads it once: what
 //! was deleted between may have been compacted away, some servers without saying so
 //! (<https://github.com/etcd-io/etcd/issues/19179>).
 
@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
-use lockkit_core::Clock;
-use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL, Service};
+use lockkit_core::{Clock, Result};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
@@ -34,6 +34,8 @@ pub(crate) struct Watch {
     keys: Keys,
     state: Mutex<State>,
     changed: Notify,
+    /// The task that follows the stream.
+    service: Service,
 }
 
 #[derive(Debug, Default)]
@@ -43,12 +45,10 @@ struct State {
     kept: HashMap<Vec<u8>, i64>,
     order: VecDeque<(Vec<u8>, i64)>,
     sights: HashMap<Vec<u8>, Vec<Weak<Sight>>>,
-    /// Whether a task follows the stream, and whether there is one now.
-    runs: bool,
+    /// Whether there is a stream now.
     is_up: bool,
     /// Whether every member was tried in vain since there was one.
     is_away: bool,
-    closed: bool,
 }
 
 /// One incarnation of a key, kept in sight.
@@ -75,7 +75,8 @@ pub(crate) enum Seen {
 
 impl Watch {
     pub(crate) fn new(keys: Keys) -> Arc<Self> {
-        Arc::new(Self { keys, state: Mutex::default(), changed: Notify::new() })
+        let service = Service::default();
+        Arc::new(Self { keys, state: Mutex::default(), changed: Notify::new(), service })
     }
 
     /// Keeps in sight the incarnation of `key` that `created` made and that was there at `known`.
@@ -99,15 +100,21 @@ impl Watch {
         sight
     }
 
-    /// Completes when what is read from now on can be kept in sight.
-    pub(crate) async fn up(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
+    /// Completes when what is read from now on can be kept in sight; never once closed.
+    ///
+    /// # Errors
+    /// `NoRuntime`: called outside a tokio runtime.
+    pub(crate) async fn up(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Result<()> {
         loop {
             let changed = self.changed.notified();
             if self.state().since.is_some() {
-                return;
+                return Ok(());
             }
-            self.run(endpoints);
-            changed.await;
+            self.run(endpoints)?;
+            tokio::select! {
+                () = changed => {}
+                () = self.service.lapsed() => {}
+            }
             // A runtime that ends refuses the task, and polls this one no more.
             tokio::task::yield_now().await;
         }
@@ -130,44 +137,24 @@ impl Watch {
     }
 
     /// Follows the stream in the current runtime, unless a task that lives does so.
-    pub(crate) fn run(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
-        {
-            let mut state = self.state();
-            if state.runs || state.closed {
-                return;
-            }
-            state.runs = true;
-        }
-        let (runs, endpoints) = (Runs(Arc::downgrade(self)), Arc::clone(endpoints));
-        #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
-        tokio::spawn(async move {
-            let (mut pause, mut in_vain) = (FIRST_PAUSE, 0);
-            while let Some(watch) = runs.0.upgrade() {
-                if watch.state().closed {
-                    return;
-                }
-                if watch.follow(&endpoints).await {
-                    (pause, in_vain) = (FIRST_PAUSE, 0);
-                } else {
-                    in_vain += 1;
-                }
-                watch.down(in_vain >= endpoints.count());
-                drop(watch);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        });
+    ///
+    /// # Errors
+    /// `NoRuntime`: called outside a tokio runtime.
+    pub(crate) fn run(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Result<()> {
+        self.service.ensure(|alive| {
+            let follower = Follower { watch: Arc::downgrade(self), alive };
+            follower.run(Arc::clone(endpoints))
+        })
     }
 
     /// Ends the stream; nothing more is told.
     pub(crate) fn close(&self) {
-        self.state().closed = true;
-        self.changed.notify_waiters();
+        self.service.stop();
     }
 
     /// Follows one stream until it ends; whether there was one.
-    async fn follow(self: &Arc<Self>, endpoints: &Endpoints) -> bool {
-        self.forget(true);
+    async fn follow(&self, alive: &mut Alive, endpoints: &Endpoints) -> bool {
+        self.forget();
         let open = |line: Line| async move {
             let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
             let stream = line.client.watch_client().watch(self.keys.range(), Some(options)).await?;
@@ -181,7 +168,7 @@ impl Watch {
             let message = tokio::select! {
                 message = self.next(&mut stream, &line, endpoints) => message,
                 () = endpoints.given_up(&line) => None,
-                () = self.closed() => return true,
+                () = alive.stopped() => return true,
             };
             match message {
                 Some(message)
@@ -264,25 +251,15 @@ impl Watch {
         self.changed.notify_waiters();
     }
 
-    /// Begins anew: whatever was in sight must be read.
-    fn forget(&self, runs: bool) {
+    /// Forgets all deletions: each key in sight must be read.
+    fn forget(&self) {
         let was = {
             let mut state = self.state();
-            let State { is_away, closed, .. } = *state;
-            std::mem::replace(&mut *state, State { runs, is_away, closed, ..State::default() })
+            let is_away = state.is_away;
+            std::mem::replace(&mut *state, State { is_away, ..State::default() })
         };
         for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
             sight.tell(Seen::Unsure);
-        }
-    }
-
-    async fn closed(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.state().closed {
-                return;
-            }
-            changed.await;
         }
     }
 
@@ -350,15 +327,38 @@ impl Drop for Sight {
     }
 }
 
-/// Says that the stream's task lives, until its runtime drops it.
-struct Runs(Weak<Watch>);
+/// The task that follows the stream, and opens the next one when it ends.
+struct Follower {
+    watch: Weak<Watch>,
+    alive: Alive,
+}
 
-impl Drop for Runs {
+impl Follower {
+    async fn run(mut self, endpoints: Arc<Endpoints>) {
+        let (mut backoff, mut in_vain) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), 0);
+        while let Some(watch) = self.watch.upgrade().filter(|_| !self.alive.is_stopped()) {
+            if watch.follow(&mut self.alive, &endpoints).await {
+                backoff.reset();
+                in_vain = 0;
+            } else {
+                in_vain += 1;
+            }
+            watch.down(in_vain >= endpoints.count());
+            drop(watch);
+            tokio::select! {
+                () = backoff.pause() => {}
+                () = self.alive.stopped() => return,
+            }
+        }
+    }
+}
+
+impl Drop for Follower {
+    /// Before `alive` is dropped: the callers that have a key in sight open a stream in a runtime that
+    /// lives, and what that one tells must stay.
     fn drop(&mut self) {
-        if let Some(watch) = self.0.upgrade() {
-            // Whoever has a key in sight, or waits for a stream, opens one in a runtime that lives.
-            watch.forget(false);
-            watch.changed.notify_waiters();
+        if let Some(watch) = self.watch.upgrade() {
+            watch.forget();
         }
     }
 }

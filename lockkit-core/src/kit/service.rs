@@ -89,6 +89,17 @@ impl Service {
         // The sender lives as long as this.
         self.0.subscribe().wait_for(|state| !state.is_running).await.ok();
     }
+
+    /// Completes when no task runs but one may: the caller starts it again with [`ensure`](Self::ensure),
+    /// in a runtime that lives. Never completes once stopped; level-triggered.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn lapsed(&self) {
+        let has_lapsed = |state: &State| !state.is_running && !state.is_stopped;
+        // The sender lives as long as this.
+        self.0.subscribe().wait_for(has_lapsed).await.ok();
+    }
 }
 
 impl Alive {
@@ -189,6 +200,22 @@ mod tests {
             ensure().expect("a runtime");
             assert!(!service.is_running(), "a stopped service starts no task");
         });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_waits_is_told_to_start_the_task_again_unless_it_was_stopped() {
+        let service = Service::default();
+        let lapsed = || tokio::time::timeout(Duration::from_secs(1), service.lapsed());
+        lapsed().await.expect("not started yet");
+        service.ensure(|mut alive| async move { alive.stopped().await }).expect("a runtime");
+        lapsed().await.expect_err("it runs");
+        service.stop();
+        service.ended().await;
+        lapsed().await.expect_err("stopped for good");
+        let service = Service::default();
+        service.ensure(|alive| async move { drop(alive) }).expect("a runtime");
+        service.lapsed().await;
+        assert!(!service.is_running());
     }
 
     #[tokio::test]
