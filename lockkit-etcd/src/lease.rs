@@ -8,12 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp};
 use lockkit_core::kit::call_limit;
-use lockkit_core::{Error, Instant, Lease, LossReason, Request, Result, Term};
+use lockkit_core::{
+    Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Request, Result, Term,
+};
 
+use crate::client::Client;
 use crate::endpoints::Called;
 use crate::failure::Failure;
 use crate::protocol::{Own, revision_of};
-use crate::provider::Inner;
 use crate::seat::Worker;
 use crate::session::{Session, Use};
 use crate::watch::Seen;
@@ -58,7 +60,7 @@ impl EtcdGrant {
 
 #[derive(Debug)]
 pub(crate) struct EtcdLease {
-    provider: Arc<Inner>,
+    client: Arc<Client>,
     request: Request,
     seat: Worker,
     session: Arc<Session>,
@@ -75,19 +77,46 @@ pub(crate) struct EtcdLease {
     released: AtomicBool,
 }
 
+/// What the store granted, as of `place`: the revision that created the key, and one at which it was
+/// there.
+pub(crate) async fn grant(
+    client: &Arc<Client>,
+    request: &Request,
+    seat: Worker,
+    session: Use,
+    place: (i64, i64),
+    sent: Instant,
+) -> Result<Grant> {
+    let (clock, ttl) = (request.clock(), session.ttl);
+    let native = u64::try_from(place.0).unwrap_or(0);
+    let token = FencingToken::with_base(client.token_base, native)?;
+    let mut term = session.term(clock);
+    // After trouble: what is granted should last.
+    if clock.now().saturating_since(term.sent) > ttl / 2 {
+        let renewed = session.renewed(&client.endpoints, clock, ttl / 2, call_limit(ttl)).await;
+        term = renewed.map_err(|error| match error {
+            // Of the session: the caller has no lease yet that it could lose.
+            Error::Lost { .. } => Error::unavailable(Applied::Maybe, error.to_string()),
+            error => error.with_applied(Applied::Maybe),
+        })?;
+    }
+    let lease = EtcdLease::new(Arc::clone(client), request, seat, session, place, sent);
+    Ok(Grant::new(token, term, lease))
+}
+
 impl EtcdLease {
-    pub(crate) fn new(
-        provider: Arc<Inner>,
+    fn new(
+        client: Arc<Client>,
         request: &Request,
         seat: Worker,
         session: Use,
         (created, known): (i64, i64),
         sent: Instant,
     ) -> Self {
-        let key = provider.keys.directory(request.name()).key(session.lease, request.id());
+        let key = client.keys.directory(request.name()).key(session.lease, request.id());
         let grant = EtcdGrant { key, create_revision: created, lease: session.lease };
         Self {
-            provider,
+            client,
             request: request.clone(),
             seat,
             session: Arc::clone(&session),
@@ -108,7 +137,7 @@ impl EtcdLease {
     /// Reads the key: the revision at which it was there, or `None`.
     async fn read(&self) -> Result<Option<i64>> {
         let check = self.own().check(self.grant.create_revision);
-        let answer = self.provider.read(&self.request, &check).await?;
+        let answer = self.client.read(&self.request, &check).await?;
         answer.succeeded().then(|| revision_of(&answer)).transpose()
     }
 
@@ -118,23 +147,22 @@ impl EtcdLease {
     /// `NoRuntime`: called outside a tokio runtime.
     async fn watch(&self) -> Result<LossReason> {
         let mut known = self.known;
-        self.provider.watch.run(&self.provider.endpoints)?;
+        self.client.watch.run(&self.client.endpoints)?;
         loop {
-            let sight =
-                self.provider.watch.sight(&self.grant.key, self.grant.create_revision, known);
+            let sight = self.client.watch.sight(&self.grant.key, self.grant.create_revision, known);
             let seen = tokio::select! {
-                () = self.session.ended(&self.provider.endpoints) => return Ok(LossReason::SessionEnded),
+                () = self.session.ended(&self.client.endpoints) => return Ok(LossReason::SessionEnded),
                 seen = sight.news() => seen,
             };
             if seen == Seen::Gone {
                 return Ok(LossReason::Removed);
             }
             let turn = async {
-                self.provider.watch.up(&self.provider.endpoints).await?;
-                Ok(self.provider.turn().await)
+                self.client.watch.up(&self.client.endpoints).await?;
+                Ok(self.client.turn().await)
             };
             let turn = tokio::select! {
-                () = self.session.ended(&self.provider.endpoints) => return Ok(LossReason::SessionEnded),
+                () = self.session.ended(&self.client.endpoints) => return Ok(LossReason::SessionEnded),
                 turn = turn => turn?,
             };
             let read = self.read().await;
@@ -165,13 +193,13 @@ impl Lease for EtcdLease {
         // Not from before the grant, and hardly from before this call.
         let age = clock.now().saturating_since(self.sent).min(FRESH).min(ttl / 20);
         let renewed =
-            self.session.renewed(&self.provider.endpoints, clock, age, call_limit(ttl)).await;
+            self.session.renewed(&self.client.endpoints, clock, age, call_limit(ttl)).await;
         let term = match renewed {
             Err(Error::Lost { reason }) => return Err(Error::lost(self.lose(reason))),
             renewed => renewed?,
         };
         // A lease that lives says nothing of the key: that is the watch's part, while it is up.
-        if !self.provider.watch.is_up() && self.read().await?.is_none() {
+        if !self.client.watch.is_up() && self.read().await?.is_none() {
             return Err(Error::lost(self.lose(LossReason::Removed)));
         }
         Ok(term)
@@ -189,7 +217,7 @@ impl Lease for EtcdLease {
     }
 
     async fn out_of_reach(&self) {
-        self.provider.watch.away().await;
+        self.client.watch.away().await;
     }
 
     async fn release(&self) -> Result<()> {
@@ -199,7 +227,7 @@ impl Lease for EtcdLease {
         let touch = self.seat.may_arrive();
         let delete = self.own().delete(self.grant.create_revision, touch);
         let asked_before = self.leaving.swap(true, Ordering::SeqCst);
-        let Called { value, late } = self.provider.txn(&self.request, &delete).await;
+        let Called { value, late } = self.client.txn(&self.request, &delete).await;
         let is_deleted = match value {
             Ok(answer) => {
                 if touch {
@@ -220,7 +248,7 @@ impl Lease for EtcdLease {
                 return Err(failure.into_error(late));
             }
         };
-        self.provider.seats.is_clear(&self.seat);
+        self.client.seats.is_clear(&self.seat);
         // Gone by an earlier sending of ours, as far as anybody can tell.
         if is_deleted || asked_before || late {
             self.released.store(true, Ordering::SeqCst);

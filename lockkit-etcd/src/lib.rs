@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod answer;
+mod client;
 mod config;
 mod endpoints;
 mod failure;
@@ -25,6 +26,7 @@ mod protocol;
 mod provider;
 mod queue;
 mod seat;
+mod server;
 mod session;
 mod watch;
 

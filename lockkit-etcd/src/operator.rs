@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client, GetOptions, GetResponse, Txn};
+use etcd_client::{Client as Driver, GetOptions, GetResponse, Txn};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 
+use crate::client::Client;
 use crate::failure::Failure;
 use crate::protocol::{Contender, Own, reads, send};
-use crate::provider::Inner;
 
 /// How many keys are listed with one request.
 const PAGE: i64 = 1000;
@@ -19,7 +19,7 @@ const PAGE: i64 = 1000;
 const AT_ONCE: usize = 32;
 
 #[async_trait]
-impl Operator for Inner {
+impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         let queue = self.queue(name).await?;
         let mut holders = Vec::new();
@@ -90,7 +90,7 @@ impl Operator for Inner {
     }
 }
 
-impl Inner {
+impl Client {
     /// Who holds and waits, in their order.
     async fn queue(&self, name: &LockName) -> Result<Vec<Contender>> {
         let at = self.keys.directory(name);
@@ -112,7 +112,7 @@ impl Inner {
     /// How long a lease lives on if nobody renews it.
     async fn left(&self, lease: i64) -> Result<Duration> {
         let ask =
-            |client: Client| async move { client.lease_client().time_to_live(lease, None).await };
+            |client: Driver| async move { client.lease_client().time_to_live(lease, None).await };
         let answer = self.endpoints.call(&Clock::system(), LONGEST_CALL, ask).await;
         let left = match answer.value {
             // Whole seconds, rounded down there.
@@ -130,7 +130,7 @@ impl Inner {
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
-        let get = |client: Client| {
+        let get = |client: Driver| {
             let options = GetOptions::new().with_limit(PAGE);
             let options =
                 if end.is_empty() { options.with_from_key() } else { options.with_range(&*end) };

@@ -1,14 +1,12 @@
 //! A request's way through the queue: entering it, waiting in it, leaving it.
 
 use etcd_client::{GetResponse, KeyValue, Txn, TxnResponse};
-use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Error, Holder, Request, Result, StoreSays};
-use tokio::sync::SemaphorePermit;
 
+use crate::client::Client;
 use crate::endpoints::Called;
 use crate::failure::Failure;
-use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of, send};
-use crate::provider::Inner;
+use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of};
 use crate::seat::Seat;
 use crate::session::Use;
 use crate::watch::Seen;
@@ -49,7 +47,7 @@ pub(crate) enum Tried {
     Ended,
 }
 
-impl Inner {
+impl Client {
     /// Joins the queue, or finds the place in it again; `None`: the session has ended.
     pub(crate) async fn enter(
         &self,
@@ -230,19 +228,6 @@ impl Inner {
         }
     }
 
-    /// Waits for a turn: a crowd that asked at once would not be answered in time, and ask again.
-    ///
-    /// Who was told that its turn to hold has come needs none, nor do renewals and releases.
-    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.turns.acquire().await.ok()
-    }
-
-    /// Sends what leaves nothing.
-    pub(crate) async fn read(&self, request: &Request, txn: &Txn) -> Result<TxnResponse> {
-        // Whatever this read says, the key may be there.
-        self.txn(request, txn).await.value.map_err(|failure| failure.into_error(true))
-    }
-
     /// Sends what may leave a key; `None`: the session's lease is gone, and nothing was left.
     async fn send(
         &self,
@@ -280,10 +265,6 @@ impl Inner {
             }
             Err(failure) => Err(failure.into_error(late)),
         }
-    }
-
-    pub(crate) async fn txn(&self, request: &Request, txn: &Txn) -> Called<TxnResponse> {
-        self.endpoints.call(request.clock(), call_limit(request.ttl()), send(txn)).await
     }
 
     /// Refuses what a cluster without our mark says; the next call looks who is there before it asks.

@@ -1,0 +1,156 @@
+//! The client: what all calls of a provider share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Txn, TxnResponse};
+use lockkit_core::kit::{call_limit, within};
+use lockkit_core::{Applied, Error, Request, Result, TtlRange};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::endpoints::{Called, Endpoints};
+use crate::protocol::{Keys, Mark, send};
+use crate::seat::{Seat, Seats, Worker};
+use crate::session::{Session, Use};
+use crate::watch::Watch;
+
+/// How many of a crowd ask at once: each costs the cluster milliseconds in a queue of a thousand.
+const AT_ONCE: usize = 32;
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) keys: Keys,
+    pub(crate) mark: Mark,
+    pub(crate) token_base: u64,
+    /// What the cluster grants.
+    pub(crate) ttls: TtlRange,
+    /// By the ttl that was asked for.
+    sessions: tokio::sync::Mutex<HashMap<Duration, Arc<Session>>>,
+    pub(crate) seats: Arc<Seats>,
+    pub(crate) watch: Arc<Watch>,
+    /// Of those who enter a queue, or look for their keys after a disturbance.
+    pub(crate) turns: Semaphore,
+}
+
+impl Client {
+    pub(crate) fn new(
+        endpoints: Endpoints,
+        keys: Keys,
+        mark: Mark,
+        ttls: TtlRange,
+        token_base: u64,
+    ) -> Self {
+        Self {
+            endpoints: Arc::new(endpoints),
+            watch: Watch::new(keys.clone()),
+            keys,
+            mark,
+            token_base,
+            ttls,
+            sessions: tokio::sync::Mutex::default(),
+            seats: Arc::default(),
+            turns: Semaphore::new(AT_ONCE),
+        }
+    }
+
+    /// The session of this ttl; opened where there is none.
+    pub(crate) async fn session(&self, request: &Request, seat: &Seat) -> Result<Use> {
+        let (clock, ttl) = (request.clock(), request.ttl());
+        let limit = call_limit(ttl);
+        let end = clock.now().saturating_add(limit);
+        let session = async {
+            let mut sessions = self.sessions.lock().await;
+            if let Some(session) = sessions.get(&ttl).and_then(Session::join) {
+                // Its keeper may have ended with another runtime.
+                session.keep(&self.endpoints)?;
+                return Ok(session);
+            }
+            let session = loop {
+                let age = self.endpoints.history.age();
+                let opened =
+                    Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl, end).await;
+                // Its own answer may be the one that shows that the history went back.
+                if age == self.endpoints.history.age() || clock.now() >= end {
+                    break opened?;
+                }
+            };
+            sessions.insert(ttl, Arc::clone(&session));
+            self.seats.prune();
+            Ok(session)
+        };
+        // Its calls end earlier by themselves, and give up a client that is stuck.
+        let session = within(clock, limit + limit / 20, session);
+        tokio::select! {
+            biased;
+            () = seat.withdrawn() => Err(Error::withdrawn()),
+            session = session => session.unwrap_or_else(|| {
+                let silence = format!("etcd granted no lease within {limit:?}");
+                Err(Error::unavailable(Applied::No, silence))
+            }),
+        }
+    }
+
+    /// Begins an attempt. A sweep may be removing what an earlier one of the same request has left:
+    /// nothing is sent that it could still remove.
+    pub(crate) async fn attempt(&self, request: &Request) -> Result<Worker> {
+        let seat = self.seats.attempt(request);
+        let in_doubt = tokio::select! {
+            biased;
+            () = seat.withdrawn() => return Err(Error::withdrawn()),
+            in_doubt = seat.swept() => in_doubt,
+        };
+        if in_doubt {
+            if let Some((session, _)) = seat.place() {
+                let limit = call_limit(request.ttl());
+                session.bar(&self.endpoints, request.clock(), limit).await?;
+            }
+            seat.outlived_its_sweep();
+        }
+        Ok(seat)
+    }
+
+    /// Removes what a request has in the store, and has refused what may still come of it.
+    pub(crate) async fn clear(&self, request: &Request, seat: &Seat) -> Result<()> {
+        let Some((session, key)) = seat.place() else { return Ok(()) };
+        let limit = call_limit(request.ttl());
+        session.clear(&self.endpoints, request.clock(), limit, seat, &key).await?;
+        self.seats.is_clear(seat);
+        Ok(())
+    }
+
+    /// Ends every session; whether the store has acknowledged all of it.
+    pub(crate) async fn end_sessions(&self) -> Result<()> {
+        let current = self.sessions.lock().await.drain().collect::<Vec<_>>();
+        let current = current.into_iter().map(|(_, session)| session);
+        let mut sessions: Vec<_> = current.chain(self.seats.sessions()).collect();
+        sessions.sort_unstable_by_key(|session| session.lease);
+        sessions.dedup_by_key(|session| session.lease);
+        let ended = sessions.iter().map(|session| session.revoke(&self.endpoints));
+        futures_util::future::join_all(ended).await.into_iter().collect()
+    }
+
+    /// Waits for a turn: a crowd that asked at once would not be answered in time, and ask again.
+    ///
+    /// Who was told that its turn to hold has come needs none, nor do renewals and releases.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Sends what leaves nothing.
+    pub(crate) async fn read(&self, request: &Request, txn: &Txn) -> Result<TxnResponse> {
+        // Whatever this read says, the key may be there.
+        self.txn(request, txn).await.value.map_err(|failure| failure.into_error(true))
+    }
+
+    pub(crate) async fn txn(&self, request: &Request, txn: &Txn) -> Called<TxnResponse> {
+        self.endpoints.call(request.clock(), call_limit(request.ttl()), send(txn)).await
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.watch.close();
+    }
+}

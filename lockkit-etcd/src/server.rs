@@ -1,0 +1,102 @@
+//! Whether a cluster is fit for locks: what is checked once, when connecting.
+
+use std::time::Duration;
+
+use etcd_client::{Client as Driver, GetOptions, PutOptions, Txn, TxnOp};
+use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::{Clock, Error, RequestId, Result, TtlRange};
+
+use crate::endpoints::Endpoints;
+use crate::failure::Failure;
+use crate::protocol::{Keys, Mark, garbled, reads, send};
+
+/// What a cluster with its settings at their defaults grants.
+pub(crate) const TTLS: TtlRange = TtlRange {
+    min: Duration::from_secs(2),
+    max: TtlRange::ANY.max,
+    granularity: Duration::from_secs(1),
+};
+
+/// Refuses a cluster that would break what the provider declares. Returns the ttls that the cluster
+/// grants, and its mark.
+pub(crate) async fn check_server(
+    endpoints: &Endpoints,
+    keys: &Keys,
+    is_tls: bool,
+) -> Result<(TtlRange, Mark)> {
+    let clock = Clock::system();
+    // Each of these calls has a limit, and so have they all.
+    let end = clock.now().saturating_add(LONGEST_CALL * 2);
+    let left = || end.saturating_since(clock.now()).min(LONGEST_CALL);
+    let status = |client: Driver| async move { client.maintenance_client().status().await };
+    let status = loop {
+        let answer = endpoints.call(&clock, left(), status).await;
+        // Who refuses our certificate says so behind the handshake, and closes: which of the two
+        // is seen is chance.
+        let is_closed = is_tls && matches!(answer.value, Err(Failure::Unclear(_)));
+        if !is_closed || left() < LONGEST_CALL {
+            break answer.into_result()?;
+        }
+        clock.sleep(LONGEST_CALL / 100).await;
+    };
+    check_version(status.version())?;
+    // The shortest lease there is shows the least ttl, and whether we may write and read.
+    let grant = |client: Driver| async move { client.lease_client().grant(1, None).await };
+    let granted = endpoints.call(&clock, left(), grant).await.into_result()?;
+    let lease = granted.id();
+    let probe = |client: Driver| {
+        let put = TxnOp::put(keys.session(lease), "", Some(PutOptions::new().with_lease(lease)));
+        let get = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
+        let get = TxnOp::get(keys.range(), Some(get));
+        async move { client.kv_client().txn(Txn::new().and_then([put, get])).await }
+    };
+    endpoints.call(&clock, left(), probe).await.into_result()?;
+    let mark = mark(endpoints, keys, &clock, left()).await?;
+    let revoke = |client: Driver| async move { client.lease_client().revoke(lease).await };
+    let revoked = endpoints.call(&clock, left(), revoke).await;
+    // Sent again, it finds what the first sending did.
+    if !matches!(revoked.value, Err(Failure::NoLease)) {
+        revoked.into_result()?;
+    }
+    let least = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
+    Ok((TtlRange { min: Duration::from_secs(least), ..TTLS }, mark))
+}
+
+/// The cluster's mark; the first client of all puts it.
+async fn mark(endpoints: &Endpoints, keys: &Keys, clock: &Clock, limit: Duration) -> Result<Mark> {
+    let random = u128::from_be_bytes(RequestId::random()?.to_bytes());
+    let own = keys.mark(format!("{random:032x}"));
+    let answer = endpoints.call(clock, limit, send(&own.put())).await.into_result()?;
+    if answer.succeeded() {
+        return Ok(own);
+    }
+    let found = reads(&answer);
+    let there = found.first().and_then(|found| found.kvs().first()).ok_or_else(garbled)?;
+    Ok(keys.mark(there.value()))
+}
+
+/// Refuses what lacks a request that we send.
+fn check_version(version: &str) -> Result<()> {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if number < (3, 4) {
+        return Err(Error::rejected(format!("etcd {version}"), "use etcd 3.4 or newer"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_3_4_is_refused_by_its_version() {
+        for version in ["3.4.23", "3.4.0", "3.5.13", "3.6.0-rc.1", "4.0.0"] {
+            check_version(version).expect(version);
+        }
+        for version in ["3.3.27", "3.2.0", "2.3.8", ""] {
+            let error = check_version(version).expect_err(version).to_string();
+            assert!(error.contains(version) && error.contains("3.4"), "{error}");
+        }
+    }
+}
