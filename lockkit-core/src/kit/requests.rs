@@ -86,6 +86,8 @@ impl Notes for () {}
 struct State<T> {
     /// The calls and leases that work on it.
     entries: usize,
+    /// When the last of them was dropped, if none has come since.
+    left_at: Option<Instant>,
     /// Sendings that have no answer yet.
     under_way: usize,
     /// When the last sending was given up without an answer.
@@ -133,8 +135,49 @@ impl<T: Notes> Requests<T> {
             let (request, state) = (request.clone(), Mutex::default());
             Arc::new(Record { request, state, changed: Notify::new() })
         }));
-        record.state().entries += 1;
+        {
+            let mut state = record.state();
+            state.entries += 1;
+            state.left_at = None;
+        }
         Entry { requests: Arc::clone(self), record }
+    }
+
+    /// Removes the record of this request if nothing needs it any more: for a backend whose notes no
+    /// longer keep it.
+    pub fn forget(&self, id: RequestId) {
+        let mut records = self.records();
+        if records.of.get(&id).is_some_and(|record| record.is_useless(record.request.clock().now()))
+        {
+            records.of.remove(&id);
+        }
+    }
+
+    /// Removes each record that no call or lease works on and whose notes are over: nothing of the request
+    /// is in the store, and the store refuses what is still on its way.
+    pub fn prune(&self, is_over: impl Fn(&T) -> bool) {
+        self.records().of.retain(|_, record| {
+            let state = record.state();
+            state.entries > 0 || !is_over(&state.data)
+        });
+    }
+
+    /// The records that no call or lease has worked on for so long, and that `take` accepts.
+    ///
+    /// `take` runs while the record is locked: a call that comes back finds what `take` noted, or it came
+    /// first, and the record is no orphan.
+    pub fn orphans(
+        &self,
+        age: Duration,
+        mut take: impl FnMut(&mut T) -> bool,
+    ) -> Vec<Arc<Record<T>>> {
+        let mut is_taken = |record: &&Arc<Record<T>>| {
+            let now = record.request.clock().now();
+            let mut state = record.state();
+            let left = state.left_at.map(|at| now.saturating_since(at));
+            left >= Some(age) && take(&mut state.data)
+        };
+        self.records().of.values().filter(&mut is_taken).cloned().collect()
     }
 }
 
@@ -148,6 +191,11 @@ impl<T> Requests<T> {
     pub fn in_use(&self) -> Vec<Arc<Record<T>>> {
         let is_in_use = |record: &&Arc<Record<T>>| record.state().entries > 0;
         self.records().of.values().filter(is_in_use).cloned().collect()
+    }
+
+    /// All records.
+    pub fn all(&self) -> Vec<Arc<Record<T>>> {
+        self.records().of.values().cloned().collect()
     }
 
     /// Whether a sending of this request may still reach the store.
@@ -191,6 +239,13 @@ impl<T> Record<T> {
         let state = self.state();
         let now = self.request.clock().now();
         state.under_way > 0 || state.given_up.is_some_and(|at| !is_over(at, now))
+    }
+
+    /// Whether a sending has no answer and was not [settled](Self::settle), however long ago: for a store
+    /// that can refuse what comes late for as long as it likes.
+    pub fn is_unsettled(&self) -> bool {
+        let state = self.state();
+        state.under_way > 0 || state.given_up.is_some()
     }
 
     /// Notes that the store refuses whatever was sent before and has no answer.
@@ -328,8 +383,12 @@ impl<T: Notes> Drop for Entry<T> {
     fn drop(&mut self) {
         // Before the record: a call that enters meanwhile finds it, or makes another.
         let mut records = self.requests.records();
-        self.record.state().entries -= 1;
         let (id, now) = (self.record.request.id(), self.record.request.clock().now());
+        {
+            let mut state = self.record.state();
+            state.entries -= 1;
+            state.left_at = (state.entries == 0).then_some(now);
+        }
         if self.record.is_useless(now) {
             records.of.remove(&id);
         }
@@ -360,97 +419,4 @@ impl<T> Drop for Sending<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Clock, LockName};
-
-    type Numbers = Arc<Requests<u32>>;
-
-    impl Notes for u32 {}
-
-    fn request(clock: &Clock) -> Request {
-        let name = LockName::new("a").expect("a name");
-        Request::new(name, Duration::from_secs(3), clock.clone()).expect("an id")
-    }
-
-    fn known(requests: &Numbers) -> usize {
-        requests.records().of.len()
-    }
-
-    #[test]
-    fn only_what_was_never_answered_may_arrive_late() {
-        let (requests, clock) = (Numbers::default(), Clock::manual());
-        let request = request(&clock);
-        let entry = requests.enter(&request);
-        let first = entry.send().expect("not withdrawn");
-        assert!(entry.may_still_arrive());
-        first.answered();
-        assert!(!entry.may_still_arrive());
-        drop(entry.send().expect("not withdrawn"));
-        entry.send().expect("not withdrawn").answered();
-        assert!(entry.may_still_arrive(), "the dropped sending is still on its way");
-        drop(entry);
-        assert!(requests.may_still_arrive(request.id()));
-        requests.enter(&request).settle();
-        assert!(!requests.may_still_arrive(request.id()) && known(&requests) == 0);
-    }
-
-    #[test]
-    fn a_withdrawn_request_is_never_sent_again() {
-        let (requests, clock) = (Numbers::default(), Clock::manual());
-        let request = request(&clock);
-        let (first, replay) = (requests.enter(&request), requests.enter(&request));
-        let sending = first.send().expect("not withdrawn");
-        replay.withdraw();
-        assert!(first.is_withdrawn() && first.send().is_err());
-        drop(sending);
-        drop((first, replay));
-        let late = requests.enter(&request);
-        assert!(late.send().is_err(), "a sending may still arrive: the flag stays with it");
-    }
-
-    #[test]
-    fn a_request_is_forgotten_with_its_last_entry_or_when_nothing_of_it_is_delivered_any_more() {
-        let (requests, clock) = (Numbers::default(), Clock::manual());
-        let entry = requests.enter(&request(&clock));
-        let lease = entry.clone();
-        drop(entry);
-        assert_eq!((known(&requests), requests.in_use().len()), (1, 1));
-        drop(lease);
-        assert_eq!(known(&requests), 0);
-        for _ in 0..10_000 {
-            drop(requests.enter(&request(&clock)).send());
-            clock.advance(Duration::from_secs(1));
-        }
-        assert!(known(&requests) <= MANY && requests.in_use().is_empty());
-    }
-
-    #[test]
-    fn many_records_that_are_in_use_are_looked_through_seldom() {
-        let (requests, clock) = (Numbers::default(), Clock::manual());
-        let (mut entries, mut looks, mut left) = (Vec::new(), 0, 0);
-        for _ in 0..10_000 {
-            entries.push(requests.enter(&request(&clock)));
-            drop(requests.enter(&request(&clock)));
-            let now_left = requests.records().left;
-            looks += u32::from(now_left != left);
-            left = now_left;
-        }
-        assert_eq!(looks, 6, "at 256, and at each doubling up to 8192");
-    }
-
-    #[tokio::test]
-    async fn what_is_noted_is_taken_once_by_whom_it_is_waited_for() {
-        let (requests, clock) = (Numbers::default(), Clock::manual());
-        let entry = requests.enter(&request(&clock));
-        let number = |data: &mut u32| (*data > 0).then(|| std::mem::take(data));
-        let waits = entry.wait_for(number);
-        let told = async { *entry.data() = 7 };
-        assert_eq!(tokio::join!(waits, told).0, 7);
-        assert_eq!(*entry.data(), 0);
-        *entry.data() = 8;
-        assert_eq!(entry.wait_for(number).await, 8, "what is there is not waited for");
-        entry.withdraw();
-        entry.withdrawn().await;
-    }
-}
+mod tests;
