@@ -10,12 +10,13 @@ use lockkit_core::{Applied, Error, Request, Result, TtlRange};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::endpoints::{Called, Endpoints};
+use crate::keeper::Keepers;
 use crate::protocol::{Keys, Mark, send};
-use crate::seat::{Seat, Seats, Worker};
+use crate::requests::{Entry, Record, Requests, live_sessions, outlive_sweep, prune};
 use crate::session::{Session, Use};
 use crate::watch::Watch;
 
-/// How many of a crowd ask at once: each costs the cluster milliseconds in a queue of a thousand.
+/// How many requests of a crowd ask at once: each costs the cluster milliseconds in a queue of a thousand.
 const AT_ONCE: usize = 32;
 
 #[derive(Debug)]
@@ -28,9 +29,10 @@ pub(crate) struct Client {
     pub(crate) ttls: TtlRange,
     /// By the ttl that was asked for.
     sessions: tokio::sync::Mutex<HashMap<Duration, Arc<Session>>>,
-    pub(crate) seats: Arc<Seats>,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) keepers: Keepers,
     pub(crate) watch: Arc<Watch>,
-    /// Of those who enter a queue, or look for their keys after a disturbance.
+    /// Of the requests that enter a queue, or read their place in it.
     pub(crate) turns: Semaphore,
 }
 
@@ -42,21 +44,23 @@ impl Client {
         ttls: TtlRange,
         token_base: u64,
     ) -> Self {
+        let (endpoints, requests) = (Arc::new(endpoints), Arc::default());
         Self {
-            endpoints: Arc::new(endpoints),
+            keepers: Keepers::new(&endpoints, &requests),
+            endpoints,
+            requests,
             watch: Watch::new(keys.clone()),
             keys,
             mark,
             token_base,
             ttls,
             sessions: tokio::sync::Mutex::default(),
-            seats: Arc::default(),
             turns: Semaphore::new(AT_ONCE),
         }
     }
 
     /// The session of this ttl; opened where there is none.
-    pub(crate) async fn session(&self, request: &Request, seat: &Seat) -> Result<Use> {
+    pub(crate) async fn session(&self, request: &Request, record: &Record) -> Result<Use> {
         let (clock, ttl) = (request.clock(), request.ttl());
         let limit = call_limit(ttl);
         let end = clock.now().saturating_add(limit);
@@ -64,27 +68,27 @@ impl Client {
             let mut sessions = self.sessions.lock().await;
             if let Some(session) = sessions.get(&ttl).and_then(Session::join) {
                 // Its keeper may have ended with another runtime.
-                session.keep(&self.endpoints)?;
+                session.keep(&self.keepers)?;
                 return Ok(session);
             }
             let session = loop {
                 let age = self.endpoints.history.age();
-                let opened =
-                    Session::open(&self.endpoints, &self.keys, &self.seats, clock, ttl, end).await;
+                let opened = Session::open(&self.endpoints, &self.keys, clock, ttl, end).await;
                 // Its own answer may be the one that shows that the history went back.
                 if age == self.endpoints.history.age() || clock.now() >= end {
                     break opened?;
                 }
             };
+            session.keep(&self.keepers)?;
             sessions.insert(ttl, Arc::clone(&session));
-            self.seats.prune();
+            prune(&self.requests);
             Ok(session)
         };
         // Its calls end earlier by themselves, and give up a client that is stuck.
         let session = within(clock, limit + limit / 20, session);
         tokio::select! {
             biased;
-            () = seat.withdrawn() => Err(Error::withdrawn()),
+            () = record.withdrawn() => Err(Error::withdrawn()),
             session = session => session.unwrap_or_else(|| {
                 let silence = format!("etcd granted no lease within {limit:?}");
                 Err(Error::unavailable(Applied::No, silence))
@@ -94,37 +98,17 @@ impl Client {
 
     /// Begins an attempt. A sweep may be removing what an earlier one of the same request has left:
     /// nothing is sent that it could still remove.
-    pub(crate) async fn attempt(&self, request: &Request) -> Result<Worker> {
-        let seat = self.seats.attempt(request);
-        let in_doubt = tokio::select! {
-            biased;
-            () = seat.withdrawn() => return Err(Error::withdrawn()),
-            in_doubt = seat.swept() => in_doubt,
-        };
-        if in_doubt {
-            if let Some((session, _)) = seat.place() {
-                let limit = call_limit(request.ttl());
-                session.bar(&self.endpoints, request.clock(), limit).await?;
-            }
-            seat.outlived_its_sweep();
-        }
-        Ok(seat)
-    }
-
-    /// Removes what a request has in the store, and has refused what may still come of it.
-    pub(crate) async fn clear(&self, request: &Request, seat: &Seat) -> Result<()> {
-        let Some((session, key)) = seat.place() else { return Ok(()) };
-        let limit = call_limit(request.ttl());
-        session.clear(&self.endpoints, request.clock(), limit, seat, &key).await?;
-        self.seats.is_clear(seat);
-        Ok(())
+    pub(crate) async fn attempt(&self, request: &Request) -> Result<Entry> {
+        let entry = self.requests.enter(request);
+        outlive_sweep(&self.endpoints, &entry).await?;
+        Ok(entry)
     }
 
     /// Ends every session; whether the store has acknowledged all of it.
     pub(crate) async fn end_sessions(&self) -> Result<()> {
         let current = self.sessions.lock().await.drain().collect::<Vec<_>>();
         let current = current.into_iter().map(|(_, session)| session);
-        let mut sessions: Vec<_> = current.chain(self.seats.sessions()).collect();
+        let mut sessions: Vec<_> = current.chain(live_sessions(&self.requests)).collect();
         sessions.sort_unstable_by_key(|session| session.lease);
         sessions.dedup_by_key(|session| session.lease);
         let ended = sessions.iter().map(|session| session.revoke(&self.endpoints));
@@ -133,7 +117,7 @@ impl Client {
 
     /// Waits for a turn: a crowd that asked at once would not be answered in time, and ask again.
     ///
-    /// Who was told that its turn to hold has come needs none, nor do renewals and releases.
+    /// A waiter that was told of the first place needs none, nor do renewals and releases.
     pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }

@@ -1,19 +1,20 @@
-//! The task that keeps a session's lease alive, and clears up behind requests that nobody ended.
+//! The task that keeps a session's lease alive, and sweeps what requests without a driver have left.
 
 use std::future::Future;
+use std::result::Result as StdResult;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lockkit_core::kit::{Alive, call_limit};
-use lockkit_core::{Clock, Instant};
+use lockkit_core::kit::{Alive, within};
+use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::line::Line;
-use crate::seat::Sweeping;
+use crate::requests::{Requests, Sweeping, orphans};
 use crate::session::Session;
 
 /// How long an unused session is kept for the next lock.
@@ -26,11 +27,108 @@ const AT_ONCE: usize = 4;
 /// Between two attempts to end a lease that a backup has brought back.
 const REST: Duration = Duration::from_millis(100);
 
+/// What the keepers of a client's sessions work with.
+#[derive(Debug)]
+pub(crate) struct Keepers {
+    endpoints: Arc<Endpoints>,
+    /// Weak, because the requests hold sessions.
+    requests: Weak<Requests>,
+}
+
+impl Keepers {
+    pub(crate) fn new(endpoints: &Arc<Endpoints>, requests: &Arc<Requests>) -> Self {
+        Self { endpoints: Arc::clone(endpoints), requests: Arc::downgrade(requests) }
+    }
+}
+
+impl Session {
+    /// Keeps the lease alive in the current runtime, unless a task that lives does so.
+    ///
+    /// # Errors
+    /// `NoRuntime`: called outside a tokio runtime.
+    pub(crate) fn keep(self: &Arc<Self>, keepers: &Keepers) -> Result<()> {
+        if self.state().ended {
+            return Ok(());
+        }
+        self.keeper.ensure(|alive| Keeper::new(self, keepers, alive).run())
+    }
+
+    /// Keeps the lease alive, and completes when it has ended; level-triggered.
+    pub(crate) async fn ended(self: &Arc<Self>, keepers: &Keepers) {
+        if self.until(keepers, || self.has_ended().then_some(())).await.is_err() {
+            // Outside a runtime no task can tell.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Keeps the lease alive, and completes with what `pick` finds, now or after the next changes. Once
+    /// the session has ended, `pick` must find something.
+    ///
+    /// # Errors
+    /// `NoRuntime`: called outside a tokio runtime.
+    async fn until<R>(
+        self: &Arc<Self>,
+        keepers: &Keepers,
+        pick: impl Fn() -> Option<R>,
+    ) -> Result<R> {
+        loop {
+            // Made before the check, so that no change between the two is missed.
+            let changed = self.changed.notified();
+            if let Some(found) = pick() {
+                return Ok(found);
+            }
+            self.keep(keepers)?;
+            tokio::select! {
+                () = changed => {}
+                () = self.keeper.lapsed() => {}
+            }
+            // A runtime that ends refuses the task, and polls this one no more.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The term of a keep-alive that was sent at most `age` ago, or is now.
+    pub(crate) async fn renewed(
+        self: &Arc<Self>,
+        keepers: &Keepers,
+        clock: &Clock,
+        age: Duration,
+        limit: Duration,
+    ) -> Result<Term> {
+        let since = {
+            let now = self.clock.now();
+            let since = now.saturating_sub(age);
+            let mut state = self.state();
+            if state.acked < since {
+                state.wanted = state.wanted.max(since);
+            }
+            since
+        };
+        self.wanted.notify_one();
+        let acked = self.until(keepers, || {
+            let state = self.state();
+            if state.ended || self.is_past() {
+                return Some(Err(Error::lost(LossReason::SessionEnded)));
+            }
+            (state.acked >= since).then(|| Ok(self.term_from(clock, state.acked)))
+        });
+        match within(clock, limit, acked).await {
+            Some(term) => term?,
+            None => {
+                let why = self.state().failure.clone();
+                let why = why.unwrap_or_else(|| format!("etcd gave no answer within {limit:?}"));
+                Err(Error::unavailable(Applied::Maybe, why))
+            }
+        }
+    }
+}
+
 /// The task that sends keep-alives: each on a stream of its own, none waits for another.
-pub(crate) struct Keeper {
+struct Keeper {
     session: Weak<Session>,
     alive: Alive,
     endpoints: Arc<Endpoints>,
+    requests: Weak<Requests>,
     clock: Clock,
     wanted: Arc<Notify>,
     lease: i64,
@@ -53,11 +151,12 @@ enum Step {
 }
 
 impl Keeper {
-    pub(crate) fn new(session: &Arc<Session>, endpoints: &Arc<Endpoints>, alive: Alive) -> Self {
+    fn new(session: &Arc<Session>, keepers: &Keepers, alive: Alive) -> Self {
         Self {
             session: Arc::downgrade(session),
             alive,
-            endpoints: Arc::clone(endpoints),
+            endpoints: Arc::clone(&keepers.endpoints),
+            requests: Weak::clone(&keepers.requests),
             clock: session.clock.clone(),
             wanted: Arc::clone(&session.wanted),
             lease: session.lease,
@@ -69,7 +168,7 @@ impl Keeper {
         }
     }
 
-    pub(crate) async fn run(mut self) {
+    async fn run(mut self) {
         let mut under_way = FuturesUnordered::new();
         let mut cleaning = FuturesUnordered::new();
         loop {
@@ -166,7 +265,7 @@ impl Keeper {
         if under_way > 1 { self.patience() / members } else { self.patience() }
     }
 
-    fn send(&mut self) -> impl Future<Output = (Instant, Result<(), Failure>)> + Send + use<> {
+    fn send(&mut self) -> impl Future<Output = (Instant, StdResult<(), Failure>)> + Send + use<> {
         if let Some((_, member)) = self.newest {
             // It stands still, or we cannot hear it.
             self.endpoints.pass_over(member);
@@ -188,27 +287,17 @@ impl Keeper {
 
     /// What is left of requests whose drivers ended without a word would live as long as the lease.
     fn orphans(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
-        let Some(session) = self.session.upgrade() else { return Vec::new() };
-        let Some(seats) = session.seats.upgrade() else { return Vec::new() };
-        let orphans = seats.orphans(self.lease, self.ttl.max(ORPHANED)).into_iter();
+        let Some(requests) = self.requests.upgrade() else { return Vec::new() };
         let sweep = |sweeping: Sweeping| {
-            let (session, seats) = (Arc::clone(&session), Arc::clone(&seats));
-            let (endpoints, clock) = (Arc::clone(&self.endpoints), self.clock.clone());
-            async move {
-                let (limit, seat) = (call_limit(session.ttl), &sweeping.seat);
-                if let Ok(is_gone) = session.sweep(&endpoints, &clock, limit, seat).await {
-                    if is_gone {
-                        seats.is_clear(seat);
-                    }
-                    sweeping.answered();
-                }
-            }
+            let (requests, endpoints) = (Arc::clone(&requests), Arc::clone(&self.endpoints));
+            async move { sweeping.run(&requests, &endpoints).await }
         };
-        orphans.map(sweep).collect()
+        let orphans = orphans(&requests, self.lease, self.ttl.max(ORPHANED));
+        orphans.into_iter().map(sweep).collect()
     }
 
     /// Takes in how a keep-alive ended; whether the others are of no more use.
-    fn ended(&mut self, sent: Instant, outcome: Result<(), Failure>) -> bool {
+    fn ended(&mut self, sent: Instant, outcome: StdResult<(), Failure>) -> bool {
         let Some(session) = self.session.upgrade() else { return true };
         match outcome {
             Ok(()) => {

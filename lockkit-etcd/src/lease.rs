@@ -8,15 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp};
 use lockkit_core::kit::call_limit;
-use lockkit_core::{
-    Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Request, Result, Term,
-};
+use lockkit_core::{Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Result, Term};
 
 use crate::client::Client;
 use crate::endpoints::Called;
 use crate::failure::Failure;
 use crate::protocol::{Own, revision_of};
-use crate::seat::Worker;
+use crate::requests::{Entry, is_clear, retire};
 use crate::session::{Session, Use};
 use crate::watch::Seen;
 
@@ -61,8 +59,7 @@ impl EtcdGrant {
 #[derive(Debug)]
 pub(crate) struct EtcdLease {
     client: Arc<Client>,
-    request: Request,
-    seat: Worker,
+    entry: Entry,
     session: Arc<Session>,
     /// Until a release is refused.
     in_use: Mutex<Option<Use>>,
@@ -81,44 +78,42 @@ pub(crate) struct EtcdLease {
 /// there.
 pub(crate) async fn grant(
     client: &Arc<Client>,
-    request: &Request,
-    seat: Worker,
+    entry: Entry,
     session: Use,
     place: (i64, i64),
     sent: Instant,
 ) -> Result<Grant> {
-    let (clock, ttl) = (request.clock(), session.ttl);
+    let (clock, ttl) = (entry.request().clock(), session.ttl);
     let native = u64::try_from(place.0).unwrap_or(0);
     let token = FencingToken::with_base(client.token_base, native)?;
     let mut term = session.term(clock);
     // After trouble: what is granted should last.
     if clock.now().saturating_since(term.sent) > ttl / 2 {
-        let renewed = session.renewed(&client.endpoints, clock, ttl / 2, call_limit(ttl)).await;
+        let renewed = session.renewed(&client.keepers, clock, ttl / 2, call_limit(ttl)).await;
         term = renewed.map_err(|error| match error {
             // Of the session: the caller has no lease yet that it could lose.
             Error::Lost { .. } => Error::unavailable(Applied::Maybe, error.to_string()),
             error => error.with_applied(Applied::Maybe),
         })?;
     }
-    let lease = EtcdLease::new(Arc::clone(client), request, seat, session, place, sent);
+    let lease = EtcdLease::new(Arc::clone(client), entry, session, place, sent);
     Ok(Grant::new(token, term, lease))
 }
 
 impl EtcdLease {
     fn new(
         client: Arc<Client>,
-        request: &Request,
-        seat: Worker,
+        entry: Entry,
         session: Use,
         (created, known): (i64, i64),
         sent: Instant,
     ) -> Self {
+        let request = entry.request();
         let key = client.keys.directory(request.name()).key(session.lease, request.id());
         let grant = EtcdGrant { key, create_revision: created, lease: session.lease };
         Self {
             client,
-            request: request.clone(),
-            seat,
+            entry,
             session: Arc::clone(&session),
             in_use: Mutex::new(Some(session)),
             grant: Arc::new(grant),
@@ -137,7 +132,7 @@ impl EtcdLease {
     /// Reads the key: the revision at which it was there, or `None`.
     async fn read(&self) -> Result<Option<i64>> {
         let check = self.own().check(self.grant.create_revision);
-        let answer = self.client.read(&self.request, &check).await?;
+        let answer = self.client.read(self.entry.request(), &check).await?;
         answer.succeeded().then(|| revision_of(&answer)).transpose()
     }
 
@@ -151,7 +146,7 @@ impl EtcdLease {
         loop {
             let sight = self.client.watch.sight(&self.grant.key, self.grant.create_revision, known);
             let seen = tokio::select! {
-                () = self.session.ended(&self.client.endpoints) => return Ok(LossReason::SessionEnded),
+                () = self.session.ended(&self.client.keepers) => return Ok(LossReason::SessionEnded),
                 seen = sight.news() => seen,
             };
             if seen == Seen::Gone {
@@ -162,7 +157,7 @@ impl EtcdLease {
                 Ok(self.client.turn().await)
             };
             let turn = tokio::select! {
-                () = self.session.ended(&self.client.endpoints) => return Ok(LossReason::SessionEnded),
+                () = self.session.ended(&self.client.keepers) => return Ok(LossReason::SessionEnded),
                 turn = turn => turn?,
             };
             let read = self.read().await;
@@ -170,7 +165,7 @@ impl EtcdLease {
             match read {
                 Ok(Some(now)) => known = now,
                 Ok(None) => return Ok(LossReason::Removed),
-                Err(_) => self.request.clock().sleep(PAUSE).await,
+                Err(_) => self.entry.request().clock().sleep(PAUSE).await,
             }
         }
     }
@@ -186,14 +181,13 @@ impl Lease for EtcdLease {
         if let Some(reason) = self.lost.get() {
             return Err(Error::lost(*reason));
         }
-        if self.released.load(Ordering::SeqCst) || self.seat.is_withdrawn() {
+        if self.released.load(Ordering::SeqCst) || self.entry.is_withdrawn() {
             return Err(Error::lost(LossReason::Removed));
         }
-        let (clock, ttl) = (self.request.clock(), self.session.ttl);
+        let (clock, ttl) = (self.entry.request().clock(), self.session.ttl);
         // Not from before the grant, and hardly from before this call.
         let age = clock.now().saturating_since(self.sent).min(FRESH).min(ttl / 20);
-        let renewed =
-            self.session.renewed(&self.client.endpoints, clock, age, call_limit(ttl)).await;
+        let renewed = self.session.renewed(&self.client.keepers, clock, age, call_limit(ttl)).await;
         let term = match renewed {
             Err(Error::Lost { reason }) => return Err(Error::lost(self.lose(reason))),
             renewed => renewed?,
@@ -224,15 +218,15 @@ impl Lease for EtcdLease {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let touch = self.seat.may_arrive();
+        let touch = self.entry.is_unsettled();
         let delete = self.own().delete(self.grant.create_revision, touch);
         let asked_before = self.leaving.swap(true, Ordering::SeqCst);
-        let Called { value, late } = self.client.txn(&self.request, &delete).await;
+        let Called { value, late } = self.client.txn(self.entry.request(), &delete).await;
         let is_deleted = match value {
             Ok(answer) => {
                 if touch {
                     self.session.touched(revision_of(&answer)?);
-                    self.seat.settled();
+                    self.entry.settle();
                 }
                 answer.succeeded()
             }
@@ -242,13 +236,13 @@ impl Lease for EtcdLease {
             }
             Err(failure) => {
                 if failure.is_lasting() {
-                    self.session.retire(&self.seat);
+                    retire(&self.entry, &self.session);
                     drop(self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take());
                 }
                 return Err(failure.into_error(late));
             }
         };
-        self.client.seats.is_clear(&self.seat);
+        is_clear(&self.client.requests, &self.entry);
         // Gone by an earlier sending of ours, as far as anybody can tell.
         if is_deleted || asked_before || late {
             self.released.store(true, Ordering::SeqCst);

@@ -25,7 +25,7 @@ mod operator;
 mod protocol;
 mod provider;
 mod queue;
-mod seat;
+mod requests;
 mod server;
 mod session;
 mod watch;

@@ -13,6 +13,7 @@ use crate::endpoints::Endpoints;
 use crate::lease::grant;
 use crate::protocol::Keys;
 use crate::queue::Tried;
+use crate::requests::{clear, is_clear};
 use crate::server::{TTLS, check_server};
 
 /// A client of one etcd cluster, 3.4 or newer.
@@ -72,22 +73,22 @@ impl LockProvider for EtcdProvider {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let client = &self.0;
-        let seat = client.attempt(request).await?;
+        let entry = client.attempt(request).await?;
         loop {
-            let session = client.session(request, &seat).await?;
+            let session = client.session(request, &entry).await?;
             let sent = request.clock().now();
-            match client.take(request, &seat, &session).await? {
+            match client.take(request, &entry, &session).await? {
                 Tried::Taken { created, known } => {
                     let place = (created, known);
-                    return grant(client, request, seat, session, place, sent).await.map(Some);
+                    return grant(client, entry, session, place, sent).await.map(Some);
                 }
-                Tried::Held if !seat.may_arrive() => {
-                    client.seats.is_clear(&seat);
+                Tried::Held if !entry.is_unsettled() => {
+                    is_clear(&client.requests, &entry);
                     return Ok(None);
                 }
                 Tried::Held | Tried::Queued => {
                     // A sending without an answer might still take the name.
-                    client.clear(request, &seat).await?;
+                    clear(&client.requests, &client.endpoints, &entry).await?;
                     return Ok(None);
                 }
                 Tried::Ended => {}
@@ -97,24 +98,24 @@ impl LockProvider for EtcdProvider {
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         let client = &self.0;
-        let seat = client.attempt(request).await?;
+        let entry = client.attempt(request).await?;
         loop {
-            let session = client.session(request, &seat).await?;
+            let session = client.session(request, &entry).await?;
             let sent = request.clock().now();
-            let Some(place) = client.enter(request, &seat, &session).await? else { continue };
-            if let Some(place) = client.wait(request, &seat, &session, place).await?
+            let Some(place) = client.enter(request, &entry, &session).await? else { continue };
+            if let Some(place) = client.wait(request, &entry, &session, place).await?
                 && !session.is_past()
             {
-                return grant(client, request, seat, session, place, sent).await;
+                return grant(client, entry, session, place, sent).await;
             }
         }
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        let Some(seat) = self.0.seats.find(request.id()) else { return Ok(()) };
-        // Told before it is sent: an attempt that asked once more would come back behind it.
-        seat.withdraw();
-        self.0.clear(request, &seat).await
+        let Some(record) = self.0.requests.find(request.id()) else { return Ok(()) };
+        // Before anything is sent: an attempt that asked once more would come back behind it.
+        record.withdraw();
+        clear(&self.0.requests, &self.0.endpoints, &record).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::endpoints::Called;
 use crate::failure::Failure;
 use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of};
-use crate::seat::Seat;
+use crate::requests::{Record, refused, sending};
 use crate::session::Use;
 use crate::watch::Seen;
 
@@ -52,7 +52,7 @@ impl Client {
     pub(crate) async fn enter(
         &self,
         request: &Request,
-        seat: &Seat,
+        record: &Record,
         session: &Use,
     ) -> Result<Option<Place>> {
         let at = self.keys.directory(request.name());
@@ -60,13 +60,13 @@ impl Client {
         let own = Own { key: &key, lease: session.lease, session: &session.key };
         let _turn = tokio::select! {
             biased;
-            () = seat.withdrawn() => return Err(Error::withdrawn()),
+            () = record.withdrawn() => return Err(Error::withdrawn()),
             turn = self.turn() => turn,
         };
         loop {
             let revision = session.revision();
             let txn = own.enter(&at, &self.mark, revision, request.label());
-            let Some(answer) = self.send(request, seat, session, own, txn).await? else {
+            let Some(answer) = self.send(request, record, session, own, txn).await? else {
                 return Ok(None);
             };
             let found = reads(&answer);
@@ -93,7 +93,7 @@ impl Client {
     pub(crate) async fn take(
         &self,
         request: &Request,
-        seat: &Seat,
+        record: &Record,
         session: &Use,
     ) -> Result<Tried> {
         let at = self.keys.directory(request.name());
@@ -103,7 +103,7 @@ impl Client {
         loop {
             let revision = session.revision();
             let txn = own.take(&at, &self.mark, revision, request.label(), known, limit);
-            let Some(answer) = self.send(request, seat, session, own, txn).await? else {
+            let Some(answer) = self.send(request, record, session, own, txn).await? else {
                 return Ok(Tried::Ended);
             };
             let now = revision_of(&answer)?;
@@ -140,7 +140,7 @@ impl Client {
     pub(crate) async fn wait(
         &self,
         request: &Request,
-        seat: &Seat,
+        record: &Record,
         session: &Use,
         mut place: Place,
     ) -> Result<Option<(i64, i64)>> {
@@ -180,8 +180,8 @@ impl Client {
             };
             let _turn = tokio::select! {
                 biased;
-                () = seat.withdrawn() => return Err(Error::withdrawn()),
-                () = session.ended(&self.endpoints) => return Ok(None),
+                () = record.withdrawn() => return Err(Error::withdrawn()),
+                () = session.ended(&self.keepers) => return Ok(None),
                 turn = seen => turn?,
             };
             place = self.look_again(request, &at, own, behind).await?;
@@ -232,25 +232,20 @@ impl Client {
     async fn send(
         &self,
         request: &Request,
-        seat: &Seat,
+        record: &Record,
         session: &Use,
         own: Own<'_>,
         txn: Txn,
     ) -> Result<Option<TxnResponse>> {
-        let sending = seat.sending(session, own.key);
-        // Counted first: a withdrawal tells the seat before it looks for what may arrive, so that
-        // either we see it, or it has what we send refused.
-        if seat.is_withdrawn() {
-            sending.answered();
-            return Err(Error::withdrawn());
-        }
+        // Counted first: a withdrawal that comes now finds this sending, and has it refused.
+        let sending = sending(record, session, own.key)?;
         let Called { value, late } = self.txn(request, &txn).await;
         match &value {
             Err(Failure::Unclear(_)) => drop(sending),
             _ if late => drop(sending),
             // Its key may be there, and is then to be withdrawn.
             Ok(_) | Err(Failure::Full(_)) => sending.answered(),
-            Err(_) => sending.refused(),
+            Err(_) => refused(record, sending),
         }
         match value {
             Ok(_) if session.is_past() => {

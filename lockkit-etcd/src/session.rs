@@ -1,20 +1,18 @@
 //! A lease for each ttl, shared by the locks of one provider.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, KeyValue, PutOptions, Txn, TxnOp};
-use lockkit_core::kit::{LONGEST_CALL, Service, within};
-use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
+use etcd_client::{Client, PutOptions, Txn, TxnOp};
+use lockkit_core::kit::{LONGEST_CALL, Service};
+use lockkit_core::{Applied, Clock, Error, Instant, Result, Term};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
 use crate::history::History;
-use crate::keeper::Keeper;
-use crate::protocol::{Keys, Own, reads, revision_of, send};
-use crate::seat::{Seat, Seats};
+use crate::protocol::{Keys, revision_of};
 
 /// A lease that the locks of equal ttl live on.
 #[derive(Debug)]
@@ -32,9 +30,8 @@ pub(crate) struct Session {
     pub(crate) clock: Clock,
     state: Mutex<State>,
     pub(crate) changed: Notify,
-    keeper: Service,
+    pub(crate) keeper: Service,
     pub(crate) wanted: Arc<Notify>,
-    pub(crate) seats: Weak<Seats>,
 }
 
 #[derive(Debug)]
@@ -74,11 +71,10 @@ impl std::ops::Deref for Use {
 }
 
 impl Session {
-    /// Asks for a lease, and puts the session key on it, until `end`.
+    /// Asks for a lease, and puts the session key on it, until `end`. No task keeps it alive yet.
     pub(crate) async fn open(
-        endpoints: &Arc<Endpoints>,
+        endpoints: &Endpoints,
         keys: &Keys,
-        seats: &Arc<Seats>,
         clock: &Clock,
         ttl: Duration,
         end: Instant,
@@ -128,9 +124,7 @@ impl Session {
             changed: Notify::new(),
             keeper: Service::default(),
             wanted: Arc::default(),
-            seats: Arc::downgrade(seats),
         });
-        session.keep(endpoints)?;
         let open = session.join();
         open.ok_or_else(|| Error::unavailable(Applied::No, "the session's lease has ended"))
     }
@@ -145,10 +139,9 @@ impl Session {
         is_open.then(|| Use { session: Arc::clone(self), _user: Arc::clone(&state.users) })
     }
 
-    /// The store refuses to remove a request's key: that ends with the lease, which is kept alive
-    /// for those who use it by now, and for nobody else.
-    pub(crate) fn retire(&self, seat: &Seat) {
-        seat.let_go();
+    /// The store refuses to remove a key: that ends with the lease, which no request joins any more, and
+    /// which is kept alive for those that use it by now.
+    pub(crate) fn retire(&self) {
         self.state().retired = true;
         self.wanted.notify_one();
     }
@@ -185,85 +178,16 @@ impl Session {
         self.history.went_back(self.age, known, now);
     }
 
-    /// Keeps the lease alive, and completes when it has ended; level-triggered.
-    pub(crate) async fn ended(self: &Arc<Self>, endpoints: &Arc<Endpoints>) {
-        if self.until(endpoints, || self.has_ended().then_some(())).await.is_err() {
-            // Outside a runtime no task can tell.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Keeps the lease alive, and completes with what `pick` finds, now or after the next changes. Once
-    /// the session has ended, `pick` must find something.
-    ///
-    /// # Errors
-    /// `NoRuntime`: called outside a tokio runtime.
-    async fn until<R>(
-        self: &Arc<Self>,
-        endpoints: &Arc<Endpoints>,
-        pick: impl Fn() -> Option<R>,
-    ) -> Result<R> {
-        loop {
-            // Made before the check, so that no change between the two is missed.
-            let changed = self.changed.notified();
-            if let Some(found) = pick() {
-                return Ok(found);
-            }
-            self.keep(endpoints)?;
-            tokio::select! {
-                () = changed => {}
-                () = self.keeper.lapsed() => {}
-            }
-            // A runtime that ends refuses the task, and polls this one no more.
-            tokio::task::yield_now().await;
-        }
-    }
-
     /// From when, and for how long, the lease is granted, on the clock of a request.
     pub(crate) fn term(&self, clock: &Clock) -> Term {
         self.term_from(clock, self.state().acked)
     }
 
     /// On another clock an instant is as long ago as on ours, or longer.
-    fn term_from(&self, clock: &Clock, acked: Instant) -> Term {
+    pub(crate) fn term_from(&self, clock: &Clock, acked: Instant) -> Term {
         let now = clock.now();
         let ago = self.clock.now().saturating_since(acked);
         Term { sent: now.saturating_sub(ago), ttl: Some(self.ttl) }
-    }
-
-    /// The term of a keep-alive that was sent at most `age` ago, or is now.
-    pub(crate) async fn renewed(
-        self: &Arc<Self>,
-        endpoints: &Arc<Endpoints>,
-        clock: &Clock,
-        age: Duration,
-        limit: Duration,
-    ) -> Result<Term> {
-        let since = {
-            let now = self.clock.now();
-            let since = now.saturating_sub(age);
-            let mut state = self.state();
-            if state.acked < since {
-                state.wanted = state.wanted.max(since);
-            }
-            since
-        };
-        self.wanted.notify_one();
-        let acked = self.until(endpoints, || {
-            let state = self.state();
-            if state.ended || self.is_past() {
-                return Some(Err(Error::lost(LossReason::SessionEnded)));
-            }
-            (state.acked >= since).then(|| Ok(self.term_from(clock, state.acked)))
-        });
-        match within(clock, limit, acked).await {
-            Some(term) => term?,
-            None => {
-                let why = self.state().failure.clone();
-                let why = why.unwrap_or_else(|| format!("etcd gave no answer within {limit:?}"));
-                Err(Error::unavailable(Applied::Maybe, why))
-            }
-        }
     }
 
     /// Has the store end the lease, and with it all that lives on it.
@@ -275,107 +199,6 @@ impl Session {
             Ok(_) | Err(Failure::NoLease) => Ok(()),
             Err(failure) => Err(failure.into_error(true)),
         }
-    }
-
-    /// Removes what a request has in the store, and has refused what may still come of it.
-    pub(crate) async fn clear(
-        &self,
-        endpoints: &Endpoints,
-        clock: &Clock,
-        limit: Duration,
-        seat: &Seat,
-        key: &[u8],
-    ) -> Result<()> {
-        if self.is_past() {
-            return self.revoke(endpoints).await;
-        }
-        if self.has_ended() {
-            return Ok(());
-        }
-        let own = Own { key, lease: self.lease, session: &self.key };
-        let touch = seat.may_arrive();
-        let answer = endpoints.call(clock, limit, send(&own.withdraw(touch))).await;
-        match answer.value {
-            Ok(answer) if touch => {
-                self.touched(revision_of(&answer)?);
-                seat.settled();
-            }
-            Ok(_) => {}
-            // The key was on that lease.
-            Err(Failure::NoLease) => self.end(),
-            Err(failure) => {
-                if failure.is_lasting() {
-                    self.retire(seat);
-                }
-                return Err(failure.into_error(true));
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the key of a request that no call works on; whether it is gone.
-    pub(crate) async fn sweep(
-        &self,
-        endpoints: &Endpoints,
-        clock: &Clock,
-        limit: Duration,
-        seat: &Seat,
-    ) -> Result<bool> {
-        let Some((_, key)) = seat.place().filter(|_| !self.has_ended()) else { return Ok(true) };
-        let own = Own { key: &key, lease: self.lease, session: &self.key };
-        let answer = endpoints.call(clock, limit, send(&own.sweep(self.revision()))).await;
-        match answer.value {
-            Ok(answer) if answer.succeeded() => {
-                self.touched(revision_of(&answer)?);
-                Ok(true)
-            }
-            Ok(answer) => {
-                let found = reads(&answer);
-                let newest = found.first().and_then(|found| found.kvs().first());
-                self.touched(newest.map_or(0, KeyValue::mod_revision));
-                Ok(false)
-            }
-            Err(Failure::NoLease) => {
-                self.end();
-                Ok(true)
-            }
-            Err(failure) => {
-                if failure.is_lasting() {
-                    self.retire(seat);
-                }
-                Err(failure.into_error(true))
-            }
-        }
-    }
-
-    /// Has refused whatever was sent for a request before it came back, a sweep too.
-    pub(crate) async fn bar(
-        &self,
-        endpoints: &Endpoints,
-        clock: &Clock,
-        limit: Duration,
-    ) -> Result<()> {
-        if self.has_ended() {
-            return Ok(());
-        }
-        let own = Own { key: &[], lease: self.lease, session: &self.key };
-        match endpoints.call(clock, limit, send(&own.bar())).await.value {
-            Ok(answer) => self.touched(revision_of(&answer)?),
-            Err(Failure::NoLease) => self.end(),
-            Err(failure) => return Err(failure.into_error(true)),
-        }
-        Ok(())
-    }
-
-    /// Keeps the lease alive in the current runtime, unless a task that lives does so.
-    ///
-    /// # Errors
-    /// `NoRuntime`: called outside a tokio runtime.
-    pub(crate) fn keep(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Result<()> {
-        if self.state().ended {
-            return Ok(());
-        }
-        self.keeper.ensure(|alive| Keeper::new(self, endpoints, alive).run())
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
