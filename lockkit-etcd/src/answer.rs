@@ -6,7 +6,7 @@ use etcd_client::{
 };
 use lockkit_core::Instant;
 
-use crate::line::Line;
+use crate::member_client::MemberClient;
 
 /// What a member answers.
 pub(crate) trait Answer {
@@ -72,7 +72,7 @@ impl Answer for () {
 }
 
 /// A stream's, whose messages have headers.
-impl Answer for (Line, WatchStream) {
+impl Answer for (MemberClient, WatchStream) {
     fn header(&self) -> Option<&ResponseHeader> {
         None
     }

@@ -9,7 +9,7 @@ use lockkit_core::kit::{call_limit, within};
 use lockkit_core::{Applied, Error, Request, Result, TtlRange};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::endpoints::{Called, Endpoints};
+use crate::endpoints::{CallOutcome, Endpoints};
 use crate::keeper::Keepers;
 use crate::protocol::{Keys, Mark, send};
 use crate::requests::{Entry, Record, Requests, live_sessions, outlive_sweep, prune};
@@ -128,7 +128,7 @@ impl Client {
         self.txn(request, txn).await.value.map_err(|failure| failure.into_error(true))
     }
 
-    pub(crate) async fn txn(&self, request: &Request, txn: &Txn) -> Called<TxnResponse> {
+    pub(crate) async fn txn(&self, request: &Request, txn: &Txn) -> CallOutcome<TxnResponse> {
         self.endpoints.call(request.clock(), call_limit(request.ttl()), send(txn)).await
     }
 }

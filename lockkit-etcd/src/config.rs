@@ -8,7 +8,7 @@ use lockkit_core::{Error, Result};
 /// Leaves room for as many revisions as no cluster will ever reach.
 const MOST_BASE: u64 = 1 << 62;
 
-/// Where the members of a cluster are, who we are there, and where our locks lie.
+/// Where the members of a cluster are, the login there, and the prefix of the locks.
 ///
 /// Its `Debug` shows no password and no private part of a certificate.
 #[derive(Clone)]

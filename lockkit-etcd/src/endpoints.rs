@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, ResponseHeader};
+use etcd_client::{Client as Driver, ConnectOptions, ResponseHeader};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lockkit_core::{Clock, Result};
@@ -17,7 +17,7 @@ use crate::EtcdConfig;
 use crate::answer::Answer;
 use crate::failure::Failure;
 use crate::history::{History, Moment};
-use crate::line::{Heard, Line, Member};
+use crate::member_client::{Member, MemberClient, Progress};
 use crate::protocol::Mark;
 
 pub(crate) struct Endpoints {
@@ -32,13 +32,13 @@ pub(crate) struct Endpoints {
 
 /// What became of a request that may have been sent more than once.
 #[derive(Debug)]
-pub(crate) struct Called<T> {
+pub(crate) struct CallOutcome<T> {
     pub(crate) value: Result<T, Failure>,
     /// Whether a sending other than the one that was answered may still be applied.
     pub(crate) late: bool,
 }
 
-impl<T> Called<T> {
+impl<T> CallOutcome<T> {
     pub(crate) fn into_result(self) -> Result<T> {
         self.value.map_err(|failure| failure.into_error(self.late))
     }
@@ -64,8 +64,8 @@ impl Endpoints {
         &self,
         clock: &Clock,
         limit: Duration,
-        request: impl Fn(Client) -> F + Sync,
-    ) -> Called<T>
+        request: impl Fn(Driver) -> F + Sync,
+    ) -> CallOutcome<T>
     where
         T: Answer,
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
@@ -79,7 +79,7 @@ impl Endpoints {
             let (now, member) = (clock.now(), self.current());
             if (under_way.is_empty() || is_slow) && tries <= self.members.len() && now < end {
                 let left = end.saturating_since(now);
-                let request = |line: Line| request(line.client);
+                let request = |client: MemberClient| request(client.driver);
                 let call = self.once(member, clock, left, left, request);
                 under_way.push(async move { (member, call.await) });
                 (tries, is_slow) = (tries + 1, false);
@@ -87,7 +87,7 @@ impl Endpoints {
             if under_way.is_empty() {
                 // No member of ours has answered, and one that is listed is none.
                 let value = foreign.map_or(value, |error| Err(Failure::Foreign(error)));
-                return Called { value, late };
+                return CallOutcome { value, late };
             }
             tokio::select! {
                 biased;
@@ -110,7 +110,7 @@ impl Endpoints {
                         ended => ended,
                     };
                     if !ended.as_ref().is_err_and(Failure::is_of_a_member) {
-                        return Called { value: ended, late: late || !under_way.is_empty() };
+                        return CallOutcome { value: ended, late: late || !under_way.is_empty() };
                     }
                     late |= matches!(ended, Err(Failure::Unclear(_)));
                     value = ended;
@@ -131,7 +131,7 @@ impl Endpoints {
         clock: &Clock,
         patience: Duration,
         limit: Duration,
-        request: impl FnOnce(Line) -> F,
+        request: impl FnOnce(MemberClient) -> F,
     ) -> Result<T, Failure>
     where
         T: Answer,
@@ -140,11 +140,11 @@ impl Endpoints {
         // The number of the client that is used; 0 until there is one.
         let used = AtomicU64::new(0);
         let call = async {
-            let line = loop {
-                let line = self.line_to(member).await?;
-                used.store(line.number, Ordering::SeqCst);
-                if self.verify(&line).await? {
-                    break line;
+            let client = loop {
+                let client = self.client_of(member).await?;
+                used.store(client.number, Ordering::SeqCst);
+                if self.verify(&client).await? {
+                    break client;
                 }
                 // Given up before anything was sent over it. The next connection is opened when the
                 // next keep-alive is due, and not before: the path may be back by then.
@@ -153,12 +153,12 @@ impl Endpoints {
                 }
                 clock.sleep(limit / 8).await;
             };
-            let number = line.number;
+            let number = client.number;
             let sent = self.history.moment();
-            let outcome = request(line).await.map_err(|error| Failure::of(&error));
+            let outcome = request(client).await.map_err(|error| Failure::of(&error));
             let outcome = outcome.and_then(|answer| self.take_in(member, sent, answer));
             if !outcome.as_ref().is_err_and(Failure::is_of_a_member) {
-                self.members[member].hear(number);
+                self.members[member].answered(number);
             }
             outcome
         };
@@ -166,9 +166,9 @@ impl Endpoints {
         let silence = async {
             clock.sleep_until(began.saturating_add(patience / 2)).await;
             // A member that answers others in the second half is busy, and not gone.
-            let heard = self.heard(member);
+            let before = self.progress(member);
             clock.sleep_until(began.saturating_add(patience)).await;
-            self.silent(member, heard, used.load(Ordering::SeqCst) == heard.number);
+            self.silent(member, before, used.load(Ordering::SeqCst) == before.number);
             clock.sleep_until(began.saturating_add(limit)).await;
         };
         tokio::select! {
@@ -203,13 +203,13 @@ impl Endpoints {
     }
 
     /// Gives up a client that is stuck or gone, and goes on to the next member.
-    pub(crate) fn drop_line(&self, line: &Line) {
-        self.give_up(line.member, Some(line.number));
+    pub(crate) fn drop_client(&self, client: &MemberClient) {
+        self.give_up(client.member, Some(client.number));
     }
 
     /// Completes when this client was given up.
-    pub(crate) async fn given_up(&self, line: &Line) {
-        self.members[line.member].given_up(line).await;
+    pub(crate) async fn given_up(&self, client: &MemberClient) {
+        self.members[client.member].given_up(client).await;
     }
 
     /// Where the next request goes.
@@ -222,13 +222,13 @@ impl Endpoints {
         self.members.len()
     }
 
-    pub(crate) fn heard(&self, member: usize) -> Heard {
-        self.members[member].heard()
+    pub(crate) fn progress(&self, member: usize) -> Progress {
+        self.members[member].progress()
     }
 
-    /// Goes on to the next member; where nothing was heard of this one since, its client is stuck.
-    pub(crate) fn silent(&self, member: usize, since: Heard, was_asked: bool) {
-        let is_stuck = was_asked && self.heard(member) == since;
+    /// Goes on to the next member. If this one has answered nothing since, its client is stuck.
+    pub(crate) fn silent(&self, member: usize, since: Progress, was_asked: bool) {
+        let is_stuck = was_asked && self.progress(member) == since;
         self.give_up(member, is_stuck.then_some(since.number));
     }
 
@@ -237,8 +237,8 @@ impl Endpoints {
         self.members.iter().for_each(Member::let_go);
     }
 
-    async fn line_to(&self, member: usize) -> Result<Line, Failure> {
-        self.members[member].line(&self.options).await
+    async fn client_of(&self, member: usize) -> Result<MemberClient, Failure> {
+        self.members[member].client(&self.options).await
     }
 
     /// Goes on to the next member, unless another call has.
@@ -276,7 +276,7 @@ mod tests {
     async fn beside_a_silent_call(answered: Option<Duration>) -> (u64, u64) {
         let endpoints = Endpoints::new(&EtcdConfig::new([("localhost", 1)]));
         let clock = Clock::tokio();
-        let before = endpoints.line_to(0).await.expect("a client").number;
+        let before = endpoints.client_of(0).await.expect("a client").number;
         let silent = endpoints.once(0, &clock, SECOND, SECOND, |_| pending());
         let other = async {
             if let Some(answered) = answered {
@@ -287,7 +287,7 @@ mod tests {
         };
         let (silent, ()): (Result<(), _>, ()) = tokio::join!(silent, other);
         assert!(matches!(silent, Err(Failure::Unclear(_))), "{silent:?}");
-        (before, endpoints.line_to(0).await.expect("a client").number)
+        (before, endpoints.client_of(0).await.expect("a client").number)
     }
 
     #[tokio::test(start_paused = true)]
@@ -315,10 +315,10 @@ mod tests {
     async fn a_client_is_given_up_by_an_error_at_once_whatever_else_is_answered() {
         let endpoints = Endpoints::new(&EtcdConfig::new([("localhost", 1)]));
         let clock = Clock::tokio();
-        let before = endpoints.line_to(0).await.expect("a client").number;
+        let before = endpoints.client_of(0).await.expect("a client").number;
         let broken = || ready(Err::<(), _>(etcd_client::Error::WatchError("broken".to_owned())));
         let outcome = endpoints.once(0, &clock, SECOND, SECOND, |_| broken()).await;
         assert!(matches!(outcome, Err(Failure::Unclear(_))), "{outcome:?}");
-        assert_ne!(before, endpoints.line_to(0).await.expect("a client").number);
+        assert_ne!(before, endpoints.client_of(0).await.expect("a client").number);
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
-use crate::line::Line;
+use crate::member_client::MemberClient;
 use crate::requests::{Requests, Sweeping, orphans};
 use crate::session::Session;
 
@@ -238,8 +238,8 @@ impl Keeper {
         }
         let is_wanted = state.acked < state.wanted;
         let due = match self.newest {
-            // Slow is not lost: the next one goes to another member, the older ones stay. Whoever
-            // wants a newer one has it once this one is answered, or its time to be is over.
+            // Slow is not lost: the next one goes to another member, the older ones stay. A caller that
+            // needs a newer one waits until this one is answered or overdue.
             Some((sent, _)) => sent.saturating_add(self.pace(under_way)),
             None if is_wanted => now,
             None => state.acked.saturating_add(self.ttl / 3),
@@ -278,8 +278,8 @@ impl Keeper {
         // A client that is silent is given up just before the next one is sent beside it.
         let (patience, limit) = (self.patience() * 9 / 10, self.ttl * 2 / 3);
         async move {
-            let keep = |line: Line| async move {
-                line.client.lease_client().keep_alive(lease).await.map(drop)
+            let keep = |client: MemberClient| async move {
+                client.driver.lease_client().keep_alive(lease).await.map(drop)
             };
             (sent, endpoints.once(member, &clock, patience, limit, keep).await)
         }

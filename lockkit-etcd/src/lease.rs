@@ -11,12 +11,12 @@ use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Result, Term};
 
 use crate::client::Client;
-use crate::endpoints::Called;
+use crate::endpoints::CallOutcome;
 use crate::failure::Failure;
 use crate::protocol::{Own, revision_of};
 use crate::requests::{Entry, is_clear, retire};
 use crate::session::{Session, Use};
-use crate::watch::Seen;
+use crate::watch::KeyState;
 
 /// How old an acknowledged keep-alive may be to serve one more lock: many locks that are renewed
 /// at their own times then share a few keep-alives.
@@ -145,11 +145,11 @@ impl EtcdLease {
         self.client.watch.run(&self.client.endpoints)?;
         loop {
             let sight = self.client.watch.sight(&self.grant.key, self.grant.create_revision, known);
-            let seen = tokio::select! {
+            let state = tokio::select! {
                 () = self.session.ended(&self.client.keepers) => return Ok(LossReason::SessionEnded),
-                seen = sight.news() => seen,
+                state = sight.news() => state,
             };
-            if seen == Seen::Gone {
+            if state == KeyState::Gone {
                 return Ok(LossReason::Removed);
             }
             let turn = async {
@@ -221,7 +221,7 @@ impl Lease for EtcdLease {
         let touch = self.entry.is_unsettled();
         let delete = self.own().delete(self.grant.create_revision, touch);
         let asked_before = self.leaving.swap(true, Ordering::SeqCst);
-        let Called { value, late } = self.client.txn(self.entry.request(), &delete).await;
+        let CallOutcome { value, late } = self.client.txn(self.entry.request(), &delete).await;
         let is_deleted = match value {
             Ok(answer) => {
                 if touch {
@@ -243,7 +243,7 @@ impl Lease for EtcdLease {
             }
         };
         is_clear(&self.client.requests, &self.entry);
-        // Gone by an earlier sending of ours, as far as anybody can tell.
+        // Gone by an earlier sending of this release, as far as its answers tell.
         if is_deleted || asked_before || late {
             self.released.store(true, Ordering::SeqCst);
             return Ok(());

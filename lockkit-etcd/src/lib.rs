@@ -19,7 +19,7 @@ mod failure;
 mod history;
 mod keeper;
 mod lease;
-mod line;
+mod member_client;
 mod members;
 mod operator;
 mod protocol;

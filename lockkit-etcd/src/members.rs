@@ -12,7 +12,7 @@ use lockkit_core::{Clock, Error, Result};
 
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
-use crate::line::Line;
+use crate::member_client::MemberClient;
 use crate::protocol::{Mark, reads, revision_of, send};
 
 /// How long a client that connects waits for members that do not answer: they are looked at later.
@@ -45,38 +45,38 @@ impl Endpoints {
 
     /// Checks that the member at the other end is of our cluster; nothing is asked of it before.
     /// `false`: the connection was given up meanwhile.
-    pub(crate) async fn verify(&self, line: &Line) -> Result<bool, Failure> {
+    pub(crate) async fn verify(&self, client: &MemberClient) -> Result<bool, Failure> {
         let Some(mark) = self.mark.get() else { return Ok(true) };
-        if self.members[line.member].is_verified(line) {
+        if self.members[client.member].is_verified(client) {
             return Ok(true);
         }
         tokio::select! {
             biased;
-            verified = self.verify_once(line, mark) => verified.map(|()| true),
+            verified = self.verify_once(client, mark) => verified.map(|()| true),
             // Others must not wait behind a connection that is stuck.
-            () = self.given_up(line) => Ok(false),
+            () = self.given_up(client) => Ok(false),
         }
     }
 
     /// A crowd on a new connection looks once.
-    async fn verify_once(&self, line: &Line, mark: &Mark) -> Result<(), Failure> {
-        let member = &self.members[line.member];
+    async fn verify_once(&self, client: &MemberClient, mark: &Mark) -> Result<(), Failure> {
+        let member = &self.members[client.member];
         let _one_at_a_time = member.verifying.lock().await;
-        if member.is_verified(line) {
+        if member.is_verified(client) {
             return Ok(());
         }
-        self.look(line, mark).await?;
+        self.look(client, mark).await?;
         member.lacks_mark.store(false, Ordering::SeqCst);
         member.is_told.store(false, Ordering::SeqCst);
-        member.verified(line);
+        member.verified(client);
         Ok(())
     }
 
-    async fn look(&self, line: &Line, mark: &Mark) -> Result<(), Failure> {
+    async fn look(&self, client: &MemberClient, mark: &Mark) -> Result<(), Failure> {
         // A member answers the first one from memory, also while there is no leader; one that has
         // no mark may lag behind, and is asked as of now.
         for options in [GetOptions::new().with_serializable(), GetOptions::new()] {
-            let found = line.client.kv_client().get(mark.key(), Some(options)).await;
+            let found = client.driver.kv_client().get(mark.key(), Some(options)).await;
             let found = match found.map_err(|error| Failure::of(&error)) {
                 Ok(found) => found,
                 // The request itself is refused too, or needs no right: a keep-alive.
@@ -84,34 +84,34 @@ impl Endpoints {
                 Err(Failure::Unclear(text)) => return Err(Failure::Unserved(text)),
                 Err(failure) => return Err(failure),
             };
-            self.compare(line.member, found.header())?;
+            self.compare(client.member, found.header())?;
             match mark.is_in(&found) {
                 Some(true) => return Ok(()),
-                Some(false) => return Err(self.foreign(line.member, "it has another mark")),
+                Some(false) => return Err(self.foreign(client.member, "it has another mark")),
                 None => {}
             }
         }
-        self.members[line.member].lacks_mark.store(true, Ordering::SeqCst);
+        self.members[client.member].lacks_mark.store(true, Ordering::SeqCst);
         let lacking = self.members.iter().filter(|one| one.lacks_mark.load(Ordering::SeqCst));
         // A new cluster has none, nor has ours if it was restored from a backup that is older than
         // the mark: then most of the members that we know have lost it.
         if lacking.count() * 2 <= self.members.len() {
-            return Err(self.foreign(line.member, "it does not have the mark of ours"));
+            return Err(self.foreign(client.member, "it does not have the mark of ours"));
         }
-        self.put_back(line, mark).await
+        self.put_back(client, mark).await
     }
 
     /// Puts the mark where there was one: the history went back to before it.
-    async fn put_back(&self, line: &Line, mark: &Mark) -> Result<(), Failure> {
+    async fn put_back(&self, client: &MemberClient, mark: &Mark) -> Result<(), Failure> {
         let sent = self.history.moment();
-        let answer = send(&mark.put())(line.client.clone()).await;
+        let answer = send(&mark.put())(client.driver.clone()).await;
         let answer = answer.map_err(|error| match Failure::of(&error) {
             Failure::Unclear(text) => Failure::Unserved(text),
             failure => failure,
         })?;
         let is_ours = reads(&answer).first().map(|found| mark.is_in(found) == Some(true));
         if is_ours == Some(false) {
-            return Err(self.foreign(line.member, "it has another mark"));
+            return Err(self.foreign(client.member, "it has another mark"));
         }
         let now = revision_of(&answer).map_err(Failure::Refused)?;
         if self.history.fell_back(sent, now) {

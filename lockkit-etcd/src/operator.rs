@@ -75,7 +75,7 @@ impl Operator for Client {
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
-        // Whoever waits has a number too, but no grant.
+        // A waiter has a number too, but no grant.
         let queue = self.queue(name).await?;
         let Some(holder) = queue.first().filter(|first| u64::try_from(first.created) == Ok(native))
         else {
@@ -91,7 +91,7 @@ impl Operator for Client {
 }
 
 impl Client {
-    /// Who holds and waits, in their order.
+    /// The holder and the waiters, in their order.
     async fn queue(&self, name: &LockName) -> Result<Vec<Contender>> {
         let at = self.keys.directory(name);
         let txn = Txn::new().and_then([at.first_ones(0)]);
@@ -109,7 +109,7 @@ impl Client {
         Ok(holder.with_expires_in(left))
     }
 
-    /// How long a lease lives on if nobody renews it.
+    /// How long a lease lives on if it is not renewed.
     async fn left(&self, lease: i64) -> Result<Duration> {
         let ask =
             |client: Driver| async move { client.lease_client().time_to_live(lease, None).await };

@@ -128,7 +128,7 @@ impl Directory {
         format!("{}{lease:x}-{}", self.0, u128::from_be_bytes(request.to_bytes())).into_bytes()
     }
 
-    /// Only a lease's key directly below the name contends: a stray key blocks nobody.
+    /// Only a lease's key directly below the name contends: a stray key blocks no request.
     pub(crate) fn contender(&self, kv: &KeyValue) -> Option<Contender> {
         let below = std::str::from_utf8(kv.key()).ok()?.strip_prefix(&self.0)?;
         let is_ours = shape(below).filter(|_| kv.lease() != 0)?;
@@ -197,7 +197,7 @@ impl Own<'_> {
 
     /// Joins the queue, and reads the place in it.
     pub(crate) fn enter(&self, at: &Directory, mark: &Mark, revision: i64, label: &str) -> Txn {
-        // Whoever has just entered is the last one.
+        // The request that has just entered is the last one.
         let place = vec![self.put(label), at.first_ones(FEW), at.before(i64::MAX, FEW)];
         Txn::new().when(self.guards(revision, mark)).and_then(place).or_else(self.see(mark))
     }

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::endpoints::Endpoints;
 use crate::lease::grant;
 use crate::protocol::Keys;
-use crate::queue::Tried;
+use crate::queue::TakeOutcome;
 use crate::requests::{clear, is_clear};
 use crate::server::{TTLS, check_server};
 
@@ -20,7 +20,7 @@ use crate::server::{TTLS, check_server};
 ///
 /// Its locks of equal ttl share a lease, and all of them one watch. It speaks to one member, and to
 /// the next when that one fails. The tasks that serve it live in the runtime that made them, and
-/// when that ends, in one where somebody waits or holds. See the page `docs/etcd.md` for the
+/// when that ends, in one where a caller waits or holds. See the page `docs/etcd.md` for the
 /// algorithm and its bounds.
 #[derive(Clone, Debug)]
 pub struct EtcdProvider(Arc<Client>);
@@ -78,20 +78,20 @@ impl LockProvider for EtcdProvider {
             let session = client.session(request, &entry).await?;
             let sent = request.clock().now();
             match client.take(request, &entry, &session).await? {
-                Tried::Taken { created, known } => {
+                TakeOutcome::Taken { created, known } => {
                     let place = (created, known);
                     return grant(client, entry, session, place, sent).await.map(Some);
                 }
-                Tried::Held if !entry.is_unsettled() => {
+                TakeOutcome::Held if !entry.is_unsettled() => {
                     is_clear(&client.requests, &entry);
                     return Ok(None);
                 }
-                Tried::Held | Tried::Queued => {
+                TakeOutcome::Held | TakeOutcome::Queued => {
                     // A sending without an answer might still take the name.
                     clear(&client.requests, &client.endpoints, &entry).await?;
                     return Ok(None);
                 }
-                Tried::Ended => {}
+                TakeOutcome::Ended => {}
             }
         }
     }

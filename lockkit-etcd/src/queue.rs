@@ -4,17 +4,17 @@ use etcd_client::{GetResponse, KeyValue, Txn, TxnResponse};
 use lockkit_core::{Applied, Error, Holder, Request, Result, StoreSays};
 
 use crate::client::Client;
-use crate::endpoints::Called;
+use crate::endpoints::CallOutcome;
 use crate::failure::Failure;
 use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of};
 use crate::requests::{Record, refused, sending};
 use crate::session::Use;
-use crate::watch::Seen;
+use crate::watch::KeyState;
 
 /// Where a request stands, as of the revision `known`.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// Nobody was created before it: it holds.
+    /// No key was created before it: it holds.
     First {
         created: i64,
         known: i64,
@@ -33,9 +33,9 @@ pub(crate) struct Behind {
     holder: String,
 }
 
-/// What an attempt that does not wait has found.
+/// What came of an attempt that does not wait.
 #[derive(Debug)]
-pub(crate) enum Tried {
+pub(crate) enum TakeOutcome {
     Taken {
         created: i64,
         known: i64,
@@ -89,13 +89,13 @@ impl Client {
         }
     }
 
-    /// Takes the name if nobody holds it or waits for it, and never enters the queue.
+    /// Takes the name if no request holds it or waits for it, and never enters the queue.
     pub(crate) async fn take(
         &self,
         request: &Request,
         record: &Record,
         session: &Use,
-    ) -> Result<Tried> {
+    ) -> Result<TakeOutcome> {
         let at = self.keys.directory(request.name());
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
@@ -104,27 +104,27 @@ impl Client {
             let revision = session.revision();
             let txn = own.take(&at, &self.mark, revision, request.label(), known, limit);
             let Some(answer) = self.send(request, record, session, own, txn).await? else {
-                return Ok(Tried::Ended);
+                return Ok(TakeOutcome::Ended);
             };
             let now = revision_of(&answer)?;
             if answer.succeeded() {
-                return Ok(Tried::Taken { created: now, known: now });
+                return Ok(TakeOutcome::Taken { created: now, known: now });
             }
             let found = reads(&answer);
             let [ours, session_key, mark, firsts] = &found[..] else { return Err(garbled()) };
             self.recognize(mark)?;
             if let Some(kv) = ours.kvs().first() {
                 return match self.look(request, &at, own, kv.create_revision()).await? {
-                    Place::First { created, known } => Ok(Tried::Taken { created, known }),
-                    Place::Behind(_) => Ok(Tried::Queued),
-                    Place::Lost => Ok(Tried::Held),
+                    Place::First { created, known } => Ok(TakeOutcome::Taken { created, known }),
+                    Place::Behind(_) => Ok(TakeOutcome::Queued),
+                    Place::Lost => Ok(TakeOutcome::Held),
                 };
             }
             if !self.catch_up(session, session_key, revision).await {
-                return Ok(Tried::Ended);
+                return Ok(TakeOutcome::Ended);
             }
             if !at.contenders(firsts).is_empty() {
-                return Ok(Tried::Held);
+                return Ok(TakeOutcome::Held);
             }
             if limit > 0 && i64::try_from(firsts.kvs().len()).is_ok_and(|found| found >= limit) {
                 // Only stray keys so far; a contender may be behind them.
@@ -158,12 +158,12 @@ impl Client {
             request.report(StoreSays::Held(Some(Holder::new(holder.as_str()))));
             let ours = self.watch.sight(&key, *created, *known);
             let theirs = self.watch.sight(&before.0, before.1, *known);
-            let seen = async {
-                let seen = tokio::select! {
-                    seen = ours.news() => seen,
-                    seen = theirs.news() => seen,
+            let turn = async {
+                let state = tokio::select! {
+                    state = ours.news() => state,
+                    state = theirs.news() => state,
                 };
-                if seen == Seen::Gone {
+                if state == KeyState::Gone {
                     return Ok(None);
                 }
                 let up = self.watch.up(&self.endpoints);
@@ -182,7 +182,7 @@ impl Client {
                 biased;
                 () = record.withdrawn() => return Err(Error::withdrawn()),
                 () = session.ended(&self.keepers) => return Ok(None),
-                turn = seen => turn?,
+                turn = turn => turn?,
             };
             place = self.look_again(request, &at, own, behind).await?;
             if session.is_past() {
@@ -239,7 +239,7 @@ impl Client {
     ) -> Result<Option<TxnResponse>> {
         // Counted first: a withdrawal that comes now finds this sending, and has it refused.
         let sending = sending(record, session, own.key)?;
-        let Called { value, late } = self.txn(request, &txn).await;
+        let CallOutcome { value, late } = self.txn(request, &txn).await;
         match &value {
             Err(Failure::Unclear(_)) => drop(sending),
             _ if late => drop(sending),
@@ -262,7 +262,7 @@ impl Client {
         }
     }
 
-    /// Refuses what a cluster without our mark says; the next call looks who is there before it asks.
+    /// Refuses what a cluster without our mark says; the next call checks the member before it asks.
     fn recognize(&self, mark: &GetResponse) -> Result<()> {
         if self.mark.is_in(mark) == Some(true) {
             return Ok(());
@@ -287,7 +287,7 @@ impl Client {
                 true
             }
             None => {
-                // Expired; or somebody deleted that key, and the lease would go on for nothing.
+                // Expired; or that key was deleted, and the lease would go on for nothing.
                 if !session.has_ended() {
                     drop(session.revoke(&self.endpoints).await);
                 }

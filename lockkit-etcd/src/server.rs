@@ -31,8 +31,8 @@ pub(crate) async fn check_server(
     let status = |client: Driver| async move { client.maintenance_client().status().await };
     let status = loop {
         let answer = endpoints.call(&clock, left(), status).await;
-        // Who refuses our certificate says so behind the handshake, and closes: which of the two
-        // is seen is chance.
+        // A member that refuses our certificate says so behind the handshake, and closes: chance decides
+        // which of the two is seen.
         let is_closed = is_tls && matches!(answer.value, Err(Failure::Unclear(_)));
         if !is_closed || left() < LONGEST_CALL {
             break answer.into_result()?;

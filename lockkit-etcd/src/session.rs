@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, PutOptions, Txn, TxnOp};
+use etcd_client::{Client as Driver, PutOptions, Txn, TxnOp};
 use lockkit_core::kit::{LONGEST_CALL, Service};
 use lockkit_core::{Applied, Clock, Error, Instant, Result, Term};
 use tokio::sync::Notify;
@@ -20,7 +20,7 @@ pub(crate) struct Session {
     pub(crate) lease: i64,
     /// As granted.
     pub(crate) ttl: Duration,
-    /// The session key: compared by whoever enters, touched by whoever withdraws in doubt.
+    /// The session key: compared by each request that enters, touched by a withdrawal in doubt.
     pub(crate) key: Vec<u8>,
     /// Its newest revision, as far as we know.
     revision: AtomicI64,
@@ -42,7 +42,7 @@ pub(crate) struct State {
     pub(crate) wanted: Instant,
     pub(crate) failure: Option<String>,
     pub(crate) ended: bool,
-    /// Nobody joins it any more: it ends with its last user.
+    /// No request joins it any more: it ends with its last user.
     pub(crate) retired: bool,
     /// Copied by each user.
     pub(crate) users: Arc<()>,
@@ -80,11 +80,11 @@ impl Session {
         end: Instant,
     ) -> Result<Use> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
-        let grant = |client: Client| {
+        let grant = |driver: Driver| {
             // Each sending counts from its own instant: the first one may be answered last.
             let sent = clock.now();
             async move {
-                let granted = client.lease_client().grant(seconds, None).await?;
+                let granted = driver.lease_client().grant(seconds, None).await?;
                 Ok((sent, granted))
             }
         };
@@ -96,12 +96,12 @@ impl Session {
         let (acked, granted) = granted.map_err(nothing)?;
         let (lease, granted) = (granted.id(), u64::try_from(granted.ttl()).unwrap_or(0));
         let key = keys.session(lease);
-        let put = |client: Client| {
+        let put = |driver: Driver| {
             let put = TxnOp::put(&*key, "", Some(PutOptions::new().with_lease(lease)));
-            async move { client.kv_client().txn(Txn::new().and_then([put])).await }
+            async move { driver.kv_client().txn(Txn::new().and_then([put])).await }
         };
         let left = end.saturating_since(clock.now());
-        // Put twice, it refuses once who asks in between: they ask again.
+        // If this is sent twice, a request that ran in between is refused once, and asks again.
         let put = endpoints.call(clock, left, put).await.value.map_err(nothing)?;
         let revision = revision_of(&put)?;
         let state = State {
@@ -194,7 +194,7 @@ impl Session {
     pub(crate) async fn revoke(&self, endpoints: &Endpoints) -> Result<()> {
         self.end();
         let lease = self.lease;
-        let revoke = |client: Client| async move { client.lease_client().revoke(lease).await };
+        let revoke = |driver: Driver| async move { driver.lease_client().revoke(lease).await };
         match endpoints.call(&self.clock, LONGEST_CALL, revoke).await.value {
             Ok(_) | Err(Failure::NoLease) => Ok(()),
             Err(failure) => Err(failure.into_error(true)),

@@ -16,12 +16,12 @@ use lockkit_core::{Clock, Result};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
-use crate::line::Line;
+use crate::member_client::MemberClient;
 use crate::protocol::Keys;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// After so long a silence a stream that somebody needs is asked whether it lives.
+/// After so long a silence a stream that a caller needs is asked whether it lives.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long it has to answer: etcd does so from memory.
 const PROBE: Duration = Duration::from_secs(1);
@@ -58,13 +58,13 @@ pub(crate) struct Sight {
     key: Vec<u8>,
     /// Its create revision: another incarnation of the same key is another one.
     created: i64,
-    seen: Mutex<Seen>,
+    state: Mutex<KeyState>,
     changed: Notify,
 }
 
 /// What is known of a key in sight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum KeyState {
     /// Nothing new.
     There,
     /// It was deleted.
@@ -82,19 +82,19 @@ impl Watch {
     /// Keeps in sight the incarnation of `key` that `created` made and that was there at `known`.
     pub(crate) fn sight(self: &Arc<Self>, key: &[u8], created: i64, known: i64) -> Arc<Sight> {
         let mut state = self.state();
-        let seen = match state.kept.get(key) {
-            Some(deleted) if *deleted > created => Seen::Gone,
-            _ if state.since.is_some_and(|since| since <= known) => Seen::There,
-            _ => Seen::Unsure,
+        let key_state = match state.kept.get(key) {
+            Some(deleted) if *deleted > created => KeyState::Gone,
+            _ if state.since.is_some_and(|since| since <= known) => KeyState::There,
+            _ => KeyState::Unsure,
         };
         let sight = Arc::new(Sight {
             watch: Arc::clone(self),
             key: key.to_vec(),
             created,
-            seen: Mutex::new(seen),
+            state: Mutex::new(key_state),
             changed: Notify::new(),
         });
-        if seen == Seen::There {
+        if key_state == KeyState::There {
             state.sights.entry(key.to_vec()).or_default().push(Arc::downgrade(&sight));
         }
         sight
@@ -155,29 +155,30 @@ impl Watch {
     /// Follows one stream until it ends; whether there was one.
     async fn follow(&self, alive: &mut Alive, endpoints: &Endpoints) -> bool {
         self.forget();
-        let open = |line: Line| async move {
+        let open = |client: MemberClient| async move {
             let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
-            let stream = line.client.watch_client().watch(self.keys.range(), Some(options)).await?;
-            Ok((line, stream))
+            let stream =
+                client.driver.watch_client().watch(self.keys.range(), Some(options)).await?;
+            Ok((client, stream))
         };
         let (clock, member) = (Clock::system(), endpoints.current());
         let opened = endpoints.once(member, &clock, LONGEST_CALL, LONGEST_CALL, open).await;
-        let Ok((line, mut stream)) = opened else { return false };
+        let Ok((client, mut stream)) = opened else { return false };
         let mut is_up = false;
         loop {
             let message = tokio::select! {
-                message = self.next(&mut stream, &line, endpoints) => message,
-                () = endpoints.given_up(&line) => None,
+                message = self.next(&mut stream, &client, endpoints) => message,
+                () = endpoints.given_up(&client) => None,
                 () = alive.stopped() => return true,
             };
             match message {
                 Some(message)
                     if message.canceled()
-                        || endpoints.compare(line.member, message.header()).is_err() =>
+                        || endpoints.compare(client.member, message.header()).is_err() =>
                 {
                     // A login that has expired, which a stream does not renew and a new client does;
                     // or a right that was taken away; or another cluster.
-                    endpoints.drop_line(&line);
+                    endpoints.drop_client(&client);
                     return is_up;
                 }
                 Some(message) => {
@@ -193,13 +194,13 @@ impl Watch {
     async fn next(
         &self,
         stream: &mut WatchStream,
-        line: &Line,
+        client: &MemberClient,
         endpoints: &Endpoints,
     ) -> Option<WatchResponse> {
         let unless_ended = |message| match message {
             Ok(Some(message)) => Some(message),
             _ => {
-                endpoints.drop_line(line);
+                endpoints.drop_client(client);
                 None
             }
         };
@@ -212,7 +213,7 @@ impl Watch {
                 break;
             }
         }
-        let heard = endpoints.heard(line.member);
+        let before = endpoints.progress(client.member);
         let asked = async {
             stream.request_progress().await?;
             stream.message().await
@@ -220,7 +221,7 @@ impl Watch {
         if let Ok(message) = tokio::time::timeout(PROBE, asked).await {
             return unless_ended(message);
         }
-        endpoints.silent(line.member, heard, true);
+        endpoints.silent(client.member, before, true);
         None
     }
 
@@ -259,7 +260,7 @@ impl Watch {
             std::mem::replace(&mut *state, State { is_away, ..State::default() })
         };
         for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
-            sight.tell(Seen::Unsure);
+            sight.tell(KeyState::Unsure);
         }
     }
 
@@ -269,7 +270,7 @@ impl Watch {
 }
 
 impl State {
-    /// Notes a deletion; who has that key in sight, to be told once the state is let go.
+    /// Notes a deletion. Returns the sights of that key, to be told once the state is unlocked.
     fn deleted(&mut self, key: &[u8], revision: i64) -> Vec<Arc<Sight>> {
         self.kept.insert(key.to_vec(), revision);
         self.order.push_back((key.to_vec(), revision));
@@ -287,12 +288,12 @@ impl State {
 
 impl Sight {
     /// Completes when it is no longer known to be there; level-triggered.
-    pub(crate) async fn news(&self) -> Seen {
+    pub(crate) async fn news(&self) -> KeyState {
         loop {
             let changed = self.changed.notified();
-            let seen = *self.seen();
-            if seen != Seen::There {
-                return seen;
+            let state = *self.state();
+            if state != KeyState::There {
+                return state;
             }
             changed.await;
         }
@@ -301,17 +302,17 @@ impl Sight {
     /// Only this incarnation counts: a later one's end is another's.
     fn deleted(&self, revision: i64) {
         if self.created < revision {
-            self.tell(Seen::Gone);
+            self.tell(KeyState::Gone);
         }
     }
 
-    fn tell(&self, news: Seen) {
-        *self.seen() = news;
+    fn tell(&self, news: KeyState) {
+        *self.state() = news;
         self.changed.notify_waiters();
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, KeyState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,9 +1,9 @@
-//! One member of the list, and the clients of it: one at a time, each until it is given up.
+//! A member of the list, and its clients: one at a time, each until it is given up.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client as Driver, ConnectOptions};
 use tokio::sync::Notify;
 
 use crate::failure::Failure;
@@ -23,15 +23,15 @@ pub(crate) struct Member {
 
 #[derive(Default)]
 struct Live {
-    client: Option<Client>,
-    heard: Heard,
+    driver: Option<Driver>,
+    progress: Progress,
     /// Whether the other end of this client is a member of our cluster.
     is_verified: bool,
 }
 
-/// What was heard of a member so far.
+/// How far the calls to a member have come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Heard {
+pub(crate) struct Progress {
     /// Which client: only the one that failed is given up, and not its successor.
     pub(crate) number: u64,
     /// How many calls it has answered.
@@ -40,8 +40,8 @@ pub(crate) struct Heard {
 
 /// A client of one member, until it is given up.
 #[derive(Clone)]
-pub(crate) struct Line {
-    pub(crate) client: Client,
+pub(crate) struct MemberClient {
+    pub(crate) driver: Driver,
     pub(crate) member: usize,
     pub(crate) number: u64,
 }
@@ -61,78 +61,78 @@ impl Member {
     }
 
     /// The client there is, or a new one; a crowd connects once.
-    pub(crate) async fn line(&self, options: &ConnectOptions) -> Result<Line, Failure> {
-        if let Some(line) = self.known() {
-            return Ok(line);
+    pub(crate) async fn client(&self, options: &ConnectOptions) -> Result<MemberClient, Failure> {
+        if let Some(client) = self.known() {
+            return Ok(client);
         }
         let _one_at_a_time = self.connecting.lock().await;
-        if let Some(line) = self.known() {
-            return Ok(line);
+        if let Some(client) = self.known() {
+            return Ok(client);
         }
-        let made = Client::connect([&self.url], Some(options.clone())).await;
+        let made = Driver::connect([&self.url], Some(options.clone())).await;
         // Nothing of the request has left yet: here only the login is sent.
-        let client = made.map_err(|error| match Failure::of(&error) {
+        let driver = made.map_err(|error| match Failure::of(&error) {
             Failure::Unclear(text) => Failure::Unserved(text),
             failure => failure,
         })?;
         let mut live = self.live();
-        let number = live.heard.number + 1;
-        let heard = Heard { number, answers: 0 };
-        *live = Live { client: Some(client.clone()), heard, is_verified: false };
-        Ok(Line { client, member: self.index, number })
+        let number = live.progress.number + 1;
+        let progress = Progress { number, answers: 0 };
+        *live = Live { driver: Some(driver.clone()), progress, is_verified: false };
+        Ok(MemberClient { driver, member: self.index, number })
     }
 
-    fn known(&self) -> Option<Line> {
+    fn known(&self) -> Option<MemberClient> {
         let live = self.live();
-        let number = live.heard.number;
-        live.client.clone().map(|client| Line { client, member: self.index, number })
+        let number = live.progress.number;
+        live.driver.clone().map(|driver| MemberClient { driver, member: self.index, number })
     }
 
-    pub(crate) fn is_verified(&self, line: &Line) -> bool {
+    pub(crate) fn is_verified(&self, client: &MemberClient) -> bool {
         let live = self.live();
-        live.heard.number == line.number && live.is_verified
+        live.progress.number == client.number && live.is_verified
     }
 
-    pub(crate) fn verified(&self, line: &Line) {
+    pub(crate) fn verified(&self, client: &MemberClient) {
         let mut live = self.live();
-        live.is_verified |= live.heard.number == line.number;
+        live.is_verified |= live.progress.number == client.number;
     }
 
-    pub(crate) fn heard(&self) -> Heard {
-        self.live().heard
+    pub(crate) fn progress(&self) -> Progress {
+        self.live().progress
     }
 
     /// The client with this number has answered a call.
-    pub(crate) fn hear(&self, number: u64) {
+    pub(crate) fn answered(&self, number: u64) {
         let mut live = self.live();
-        if live.heard.number == number {
-            live.heard.answers += 1;
+        if live.progress.number == number {
+            live.progress.answers += 1;
         }
     }
 
     /// Lets the client with this number go, unless it has a successor.
     pub(crate) fn give_up(&self, number: u64) {
         let mut live = self.live();
-        if number == live.heard.number {
-            live.client = None;
+        if number == live.progress.number {
+            live.driver = None;
             drop(live);
             self.given_up.notify_waiters();
         }
     }
 
-    /// Lets the client go, whichever it is.
+    /// Lets the client go, whatever its number.
     pub(crate) fn let_go(&self) {
-        self.live().client = None;
+        self.live().driver = None;
         self.given_up.notify_waiters();
     }
 
     /// Completes when this client was given up.
-    pub(crate) async fn given_up(&self, line: &Line) {
+    pub(crate) async fn given_up(&self, client: &MemberClient) {
         loop {
             let given_up = self.given_up.notified();
             {
                 let live = self.live();
-                if live.heard.number != line.number || live.client.is_none() {
+                if live.progress.number != client.number || live.driver.is_none() {
                     return;
                 }
             }
