@@ -7,7 +7,7 @@ use crate::{Holder, LossReason};
 
 /// What went wrong, in terms of what the caller can do about it.
 ///
-/// A name held by somebody else is not an error: `try_acquire` answers `None`.
+/// A name that another caller holds is not an error: `try_acquire` answers `None`.
 ///
 /// ```
 /// use lockkit_core::{Applied, Error};
@@ -19,7 +19,7 @@ use crate::{Holder, LossReason};
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The time limit of the call passed while somebody else held the name: try later.
+    /// The time limit of the call passed while another caller held the name: try later.
     #[error("timed out: the name is held{}", held_by(holder.as_ref()))]
     TimedOut {
         /// The holder that the store named last, if it named one.
@@ -39,7 +39,7 @@ pub enum Error {
         /// What the store or its client said.
         cause: Cause,
     },
-    /// The store refused, and will refuse again until somebody follows the remedy.
+    /// The store refused, and will refuse again until the remedy is followed.
     #[error("the store refused: {what}; {remedy}")]
     Rejected {
         /// What was refused.
@@ -55,7 +55,7 @@ pub enum Error {
         /// What to write instead.
         remedy: String,
     },
-    /// These [`Locks`](crate::Locks) were closed: connect anew.
+    /// These [`Locks`](crate::Locks) were closed: connect again.
     #[error("these locks were closed; connect again to take more")]
     Closed,
     /// There is no tokio runtime to work in, or it ended during the call.
@@ -70,7 +70,7 @@ pub enum Error {
 pub enum Applied {
     /// It certainly did not.
     No,
-    /// It may have: nobody knows.
+    /// It may have; the store's answer is missing.
     Maybe,
 }
 

@@ -137,7 +137,7 @@ pub enum Fairness {
 pub enum WakeUp {
     /// The store, or the kernel, tells it.
     Push,
-    /// It asks again after this long at the most.
+    /// It asks again after at most this long.
     Poll(Duration),
 }
 

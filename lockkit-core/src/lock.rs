@@ -51,7 +51,7 @@ impl Lock {
     }
 
     /// How long after an acknowledged renewal was sent the next one is, instead of a third of the
-    /// ttl; half of the ttl at the most, and up to an eighth later, so that locks taken together do
+    /// ttl; at most half of the ttl, and up to an eighth later, so that locks taken together do
     /// not renew together.
     pub const fn renew_every(mut self, every: Duration) -> Self {
         self.options.renewal = Renewal::Every(every);
@@ -64,7 +64,7 @@ impl Lock {
         self
     }
 
-    /// How long a guard holds at the most, renewals or not: caps a worker that is stuck while its
+    /// The longest that a guard holds, renewals or not: caps a worker that is stuck while its
     /// renewals go on. No limit unless set here.
     pub const fn max_hold(mut self, max_hold: Duration) -> Self {
         self.options.max_hold = Some(max_hold);
@@ -82,7 +82,7 @@ impl Lock {
     /// Upholds C1, C8 and C10. A wait longer than the ttl logs one warning.
     ///
     /// # Errors
-    /// `Rejected`, `Invalid`: waiting is useless. `Closed`, `NoRuntime`: there is nobody to wait.
+    /// `Rejected`, `Invalid`: waiting is useless. `Closed`, `NoRuntime`: no task is left to wait.
     ///
     /// # Cancel safety
     /// Cancel-safe: dropped at any point it leaves no lock held and no waiter behind (C9), and it

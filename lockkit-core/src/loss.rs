@@ -8,7 +8,7 @@ use std::fmt;
 pub enum LossReason {
     /// No renewal was acknowledged before the deadline.
     Expired,
-    /// The store no longer has the entry: it expired there, or somebody removed it.
+    /// The store no longer has the entry: it expired there, or an operator removed it.
     Removed,
     /// An operator revoked it.
     Revoked,

@@ -49,7 +49,7 @@ pub trait LockProvider: fmt::Debug + Send + Sync + 'static {
 
     /// Removes every trace of this request's id, granted or waiting, and ends its pending attempt.
     ///
-    /// Upholds C9: idempotent, and harmless to everybody else.
+    /// Upholds C9: idempotent, and harmless to every other request.
     ///
     /// # Errors
     /// `Unavailable`: no answer; the driver repeats it.

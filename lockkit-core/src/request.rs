@@ -8,7 +8,7 @@ use crate::{Clock, Error, Holder, LockName};
 
 /// The identity of one request: 128 random bits from the operating system.
 ///
-/// Upholds C2: drawn anew for every request and after a `fork`, so a store can tell two requests of
+/// Upholds C2: drawn again for every request and after a `fork`, so a store can tell two requests of
 /// one process apart, and a replay from a new wish. Displays as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u128);

@@ -121,7 +121,7 @@ impl Client {
 }
 
 impl State {
-    /// Takes the request out of its queue; a new head is told, whoever leaves for what reason.
+    /// Takes the request out of its queue; a new head is told, whatever the reason.
     fn leave_queue(&mut self, slot: &Slot) {
         let Some(queue) = self.queues.get_mut(&slot.name) else { return };
         let was_first = queue.front() == Some(&slot.id);

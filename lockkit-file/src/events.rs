@@ -39,7 +39,7 @@ mod linux {
         .union(WatchFlags::MOVE_SELF)
         .union(WatchFlags::DELETE_SELF);
 
-    /// One inotify instance for a provider; without one, everybody polls.
+    /// One inotify instance for a provider; without one, every waiter polls.
     #[derive(Debug)]
     pub(crate) struct Events {
         shared: Option<Arc<Shared>>,
@@ -115,7 +115,7 @@ mod linux {
                     Watch { place: Some((Arc::clone(shared), number)), signal }
                 }
                 Err(error) => {
-                    // A file that is gone is looked for anew; a limit is worth a word.
+                    // A file that is gone is looked for again; a limit is worth a warning.
                     if error != Errno::NOENT {
                         warn_once(error, "watches");
                     }

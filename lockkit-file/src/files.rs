@@ -124,7 +124,7 @@ impl Opened {
         }
     }
 
-    /// Writes the token and its holder in place; a file without a whole token is written anew.
+    /// Writes the token and its holder in place; a file without a whole token is written again.
     pub(crate) fn write(
         &self,
         old: &[u8],

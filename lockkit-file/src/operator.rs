@@ -59,7 +59,7 @@ async fn in_the_background<T: Send + 'static>(
     runtime.spawn_blocking(work).await.unwrap_or(Err(Error::NoRuntime))
 }
 
-/// `None`: free. `Some(None)`: held by somebody who left no record, or is about to.
+/// `None`: free. `Some(None)`: held by a process that left no record, or is about to.
 #[allow(clippy::option_option)] // the two questions are two
 fn held_by(place: &LockFiles) -> Result<Option<Option<HolderRecord>>> {
     let held = protocol::is_held(place)

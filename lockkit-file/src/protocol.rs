@@ -31,9 +31,9 @@ pub(crate) struct Candidate {
 #[derive(Debug)]
 pub(crate) enum Attempted {
     Taken(Held),
-    /// Somebody else holds the file, or only its twin.
+    /// Another process holds the file, or only its twin.
     Blocked(Candidate, Blocked),
-    /// The files were replaced meanwhile: open them anew.
+    /// The files were replaced meanwhile: open them again.
     Stale,
 }
 
@@ -64,7 +64,7 @@ impl Candidate {
         self.file.turn()
     }
 
-    /// Asks for the next turn, unless it is that of somebody who came earlier.
+    /// Asks for the next turn, unless it is that of a waiter that came earlier.
     pub(crate) fn ask_for_turn(&self, mine: Turn) {
         if self.turn().is_none_or(|next| mine < next) {
             self.file.set_turn(Some(mine));

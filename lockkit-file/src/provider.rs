@@ -192,7 +192,7 @@ impl LockProvider for FileProvider {
                     return sync(entry, held, request, sent).await;
                 }
                 Attempted::Stale => {
-                    // Other files lie at these paths now: they are opened and watched anew.
+                    // Other files lie at these paths now: they are opened and watched again.
                     stale.found_again(&place)?;
                     tokio::task::yield_now().await;
                     continue;

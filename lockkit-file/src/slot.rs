@@ -85,10 +85,10 @@ impl Slot {
         held
     }
 
-    /// Looks whether the files are still in place; once they were not, the grant has ended (C7).
+    /// Checks that the files are still in place; if they were not, the grant has ended (C7).
     ///
     /// What is left of the files stays locked until the holder looks: while it cannot be told,
-    /// nobody else is granted.
+    /// no other request is granted.
     pub(crate) fn check(&self) -> Result<Standing> {
         let removed = match &*self.phase() {
             Phase::Granted { held, .. } if !held.is_in_place()? => Some(held.place().file.clone()),

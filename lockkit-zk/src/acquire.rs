@@ -152,7 +152,7 @@ impl Client {
     }
 }
 
-/// Leaves the queue that the node is not the first in; whether nobody is there any more.
+/// Leaves the queue that the node is not the first in; whether it is empty now.
 async fn leave(session: &Session, node: &Node) -> Result<bool> {
     if let Ok(client) = session.client()
         && let Ok(left) = remove_and_look(&client, &node.paths(), &node.parent).await

@@ -7,7 +7,7 @@ use lockkit_core::{Error, Result};
 
 /// ZooKeeper's own port.
 const PORT: u16 = 2181;
-/// Where locks lie when nobody says otherwise.
+/// Where locks lie unless the configuration says otherwise.
 const BASE: &str = "/lockkit";
 /// ZooKeeper's own `tickTime`.
 const TICK: Duration = Duration::from_secs(2);
@@ -47,10 +47,10 @@ pub enum Layout {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Access {
-    /// Everybody.
+    /// Every client.
     #[default]
     Open,
-    /// Whoever has one of the logins of the client that created them.
+    /// Clients with one of the logins of the client that created them.
     Creator,
     /// These alone.
     Only(Vec<Right>),
@@ -176,7 +176,7 @@ impl ZkConfig {
         self
     }
 
-    /// Who may read and delete our nodes; everybody unless set here.
+    /// Who may read and delete our nodes; every client unless set here.
     #[must_use]
     pub fn access(mut self, access: Access) -> Self {
         self.access = access;

@@ -188,7 +188,7 @@ impl Lease for ZkLease {
 }
 
 impl ZkLease {
-    /// Whoever gives up, the session goes on until the node is gone.
+    /// This call gives up; the session goes on until the node is gone.
     fn leave_to_session(&self) {
         self.unanswered.store(true, Ordering::SeqCst);
         drop(remove(&self.held.node.session, Removal::Nodes(self.held.node.paths())));

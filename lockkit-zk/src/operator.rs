@@ -41,7 +41,7 @@ impl Client {
                 let first = match first {
                     None => None,
                     Some(path) => match client.get_data(&path).await {
-                        // Left in between: whoever was next is the first.
+                        // It has left in between: the next one is first now.
                         Err(ZkError::NoNode) => continue,
                         first => Some(first.map_err(|error| to_error(&error))?),
                     },

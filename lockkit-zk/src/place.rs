@@ -39,7 +39,7 @@ struct Attempts {
 pub(crate) enum Known {
     /// None was ever asked for, or it is certainly gone.
     Nothing,
-    /// One was asked for on this session, and nobody knows whether it came to be.
+    /// One was asked for on this session, and it is not known whether it came to be.
     Sent(Arc<Session>),
     /// It was created.
     Taken(Node),
@@ -199,7 +199,8 @@ impl Place {
         self.set(Known::Taken(node))
     }
 
-    /// The node is held from now on, by whoever holds it already; forgotten with the last of them.
+    /// The node is held from now on, together with the leases that hold it already; it is forgotten with
+    /// the last of them.
     pub(crate) fn hold(&self, node: Node, forgets: Forgets) -> Arc<Held> {
         let mut known = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |held: &Arc<Held>| held.node.names == node.names;

@@ -48,7 +48,7 @@ pub(crate) fn sequence(text: &str) -> Option<i32> {
     text.parse().ok().filter(|_| is_number)
 }
 
-/// Whether a queue with this sequence is to be begun anew: past 2³¹ it is negative.
+/// Whether a queue with this sequence is to be begun again: past 2³¹ it is negative.
 pub(crate) fn is_used_up(sequence: i32) -> bool {
     !(0..LAST_SEQUENCE).contains(&sequence)
 }
@@ -99,7 +99,7 @@ pub(crate) fn element(name: &LockName) -> String {
     }
 }
 
-/// The name with this path element; `None` for a node of somebody else.
+/// The name with this path element; `None` for another client's node.
 pub(crate) fn name_of(text: &str) -> Option<LockName> {
     let name = LockName::new(percent_decode_str(text).decode_utf8().ok()?).ok()?;
     (element(&name) == text).then_some(name)

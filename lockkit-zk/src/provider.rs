@@ -50,7 +50,7 @@ impl ZkProvider {
         guarantees
     }
 
-    /// Connects, and looks whether the servers let us in.
+    /// Connects, and checks that the servers let this client in.
     ///
     /// # Errors
     /// `Invalid`: the configuration. `Rejected`: the login, the certificates, or no right to the

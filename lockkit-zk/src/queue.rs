@@ -114,7 +114,9 @@ impl Form {
             place.clear();
             return Err(Error::rejected(
                 format!("a queue whose counter is nearly used up ({})", entered.node.sequence),
-                format!("wait until nobody holds or waits, and remove {parent}: it starts anew"),
+                format!(
+                    "wait until no client holds or waits, then remove {parent}: its counter starts again"
+                ),
             ));
         }
         Ok(entered)

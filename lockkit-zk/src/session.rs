@@ -24,7 +24,7 @@ use times::Times;
 
 /// More heartbeats than this are never unanswered at once: a slow one is not a lost one.
 const UNANSWERED: usize = 4;
-/// For so many of its timeouts nobody has used it: it is closed.
+/// After so many of its timeouts without a user it is closed.
 const IDLE: u32 = 4;
 /// The driver tells its callers of a lost connection first, and its state this much later at most.
 const LAG: Duration = Duration::from_millis(20);

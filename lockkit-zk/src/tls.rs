@@ -18,7 +18,7 @@ use crate::{ZkConfig, ZkTls};
 /// What the driver takes.
 pub(crate) fn options(tls: &ZkTls) -> Result<TlsOptions> {
     // Without a process-wide provider the driver panics as soon as another crate enables a second
-    // one; whoever installed one first is respected.
+    // one; a provider that is installed already is respected.
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }

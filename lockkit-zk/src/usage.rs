@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockkit_core::{Clock, Instant};
 use tokio::sync::Notify;
 
-/// How many bytes of paths may be watched. From 128 KiB on the driver sets its watches anew in two
+/// How many bytes of paths may be watched. From 128 KiB on the driver sets its watches again in two
 /// requests after a reconnection, takes the second answer for an error, and loses the session.
 const ROOM: usize = 120 * 1024;
 
@@ -74,7 +74,7 @@ impl Users {
         (usage.users == 0).then_some(usage.since)
     }
 
-    /// Lets nobody in any more if there was none for so long.
+    /// Closes it to new users if there was none for so long.
     pub(crate) fn closes(&self, idle: Duration) -> bool {
         let mut usage = self.usage();
         let is_idle = self.clock.now().saturating_since(usage.since) >= idle;

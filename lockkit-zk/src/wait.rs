@@ -30,7 +30,7 @@ pub(crate) enum Turn {
     First(Gone),
     /// Another is before it.
     Behind,
-    /// The node is gone: somebody removed it.
+    /// The node is gone: another client removed it.
     Gone,
 }
 
@@ -81,7 +81,7 @@ impl Entered {
                         event = watch.changed() => event.event_type,
                         error = tell(&node.session, request, holder.as_ref()) => return Err(error),
                     };
-                    // Nobody comes before us any more: with the only one gone, it is our turn.
+                    // No node comes before ours later: with the only one gone, it is our turn.
                     if event == EventType::NodeDeleted && before == 0 {
                         self.queue.remove(0);
                         continue;
@@ -152,7 +152,7 @@ async fn arm(
 }
 
 /// Watches a node that is there, with what it holds; where we may not read it, each change of its
-/// queue is watched: servers since 3.8.4 tell nobody of a node that he may not read.
+/// queue is watched: since 3.8.4 servers send no event for a node that the client may not read.
 async fn watched(client: &Client, path: &str) -> Outcome<(Option<Vec<u8>>, OneshotWatcher)> {
     match client.get_and_watch_data(path).await {
         Err(ZkError::NoAuth) => {

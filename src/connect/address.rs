@@ -59,7 +59,7 @@ pub(super) fn decode(text: &str) -> Option<String> {
 #[cfg(any(feature = "etcd", feature = "redis"))]
 pub(super) type Certificates = (Option<Vec<u8>>, Option<(Vec<u8>, Vec<u8>)>);
 
-/// The options of a URL; what nobody takes out is unknown.
+/// The options of a URL; what no store takes out is unknown.
 pub(super) struct Options(BTreeMap<String, String>);
 
 impl Options {

@@ -19,7 +19,7 @@ use address::{Address, SCHEMES, split};
 /// | URL | store |
 /// |---|---|
 /// | `memory:` | the memory of this process, private to the [`Locks`] returned |
-/// | `memory:NAME` | the same, shared by everybody in this process who gives this name |
+/// | `memory:NAME` | the same, shared by all of this process that gives this name |
 /// | `file:/path`, `file:///path` | a directory of this machine, made if its parent exists (feature `file`) |
 /// | `file:relative/path` | the same, from the working directory |
 /// | `postgres://[user[:password]@]host[:port][/database]`, `postgresql://...` | a PostgreSQL server, 14 or newer (feature `postgres`) |

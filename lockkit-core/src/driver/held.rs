@@ -12,7 +12,7 @@ use super::lease::{Actions, Event, Machine, State};
 use super::runtime::{Entered, Runtime};
 use crate::{Applied, Clock, Error, FencingToken, LockName, LossReason, Result};
 
-/// One held lease, seen from both sides. The machine decides; everybody reads it with the time.
+/// One held lease, seen from both sides. The machine decides; all others read its state by the clock.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) name: LockName,
@@ -194,7 +194,7 @@ impl Held {
 
     // What the driver does.
 
-    /// Takes an event in, answers whoever waited for it, and tells the driver what to do.
+    /// Takes an event in, answers the callers that waited for it, and tells the driver what to do.
     pub(crate) fn on(&self, event: Event, failure: Option<&Error>) -> Actions {
         let actions = {
             let mut inner = self.inner();
@@ -244,7 +244,7 @@ impl Held {
         }
     }
 
-    /// The driver has ended, whatever ended it: nobody waits for it any more.
+    /// The driver has ended, whatever ended it: no caller may wait for it any more.
     pub(crate) fn driver_stopped(&self) {
         self.on(Event::Ended(LossReason::DriverStopped), None);
         let orphans = {

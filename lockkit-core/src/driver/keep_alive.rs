@@ -91,7 +91,7 @@ async fn until_over(shared: &Shared, hold: &Held, lease: &dyn Lease, call_limit:
     }
 }
 
-/// The next of the renewals under way to end; they are four at the most.
+/// The next of the renewals under way to end; there are at most four.
 async fn first_of(renewals: &mut Vec<Renewal<'_>>) -> Result<Term> {
     poll_fn(|cx| {
         for n in 0..renewals.len() {

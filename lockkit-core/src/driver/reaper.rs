@@ -25,7 +25,7 @@ const STUCK: Duration = Duration::from_secs(10);
 /// A provider's call, free of its caller: `None` where another holds the name.
 pub(crate) type Call = Pin<Box<dyn Future<Output = Result<Option<Grant>>> + Send>>;
 
-/// What is left to do when nobody waits for it any more.
+/// What is left to do when no caller waits for it any more.
 #[must_use]
 pub(crate) enum CleanUp {
     /// Have the store forget a request, whose call may be under way.
@@ -296,8 +296,8 @@ async fn release(lease: &dyn Lease, clock: &Clock, limits: &Limits) -> Result<()
     }
 }
 
-/// Whether a release that failed so has left nothing to release. A refusal has: the store still
-/// keeps the grant, and may let go of it once somebody has followed the remedy.
+/// Whether this error of a release means that the grant is gone. A refusal does not: the store still
+/// keeps the grant, and may release it once the remedy was followed.
 pub(crate) const fn is_over(error: &Error) -> bool {
     matches!(error, Error::Lost { .. } | Error::Closed)
 }

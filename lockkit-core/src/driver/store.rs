@@ -37,7 +37,7 @@ impl Store {
     }
 
     /// Timers stand still while the machine is suspended: one task notices the jump of the clock
-    /// and wakes whoever sleeps by it.
+    /// and wakes the tasks that sleep by it.
     pub(crate) fn watch_for_suspend(&self, runtime: &Runtime) {
         const EVERY: Duration = Duration::from_secs(1);
         if !self.shared.clock.outruns_timers() || self.watching.swap(true, Ordering::AcqRel) {

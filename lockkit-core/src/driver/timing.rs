@@ -113,7 +113,7 @@ impl Timing {
         }
     }
 
-    /// By how much at the most a renewal that is due `after` this long may be put off, so that
+    /// The most by which a renewal that is due `after` this long may be put off, so that
     /// leases taken together do not renew together.
     pub(crate) fn spread(after: Duration) -> Duration {
         after / 8

@@ -18,7 +18,7 @@ use store::{Asker, Granted, Message, Notice, Reply, Store};
 ///
 /// Clones share one store. Its hooks make a lock fail the way real stores do, so that code that
 /// uses locks can be tested against it: [`expire`](Self::expire) a name,
-/// [`hold`](Self::hold) one as somebody else, an [`outage`](Self::outage).
+/// [`hold`](Self::hold) one as another client, an [`outage`](Self::outage).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
@@ -88,7 +88,7 @@ impl Memory {
         Self(Arc::new(Inner { state: Mutex::new(state), token_base }))
     }
 
-    /// The store of this name, shared by everybody in this process, for its whole life.
+    /// The store of this name, shared by all of this process, for its whole life.
     ///
     /// # Errors
     /// `Invalid`: it exists with another `token_base`.
@@ -117,7 +117,7 @@ impl Memory {
         }
     }
 
-    /// Takes a free name as somebody else called `label`, until the answer is dropped.
+    /// Takes a free name as another client called `label`, until the answer is dropped.
     ///
     /// # Errors
     /// `TimedOut`: it is held. `Invalid`: it is not a name.
@@ -183,7 +183,7 @@ impl Inner {
         if let Some(slot) = state.slots.get(&request.id()) {
             let mut news = slot.news();
             match (&reply, *news) {
-                // Whoever else waits for this request has its grant too.
+                // Every replay of this request has its grant too.
                 (Reply::Granted(granted), _) => *news = News::Granted(*granted),
                 // What became of an earlier grant of this request is no news any more.
                 (Reply::Held(_), News::Ended(..)) => *news = News::None,
@@ -268,7 +268,7 @@ impl Drop for Presence {
             None => Message::Withdraw(self.id),
         };
         state.step(self.clock.now(), &self.name, message);
-        // The map's own and this one: nobody else listens.
+        // The map's own and this one: no call listens.
         if Arc::strong_count(&self.slot) <= 2 {
             state.slots.remove(&self.id);
         }

@@ -51,7 +51,7 @@ pub(crate) struct Granted {
     pub(crate) ttl: Option<Duration>,
 }
 
-/// What somebody else than the asker must be told.
+/// What a request other than the one that asks must be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     Granted(RequestId, Granted),

@@ -2,8 +2,8 @@
 //! the real [`Store`](crate::memory::store::Store) and the real [`Fenced`](crate::Fenced), in every
 //! order in which three clients, their messages and time can move.
 //!
-//! A pause of a client, and a message that is delayed or lost, need no step of their own: nobody
-//! has to do what it can do, and time passes. A safeguard that is switched off must lead to a
+//! A pause of a client, and a message that is delayed or lost, need no step of their own: no
+//! client has to do what it can do, and time passes. A safeguard that is switched off must lead to a
 //! counter-example, or the model shows nothing.
 
 mod world;
@@ -115,7 +115,7 @@ impl Model for Protocol {
         match step {
             Step::Tick => {
                 next.ticks += 1;
-                // The store's own timer: whoever stands next is granted.
+                // The store's own timer: the next in the queue is granted.
                 next.ask(Message::Tick);
             }
             Step::Ask(client) => {

@@ -284,7 +284,7 @@ impl Protocol {
             ..*world
         };
         // Each client is granted once, and once more for an attempt that arrives twice. They come
-        // from nobody in particular.
+        // from no client in particular.
         let tokens = 1..=(CLIENTS as u64 + 1);
         for token in tokens.filter_map(|token| FencingToken::new(token).ok()) {
             if self.grant_check && holder != Some(token) {

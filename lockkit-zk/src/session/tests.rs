@@ -8,7 +8,7 @@ use super::*;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 
-/// One that nobody keeps, proven at this instant.
+/// A session without a task, proven at this instant.
 fn session(proven: Instant) -> Arc<Session> {
     let life = Arc::new(Life {
         clock: Clock::system(),
@@ -55,7 +55,7 @@ fn readers_and_the_acks_between_them_never_wait_for_each_other() {
                     session.whole_term(&clock).await.expect("it lives");
                 }
             });
-            // Nobody listens once the test has failed.
+            // No thread listens once the test has failed.
             let _ = ended.send(());
         });
     }
