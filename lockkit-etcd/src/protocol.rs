@@ -249,7 +249,7 @@ impl Own<'_> {
         Txn::new().when(unchanged).or_else(self.place(at, created, FEW))
     }
 
-    /// Looks whether the key is there; etcd takes what reads nothing for content with old state.
+    /// Checks that the key is there: etcd serves a transaction that reads nothing from old state.
     pub(crate) fn check(&self, created: i64) -> Txn {
         Txn::new().when(vec![self.is_there(created)]).or_else(vec![self.read()])
     }
