@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::{Client as Driver, GetOptions, PutOptions, Txn, TxnOp};
-use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::kit::{LONGEST_CALL, is_at_least};
 use lockkit_core::{Clock, Error, RequestId, Result, TtlRange};
 
 use crate::endpoints::Endpoints;
@@ -77,9 +77,7 @@ async fn mark(endpoints: &Endpoints, keys: &Keys, clock: &Clock, limit: Duration
 
 /// Refuses what lacks a request that we send.
 fn check_version(version: &str) -> Result<()> {
-    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
-    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if number < (3, 4) {
+    if !is_at_least(version, (3, 4)) {
         return Err(Error::rejected(format!("etcd {version}"), "use etcd 3.4 or newer"));
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Whether a server is fit for locks: what is checked once, when connecting.
 
-use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::kit::{LONGEST_CALL, is_at_least};
 use lockkit_core::{Clock, Error, Result};
 use redis::Value;
 
@@ -50,9 +50,7 @@ pub(crate) async fn check_server(client: &Client) -> Result<()> {
 
 /// Refuses what lacks a command that the scripts use; Valkey tells the Redis it is like.
 fn check_version(version: &str) -> Result<()> {
-    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0_u32));
-    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if number < (6, 2) {
+    if !is_at_least(version, (6, 2)) {
         return Err(Error::rejected(
             format!("Redis {version}"),
             "use Redis 6.2 or newer, or Valkey",

@@ -1,4 +1,7 @@
 //! For how long threads of this machine waited for a core.
+//!
+//! The suite reads the same file for itself: xtask depends on no crate of the workspace, so that it is built
+//! before they are.
 
 use std::fs;
 use std::time::Duration;

@@ -9,7 +9,7 @@ use lockkit_core::{Clock, Error, Fenced, FencingToken, Guard, Instant, Lock, Loc
 
 use super::Held;
 
-/// How often a holder looks whether it still holds.
+/// How often a holder checks that it still holds.
 const LOOK: Duration = Duration::from_millis(2);
 /// How long most holders hold, and how long a task rests between two turns.
 const SHORT: Duration = Duration::from_millis(20);
