@@ -110,6 +110,17 @@ impl Opened {
         read(&self.file).map_err(|error| failed("reading", &self.path, &error))
     }
 
+    /// Refuses a file of a newer layout.
+    pub(crate) fn check_layout(&self) -> Result<()> {
+        let mut head = [0; record::HEAD_LEN];
+        match self.file.read_exact_at(&mut head, 0) {
+            // Shorter than a head: it was never granted, or is damaged.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(failed("reading", &self.path, &error)),
+            Ok(()) => record::check_layout(&self.path, &head),
+        }
+    }
+
     /// Whose turn is next, if anybody's.
     pub(crate) fn turn(&self) -> Option<Turn> {
         let mut line = [0; record::TURN_LEN];

@@ -62,6 +62,7 @@ async fn in_the_background<T: Send + 'static>(
 /// `None`: free. `Some(None)`: held by a process that left no record, or is about to.
 #[allow(clippy::option_option)] // the two questions are two
 fn held_by(place: &LockFiles) -> Result<Option<Option<HolderRecord>>> {
+    protocol::check_layout(place)?;
     let held = protocol::is_held(place)
         .map_err(|error| failed("asking for the holder of", &place.file, &error))?;
     Ok(held.then(|| protocol::last_holder(place)))
@@ -71,6 +72,12 @@ fn inspect(directory: &Path, name: LockName) -> Result<Inspection> {
     let holder = held_by(&LockFiles::of(directory, &name))?
         .map(|record| record.map_or_else(|| Holder::new(""), holder));
     Ok(Inspection::new(name, holder.into_iter().collect(), None))
+}
+
+/// The name in a file whose stem does not tell it.
+fn written_name(place: &LockFiles) -> Result<Option<LockName>> {
+    protocol::check_layout(place)?;
+    Ok(protocol::written_name(place).and_then(|name| LockName::new(name).ok()))
 }
 
 fn list(
@@ -84,11 +91,11 @@ fn list(
     for entry in std::fs::read_dir(directory).map_err(refused)? {
         let file = entry.map_err(refused)?.file_name();
         let Some(stem) = file.to_str().and_then(|file| file.strip_suffix(SUFFIX)) else { continue };
-        let written = || {
-            let name = protocol::written_name(&LockFiles::of_stem(directory, stem))?;
-            LockName::new(name).ok()
+        let name = match name_of(stem) {
+            Some(name) => Some(name),
+            None => written_name(&LockFiles::of_stem(directory, stem))?,
         };
-        let Some(name) = name_of(stem).or_else(written) else { continue };
+        let Some(name) = name else { continue };
         if name.as_str().starts_with(prefix) && after.is_none_or(|after| name > *after) {
             names.push(name);
         }

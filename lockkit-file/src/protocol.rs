@@ -85,6 +85,9 @@ impl Candidate {
         if !self.file.is_in_place()? || !self.twin.is_in_place()? {
             return Ok(Attempted::Stale);
         }
+        // Before anything is written, be it a grant or a turn.
+        self.file.check_layout()?;
+        self.twin.check_layout()?;
         if !file_locked {
             return Ok(Attempted::Blocked(self, Blocked::File));
         }
@@ -242,6 +245,14 @@ impl Sync {
         });
         synced.map_err(|error| failed("syncing", &self.path, &error))
     }
+}
+
+/// Refuses files of a newer layout; those that cannot be read say nothing.
+pub(crate) fn check_layout(place: &LockFiles) -> Result<()> {
+    [&place.file, &place.twin].into_iter().try_for_each(|path| {
+        let bytes = open_to_read(path).and_then(|file| read(&file)).unwrap_or_default();
+        record::check_layout(path, &bytes)
+    })
 }
 
 /// The holder that the files name, whether or not it still holds.

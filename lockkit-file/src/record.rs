@@ -3,15 +3,19 @@
 //!
 //! Text of fixed places, so that `cat` shows it and every change is written in place.
 
+use std::path::Path;
 use std::time::Duration;
 
-use lockkit_core::RequestId;
+use lockkit_core::{RequestId, Result, kit};
 use sha2::{Digest, Sha256};
 
 use crate::name::{decode, encode};
 
-const HEAD: &str = "lockkit-file 1";
-const HEAD_LEN: usize = 32;
+/// What the head of a file begins with; its layout follows.
+const HEAD: &str = "lockkit-file ";
+/// The layout that this version writes, the newest that it can read.
+const LAYOUT: u32 = 1;
+pub(crate) const HEAD_LEN: usize = 32;
 const SLOT_LEN: usize = 64;
 /// Where the slots end and the turn stands.
 pub(crate) const TURN: usize = HEAD_LEN + 2 * SLOT_LEN;
@@ -118,7 +122,14 @@ pub(crate) fn slot(index: usize, token: u64) -> (u64, String) {
 
 /// The head line, at offset 0.
 pub(crate) fn head() -> String {
-    format!("{HEAD:<width$}\n", width = HEAD_LEN - 1)
+    format!("{:<width$}\n", format!("{HEAD}{LAYOUT}"), width = HEAD_LEN - 1)
+}
+
+/// Refuses a file whose head names a newer layout; one that is empty or damaged names none.
+pub(crate) fn check_layout(path: &Path, head: &[u8]) -> Result<()> {
+    let head = head.get(..HEAD_LEN).and_then(|head| std::str::from_utf8(head).ok());
+    let number = head.and_then(|head| head.strip_prefix(HEAD)).map(str::trim_end);
+    kit::check_layout(format_args!("the file {}", path.display()), number, LAYOUT, "directory")
 }
 
 /// The bytes from [`BODY`] on, and the offset in the file of the word [`HELD`].

@@ -3,14 +3,16 @@
 //! A backend holds its store's protocol. Around it every store needs the same machines, and these are
 //! here: a record for each request ([`Requests`]), the wait of a store whose waiters expire by themselves
 //! ([`wait`]), one connection for many callers ([`Connection`]), a task that serves all callers
-//! ([`Service`], [`Backoff`]), the time limit of a call ([`call_limit`], [`within`]), and
-//! whether a server is new enough ([`is_at_least`]).
+//! ([`Service`], [`Backoff`]), the time limit of a call ([`call_limit`], [`within`]),
+//! whether a server is new enough ([`is_at_least`]), and whether it holds a layout that this client can share
+//! ([`check_layout`]).
 //!
 //! None of it knows a store. The interface may still change from one minor version to the next, until
 //! backends outside this repository use it.
 
 mod calls;
 mod connection;
+mod layout;
 mod requests;
 mod service;
 mod version;
@@ -18,6 +20,7 @@ mod waiting;
 
 pub use calls::{LONGEST_CALL, call_limit, within};
 pub use connection::{Connection, Live};
+pub use layout::check_layout;
 pub use requests::{Data, Entry, Notes, Record, Requests, Sending};
 pub use service::{Alive, Backoff, Service};
 pub use version::is_at_least;

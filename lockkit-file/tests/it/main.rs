@@ -4,6 +4,7 @@
 mod bad_input;
 mod beliefs;
 mod common;
+mod layouts;
 mod processes;
 mod removal;
 mod requests;
