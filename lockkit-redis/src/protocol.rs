@@ -76,6 +76,12 @@ pub(crate) fn keys(prefix: &str, name: &LockName) -> [String; 5] {
     [lock, queue, waiters, tombs, fence]
 }
 
+/// The key of the mark that names the layout. It has a brace outside the prefix, so it is no lock's key,
+/// and a longer end than any part of a lock.
+pub(crate) fn layout_key(prefix: &str) -> String {
+    format!("{{{prefix}}}:layout")
+}
+
 /// The name of a lock's key; `None` for a key that is none of ours to name.
 pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
     let escaped = key.strip_prefix(prefix)?;

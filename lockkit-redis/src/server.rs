@@ -1,12 +1,15 @@
 //! Whether a server is fit for locks: what is checked once, when connecting.
 
-use lockkit_core::kit::{LONGEST_CALL, is_at_least};
+use lockkit_core::kit::{LONGEST_CALL, check_layout, is_at_least};
 use lockkit_core::{Clock, Error, Result};
 use redis::Value;
 
 use crate::client::Client;
-use crate::protocol::{CHANNELS, scripts};
+use crate::protocol::{CHANNELS, layout_key, scripts};
 use crate::subscription::subscription;
+
+/// The layout of what this version's scripts keep, the newest that they can share.
+const LAYOUT: u32 = 1;
 
 /// Refuses a server that would break what the provider declares.
 pub(crate) async fn check_server(client: &Client) -> Result<()> {
@@ -37,6 +40,7 @@ pub(crate) async fn check_server(client: &Client) -> Result<()> {
              set appendonly yes and appendfsync always there, if that must not be",
         );
     }
+    check_mark(client, &clock).await?;
     let channel = format!("{CHANNELS}{}", client.address);
     let publish = redis::Cmd::publish(&channel, "");
     client.commands.command::<Value>(&clock, LONGEST_CALL, &publish).await?;
@@ -46,6 +50,31 @@ pub(crate) async fn check_server(client: &Client) -> Result<()> {
     time.arg("return redis.call('TIME')").arg(0);
     client.commands.command::<Value>(&clock, LONGEST_CALL, &time).await?;
     client.commands.load(&clock, &scripts()).await
+}
+
+/// Refuses a prefix below which a newer layout is kept; the first client of all puts the mark there.
+async fn check_mark(client: &Client, clock: &Clock) -> Result<()> {
+    let key = layout_key(&client.prefix);
+    let get = redis::Cmd::get(&key);
+    let mark = match client.commands.command::<Option<String>>(clock, LONGEST_CALL, &get).await {
+        // An access list of before the mark may leave it out.
+        Err(error @ Error::Rejected { .. }) => {
+            tracing::warn!(
+                target: "lockkit", event = "layout_unread", key, error = %error,
+                "this user may not read the mark of the layout, so that a newer one is not noticed",
+            );
+            return Ok(());
+        }
+        mark => mark?,
+    };
+    check_layout("the Redis server", mark.as_deref(), LAYOUT, "prefix")?;
+    if mark.is_none() {
+        let mut put = redis::cmd("SET");
+        put.arg(&key).arg(LAYOUT).arg("NX");
+        // Without a mark the layout is 1: a server that takes no writes now can be connected to.
+        client.commands.command::<Value>(clock, LONGEST_CALL, &put).await.ok();
+    }
+    Ok(())
 }
 
 /// Refuses what lacks a command that the scripts use; Valkey tells the Redis it is like.

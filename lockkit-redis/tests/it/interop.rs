@@ -99,7 +99,7 @@ async fn data_of_another_type_is_a_typed_error_and_stays_untouched() {
     }
     assert_eq!(dumps(), before);
     let keys = server.cli(&["DBSIZE"]).unwrap().integer();
-    assert_eq!(keys, Some(2), "something of ours lies beside it");
+    assert_eq!(keys, Some(3), "more of ours than the mark lies beside them");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod cohort;
 mod common;
 mod connect;
 mod interop;
+mod layouts;
 mod link;
 mod processes;
 mod reconnect;
