@@ -4,7 +4,7 @@ use std::future::ready;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use etcd_client::{GetOptions, ResponseHeader};
+use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lockkit_core::kit::LONGEST_CALL;
@@ -18,7 +18,7 @@ use crate::protocol::{Mark, reads, revision_of, send};
 /// How long a client that connects waits for members that do not answer: they are looked at later.
 const GRACE: Duration = Duration::from_millis(250);
 const REMEDY: &str = "list the members of one cluster only; if this is that cluster, set up again or \
-    restored from a backup, connect again";
+    restored from a backup, or if another lockkit has raised the layout of its keys, connect again";
 
 impl Endpoints {
     /// From now on only members with this mark serve; refuses one that has another.
@@ -87,7 +87,7 @@ impl Endpoints {
             self.compare(client.member, found.header())?;
             match mark.is_in(&found) {
                 Some(true) => return Ok(()),
-                Some(false) => return Err(self.foreign(client.member, "it has another mark")),
+                Some(false) => return Err(self.another_mark(client.member, &found)),
                 None => {}
             }
         }
@@ -109,9 +109,9 @@ impl Endpoints {
             Failure::Unclear(text) => Failure::Unserved(text),
             failure => failure,
         })?;
-        let is_ours = reads(&answer).first().map(|found| mark.is_in(found) == Some(true));
-        if is_ours == Some(false) {
-            return Err(self.foreign(client.member, "it has another mark"));
+        if let Some(found) = reads(&answer).first().filter(|found| mark.is_in(found) != Some(true))
+        {
+            return Err(self.another_mark(client.member, found));
         }
         let now = revision_of(&answer).map_err(Failure::Refused)?;
         if self.history.fell_back(sent, now) {
@@ -133,15 +133,28 @@ impl Endpoints {
         Err(self.foreign(member, "it has another cluster id"))
     }
 
-    /// Told once, until it is found to be of our cluster after all.
+    /// Refuses a member with another mark than ours: of another cluster, or of a newer layout.
+    fn another_mark(&self, member: usize, found: &GetResponse) -> Failure {
+        let url = self.members.get(member).map_or("", |one| &one.url);
+        match Mark::check_layout(found, &format!("{url}, which has another mark now,")) {
+            Err(error) => self.refuse(member, error),
+            Ok(()) => self.foreign(member, "it has another mark"),
+        }
+    }
+
     fn foreign(&self, member: usize, why: &str) -> Failure {
-        let Some(one) = self.members.get(member) else { return Failure::Unserved(why.to_owned()) };
-        let error =
-            Error::rejected(format!("{} is of another etcd cluster: {why}", one.url), REMEDY);
+        let url = self.members.get(member).map_or("", |one| &one.url);
+        let what = format!("{url} is of another etcd cluster: {why}");
+        self.refuse(member, Error::rejected(what, REMEDY))
+    }
+
+    /// Told once, until it is found to be of our cluster after all.
+    fn refuse(&self, member: usize, error: Error) -> Failure {
+        let Some(one) = self.members.get(member) else { return Failure::Foreign(error) };
         if !one.is_told.swap(true, Ordering::SeqCst) {
             tracing::warn!(
                 target: "lockkit", event = "foreign_member", member = %one.url, error = %error,
-                "this member is not asked: it is of another cluster",
+                "this member is not asked: it has another mark, or another cluster id",
             );
         }
         Failure::Foreign(error)

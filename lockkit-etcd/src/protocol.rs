@@ -10,7 +10,7 @@ use etcd_client::{
     SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 use futures_util::future::BoxFuture;
-use lockkit_core::{Applied, Error, LockName, RequestId, Result};
+use lockkit_core::{Applied, Error, LockName, RequestId, Result, kit};
 
 /// How many keys are looked at first, from either end of a queue: only stray ones make it more.
 pub(crate) const FEW: i64 = 4;
@@ -23,7 +23,11 @@ pub(crate) struct Keys(String);
 #[derive(Clone, Debug)]
 pub(crate) struct Directory(String);
 
-/// What tells one cluster from another: a random text that is put once and stays.
+/// The layout of what this version puts, the newest that it can share.
+const LAYOUT: u32 = 1;
+
+/// What tells one cluster from another, and the layout of its keys: `1:` and a random text, put once to
+/// stay. One without a number is of layout 1, too.
 ///
 /// etcd's own cluster id does not: it follows from the members' addresses and a token, so that two
 /// servers with default settings share one.
@@ -81,6 +85,12 @@ impl Keys {
         format!("{}%/{lease:x}", self.0).into_bytes()
     }
 
+    /// The mark of a cluster that has none yet.
+    pub(crate) fn new_mark(&self) -> Result<Mark> {
+        let random = u128::from_be_bytes(RequestId::random()?.to_bytes());
+        Ok(self.mark(format!("{LAYOUT}:{random:032x}")))
+    }
+
     /// The cluster's mark with this text; no lease has an id that reads like it.
     pub(crate) fn mark(&self, value: impl Into<Vec<u8>>) -> Mark {
         Mark { key: format!("{}%/cluster", self.0).into_bytes(), value: value.into() }
@@ -104,6 +114,13 @@ impl Mark {
     /// Whether this is what a read of the mark found; `None`: there was none.
     pub(crate) fn is_in(&self, found: &GetResponse) -> Option<bool> {
         found.kvs().first().map(|kv| kv.value() == self.value)
+    }
+
+    /// Refuses a cluster whose mark, as a read found it, is of a newer layout.
+    pub(crate) fn check_layout(found: &GetResponse, of: &str) -> Result<()> {
+        let mark = found.kvs().first().and_then(|kv| std::str::from_utf8(kv.value()).ok());
+        let number = mark.and_then(|mark| mark.split_once(':')).map(|(number, _)| number);
+        kit::check_layout(of, number, LAYOUT, "prefix")
     }
 
     fn is_there(&self) -> Compare {

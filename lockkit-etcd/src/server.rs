@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_client::{Client as Driver, GetOptions, PutOptions, Txn, TxnOp};
 use lockkit_core::kit::{LONGEST_CALL, is_at_least};
-use lockkit_core::{Clock, Error, RequestId, Result, TtlRange};
+use lockkit_core::{Clock, Error, Result, TtlRange};
 
 use crate::endpoints::Endpoints;
 use crate::failure::Failure;
@@ -64,14 +64,15 @@ pub(crate) async fn check_server(
 
 /// The cluster's mark; the first client of all puts it.
 async fn mark(endpoints: &Endpoints, keys: &Keys, clock: &Clock, limit: Duration) -> Result<Mark> {
-    let random = u128::from_be_bytes(RequestId::random()?.to_bytes());
-    let own = keys.mark(format!("{random:032x}"));
+    let own = keys.new_mark()?;
     let answer = endpoints.call(clock, limit, send(&own.put())).await.into_result()?;
     if answer.succeeded() {
         return Ok(own);
     }
     let found = reads(&answer);
-    let there = found.first().and_then(|found| found.kvs().first()).ok_or_else(garbled)?;
+    let found = found.first().ok_or_else(garbled)?;
+    Mark::check_layout(found, "the etcd cluster")?;
+    let there = found.kvs().first().ok_or_else(garbled)?;
     Ok(keys.mark(there.value()))
 }
 

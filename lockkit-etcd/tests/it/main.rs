@@ -9,6 +9,7 @@ mod connect;
 mod foreign;
 mod interop;
 mod late;
+mod layouts;
 mod link;
 mod moments;
 mod orphans;
