@@ -1,5 +1,6 @@
 //! Our objects in the server, and whether it is fit for locks.
 
+use lockkit_core::kit::check_layout;
 use lockkit_core::{Applied, Clock, Error, Result};
 
 use crate::PostgresConfig;
@@ -8,6 +9,9 @@ use crate::error::STANDBY;
 
 /// The oldest server that ends idle sessions.
 const OLDEST: u32 = 140_000;
+
+/// The layout of the tables and functions in the script, the newest that this version can share.
+const LAYOUT: u32 = 1;
 
 /// Refuses a server that would break what we declare, and makes our objects where they are missing.
 pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> Result<Server> {
@@ -49,6 +53,12 @@ pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> 
             ));
         }
         session.ask(&clock, PATIENCE, What::Sql(config.setup_sql())).await?;
+    } else {
+        let ask = What::Sql(format!("SELECT {schema}.lockkit_version()"));
+        let rows = session.ask(&clock, PATIENCE, ask).await?;
+        let number = rows.first().and_then(|row| row.first()?.as_deref());
+        // Advisory locks are the database's, whatever the schema.
+        check_layout(format_args!("the schema {schema}"), number, LAYOUT, "database")?;
     }
     let garbled = || Error::unavailable(Applied::No, "PostgreSQL's settings make no sense");
     Ok(Server {

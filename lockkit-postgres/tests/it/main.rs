@@ -6,6 +6,7 @@ mod common;
 mod connect;
 mod hand_offs;
 mod interop;
+mod layouts;
 mod leaks;
 mod link;
 mod processes;

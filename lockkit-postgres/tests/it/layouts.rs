@@ -1,0 +1,111 @@
+//! What clients of each layout so far have left in a server, and a newer layout.
+
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use lockkit_core::Error;
+use lockkit_postgres::{PostgresProvider, Strategy};
+use testbed::PostgresServer;
+use testbed::contenders::queued;
+
+use crate::common::{BOTH, SLACK, by, config, count, gone, join, key_of, ms};
+
+const OBJECTS: &str = include_str!("../layouts/1_objects.sql");
+const TABLE: &str = include_str!("../layouts/1_table.sql");
+const ADVISORY: &str = include_str!("../layouts/1_advisory.sql");
+
+/// The key of `held`, as two halves, and the last token under the strategy "advisory".
+const KEY: i64 = 2_126_441_487 << 32 | 658_852_145;
+const TOKEN: u64 = 4_398_046_511_106;
+
+fn recorded(rows: &str) -> PostgresServer {
+    let server = PostgresServer::start().unwrap();
+    server.sql(OBJECTS).unwrap();
+    server.sql(rows).unwrap();
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_recorded_holder_and_waiter_go_first_and_later_tokens_are_greater() {
+    let (left, life) = (ms(1_200), ms(1_800));
+    let rows = TABLE.replace("<left>", &left.as_millis().to_string());
+    let server = recorded(&rows.replace("<life>", &life.as_millis().to_string()));
+    let began = Instant::now();
+    let locks = join(&server.url(), Strategy::Table).await;
+    let lock = locks.lock("held").ttl(ms(3_000));
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    let seen = lock.inspect().await.unwrap();
+    assert_eq!((&*seen.holders[0].label, seen.waiters), ("recorded holder", Some(1)));
+    assert_eq!(seen.holders[0].token.unwrap().as_u64(), 1);
+    let waiting = tokio::spawn(lock.acquire());
+    queued(&lock, 2).await;
+    let next = by(ms(5_000) + SLACK, "a grant", waiting).await.unwrap().unwrap();
+    // The server may have begun to count before this test did.
+    assert!(began.elapsed() + ms(200) >= left, "granted beside the recorded holder");
+    assert!(next.token().as_u64() > 1);
+    next.release().await.unwrap();
+    let next = locks.lock("released").try_acquire().await.unwrap().expect("free");
+    assert!(next.token().as_u64() > 1);
+    next.release().await.unwrap();
+}
+
+/// A session that takes the lock of `held`, or waits for it.
+fn session(server: &PostgresServer) -> Child {
+    let mut psql = server.psql().unwrap();
+    psql.args(["-c", &format!("SELECT pg_advisory_lock({KEY})"), "-c", "SELECT pg_sleep(60)"]);
+    psql.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// How many sessions hold the lock, or wait for it.
+fn locks_of(server: &PostgresServer, granted: bool) -> usize {
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = 2126441487";
+    count(server, &format!("{held} AND objid = 658852145 AND granted = {granted}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_of_a_recorded_holder_and_waiter_go_first_and_later_tokens_are_greater() {
+    assert_eq!(key_of("held"), KEY);
+    let server = recorded(ADVISORY);
+    let mut sessions = Vec::new();
+    for granted in [true, false] {
+        sessions.push(session(&server));
+        gone(ms(5_000), "a missing lock", || locks_of(&server, granted) == 1).await;
+    }
+    let locks = join(&server.url(), Strategy::Advisory).await;
+    let lock = locks.lock("held");
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    let waiting = tokio::spawn(lock.acquire());
+    gone(ms(5_000), "our wait not begun", || locks_of(&server, false) == 2).await;
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+    server.sql(end).unwrap();
+    gone(ms(5_000), "the recorded waiter", || locks_of(&server, false) == 1).await;
+    tokio::time::sleep(ms(300)).await;
+    assert!(!waiting.is_finished(), "granted before the recorded waiter");
+    server.sql(end).unwrap();
+    let next = by(ms(1_000) + SLACK, "a grant", waiting).await.unwrap().unwrap();
+    assert!(next.token().as_u64() > TOKEN, "{}", next.token());
+    next.release().await.unwrap();
+    for mut session in sessions {
+        session.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_layout_is_refused_at_connect_by_both_strategies_and_another_database_is_not() {
+    let server = recorded(ADVISORY);
+    let newer = "CREATE OR REPLACE FUNCTION lockkit.lockkit_version() RETURNS int LANGUAGE sql \
+        IMMUTABLE AS 'SELECT 2'";
+    server.sql(newer).unwrap();
+    server.sql("CREATE DATABASE other").unwrap();
+    for strategy in BOTH {
+        let error = PostgresProvider::connect(config(&server.url(), strategy)).await.unwrap_err();
+        assert!(matches!(error, Error::Rejected { .. }), "{error}");
+        let text = error.to_string();
+        let says =
+            ["schema lockkit holds layout 2, newer", "upgrade this program", "another database"];
+        assert!(says.iter().all(|words| text.contains(words)), "{text}");
+        let other = server.url().replace("/postgres", "/other");
+        drop(PostgresProvider::connect(config(&other, strategy)).await.unwrap());
+    }
+}
