@@ -151,7 +151,7 @@ impl Form {
                 Ok(created) => created,
                 Err(ZkError::NoNode) => {
                     place.clear();
-                    let made = parents::make(client, parent, self.acls()).await;
+                    let made = parents::make(client, base_of(parent), parent, self.acls()).await;
                     made.map_err(|error| to_error(&error).with_applied(Applied::No))?;
                     continue;
                 }
@@ -224,6 +224,11 @@ impl Form {
         let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
         Ok((paths.iter().map(name).collect(), czxid, looked))
     }
+}
+
+/// The base that a name's node lies directly below.
+fn base_of(parent: &str) -> &str {
+    parent.rsplit_once('/').map_or("", |(base, _)| base)
 }
 
 /// The names of the nodes, their transaction, and what a look at the queue gave.

@@ -11,9 +11,10 @@ use tokio::sync::watch;
 
 use crate::ZkConfig;
 use crate::connect::{connect, explained};
-use crate::error::{limited, to_error};
+use crate::error::limited;
 use crate::limits::{Limits, MOST};
 use crate::pace::Pace;
+use crate::parents;
 use crate::session::{Link, Session};
 use crate::usage::InUse;
 
@@ -66,13 +67,7 @@ impl Sessions {
             Err(error) => return Err(explained(&config, error).await),
         };
         let tick = config.tick;
-        let looked = async {
-            match client.list_children(&config.base).await {
-                Ok(_) | Err(zookeeper_client::Error::NoNode) => Ok(()),
-                Err(error) => Err(to_error(&error)),
-            }
-        };
-        limited(&clock, LONGEST_CALL, looked).await?;
+        limited(&clock, LONGEST_CALL, parents::check(&client, &config.base)).await?;
         let limits = Arc::new(Limits::new(config.clone(), clock.clone()));
         let most = limits.compare(client.session_timeout()).await;
         let ticks = u32::try_from(Pace::lasting(most, tick).ttl().as_nanos() / tick.as_nanos());

@@ -12,6 +12,7 @@ mod ensemble;
 mod idle;
 mod interop;
 mod late;
+mod layouts;
 mod limits;
 mod link;
 mod orphans;
