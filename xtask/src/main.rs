@@ -8,6 +8,7 @@ mod matrix;
 mod metadata;
 mod msrv;
 mod output;
+mod peers;
 mod pressure;
 mod programs;
 mod readme;
@@ -30,7 +31,8 @@ cargo xtask test <part>  every test of one store or crate: core, file, redis, et
 cargo xtask test stores  the tests of every store that are not in the first tier
 cargo xtask ci           the commands of the README, every other store's tests, format, clippy, docs, each
                          feature alone, Rust versions, licences, and the room taken
-cargo xtask soak         what takes hours: a virtual year, broken providers 20 times, mutants
+cargo xtask soak         what takes hours: a virtual year, broken providers 20 times, old clients beside
+                         today's, mutants; `soak versions` runs the old clients alone
 cargo xtask tiers        how many tests each tier has; `tiers list` names them, `tiers write` brings the
                          table up to the tests that exist
 cargo xtask features     builds each feature alone, and runs the examples
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         ["test", "stores"] => test::stores(),
         ["test", part] => test::part(part),
         ["soak"] => soak::run(),
+        ["soak", "versions"] => soak::only_versions(),
         ["tiers"] => test::existing().and_then(|existing| tiers::print(&existing, false)),
         ["tiers", "list"] => test::existing().and_then(|existing| tiers::print(&existing, true)),
         ["tiers", "write"] => test::existing().and_then(|existing| tiers::write(&existing)),

@@ -1,4 +1,5 @@
-//! What takes hours: larger state spaces, a virtual year, each broken provider 20 times, mutants.
+//! What takes hours: larger state spaces, a virtual year, each broken provider 20 times, old clients
+//! beside today's, mutants.
 
 use std::env;
 
@@ -6,7 +7,7 @@ use crate::jobs::{self, FEW, Job};
 use crate::programs;
 use crate::steps::{Steps, has};
 use crate::tiers::{self, Table, Tier};
-use crate::{Result, setup};
+use crate::{Result, peers, setup};
 
 /// How often each broken provider must be caught.
 const RUNS: &str = "20";
@@ -32,9 +33,11 @@ pub(crate) fn run() -> Result<()> {
         let scale = [("LOCKKIT_RUNS", RUNS), ("LOCKKIT_DAYS", DAYS)];
         jobs::run(all.map(|job| job.with(&scale)).collect(), FEW).map(drop)
     });
+    let clients = versions(&mut steps);
+    let variables: Vec<_> = clients.iter().map(|(name, path)| (*name, &**path)).collect();
     steps.step("the tests that only this command runs", || {
         let of_soak = |program| Job::new(program, table.of(program, &[Tier::Soak]), Vec::new());
-        let jobs = built.iter().filter_map(of_soak).map(Job::ignored);
+        let jobs = built.iter().filter_map(of_soak).map(|job| job.ignored().with(&variables));
         jobs::run(jobs.collect(), FEW).map(drop)
     });
     steps.step("random steps of Redis' scripts", || {
@@ -51,6 +54,30 @@ pub(crate) fn run() -> Result<()> {
     steps.cargo(&format!("{simulate} -- --days 365"));
     steps.step("each change to the code that keeps the promises is noticed", mutants);
     steps.finish()
+}
+
+/// Only the old clients beside today's.
+pub(crate) fn only_versions() -> Result<()> {
+    setup::run()?;
+    let mut steps = Steps::default();
+    let clients = versions(&mut steps);
+    let variables: Vec<_> = clients.iter().map(|(name, path)| (*name, &**path)).collect();
+    let test = "cargo test --release --locked -p testbed --test it -- --ignored --nocapture";
+    steps.command(&format!("{test} --test-threads=2 versions::"), &variables);
+    steps.finish()
+}
+
+/// Builds one client in both versions; gives the variables that name the programs.
+fn versions(steps: &mut Steps) -> Vec<(&'static str, String)> {
+    let mut variables = Vec::new();
+    steps.step(
+        "a client of the oldest version that shares today's layouts, and of today's",
+        || {
+            variables.extend(peers::build()?);
+            Ok(())
+        },
+    );
+    variables
 }
 
 fn mutants() -> Result<()> {

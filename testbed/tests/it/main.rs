@@ -12,4 +12,5 @@ mod redis;
 mod resp;
 mod stores;
 mod tls;
+mod versions;
 mod zookeeper;
