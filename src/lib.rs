@@ -16,7 +16,7 @@
 
 mod connect;
 
-pub use connect::{connect, connect_with};
+pub use connect::{Schemes, connect, connect_with};
 
 #[doc(inline)]
 pub use lockkit_core::{

@@ -3,10 +3,15 @@
 use std::fmt;
 
 use etcd_client::ConnectOptions;
+use lockkit_core::kit::Url;
 use lockkit_core::{Error, Result};
 
 /// Leaves room for as many revisions as no cluster will ever reach.
 const MOST_BASE: u64 = 1 << 62;
+
+/// etcd's own port for clients.
+const PORT: u16 = 2379;
+const SHAPE: &str = "etcd://[user:password@]host[:port][,host[:port]...][/prefix]";
 
 /// Where the members of a cluster are, the login there, and the prefix of the locks.
 ///
@@ -33,6 +38,25 @@ pub struct EtcdTls {
 }
 
 impl EtcdConfig {
+    /// The cluster that this URL names: `etcd://[user:password@]host[:port][,host[:port]...][/prefix]`, or
+    /// the same with `etcds:` over TLS.
+    ///
+    /// Its option is `token_base`, and over TLS the paths `ca`, `cert` and `key`.
+    ///
+    /// ```
+    /// use lockkit_etcd::EtcdConfig;
+    ///
+    /// let config = EtcdConfig::from_url("etcd://billing:hunter2@etcd-1,etcd-2:2380/billing")?;
+    /// assert!(!format!("{config:?}").contains("hunter2"));
+    /// # Ok::<(), lockkit_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid`: the URL, with what to write instead; no error repeats a password.
+    pub fn from_url(url: &str) -> Result<Self> {
+        Url::parse(url)?.try_into()
+    }
+
     /// One member or several of one cluster, each at its host and client port; etcd's own port is
     /// 2379.
     pub fn new<H: Into<String>>(endpoints: impl IntoIterator<Item = (H, u16)>) -> Self {
@@ -144,6 +168,34 @@ impl EtcdConfig {
     #[cfg(not(feature = "tls"))]
     fn with_tls(&self, options: ConnectOptions) -> ConnectOptions {
         options
+    }
+}
+
+/// Errors as [`EtcdConfig::from_url`].
+impl TryFrom<Url> for EtcdConfig {
+    type Error = Error;
+
+    fn try_from(mut url: Url) -> Result<Self> {
+        url.expect_scheme(&["etcd", "etcds"])?;
+        let servers = url.servers(SHAPE)?;
+        let hosts = servers.hosts.into_iter();
+        let mut config = Self::new(hosts.map(|(host, port)| (host, port.unwrap_or(PORT))));
+        if let Some((user, password)) = servers.login {
+            config = config.login(user, password.unwrap_or_default());
+        }
+        if !servers.path.is_empty() {
+            config = config.prefix(servers.path);
+        }
+        let mut known: &[_] = &[];
+        if url.scheme() == "etcds" {
+            let mut tls = EtcdTls::default();
+            (tls.authority, tls.client) = url.take_certificates()?;
+            config = config.tls(tls);
+            known = &["ca", "cert", "key"];
+        }
+        config = config.token_base(url.take_token_base()?);
+        url.finish(known)?;
+        Ok(config)
     }
 }
 

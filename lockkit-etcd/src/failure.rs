@@ -1,5 +1,6 @@
 //! What an error of the driver means.
 
+use lockkit_core::kit::is_mistrust;
 use lockkit_core::{Applied, Error};
 
 /// What a user's role needs.
@@ -130,14 +131,6 @@ fn is_unserved(message: &str, text: &str) -> bool {
     message == "etcdserver: no leader"
         || text.contains("connect error")
         || text.contains("dns error")
-}
-
-/// Whether one side did not accept the other's certificate.
-fn is_mistrust(text: &str) -> bool {
-    let alert = text.split_once("fatal alert: ").map_or("", |(_, alert)| alert);
-    text.contains("peer certificate")
-        || alert.contains("Certificate")
-        || alert.starts_with("UnknownCA")
 }
 
 /// An error and its sources, each said once; the driver hides what matters below its own words.

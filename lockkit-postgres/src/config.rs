@@ -4,12 +4,17 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
+use lockkit_core::kit::Url;
 use lockkit_core::{Error, LockName, Result};
 use sqlx::postgres::PgConnectOptions;
-use url::Url;
+
+/// The schema of our tables and functions unless the configuration says otherwise.
+const SCHEMA: &str = "lockkit";
+/// What a URL may say of the locks; `ttl` and `token_base` are every store's.
+const OWN_OPTIONS: [&str; 5] = ["strategy", "schema", "connections", "budget", "creates"];
 
 /// What the connection takes from a URL's options; the driver would only warn of others.
-const OPTIONS: [&str; 16] = [
+const CONNECTION_OPTIONS: [&str; 16] = [
     "sslmode",
     "ssl-mode",
     "sslrootcert",
@@ -75,9 +80,6 @@ pub enum Strategy {
 }
 
 impl PostgresConfig {
-    /// The options of a URL that [`from_url`](Self::from_url) takes: those of libpq that sqlx knows.
-    pub const CONNECTION_OPTIONS: &[&str] = &OPTIONS;
-
     /// The server that the environment names (`PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`,
     /// `PGDATABASE`, `PGSSLMODE` and their like), else the one at `localhost:5432`.
     ///
@@ -88,46 +90,29 @@ impl PostgresConfig {
     }
 
     /// The server that this URL names: `postgres://[user[:password]@]host[:port][/database]`, with
-    /// the parameters of libpq that sqlx knows, such as `sslmode` and `sslrootcert`. What it leaves
-    /// out comes from the environment.
+    /// the scheme `postgres:` or `postgresql:`. What it leaves out comes from the environment.
+    ///
+    /// Its options are `strategy` (`advisory`, `table`), `schema`, `connections`, `budget`, `creates`
+    /// (`true`, `false`), `token_base`, and the parameters of libpq that sqlx knows, such as `sslmode` and
+    /// `sslrootcert`.
     ///
     /// # Errors
     /// `Invalid`: the URL; no error repeats it.
     pub fn from_url(url: &str) -> Result<Self> {
-        let shape = |why: String| {
-            Error::invalid(
-                format!("a postgres: URL that cannot be read ({why})"),
-                "write postgres://[user[:password]@]host[:port][/database], with special \
-                 characters as %XX",
-            )
-        };
-        let url = Url::parse(url).map_err(|error| shape(error.to_string()))?;
-        for (option, _) in url.query_pairs() {
-            if !OPTIONS.contains(&&*option) {
-                return Err(Error::invalid(
-                    format!("the option {option} is unknown"),
-                    format!("the connection's options are {}", OPTIONS.join(", ")),
-                ));
-            }
-        }
-        let named = url.query_pairs().any(|(option, _)| option == "application_name");
-        let options =
-            PgConnectOptions::from_str(url.as_str()).map_err(|error| shape(error.to_string()))?;
-        let options = if named || std::env::var_os("PGAPPNAME").is_some() {
-            options
-        } else {
-            options.application_name("lockkit")
-        };
-        Ok(Self {
+        Url::parse(url)?.try_into()
+    }
+
+    fn of(options: PgConnectOptions) -> Self {
+        Self {
             options,
             strategy: Strategy::default(),
-            schema: "lockkit".to_owned(),
+            schema: SCHEMA.to_owned(),
             connections: 8,
             budget: None,
             keys: HashMap::new(),
             creates: true,
             token_base: 0,
-        })
+        }
     }
 
     /// Which of the server's primitives to use; [`Strategy::Advisory`] unless set here.
@@ -225,6 +210,58 @@ impl PostgresConfig {
         }
         Ok(())
     }
+}
+
+/// Errors as [`PostgresConfig::from_url`].
+impl TryFrom<Url> for PostgresConfig {
+    type Error = Error;
+
+    fn try_from(mut url: Url) -> Result<Self> {
+        url.expect_scheme(&["postgres", "postgresql"])?;
+        let mut config = Self::of(connect_options(&mut url)?);
+        let strategy =
+            url.take_parsed("strategy", "give advisory or table", |value| match value {
+                "advisory" => Some(Strategy::Advisory),
+                "table" => Some(Strategy::Table),
+                _ => None,
+            })?;
+        config.strategy = strategy.unwrap_or_default();
+        config.schema = url.take("schema").unwrap_or(config.schema);
+        let number = |value: &str| value.parse().ok();
+        let connections = url.take_parsed("connections", "give a whole number", number)?;
+        config.connections = connections.unwrap_or(config.connections);
+        config.budget = url.take_parsed("budget", "give a whole number", number)?;
+        let creates =
+            url.take_parsed("creates", "give true or false", |value| value.parse().ok())?;
+        config.creates = creates.unwrap_or(config.creates);
+        config.token_base = url.take_token_base()?;
+        url.finish(&[&OWN_OPTIONS[..], &CONNECTION_OPTIONS].concat())?;
+        Ok(config)
+    }
+}
+
+/// How the driver connects: it reads the address by libpq's grammar.
+fn connect_options(url: &mut Url) -> Result<PgConnectOptions> {
+    // Neither parser's error repeats the URL, so no password either.
+    let unreadable = |why: String| {
+        Error::invalid(
+            format!("a postgres: URL that cannot be read ({why})"),
+            "write postgres://[user[:password]@]host[:port][/database], with special characters \
+             as %XX",
+        )
+    };
+    let parsed = url::Url::parse(&format!("postgres:{}", url.address()));
+    let mut address = parsed.map_err(|error| unreadable(error.to_string()))?;
+    let mut is_named = std::env::var_os("PGAPPNAME").is_some();
+    for option in CONNECTION_OPTIONS {
+        if let Some(value) = url.take(option) {
+            is_named |= option == "application_name";
+            address.query_pairs_mut().append_pair(option, &value);
+        }
+    }
+    let options = PgConnectOptions::from_str(address.as_str());
+    let options = options.map_err(|error| unreadable(error.to_string()))?;
+    Ok(if is_named { options } else { options.application_name("lockkit") })
 }
 
 impl fmt::Debug for PostgresConfig {

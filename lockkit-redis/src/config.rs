@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use lockkit_core::kit::Url;
 use lockkit_core::{Error, Result};
 
 /// Redis counts in doubles, exact up to 2⁵³: with more, the sum could be no token.
@@ -63,7 +64,31 @@ pub struct RedisTls {
     pub client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
+/// Redis's own port.
+const PORT: u16 = 6379;
+const SHAPE: &str = "redis://[user[:password]@]host[:port][/database]";
+
 impl RedisConfig {
+    /// The server that this URL names: `redis://[user[:password]@]host[:port][/database]`, the same
+    /// with `rediss:` over TLS, or `redis+unix:///path/to/socket`.
+    ///
+    /// Its options are `prefix` and `token_base`; over TLS the paths `ca`, `cert` and `key`; by a socket
+    /// `database`, `username` and `password`.
+    ///
+    /// ```
+    /// use lockkit_redis::RedisConfig;
+    ///
+    /// let config = RedisConfig::from_url("redis://billing:hunter2@redis-1/3?prefix=app:")?;
+    /// assert!(!format!("{config:?}").contains("hunter2"));
+    /// # Ok::<(), lockkit_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid`: the URL, with what to write instead; no error repeats a password.
+    pub fn from_url(url: &str) -> Result<Self> {
+        Url::parse(url)?.try_into()
+    }
+
     /// A server at this host and port; Redis's own port is 6379.
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
         Self::of(Server::Tcp(host.into(), port))
@@ -159,6 +184,71 @@ impl RedisConfig {
         }
         Ok(())
     }
+}
+
+/// Errors as [`RedisConfig::from_url`].
+impl TryFrom<Url> for RedisConfig {
+    type Error = Error;
+
+    fn try_from(mut url: Url) -> Result<Self> {
+        url.expect_scheme(&["redis", "rediss", "redis+unix"])?;
+        let (config, known): (_, &[_]) = match url.scheme() {
+            "redis+unix" => (unix(&mut url)?, &["prefix", "database", "username", "password"]),
+            "redis" => (tcp(&url)?, &["prefix"]),
+            _ => {
+                let mut tls = RedisTls::default();
+                (tls.authority, tls.client) = url.take_certificates()?;
+                (tcp(&url)?.tls(tls), &["prefix", "ca", "cert", "key"])
+            }
+        };
+        let prefix = url.take("prefix").unwrap_or_default();
+        let config = config.prefix(prefix).token_base(url.take_token_base()?);
+        url.finish(known)?;
+        Ok(config)
+    }
+}
+
+fn unix(url: &mut Url) -> Result<RedisConfig> {
+    let path = url.path()?;
+    let path = path.strip_prefix("//").unwrap_or(&path);
+    if !path.starts_with('/') || path.contains('\0') {
+        return Err(Error::invalid(
+            "a redis+unix: URL without the path of a socket",
+            "write redis+unix:///path/to/redis.sock",
+        ));
+    }
+    let mut config = RedisConfig::unix(path);
+    if let Some(number) = url.take("database") {
+        config = config.database(parse_database(&number)?);
+    }
+    config.username = url.take("username");
+    config.password = url.take("password");
+    Ok(config)
+}
+
+fn tcp(url: &Url) -> Result<RedisConfig> {
+    let servers = url.servers(SHAPE)?;
+    let [(host, port)] = &*servers.hosts else {
+        return Err(Error::invalid(
+            "a redis: URL with several hosts",
+            format!("write {SHAPE}: the locks of one provider lie on one server"),
+        ));
+    };
+    let mut config = RedisConfig::tcp(host, port.unwrap_or(PORT));
+    if let Some((user, password)) = servers.login {
+        config.username = Some(user).filter(|user| !user.is_empty());
+        config.password = password;
+    }
+    match servers.path.trim_start_matches('/') {
+        "" => Ok(config),
+        number => Ok(config.database(parse_database(number)?)),
+    }
+}
+
+fn parse_database(text: &str) -> Result<u32> {
+    text.parse().map_err(|_| {
+        Error::invalid(format!("the database {text:?}"), "give its number, for example 0")
+    })
 }
 
 impl fmt::Debug for RedisConfig {

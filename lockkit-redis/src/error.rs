@@ -1,5 +1,6 @@
 //! What the server's and the client's errors mean to the caller.
 
+use lockkit_core::kit::is_mistrust;
 use lockkit_core::{Applied, Error};
 use redis::{ErrorKind, RedisError};
 
@@ -28,12 +29,6 @@ const BEFORE_ANY_WRITE: [&str; 13] = [
 /// Whether the connection is of no more use.
 pub(crate) fn is_gone(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_unrecoverable_error() || error.is_io_error()
-}
-
-/// Whether one side did not accept the other's certificate; the client gives only a text.
-fn is_mistrust(text: &str) -> bool {
-    let alert = text.split_once("fatal alert: ").map_or("", |(_, alert)| alert);
-    text.contains("peer certificate") || alert.contains("Certificate") || alert == "UnknownCA"
 }
 
 /// Whether a script may not do what it tried, which has no code of its own: Redis 7.0 and older say

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use lockkit_core::kit::Url;
 use lockkit_core::{Error, Result};
 
 /// ZooKeeper's own port.
 const PORT: u16 = 2181;
+const SHAPE: &str = "zk://[user:password@]host[:port][,host[:port]...][/base]";
 /// Where locks lie unless the configuration says otherwise.
 const BASE: &str = "/lockkit";
 /// ZooKeeper's own `tickTime`.
@@ -115,6 +117,26 @@ impl ZkTls {
 }
 
 impl ZkConfig {
+    /// The ensemble that this URL names: `zk://[user:password@]host[:port][,host[:port]...][/base]`, with
+    /// the scheme `zk:` or `zookeeper:`.
+    ///
+    /// Its options are `layout` (`curator`, `kazoo`, `both`), `access` (`open`, `creator`), `tick` (a time
+    /// with its unit), `token_base`, and for TLS the paths `ca`, `cert` and `key`.
+    ///
+    /// ```
+    /// use lockkit_zk::ZkConfig;
+    ///
+    /// let config = ZkConfig::from_url("zk://billing:hunter2@zk-1,zk-2/locks?tick=2s")?;
+    /// assert!(!format!("{config:?}").contains("hunter2"));
+    /// # Ok::<(), lockkit_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid`: the URL, with what to write instead; no error repeats a password.
+    pub fn from_url(url: &str) -> Result<Self> {
+        Url::parse(url)?.try_into()
+    }
+
     /// The servers of one ensemble, each as `host` or `host:port`; ZooKeeper's own port is 2181.
     pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
         Self {
@@ -261,6 +283,60 @@ impl ZkConfig {
             ));
         }
         Ok(())
+    }
+}
+
+/// Errors as [`ZkConfig::from_url`].
+impl TryFrom<Url> for ZkConfig {
+    type Error = Error;
+
+    fn try_from(mut url: Url) -> Result<Self> {
+        url.expect_scheme(&["zk", "zookeeper"])?;
+        let servers = url.servers(SHAPE)?;
+        let mut config = Self::new(servers.hosts.into_iter().map(|(host, port)| {
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            format!("{host}:{}", port.unwrap_or(PORT))
+        }));
+        if let Some((user, password)) = servers.login {
+            config = config.digest(user, password.unwrap_or_default());
+        }
+        if !servers.path.is_empty() {
+            config = config.base(format!("/{}", servers.path));
+        }
+        let remedy = "write curator, kazoo or both";
+        let layout = url.take_parsed("layout", remedy, |value| match value {
+            "curator" => Some(Layout::Curator),
+            "kazoo" => Some(Layout::Kazoo),
+            "both" => Some(Layout::Both),
+            _ => None,
+        })?;
+        let access = url.take_parsed("access", "write open or creator", |value| match value {
+            "open" => Some(Access::Open),
+            "creator" => Some(Access::Creator),
+            _ => None,
+        })?;
+        let remedy = "write the servers' tickTime with its unit, as 2s or 500ms";
+        let tick = url.take_time("tick", remedy)?;
+        config = config
+            .layout(layout.unwrap_or_default())
+            .access(access.unwrap_or_default())
+            .tick(tick.unwrap_or(TICK))
+            .token_base(url.take_token_base()?);
+        let (authority, client) = url.take_certificates()?;
+        url.finish(&["layout", "tick", "access", "ca", "cert", "key"])?;
+        let text = |pem: Vec<u8>| String::from_utf8_lossy(&pem).into_owned();
+        match (authority, client) {
+            (None, None) => Ok(config),
+            (Some(authority), None) => Ok(config.tls(ZkTls::new(text(authority)))),
+            (Some(authority), Some((certificate, key))) => {
+                let tls = ZkTls::new(text(authority)).client(text(certificate), text(key));
+                Ok(config.tls(tls))
+            }
+            (None, Some(_)) => Err(Error::invalid(
+                "the options cert and key without ca",
+                "give ca for TLS, and cert and key with it where the servers ask for a certificate",
+            )),
+        }
     }
 }
 

@@ -18,11 +18,11 @@ async fn ttl_of(locks: &Locks) -> Option<Duration> {
 #[tokio::test]
 async fn every_bad_url_is_refused_with_its_remedy() {
     for (url, words) in [
-        ("", ["without a scheme", "memory:, file:"]),
-        ("locks", ["without a scheme", "memory:, file:"]),
-        (":memory", ["without a scheme", "memory:, file:"]),
-        ("/tmp/locks", ["without a scheme", "memory:, file:"]),
-        ("1file:/tmp/locks", ["without a scheme", "memory:, file:"]),
+        ("", ["without a scheme", "memory:, file:/path"]),
+        ("locks", ["without a scheme", "memory:, file:/path"]),
+        (":memory", ["without a scheme", "memory:, file:/path"]),
+        ("/tmp/locks", ["without a scheme", "memory:, file:/path"]),
+        ("1file:/tmp/locks", ["without a scheme", "memory:, file:/path"]),
         ("consul://localhost", ["consul:", "memory:, file:"]),
         ("memory://", ["a slash", "memory:NAME"]),
         ("memory:/shared", ["a slash", "memory:NAME"]),
@@ -113,6 +113,32 @@ async fn memory_is_private_without_a_name_and_shared_with_one() {
 }
 
 #[tokio::test]
+async fn a_program_can_add_a_scheme_and_replace_one() {
+    let of_seven = |mut url: lockkit_core::kit::Url| async move {
+        let is_based = url.take("based").is_some();
+        url.finish(&["based"])?;
+        Ok(lockkit::Memory::with_token_base(if is_based { 7_000 } else { 0 }))
+    };
+    let schemes = lockkit::Schemes::new().with("Own+Store", of_seven).with("redis", of_seven);
+    for url in
+        ["own+store://a/b?based=1&ttl=60s", "OWN+STORE:?ttl=60s&based=", "redis:?based=1&ttl=60s"]
+    {
+        let locks = schemes.connect(url).await.expect(url);
+        let guard = locks.lock("a").acquire().await.expect("the name is free");
+        assert!(guard.token().as_u64() > 7_000, "{url}");
+        assert_eq!(guard.ttl(), Some(Duration::from_secs(60)), "{url}");
+    }
+    for (url, words) in [
+        ("own+store:?based=1&prefix=x", ["prefix is unknown", "ttl, token_base, based"]),
+        ("consul://a", ["no store has the scheme consul:", "etcds:, own+store:"]),
+    ] {
+        let text = schemes.connect(url).await.map(drop).expect_err(url).to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{url}: {text}");
+    }
+    assert!(schemes.connect("memory:").await.is_ok(), "lockkit's own schemes stay");
+}
+
+#[tokio::test]
 async fn a_token_base_moves_the_tokens_up() {
     let locks = connect("memory:?token_base=1000").await.expect("a good URL");
     let guard = locks.lock("a").acquire().await.expect("the name is free");
@@ -199,6 +225,7 @@ async fn a_bad_redis_url_is_refused_with_its_remedy() {
         ("redis://host:port/", ["port", "redis://"]),
         ("redis://host:99999/", ["port", "redis://"]),
         ("redis://:%ff@host/", ["percent-encoded", "redis://"]),
+        ("redis://one,two/", ["several hosts", "one server"]),
         ("redis://host/zero", ["\"zero\"", "its number"]),
         ("redis://host/-1", ["\"-1\"", "its number"]),
         ("redis://host/#", ["a #", "%23"]),
@@ -286,11 +313,11 @@ async fn a_store_that_is_not_built_in_names_its_feature() {
 #[tokio::test]
 async fn a_bad_zk_url_is_refused_with_its_remedy() {
     for (url, words) in [
-        ("zk:", ["no server", "zk://"]),
-        ("zk:host", ["no server", "zk://"]),
-        ("zk://", ["servers", "host:port"]),
-        ("zk://a,,b/", ["servers", "host:port"]),
-        ("zk://a:b/", ["a:b", "host:port"]),
+        ("zk:", ["no host", "zk://"]),
+        ("zk:host", ["no host", "zk://"]),
+        ("zk://", ["no host", "host[:port]"]),
+        ("zk://a,,b/", ["no host", "host[:port]"]),
+        ("zk://a:b/", ["a port", "host[:port]"]),
         ("zk://a:0/", ["a:0", "host:port"]),
         ("zk://:%ff@a/", ["percent-encoded", "zk://"]),
         ("zk://a/b#", ["a #", "%23"]),
@@ -301,7 +328,7 @@ async fn a_bad_zk_url_is_refused_with_its_remedy() {
         ("zk://a/?access=creator", ["without a login", "open access"]),
         ("zk://a/?tick=2", ["tick=2", "500ms"]),
         ("zk://a/?tick=0s", ["0ns", "tickTime"]),
-        ("zk://a/?cert=x", ["x", "PEM file"]),
+        ("zk://a/?cert=x", ["only one", "both, or neither"]),
         ("zk://a/?ca=/nowhere", ["/nowhere", "PEM file"]),
         ("zk://a/?prefix=x", ["prefix is unknown", "layout"]),
     ] {

@@ -3,8 +3,8 @@
 //! A backend holds its store's protocol. Around it every store needs the same machines, and these are
 //! here: a record for each request ([`Requests`]), the wait of a store whose waiters expire by themselves
 //! ([`wait`]), one connection for many callers ([`Connection`]), a task that serves all callers
-//! ([`Service`], [`Backoff`]), the time limit of a call ([`call_limit`], [`within`]),
-//! whether a server is new enough ([`is_at_least`]), and whether it holds a layout that this client can share
+//! ([`Service`], [`Backoff`]), the grammar of a URL ([`Url`]), the time limit of a call ([`call_limit`], [`within`]),
+//! whether a server is new enough ([`is_at_least`]), whether it did not trust a certificate ([`is_mistrust`]), and whether it holds a layout that this client can share
 //! ([`check_layout`]).
 //!
 //! None of it knows a store. The interface may still change from one minor version to the next, until
@@ -13,15 +13,19 @@
 mod calls;
 mod connection;
 mod layout;
+mod mistrust;
 mod requests;
 mod service;
+mod url;
 mod version;
 mod waiting;
 
 pub use calls::{LONGEST_CALL, call_limit, within};
 pub use connection::{Connection, Live};
 pub use layout::check_layout;
+pub use mistrust::is_mistrust;
 pub use requests::{Data, Entry, Notes, Record, Requests, Sending};
 pub use service::{Alive, Backoff, Service};
+pub use url::{Certificates, Servers, Url};
 pub use version::is_at_least;
 pub use waiting::{Mailbox, Notice, wait, waiter_life};
