@@ -71,6 +71,26 @@ pub enum Kind {
     Exclusive,
 }
 
+impl Kind {
+    /// Whether a request of this kind may hold, given the kinds of the requests before it: those that
+    /// hold, and those that wait ahead of it (C1, C10).
+    ///
+    /// Memory, etcd and ZooKeeper decide by it; Redis' scripts, SQL and the kernel's file lock are tested
+    /// against it.
+    ///
+    /// ```
+    /// use lockkit_core::Kind;
+    ///
+    /// assert!(Kind::Exclusive.admits([]));
+    /// assert!(!Kind::Exclusive.admits([Kind::Exclusive]));
+    /// ```
+    pub fn admits(self, before: impl IntoIterator<Item = Self>) -> bool {
+        match self {
+            Self::Exclusive => before.into_iter().next().is_none(),
+        }
+    }
+}
+
 /// One wish for a lock, as a provider gets it.
 ///
 /// The same request may reach a provider more than once: a replay of one [`RequestId`] yields the

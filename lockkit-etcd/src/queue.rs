@@ -1,7 +1,7 @@
 //! A request's way through the queue: entering it, waiting in it, leaving it.
 
 use etcd_client::{GetResponse, KeyValue, Txn, TxnResponse};
-use lockkit_core::{Applied, Error, Holder, Request, Result, StoreSays};
+use lockkit_core::{Applied, Error, Holder, Kind, Request, Result, StoreSays};
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
@@ -13,7 +13,7 @@ use crate::watch::KeyState;
 
 /// Where a request stands, as of the revision `known`.
 #[derive(Debug)]
-pub(crate) enum Place {
+pub(crate) enum Position {
     /// No key was created before it: it holds.
     First {
         created: i64,
@@ -48,13 +48,13 @@ pub(crate) enum TakeOutcome {
 }
 
 impl Client {
-    /// Joins the queue, or finds the place in it again; `None`: the session has ended.
+    /// Joins the queue, or finds the position in it again; `None`: the session has ended.
     pub(crate) async fn enter(
         &self,
         request: &Request,
         record: &Record,
         session: &Use,
-    ) -> Result<Option<Place>> {
+    ) -> Result<Option<Position>> {
         let at = self.keys.directory(request.name());
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
@@ -73,8 +73,9 @@ impl Client {
             if answer.succeeded() {
                 let created = revision_of(&answer)?;
                 let [firsts, befores] = &found[..] else { return Err(garbled()) };
-                return match place(&at, (created, created), firsts, befores, FEW) {
-                    Some(place) => Ok(Some(place)),
+                return match position(&at, request.kind(), (created, created), firsts, befores, FEW)
+                {
+                    Some(position) => Ok(Some(position)),
                     None => self.look(request, &at, own, created).await.map(Some),
                 };
             }
@@ -115,9 +116,9 @@ impl Client {
             self.recognize(mark)?;
             if let Some(kv) = ours.kvs().first() {
                 return match self.look(request, &at, own, kv.create_revision()).await? {
-                    Place::First { created, known } => Ok(TakeOutcome::Taken { created, known }),
-                    Place::Behind(_) => Ok(TakeOutcome::Queued),
-                    Place::Lost => Ok(TakeOutcome::Held),
+                    Position::First { created, known } => Ok(TakeOutcome::Taken { created, known }),
+                    Position::Behind(_) => Ok(TakeOutcome::Queued),
+                    Position::Lost => Ok(TakeOutcome::Held),
                 };
             }
             if !self.catch_up(session, session_key, revision).await {
@@ -136,23 +137,23 @@ impl Client {
         }
     }
 
-    /// Waits for the first place; `None`: the key or its session is gone, with the place.
+    /// Waits for the first position; `None`: the key or its session is gone, and the position with it.
     pub(crate) async fn wait(
         &self,
         request: &Request,
         record: &Record,
         session: &Use,
-        mut place: Place,
+        mut position: Position,
     ) -> Result<Option<(i64, i64)>> {
         let at = self.keys.directory(request.name());
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
         self.watch.run(&self.endpoints)?;
         loop {
-            let behind = match place {
-                Place::First { created, known } => return Ok(Some((created, known))),
-                Place::Lost => return Ok(None),
-                Place::Behind(behind) => behind,
+            let behind = match position {
+                Position::First { created, known } => return Ok(Some((created, known))),
+                Position::Lost => return Ok(None),
+                Position::Behind(behind) => behind,
             };
             let Behind { created, known, before, holder } = &behind;
             request.report(StoreSays::Held(Some(Holder::new(holder.as_str()))));
@@ -184,46 +185,46 @@ impl Client {
                 () = session.ended(&self.keepers) => return Ok(None),
                 turn = turn => turn?,
             };
-            place = self.look_again(request, &at, own, behind).await?;
+            position = self.look_again(request, &at, own, behind).await?;
             if session.is_past() {
                 return Ok(None);
             }
         }
     }
 
-    /// Reads the place of the key that `created` made.
+    /// Reads the position of the key that `created` made.
     pub(crate) async fn look(
         &self,
         request: &Request,
         at: &Directory,
         own: Own<'_>,
         created: i64,
-    ) -> Result<Place> {
+    ) -> Result<Position> {
         // All of them, if the first few are stray.
         for limit in [FEW, 0] {
             let answer = self.read(request, &own.look(at, created, limit)).await?;
-            if let Some(place) = place_in(&answer, at, created, limit)? {
-                return Ok(place);
+            if let Some(position) = position_in(&answer, at, request.kind(), created, limit)? {
+                return Ok(position);
             }
         }
         Err(garbled())
     }
 
-    /// The same, of a key that was behind another one.
+    /// Reads the position of a key that was behind another key.
     async fn look_again(
         &self,
         request: &Request,
         at: &Directory,
         own: Own<'_>,
         behind: Behind,
-    ) -> Result<Place> {
+    ) -> Result<Position> {
         let created = behind.created;
         let answer = self.read(request, &own.look_again(at, created, &behind.before)).await?;
         if answer.succeeded() {
-            return Ok(Place::Behind(Behind { known: revision_of(&answer)?, ..behind }));
+            return Ok(Position::Behind(Behind { known: revision_of(&answer)?, ..behind }));
         }
-        match place_in(&answer, at, created, FEW)? {
-            Some(place) => Ok(place),
+        match position_in(&answer, at, request.kind(), created, FEW)? {
+            Some(position) => Ok(position),
             None => self.look(request, at, own, created).await,
         }
     }
@@ -297,36 +298,42 @@ impl Client {
     }
 }
 
-/// The place that follows from the answer to a look; `None`: more must be read.
-fn place_in(
+/// The position that follows from the answer to a look; `None`: more must be read.
+fn position_in(
     answer: &TxnResponse,
     at: &Directory,
+    kind: Kind,
     created: i64,
     limit: i64,
-) -> Result<Option<Place>> {
+) -> Result<Option<Position>> {
     let found = reads(answer);
     let [ours, firsts, befores] = &found[..] else { return Err(garbled()) };
     if ours.kvs().first().map(KeyValue::create_revision) != Some(created) {
-        return Ok(Some(Place::Lost));
+        return Ok(Some(Position::Lost));
     }
-    Ok(place(at, (created, revision_of(answer)?), firsts, befores, limit))
+    Ok(position(at, kind, (created, revision_of(answer)?), firsts, befores, limit))
 }
 
-/// The place that follows from the first keys of a queue and from those before ours, the nearest
+/// The position that follows from the first keys of a queue and from those before ours, the nearest
 /// first; `None`: they are all stray, and more may lie behind them.
-fn place(
+fn position(
     at: &Directory,
+    kind: Kind,
     (created, known): (i64, i64),
     firsts: &GetResponse,
     befores: &GetResponse,
     limit: i64,
-) -> Option<Place> {
-    let nearest = at.contenders(befores).into_iter().find(|other| other.created < created);
-    let Some(nearest) = nearest else {
+) -> Option<Position> {
+    let all = at.contenders(befores).into_iter();
+    let mut before = all.filter(|other| other.created < created).peekable();
+    let nearest = before.peek().cloned();
+    // Every contender is exclusive.
+    let is_admitted = kind.admits(before.map(|_| Kind::Exclusive));
+    let Some(nearest) = nearest.filter(|_| !is_admitted) else {
         let is_all = limit == 0 || i64::try_from(befores.kvs().len()).is_ok_and(|n| n < limit);
-        return is_all.then_some(Place::First { created, known });
+        return is_all.then_some(Position::First { created, known });
     };
     let holder = at.contenders(firsts).into_iter().next().unwrap_or_else(|| nearest.clone());
     let before = (nearest.key, nearest.created);
-    Some(Place::Behind(Behind { created, known, before, holder: holder.label }))
+    Some(Position::Behind(Behind { created, known, before, holder: holder.label }))
 }

@@ -90,7 +90,8 @@ impl Client {
             let entered = self.enter(request, place, &session, in_use);
             let entered = limited(clock, limit, entered).await?;
             let node = entered.node.clone();
-            let turn = if waits { entered.wait(request).await? } else { entered.look() };
+            let turn =
+                if waits { entered.wait(request).await? } else { entered.look(request.kind()) };
             match turn {
                 Turn::First(gone) => {
                     return grant(self, request, place, node, gone).await.map(Some);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 use lockkit_core::kit::call_limit;
-use lockkit_core::{Error, Holder, Request, Result, StoreSays};
+use lockkit_core::{Error, Holder, Kind, Request, Result, StoreSays};
 use tokio::sync::watch;
 use zookeeper_client::{Client, Error as ZkError, EventType, OneshotWatcher};
 
@@ -36,10 +36,10 @@ pub(crate) enum Turn {
 
 impl Entered {
     /// Looks once whether the node is the first.
-    pub(crate) fn look(self) -> Turn {
+    pub(crate) fn look(self, kind: Kind) -> Turn {
         match position(&self.queue, &self.node) {
             None => Turn::Gone,
-            Some(0) => {
+            Some(at) if is_admitted(kind, at) => {
                 // Alone, the look's own watch tells of a removal, and nothing more is asked.
                 let change = self.change.filter(|_| self.queue.len() == 1);
                 Turn::First(gone(&self.node, vec![change]))
@@ -50,8 +50,9 @@ impl Entered {
 
     /// Waits until the node is the first, by watches on the node before it and on itself.
     pub(crate) async fn wait(mut self, request: &Request) -> Result<Turn> {
-        if position(&self.queue, &self.node).is_none_or(|at| at == 0) {
-            return Ok(self.look());
+        let kind = request.kind();
+        if position(&self.queue, &self.node).is_none_or(|at| is_admitted(kind, at)) {
+            return Ok(self.look(kind));
         }
         // A change behind us is of no interest.
         self.change = None;
@@ -61,7 +62,9 @@ impl Entered {
         loop {
             let before = match position(&self.queue, &node) {
                 None => return Ok(Turn::Gone),
-                Some(0) => return Ok(Turn::First(own.unwrap_or_else(|| gone(&node, Vec::new())))),
+                Some(at) if is_admitted(kind, at) => {
+                    return Ok(Turn::First(own.unwrap_or_else(|| gone(&node, Vec::new()))));
+                }
                 Some(at) => at - 1,
             };
             let armed = arm(request, &node, &self.queue, before, own.is_none(), holder.is_none());
@@ -253,6 +256,12 @@ async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, path: 
         }
     }
     pending::<()>().await;
+}
+
+/// Whether a request with this many nodes before its own may hold. All of them are exclusive: other nodes do
+/// not enter the queue.
+fn is_admitted(kind: Kind, before: usize) -> bool {
+    kind.admits(std::iter::repeat_n(Kind::Exclusive, before))
 }
 
 fn position(queue: &[Contender], node: &Node) -> Option<usize> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::{
-    Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Request, RequestId, Result,
+    Applied, Clock, Error, FencingToken, Instant, Kind, LockName, LossReason, Request, RequestId,
+    Result,
 };
 use store::{Asker, Granted, Message, Notice, Reply, Store};
 
@@ -124,8 +125,15 @@ impl Memory {
     pub fn hold(&self, name: &str, label: &str) -> Result<HeldElsewhere> {
         let name = LockName::new(name)?;
         let id = RequestId::random()?;
-        match self.0.hook(&name, Message::TryAcquire(Asker { id, label: label.into(), ttl: None }))
-        {
+        match self.0.hook(
+            &name,
+            Message::TryAcquire(Asker {
+                id,
+                label: label.into(),
+                ttl: None,
+                kind: Kind::Exclusive,
+            }),
+        ) {
             Reply::Granted(granted) => {
                 let clock = self.0.state().clock.clone();
                 let mut entry = Presence::new(&self.0, name, id, clock);

@@ -206,5 +206,10 @@ impl Lease for MemoryLease {
 }
 
 fn asker(request: &Request) -> Asker {
-    Asker { id: request.id(), label: Arc::clone(request.label()), ttl: Some(request.ttl()) }
+    Asker {
+        id: request.id(),
+        label: Arc::clone(request.label()),
+        ttl: Some(request.ttl()),
+        kind: request.kind(),
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{FencingToken, Holder, Inspection, Instant, LockName, LossReason, RequestId};
+use crate::{FencingToken, Holder, Inspection, Instant, Kind, LockName, LossReason, RequestId};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +12,7 @@ pub(crate) struct Asker {
     pub(crate) id: RequestId,
     pub(crate) label: Arc<str>,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) kind: Kind,
 }
 
 /// What a client asks of one name.
@@ -165,15 +166,23 @@ impl Store {
 impl Entry {
     /// Grants a free name to `asker`, unless others stand before it; a replay gets its own grant.
     fn take(&mut self, now: Instant, base: u64, asker: Asker) -> Reply {
-        match &mut self.holder {
-            Some(held) if held.asker.id == asker.id => {
-                held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
-                held.granted.at = now;
-                Reply::Granted(held.granted)
-            }
-            Some(_) => self.seen(now).map_or(Reply::NotThere, Reply::Held),
-            None => self.grant(now, base, asker).map_or(Reply::NotThere, Reply::Granted),
+        let own = self.holder.as_mut().filter(|held| held.asker.id == asker.id);
+        if let Some(held) = own {
+            held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
+            held.granted.at = now;
+            return Reply::Granted(held.granted);
         }
+        if !asker.kind.admits(self.before(asker.id)) {
+            return self.seen(now).map_or(Reply::NotThere, Reply::Held);
+        }
+        self.grant(now, base, asker).map_or(Reply::NotThere, Reply::Granted)
+    }
+
+    /// The kinds of what stands before this request: the holder, and the queue as far as the request.
+    fn before(&self, id: RequestId) -> impl Iterator<Item = Kind> {
+        let holder = self.holder.iter().map(|held| held.asker.kind);
+        let ahead = self.queue.iter().take_while(move |waiting| waiting.id != id);
+        holder.chain(ahead.map(|waiting| waiting.kind))
     }
 
     /// `None` only after the last token there is, which no store reaches.

@@ -8,7 +8,7 @@ use super::Protocol;
 use crate::driver::lease::{Event, Machine, State};
 use crate::driver::timing::{Renewal, Timing};
 use crate::memory::store::{Asker, Granted, Message, Notice, Reply, Store};
-use crate::{Fenced, FencingToken, Instant, LockName, LossReason, RequestId, Term};
+use crate::{Fenced, FencingToken, Instant, Kind, LockName, LossReason, RequestId, Term};
 
 pub(super) const CLIENTS: usize = 3;
 const TICK: Duration = Duration::from_secs(1);
@@ -197,7 +197,12 @@ impl Protocol {
                 }
             }
             Packet::Acquire(client) => {
-                let asker = Asker { id: id(client), label: Arc::from(""), ttl: Some(TTL) };
+                let asker = Asker {
+                    id: id(client),
+                    label: Arc::from(""),
+                    ttl: Some(TTL),
+                    kind: Kind::Exclusive,
+                };
                 if let Reply::Granted(granted) = world.ask(Message::Acquire(asker)) {
                     world.network.insert(Packet::Granted(client, granted.token, None));
                 }

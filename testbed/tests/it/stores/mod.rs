@@ -5,6 +5,7 @@
 
 mod connect;
 mod etcd;
+mod kinds;
 mod postgres;
 mod redis;
 mod tls;
