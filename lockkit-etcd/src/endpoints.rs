@@ -85,7 +85,7 @@ impl Endpoints {
                 (tries, is_slow) = (tries + 1, false);
             }
             if under_way.is_empty() {
-                // No member of ours has answered, and one that is listed is none.
+                // No member of this cluster has answered, and an address on the list leads to another cluster.
                 let value = foreign.map_or(value, |error| Err(Failure::Foreign(error)));
                 return CallOutcome { value, late };
             }
@@ -190,7 +190,7 @@ impl Endpoints {
         }
     }
 
-    /// Refuses the answer of another cluster, and learns from one of ours whether its history went
+    /// Refuses the answer of another cluster, and learns from an answer of this cluster whether its history went
     /// back.
     fn take_in<T: Answer>(&self, member: usize, sent: Moment, answer: T) -> Result<T, Failure> {
         self.compare(member, answer.header())?;

@@ -22,7 +22,7 @@ pub(crate) const TURN: usize = HEAD_LEN + 2 * SLOT_LEN;
 pub(crate) const TURN_LEN: usize = 64;
 /// Where the turn ends and the name begins.
 pub(crate) const BODY: usize = TURN + TURN_LEN;
-/// More than any file of ours has: a longer one is not read to its end.
+/// Longer than any file that lockkit writes: the rest of a longer file is not read.
 pub(crate) const LONGEST: usize = 8 * 1024;
 /// A longer label is cut: the record is for people.
 const LONGEST_LABEL: usize = 1024;

@@ -47,7 +47,7 @@ const CONNECTION_OPTIONS: [&str; 16] = [
 ///     .budget(5_000)
 ///     // The same as `SELECT pg_advisory_lock(42)` of another program.
 ///     .key("billing".parse()?, 42)
-///     // Whoever may make tables has run what `setup_sql` prints.
+///     // An administrator has run what `setup_sql` prints.
 ///     .creates(false)
 ///     .token_base(1_000_000);
 /// assert!(!format!("{config:?}").contains("secret"));
@@ -150,7 +150,7 @@ impl PostgresConfig {
     }
 
     /// Locks this name by this key instead of the one that is derived from it, under the strategy
-    /// [`Strategy::Advisory`]: it then excludes whoever calls `pg_advisory_lock` with that key.
+    /// [`Strategy::Advisory`]: it then excludes every client that calls `pg_advisory_lock` with that key.
     /// Upholds C3 only as far as no two names are given one key.
     #[must_use]
     pub fn key(mut self, name: LockName, key: i64) -> Self {
@@ -174,8 +174,8 @@ impl PostgresConfig {
         self
     }
 
-    /// The SQL that makes our tables and functions, for whoever may run it; it may be run again, and
-    /// by several at once.
+    /// The SQL that makes our tables and functions, for a role that may; it may be run again, and
+    /// by several clients at once.
     ///
     /// ```
     /// use lockkit_postgres::PostgresConfig;

@@ -1,7 +1,7 @@
 //! One connection, owned by a task that runs one statement after the other to its end.
 //!
 //! A statement whose caller has gone is still run to its end, and its answer read: a connection
-//! that was left in the middle of one would be of no use, and might keep what nobody knows of.
+//! that was left in the middle of one would be of no use, and might keep a lock that no request knows of.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};

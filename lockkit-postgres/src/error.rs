@@ -15,7 +15,7 @@ pub(crate) const STANDBY: &str = "connect to the primary: a standby takes no loc
 /// What the codes begin with by which a server ends a session.
 const ENDED: &str = "57P";
 
-/// What the codes begin with by which whoever stands between ends a connection.
+/// How the codes begin with which a pooler between client and server ends a connection.
 const BROKEN: &str = "08";
 
 /// An error of a statement; `sent`: it may have reached the server.

@@ -11,7 +11,7 @@ use crate::connection::Columns;
 /// [`Strategy::Advisory`](crate::Strategy::Advisory): the one that sqlx's `PgAdvisoryLock` derives
 /// from the same text.
 ///
-/// Whoever calls `pg_advisory_lock` with it excludes our clients, and is excluded by them. Two names
+/// A client that calls `pg_advisory_lock` with it excludes lockkit's clients, and is excluded by them. Two names
 /// whose keys are the same exclude each other; with 64 bits that takes some billions of names.
 pub fn key(name: &LockName) -> i64 {
     match PgAdvisoryLock::new(name.as_str()).key() {

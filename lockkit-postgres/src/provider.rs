@@ -26,7 +26,7 @@ pub(crate) enum By {
 }
 
 impl PostgresProvider {
-    /// Connects, looks whether the server is fit for locks, and makes our tables and functions where
+    /// Connects, checks that the server is fit for locks, and makes our tables and functions where
     /// they are missing.
     ///
     /// # Errors
@@ -39,7 +39,7 @@ impl PostgresProvider {
     pub async fn connect(config: PostgresConfig) -> Result<Self> {
         config.check()?;
         // One of the driver's modes asks for the process's provider, and panics where two are linked
-        // and none was chosen; whoever chose one is respected.
+        // and none was chosen; a choice made before is respected.
         #[cfg(feature = "tls")]
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();

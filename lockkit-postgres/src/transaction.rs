@@ -88,7 +88,7 @@ impl PostgresProvider {
     /// let mut transaction = connection.begin().await?;
     /// match provider.try_lock_in(&mut transaction, &"billing".parse()?).await? {
     ///     Some(token) => println!("ours until the transaction ends, by {token}"),
-    ///     None => println!("somebody else is at it"),
+    ///     None => println!("another process is at work"),
     /// }
     /// # Ok(()) }
     /// ```
@@ -212,7 +212,7 @@ impl PostgresProvider {
             let again = self.number(transaction, sql).await?;
             token = again.ok_or_else(|| {
                 let why = "the transaction began before a restart of the server was noticed";
-                Error::unavailable(Applied::No, format!("{why}: begin it anew"))
+                Error::unavailable(Applied::No, format!("{why}: begin it again"))
             })?;
         }
         FencingToken::with_base(advisory.token_base(), token)

@@ -82,7 +82,7 @@ pub(crate) fn layout_key(prefix: &str) -> String {
     format!("{{{prefix}}}:layout")
 }
 
-/// The name of a lock's key; `None` for a key that is none of ours to name.
+/// The name of a lock's key; `None` for a key that is no lock's.
 pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
     let escaped = key.strip_prefix(prefix)?;
     if escaped.contains(['{', '}']) {

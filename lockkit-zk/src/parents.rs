@@ -41,7 +41,7 @@ async fn make_as(
         None | Some(("", _)) => {}
         Some((above, _)) => client.mkdir(above, &options).await?,
     }
-    // One that is there belongs to whoever made it, and stays as it is.
+    // A base that is there belongs to the client that made it, and stays as it is.
     match client.create(base, format!("{MARK}{LAYOUT}").as_bytes(), &options).await {
         Ok(_) | Err(Error::NodeExists) => client.mkdir(path, &options).await,
         Err(error) => Err(error),

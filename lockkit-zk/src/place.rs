@@ -47,7 +47,7 @@ pub(crate) enum Known {
     Withdrawn(Option<Arc<Session>>),
 }
 
-/// An ephemeral node of ours, or a pair of them under [`Layout::Both`](crate::Layout::Both).
+/// An ephemeral node of this client, or a pair of them under [`Layout::Both`](crate::Layout::Both).
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) session: Arc<Session>,

@@ -310,7 +310,7 @@ pub(crate) async fn finished<F: Future + Unpin>(work: &mut Option<F>) -> F::Outp
     }
 }
 
-/// Every await on a store has a limit of ours: no client crate gives a safe default (C12).
+/// Every await on a store has a limit set here: no client crate gives a safe default (C12).
 pub(crate) async fn limited<T>(
     clock: &Clock,
     limit: Duration,
