@@ -12,10 +12,10 @@ pub(crate) const POOLER: &str = "connect to the server itself, or use the strate
 
 pub(crate) const STANDBY: &str = "connect to the primary: a standby takes no locks";
 
-/// What the codes begin with by which a server ends a session.
+/// The first letters of the codes by which a server ends a session.
 const ENDED: &str = "57P";
 
-/// How the codes begin with which a pooler between client and server ends a connection.
+/// The first letters of the codes by which a pooler between client and server ends a connection.
 const BROKEN: &str = "08";
 
 /// An error of a statement; `sent`: it may have reached the server.
