@@ -10,23 +10,24 @@ use lockkit_core::{LockProvider, Result, async_trait};
 #[path = "../../examples/own_backend.rs"]
 mod example;
 
-use example::OwnBackend;
+use example::OwnFixture;
 
 /// The same backend in virtual time, where every run goes the same way.
-struct InVirtualTime(OwnBackend);
+struct InVirtualTime {
+    fixture: OwnFixture,
+    is_broken: bool,
+}
 
 impl InVirtualTime {
     fn new(is_broken: bool) -> Self {
-        let mut backend = OwnBackend::default();
-        backend.0 = is_broken;
-        Self(backend)
+        Self { fixture: OwnFixture::new(is_broken), is_broken }
     }
 }
 
 #[async_trait]
 impl Fixture for InVirtualTime {
     async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
-        self.0.connect().await
+        self.fixture.connect().await
     }
 
     fn time(&self) -> Time {
@@ -34,7 +35,7 @@ impl Fixture for InVirtualTime {
     }
 
     fn fresh(&self) -> Option<Arc<dyn Fixture>> {
-        Some(Arc::new(Self::new(self.0.0)))
+        Some(Arc::new(Self::new(self.is_broken)))
     }
 }
 
@@ -42,7 +43,7 @@ fn report(is_broken: bool) -> Report {
     run(&Arc::new(InVirtualTime::new(is_broken))).expect("the fixture connects")
 }
 
-/// What a release that ends whoever is first must fail, and nothing else.
+/// What a release that ends the first request of the queue must fail, and nothing else.
 const EXPECTED: [&str; 2] = ["SF-01", "SF-03"];
 
 #[test]
