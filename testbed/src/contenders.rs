@@ -27,6 +27,19 @@ pub async fn by<F: Future>(limit: Duration, what: &str, future: F) -> F::Output 
     timing::within(limit, what, future).await
 }
 
+/// Checks that a client was refused for the newer layout 2, in an error that names `of` and tells the
+/// reader to use another `other`.
+///
+/// # Panics
+/// Where it was not.
+#[track_caller]
+pub fn refused_for_its_layout(error: &Error, of: &str, other: &str) {
+    assert!(matches!(error, Error::Rejected { .. }), "{error}");
+    let (text, other) = (error.to_string(), format!("another {other}"));
+    let says = [of, "holds layout 2, newer", "upgrade this program", &other];
+    assert!(says.iter().all(|words| text.contains(words)), "{text}");
+}
+
 /// A waiter that is in the queue by now, behind `before` others.
 ///
 /// # Panics

@@ -4,6 +4,7 @@ use etcd_client::{Client, LeaseGrantOptions, PutOptions};
 use lockkit_core::{Error, FencingToken};
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
 use testbed::EtcdServer;
+use testbed::contenders::refused_for_its_layout;
 
 use crate::common::{SLACK, by, client, ms, queued};
 
@@ -67,11 +68,7 @@ async fn a_recorded_holder_and_waiter_go_first_and_later_tokens_are_greater() {
 
 /// The refusal of a newer layout, with what to do.
 fn is_told<T>(outcome: Result<T, Error>) {
-    let error = outcome.map(drop).unwrap_err();
-    assert!(matches!(error, Error::Rejected { .. }), "{error}");
-    let text = error.to_string();
-    let says = ["holds layout 2, newer", "upgrade this program", "another prefix"];
-    assert!(says.iter().all(|words| text.contains(words)), "{text}");
+    refused_for_its_layout(&outcome.map(drop).unwrap_err(), "", "prefix");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,9 +7,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lockkit_core::{Error, FencingToken, Locks};
+use lockkit_core::{FencingToken, Locks};
 use tempfile::TempDir;
-use testbed::contenders::by;
+use testbed::contenders::{by, refused_for_its_layout};
 
 use crate::common::locks;
 
@@ -78,11 +78,7 @@ async fn is_refused(locks: &Locks, name: &str) {
         locks.list("", None, 10).await.map(drop),
     ];
     for answer in answers {
-        let error = answer.expect_err("a newer layout");
-        assert!(matches!(error, Error::Rejected { .. }), "{error}");
-        let text = error.to_string();
-        let says = [name, "holds layout 2, newer", "upgrade this program", "another directory"];
-        assert!(says.iter().all(|words| text.contains(words)), "{text}");
+        refused_for_its_layout(&answer.expect_err("a newer layout"), name, "directory");
     }
 }
 
