@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
-use crate::steps::root;
+use crate::steps::{output, root, run};
 
 /// The last commit before stores had a mark of their layout, which is 1 in all of them. Where a store's
 /// layout changes so that older clients cannot share it, this becomes the first commit that can.
@@ -37,9 +37,7 @@ pub(crate) fn build() -> Result<[(&'static str, String); 2]> {
 
 /// The tree of the oldest commit, from this repository's own history.
 fn check_out(place: &Path, tree: &Path) -> Result<()> {
-    let mut exists = Command::new("git");
-    exists.args(["cat-file", "-e", &format!("{OLDEST}^{{commit}}")]);
-    if run(&mut exists).is_err() {
+    if output(&format!("git cat-file -e {OLDEST}^{{commit}}")).is_err() {
         return Err(format!(
             "the commit {OLDEST}, which an old client is built from, is not in this clone: fetch the \
              whole history (git fetch --unshallow)"
@@ -61,14 +59,6 @@ fn peer(tree: &Path, target: &Path, to: &Path) -> Result<String> {
     let built: PathBuf = target.join("release").join("examples").join("peer");
     copy(&built, to)?;
     Ok(to.display().to_string())
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    if command.get_current_dir().is_none() {
-        command.current_dir(root());
-    }
-    let status = command.status().map_err(|error| format!("{command:?} did not start: {error}"))?;
-    status.success().then_some(()).ok_or_else(|| format!("{command:?} ended with {status}"))
 }
 
 fn make(directory: &Path) -> Result<()> {

@@ -34,7 +34,7 @@ pub(crate) fn run() -> Result<()> {
         jobs::run(all.map(|job| job.with(&scale)).collect(), FEW).map(drop)
     });
     let clients = versions(&mut steps);
-    let variables: Vec<_> = clients.iter().map(|(name, path)| (*name, &**path)).collect();
+    let variables = borrowed(&clients);
     steps.step("the tests that only this command runs", || {
         let of_soak = |program| Job::new(program, table.of(program, &[Tier::Soak]), Vec::new());
         let jobs = built.iter().filter_map(of_soak).map(|job| job.ignored().with(&variables));
@@ -61,9 +61,8 @@ pub(crate) fn only_versions() -> Result<()> {
     setup::run()?;
     let mut steps = Steps::default();
     let clients = versions(&mut steps);
-    let variables: Vec<_> = clients.iter().map(|(name, path)| (*name, &**path)).collect();
     let test = "cargo test --release --locked -p testbed --test it -- --ignored --nocapture";
-    steps.command(&format!("{test} --test-threads=2 versions::"), &variables);
+    steps.command(&format!("{test} --test-threads=2 versions::"), &borrowed(&clients));
     steps.finish()
 }
 
@@ -78,6 +77,10 @@ fn versions(steps: &mut Steps) -> Vec<(&'static str, String)> {
         },
     );
     variables
+}
+
+fn borrowed<'a>(variables: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    variables.iter().map(|(name, value)| (*name, &**value)).collect()
 }
 
 fn mutants() -> Result<()> {

@@ -26,13 +26,7 @@ impl Steps {
         self.step(line, || {
             let mut words = line.split_whitespace();
             let program = words.next().unwrap_or_default();
-            let status = Command::new(program)
-                .args(words)
-                .envs(envs.iter().copied())
-                .current_dir(root())
-                .status()
-                .map_err(|error| format!("{program} did not start: {error}"))?;
-            status.success().then_some(()).ok_or_else(|| format!("it ended with {status}"))
+            run(Command::new(program).args(words).envs(envs.iter().copied()))
         });
     }
 
@@ -71,6 +65,16 @@ impl Steps {
             self.failed.join("\n  ")
         ))
     }
+}
+
+/// Runs a command to its end, in the root of the workspace unless it names another directory.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    if command.get_current_dir().is_none() {
+        command.current_dir(root());
+    }
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().map_err(|error| format!("{program} did not start: {error}"))?;
+    status.success().then_some(()).ok_or_else(|| format!("{program} ended with {status}"))
 }
 
 /// What `line` prints.
