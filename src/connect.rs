@@ -162,9 +162,43 @@ impl Schemes {
         }
         let provider = match self.added.get(url.scheme()) {
             Some(connect) => connect(url),
-            None => built_in(url, &self.names())?,
+            None => self.built_in(url)?,
         };
         Ok(builder.build(provider.await?))
+    }
+
+    /// Connects to a store of lockkit's own.
+    fn built_in(&self, url: Url) -> Result<Connecting> {
+        let stores = BUILT_IN.iter().find(|(schemes, _)| schemes.contains(&url.scheme()));
+        let (_, feature) = stores.ok_or_else(|| {
+            Error::invalid(
+                format!("no store has the scheme {}:", url.scheme()),
+                format!("the schemes are {}", self.names()),
+            )
+        })?;
+        Ok(match *feature {
+            "memory" => boxed(async { memory(url) }),
+            #[cfg(feature = "file")]
+            "file" => boxed(async { lockkit_file::FileProvider::connect(url.try_into()?).await }),
+            #[cfg(feature = "postgres")]
+            "postgres" => {
+                boxed(async { lockkit_postgres::PostgresProvider::connect(url.try_into()?).await })
+            }
+            #[cfg(feature = "redis")]
+            "redis" => {
+                boxed(async { lockkit_redis::RedisProvider::connect(url.try_into()?).await })
+            }
+            #[cfg(feature = "zk")]
+            "zk" => boxed(async { lockkit_zk::ZkProvider::connect(url.try_into()?).await }),
+            #[cfg(feature = "etcd")]
+            "etcd" => boxed(async { lockkit_etcd::EtcdProvider::connect(url.try_into()?).await }),
+            feature => {
+                return Err(Error::invalid(
+                    format!("{}: names a store that this program was built without", url.scheme()),
+                    format!("enable the feature \"{feature}\" of the crate lockkit"),
+                ));
+            }
+        })
     }
 
     /// Every scheme there is, for a message.
@@ -179,38 +213,6 @@ impl fmt::Debug for Schemes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Schemes").field("added", &self.added.keys()).finish()
     }
-}
-
-/// Connects to a store of lockkit's own; `known` are the schemes there are.
-fn built_in(url: Url, known: &str) -> Result<Connecting> {
-    let stores = BUILT_IN.iter().find(|(schemes, _)| schemes.contains(&url.scheme()));
-    let (_, feature) = stores.ok_or_else(|| {
-        Error::invalid(
-            format!("no store has the scheme {}:", url.scheme()),
-            format!("the schemes are {known}"),
-        )
-    })?;
-    Ok(match *feature {
-        "memory" => boxed(async { memory(url) }),
-        #[cfg(feature = "file")]
-        "file" => boxed(async { lockkit_file::FileProvider::connect(url.try_into()?).await }),
-        #[cfg(feature = "postgres")]
-        "postgres" => {
-            boxed(async { lockkit_postgres::PostgresProvider::connect(url.try_into()?).await })
-        }
-        #[cfg(feature = "redis")]
-        "redis" => boxed(async { lockkit_redis::RedisProvider::connect(url.try_into()?).await }),
-        #[cfg(feature = "zk")]
-        "zk" => boxed(async { lockkit_zk::ZkProvider::connect(url.try_into()?).await }),
-        #[cfg(feature = "etcd")]
-        "etcd" => boxed(async { lockkit_etcd::EtcdProvider::connect(url.try_into()?).await }),
-        feature => {
-            return Err(Error::invalid(
-                format!("{}: names a store that this program was built without", url.scheme()),
-                format!("enable the feature \"{feature}\" of the crate lockkit"),
-            ));
-        }
-    })
 }
 
 fn boxed<P: LockProvider>(

@@ -135,7 +135,7 @@ impl Endpoints {
 
     /// Refuses a member with another mark than ours: of another cluster, or of a newer layout.
     fn another_mark(&self, member: usize, found: &GetResponse) -> Failure {
-        let url = self.members.get(member).map_or("", |one| &one.url);
+        let url = &self.members[member].url;
         match Mark::check_layout(found, &format!("{url}, which has another mark now,")) {
             Err(error) => self.refuse(member, error),
             Ok(()) => self.foreign(member, "it has another mark"),
@@ -143,14 +143,13 @@ impl Endpoints {
     }
 
     fn foreign(&self, member: usize, why: &str) -> Failure {
-        let url = self.members.get(member).map_or("", |one| &one.url);
-        let what = format!("{url} is of another etcd cluster: {why}");
+        let what = format!("{} is of another etcd cluster: {why}", self.members[member].url);
         self.refuse(member, Error::rejected(what, REMEDY))
     }
 
     /// Told once, until it is found to be of our cluster after all.
     fn refuse(&self, member: usize, error: Error) -> Failure {
-        let Some(one) = self.members.get(member) else { return Failure::Foreign(error) };
+        let one = &self.members[member];
         if !one.is_told.swap(true, Ordering::SeqCst) {
             tracing::warn!(
                 target: "lockkit", event = "foreign_member", member = %one.url, error = %error,

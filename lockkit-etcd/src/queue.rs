@@ -324,12 +324,11 @@ fn position(
     befores: &GetResponse,
     limit: i64,
 ) -> Option<Position> {
-    let all = at.contenders(befores).into_iter();
-    let mut before = all.filter(|other| other.created < created).peekable();
-    let nearest = before.peek().cloned();
+    let mut before = at.contenders(befores);
+    before.retain(|other| other.created < created);
     // Every contender is exclusive.
-    let is_admitted = kind.admits(before.map(|_| Kind::Exclusive));
-    let Some(nearest) = nearest.filter(|_| !is_admitted) else {
+    let is_admitted = kind.admits(before.iter().map(|_| Kind::Exclusive));
+    let Some(nearest) = before.into_iter().next().filter(|_| !is_admitted) else {
         let is_all = limit == 0 || i64::try_from(befores.kvs().len()).is_ok_and(|n| n < limit);
         return is_all.then_some(Position::First { created, known });
     };

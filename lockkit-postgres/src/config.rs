@@ -10,6 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 
 /// The schema of our tables and functions unless the configuration says otherwise.
 const SCHEMA: &str = "lockkit";
+const SHAPE: &str = "postgres://[user[:password]@]host[:port][/database]";
 /// What a URL may say of the locks; `ttl` and `token_base` are every store's.
 const OWN_OPTIONS: [&str; 5] = ["strategy", "schema", "connections", "budget", "creates"];
 
@@ -242,16 +243,9 @@ impl TryFrom<Url> for PostgresConfig {
 
 /// How the driver connects: it reads the address by libpq's grammar.
 fn connect_options(url: &mut Url) -> Result<PgConnectOptions> {
-    // Neither parser's error repeats the URL, so no password either.
-    let unreadable = |why: String| {
-        Error::invalid(
-            format!("a postgres: URL that cannot be read ({why})"),
-            "write postgres://[user[:password]@]host[:port][/database], with special characters \
-             as %XX",
-        )
-    };
     let parsed = url::Url::parse(&format!("postgres:{}", url.address()));
-    let mut address = parsed.map_err(|error| unreadable(error.to_string()))?;
+    // Neither parser's error repeats the URL, so no password either.
+    let mut address = parsed.map_err(|error| url.unreadable(&error.to_string(), SHAPE))?;
     let mut is_named = std::env::var_os("PGAPPNAME").is_some();
     for option in CONNECTION_OPTIONS {
         if let Some(value) = url.take(option) {
@@ -260,7 +254,7 @@ fn connect_options(url: &mut Url) -> Result<PgConnectOptions> {
         }
     }
     let options = PgConnectOptions::from_str(address.as_str());
-    let options = options.map_err(|error| unreadable(error.to_string()))?;
+    let options = options.map_err(|error| url.unreadable(&error.to_string(), SHAPE))?;
     Ok(if is_named { options } else { options.application_name("lockkit") })
 }
 

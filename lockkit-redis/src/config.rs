@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use lockkit_core::kit::Url;
 use lockkit_core::{Error, Result};
 
+/// Redis's own port.
+const PORT: u16 = 6379;
+const SHAPE: &str = "redis://[user[:password]@]host[:port][/database]";
 /// Redis counts in doubles, exact up to 2⁵³: with more, the sum could be no token.
 const LARGEST_BASE: u64 = i64::MAX.unsigned_abs() - (1 << 53);
 
@@ -63,10 +66,6 @@ pub struct RedisTls {
     /// Our own certificate and its private part, for servers that ask for one.
     pub client: Option<(Vec<u8>, Vec<u8>)>,
 }
-
-/// Redis's own port.
-const PORT: u16 = 6379;
-const SHAPE: &str = "redis://[user[:password]@]host[:port][/database]";
 
 impl RedisConfig {
     /// The server that this URL names: `redis://[user[:password]@]host[:port][/database]`, the same

@@ -3,8 +3,9 @@
 //! A backend holds its store's protocol. Around it every store needs the same machines, and these are
 //! here: a record for each request ([`Requests`]), the wait of a store whose waiters expire by themselves
 //! ([`wait`]), one connection for many callers ([`Connection`]), a task that serves all callers
-//! ([`Service`], [`Backoff`]), the grammar of a URL ([`Url`]), the time limit of a call ([`call_limit`], [`within`]),
-//! whether a server is new enough ([`is_at_least`]), whether it did not trust a certificate ([`is_mistrust`]), and whether it holds a layout that this client can share
+//! ([`Service`], [`Backoff`]), the time limit of a call ([`call_limit`], [`within`]), the grammar of a URL
+//! ([`Url`]), whether a server is new enough ([`is_at_least`]), whether one side of a connection mistrusts the
+//! other's certificate ([`is_mistrust`]), and whether a store holds a layout that this client can share
 //! ([`check_layout`]).
 //!
 //! None of it knows a store. The interface may still change from one minor version to the next, until

@@ -124,7 +124,7 @@ impl Url {
     /// # Errors
     /// `Invalid`: a host is missing, a port is no number, or a part is not percent-encoded UTF-8.
     pub fn servers(&self, shape: &str) -> Result<Servers> {
-        let unreadable = |why: &str| unreadable(&self.scheme, why, shape);
+        let unreadable = |why: &str| self.unreadable(why, shape);
         let decoded = |text: &str, part: &str| {
             let why = format!("the {part} is not percent-encoded UTF-8");
             decode(text).ok_or_else(|| unreadable(&why))
@@ -148,6 +148,15 @@ impl Url {
             hosts: hosts.collect::<Result<_>>()?,
             path: decoded(path, "path")?,
         })
+    }
+
+    /// The refusal of a URL whose address cannot be read: `why`, and its `shape`, which says how to write
+    /// it. It never repeats the address, and so no password.
+    pub fn unreadable(&self, why: &str, shape: &str) -> Error {
+        Error::invalid(
+            format!("a {}: URL that cannot be read ({why})", self.scheme),
+            format!("write {shape}, with special characters as %XX"),
+        )
     }
 
     /// Takes out an option.
@@ -175,7 +184,7 @@ impl Url {
     /// # Errors
     /// `Invalid`: it is no time.
     pub fn take_time(&mut self, option: &str, remedy: &str) -> Result<Option<Duration>> {
-        self.take_parsed(option, remedy, |value| humantime::parse_duration(value).ok())
+        self.take_parsed(option, remedy, time)
     }
 
     /// Takes out `ttl`, which belongs to the locks and to no store.
@@ -185,8 +194,7 @@ impl Url {
     pub fn take_ttl(&mut self) -> Result<Option<Duration>> {
         let TtlRange { min, max, .. } = TtlRange::ANY;
         let remedy = "give a ttl from 50ms to 24h, with its unit: 500ms, 15s, 2m, 1m30s";
-        let read = |value: &str| humantime::parse_duration(value).ok();
-        self.take_parsed("ttl", remedy, |value| read(value).filter(|ttl| (min..=max).contains(ttl)))
+        self.take_parsed("ttl", remedy, |value| time(value).filter(|ttl| (min..=max).contains(ttl)))
     }
 
     /// Takes out `token_base`, which is 0 without it.
@@ -255,12 +263,9 @@ impl fmt::Debug for Servers {
     }
 }
 
-/// The refusal of a URL whose address cannot be read. It never repeats the URL, and so no password.
-pub(crate) fn unreadable(scheme: &str, why: &str, shape: &str) -> Error {
-    Error::invalid(
-        format!("a URL with the scheme {scheme}: that cannot be read ({why})"),
-        format!("write {shape}, with special characters as %XX"),
-    )
+/// A time with its unit.
+fn time(text: &str) -> Option<Duration> {
+    humantime::parse_duration(text).ok()
 }
 
 /// The text behind percent-encoding, where all of it is encoded well and is UTF-8.

@@ -125,15 +125,9 @@ impl Memory {
     pub fn hold(&self, name: &str, label: &str) -> Result<HeldElsewhere> {
         let name = LockName::new(name)?;
         let id = RequestId::random()?;
-        match self.0.hook(
-            &name,
-            Message::TryAcquire(Asker {
-                id,
-                label: label.into(),
-                ttl: None,
-                kind: Kind::Exclusive,
-            }),
-        ) {
+        let (label, kind) = (label.into(), Kind::Exclusive);
+        let asker = Asker { id, label, ttl: None, kind };
+        match self.0.hook(&name, Message::TryAcquire(asker)) {
             Reply::Granted(granted) => {
                 let clock = self.0.state().clock.clone();
                 let mut entry = Presence::new(&self.0, name, id, clock);
