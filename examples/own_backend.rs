@@ -131,7 +131,7 @@ impl OwnBackend {
         let request = entry.request();
         let sending = entry.send()?;
         // Read before the request leaves: the belief of the holder ends before the grant does (C5).
-        let term = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+        let term = request.term();
         let answer = self.store.ask(request, waits);
         sending.answered();
         match answer {
@@ -199,7 +199,7 @@ struct OwnLease {
 impl Lease for OwnLease {
     async fn renew(&self) -> Result<Term> {
         let request = self.entry.request();
-        let term = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+        let term = request.term();
         let renewed = self.client.store.renew(request);
         if renewed { Ok(term) } else { Err(Error::lost(LossReason::Removed)) }
     }

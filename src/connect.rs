@@ -18,7 +18,10 @@ const BUILT_IN: [(&[&str], &str); 6] = [
     (&["etcd", "etcds"], "etcd"),
 ];
 
-type Connecting = Pin<Box<dyn Future<Output = Result<Arc<dyn LockProvider>>> + Send>>;
+/// Makes the locks of a provider that has connected. A `dyn LockProvider` here would cost each call of
+/// the provider an allocation more.
+type Build = Box<dyn FnOnce(Builder) -> Locks + Send>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Build>> + Send>>;
 type Connect = Arc<dyn Fn(Url) -> Connecting + Send + Sync>;
 
 /// Connects to the store that `url` names, with every setting at its default.
@@ -164,7 +167,8 @@ impl Schemes {
             Some(connect) => connect(url),
             None => self.built_in(url)?,
         };
-        Ok(builder.build(provider.await?))
+        let build = provider.await?;
+        Ok(build(builder))
     }
 
     /// Connects to a store of lockkit's own.
@@ -218,7 +222,10 @@ impl fmt::Debug for Schemes {
 fn boxed<P: LockProvider>(
     connecting: impl Future<Output = Result<P>> + Send + 'static,
 ) -> Connecting {
-    Box::pin(async { Ok(Arc::new(connecting.await?) as Arc<dyn LockProvider>) })
+    Box::pin(async {
+        let provider = connecting.await?;
+        Ok(Box::new(|builder: Builder| builder.build(provider)) as Build)
+    })
 }
 
 fn memory(mut url: Url) -> Result<Memory> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::{Clock, Error, Holder, LockName};
+use crate::{Clock, Error, Holder, LockName, Term};
 
 /// The identity of one request: 128 random bits from the operating system.
 ///
@@ -172,6 +172,13 @@ impl Request {
     /// The clock that every instant of this request is read from.
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    /// The term of a grant or a renewal that the store is asked for now: its ttl counts from this instant.
+    ///
+    /// A provider takes it before it sends the request, and gives it with the grant (C5).
+    pub fn term(&self) -> Term {
+        Term { sent: self.0.clock.now(), ttl: Some(self.0.ttl) }
     }
 
     /// The kind of lock.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client as Driver, PutOptions, Txn, TxnOp};
-use lockkit_core::kit::{LONGEST_CALL, Service};
+use lockkit_core::kit::{LONGEST_CALL, Service, session_term};
 use lockkit_core::{Applied, Clock, Error, Instant, Result, Term};
 use tokio::sync::Notify;
 
@@ -183,11 +183,9 @@ impl Session {
         self.term_from(clock, self.state().acked)
     }
 
-    /// On another clock an instant is as long ago as on ours, or longer.
+    /// The term that a keep-alive gives which was sent then.
     pub(crate) fn term_from(&self, clock: &Clock, acked: Instant) -> Term {
-        let now = clock.now();
-        let ago = self.clock.now().saturating_since(acked);
-        Term { sent: now.saturating_sub(ago), ttl: Some(self.ttl) }
+        session_term(&self.clock, acked, self.ttl, clock)
     }
 
     /// Has the store end the lease, and with it all that lives on it.

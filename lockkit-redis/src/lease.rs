@@ -36,12 +36,11 @@ impl Lease for RedisLease {
     async fn renew(&self) -> Result<Term> {
         let request = self.entry.request();
         self.cohort.known(&*self.client, request).await?;
-        let sent = request.clock().now();
-        let ttl = request.ttl();
-        let milliseconds = ttl.as_millis().to_string();
+        let term = request.term();
+        let milliseconds = request.ttl().as_millis().to_string();
         if yes(&self.client.run(request, &RENEW, &[&milliseconds]).await.value?)? {
-            self.cohort.renewed(sent);
-            return Ok(Term { sent, ttl: Some(ttl) });
+            self.cohort.renewed(term.sent);
+            return Ok(term);
         }
         self.cohort.lost(&self.client.waiters, request.id(), LossReason::Removed);
         Err(Error::lost(LossReason::Removed))

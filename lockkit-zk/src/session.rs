@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::kit::{LONGEST_CALL, session_term};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::{mpsc, watch};
 use zookeeper_client::{Client, MultiWriteError};
@@ -156,14 +156,12 @@ impl Session {
 
     /// The term that the proofs give, by this clock.
     fn term(&self, clock: &Clock) -> Term {
-        let now = clock.now();
         let (mut latest, mut ttl) = (self.now(), Duration::ZERO);
         self.life.proof.send_if_modified(|proof| {
             (latest, ttl) = (proof.latest, proof.give());
             false
         });
-        let age = self.now().saturating_since(latest);
-        Term { sent: now.saturating_sub(age), ttl: Some(ttl) }
+        session_term(&self.life.clock, latest, ttl, clock)
     }
 
     /// The term as soon as it gives the whole ttl.

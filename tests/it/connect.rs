@@ -112,6 +112,27 @@ async fn memory_is_private_without_a_name_and_shared_with_one() {
     }
 }
 
+#[test]
+fn locks_by_a_url_allocate_no_more_than_those_of_the_provider_itself() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+    let cycle = async |locks: &Locks| {
+        let guard = locks.lock("a").acquire().await.expect("the name is free");
+        guard.release().await.expect("it is held");
+    };
+    let allocations = |locks: &Locks| {
+        runtime.block_on(cycle(locks));
+        let cycles = async {
+            for _ in 0..100 {
+                cycle(locks).await;
+            }
+        };
+        allocation_counter::measure(|| runtime.block_on(cycles)).count_total
+    };
+    let direct = allocations(&Locks::memory());
+    let by_url = allocations(&runtime.block_on(connect("memory:")).expect("it is valid"));
+    assert_eq!(by_url / 100, direct / 100, "{by_url} and {direct} in 100 cycles");
+}
+
 #[tokio::test]
 async fn a_program_can_add_a_scheme_and_replace_one() {
     let of_seven = |mut url: lockkit_core::kit::Url| async move {

@@ -62,7 +62,7 @@ impl Client {
     /// Asks for the name once. `None`: another request holds it, or stands before this one.
     pub(super) async fn ask(&self, entry: &Entry, waits: bool) -> Result<Option<Granted>> {
         let (request, sending) = (entry.request(), entry.send()?);
-        let term = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+        let term = request.term();
         let answer = self.about(request, include_str!("acquire.sql"), waits).await;
         if !answer.as_ref().is_err_and(Error::is_ambiguous) {
             sending.answered();

@@ -86,7 +86,7 @@ struct SqliteLease {
 impl Lease for SqliteLease {
     async fn renew(&self) -> Result<Term> {
         let request = self.entry.request();
-        let term = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+        let term = request.term();
         if self.client.renew(&self.entry).await? {
             return Ok(term);
         }

@@ -28,10 +28,10 @@ pub(super) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) 
 impl Lease for TableLease {
     async fn renew(&self) -> Result<Term> {
         let request = self.entry.request();
-        let (sent, ttl) = (request.clock().now(), request.ttl());
-        let more = format!(", {}", ttl.as_millis());
+        let term = request.term();
+        let more = format!(", {}", request.ttl().as_millis());
         if self.client.is_so(request, "renew", &more).await? {
-            return Ok(Term { sent, ttl: Some(ttl) });
+            return Ok(term);
         }
         Err(Error::lost(LossReason::Removed))
     }

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use lockkit_core::kit::{Service, wait, waiter_life};
 use lockkit_core::{
     Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider, Operator,
-    Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
+    Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
 };
 use sqlx::postgres::PgConnectOptions;
 
@@ -100,22 +100,22 @@ impl LockProvider for Table {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let entry = self.0.waiters.enter(request);
-        let sent = Term { sent: request.clock().now(), ttl: Some(request.ttl()) };
+        let term = request.term();
         match self.0.ask(&entry, false).await? {
-            Answer::Granted { token } => grant(&self.0, entry, sent, token).map(Some),
+            Answer::Granted { token } => grant(&self.0, entry, term, token).map(Some),
             Answer::Held { .. } => Ok(None),
             Answer::Withdrawn => Err(Error::withdrawn()),
         }
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        let (entry, clock) = (self.0.waiters.enter(request), request.clock());
+        let entry = self.0.waiters.enter(request);
         let listens = self.0.listener.is_some();
         let heartbeat = if listens { waiter_life(request.ttl()) / 3 } else { POLL };
         loop {
-            let sent = Term { sent: clock.now(), ttl: Some(request.ttl()) };
+            let term = request.term();
             let (ask_in, label) = match self.0.ask(&entry, true).await? {
-                Answer::Granted { token } => return grant(&self.0, entry, sent, token),
+                Answer::Granted { token } => return grant(&self.0, entry, term, token),
                 Answer::Withdrawn => return Err(Error::withdrawn()),
                 Answer::Held { ask_in, label } => (ask_in, label),
             };
