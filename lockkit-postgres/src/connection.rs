@@ -31,7 +31,7 @@ const GIVEN_UP: u8 = 2;
 /// A connection to the server.
 #[derive(Debug)]
 pub(crate) struct Session {
-    orders: mpsc::UnboundedSender<Order>,
+    queue: mpsc::UnboundedSender<Queued>,
     pending: Arc<AtomicUsize>,
     answers: Arc<AtomicUsize>,
     ended: watch::Receiver<bool>,
@@ -39,15 +39,15 @@ pub(crate) struct Session {
 }
 
 #[derive(Debug)]
-struct Order {
-    what: What,
+struct Queued {
+    command: Command,
     state: Arc<AtomicU8>,
     reply: oneshot::Sender<Result<Vec<Columns>>>,
 }
 
-/// What is sent.
+/// A command to the server.
 #[derive(Debug)]
-pub(crate) enum What {
+pub(crate) enum Command {
     /// One message of the simple protocol, which the server gets whole or not at all.
     Sql(String),
     /// The same, where only the connection's end would do instead: it ends where that fails.
@@ -70,7 +70,7 @@ impl Session {
                 return Err(Error::unavailable(Applied::No, silence));
             }
         };
-        let (orders, mut ordered) = mpsc::unbounded_channel();
+        let (queue, mut queued) = mpsc::unbounded_channel();
         let (ending, ended) = watch::channel(false);
         let (pending, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let (count, until) = (Arc::clone(&pending), Arc::clone(&cut));
@@ -80,10 +80,10 @@ impl Session {
         tokio::spawn(async move {
             let ending = ending;
             // Dropped here, so that the connection is closed before its end is told: a connection that
-            // takes its room is made after that. The orders that are left are dropped later: their
+            // takes its room is made after that. The commands that are left are dropped later: their
             // callers find it ended.
             let last = tokio::select! {
-                last = serve(connection, &mut ordered, &count, &answered, give_up) => last,
+                last = serve(connection, &mut queued, &count, &answered, give_up) => last,
                 () = until.notified() => None,
             };
             // Before a caller has its answer.
@@ -92,7 +92,7 @@ impl Session {
                 reply(replies, &answer);
             }
         });
-        Ok(Self { orders, pending, answers, ended, cut })
+        Ok(Self { queue, pending, answers, ended, cut })
     }
 
     /// Sends it after what was sent before, and waits for the answer within `limit`.
@@ -102,13 +102,13 @@ impl Session {
         &self,
         clock: &Clock,
         limit: Duration,
-        what: What,
+        command: Command,
     ) -> Result<Vec<Columns>> {
         let (reply, answer) = oneshot::channel();
         let state = Asked(Arc::new(AtomicU8::new(QUEUED)));
         self.pending.fetch_add(1, Ordering::SeqCst);
-        let order = Order { what, state: Arc::clone(&state.0), reply };
-        if self.orders.send(order).is_err() {
+        let queued = Queued { command, state: Arc::clone(&state.0), reply };
+        if self.queue.send(queued).is_err() {
             return Err(Error::unavailable(Applied::No, "the connection has ended"));
         }
         tokio::select! {
@@ -124,11 +124,11 @@ impl Session {
     }
 
     /// Sends it after what was sent before, and waits for no answer.
-    pub(crate) fn tell(&self, what: What) {
+    pub(crate) fn tell(&self, command: Command) {
         let (reply, _) = oneshot::channel();
         self.pending.fetch_add(1, Ordering::SeqCst);
         // Where nobody takes it, the connection has ended.
-        self.orders.send(Order { what, state: Arc::new(AtomicU8::new(QUEUED)), reply }).ok();
+        self.queue.send(Queued { command, state: Arc::new(AtomicU8::new(QUEUED)), reply }).ok();
     }
 
     /// How many statements are under way or wait for their turn.
@@ -170,7 +170,7 @@ impl Session {
     }
 }
 
-/// What is left of a connection that gets no more orders: it ends with its last answer, or when it
+/// What is left of a connection that gets no more commands: it ends with its last answer, or when it
 /// has to make room.
 #[derive(Debug)]
 pub(crate) struct Leaving {
@@ -190,7 +190,7 @@ impl Leaving {
     }
 }
 
-/// A caller's side of an order: one that was given up before it was sent is not sent at all.
+/// A caller's side of a command: one that was given up before it was sent is not sent at all.
 struct Asked(Arc<AtomicU8>);
 
 impl Asked {
@@ -208,14 +208,14 @@ impl Drop for Asked {
     }
 }
 
-impl Order {
-    /// Whether somebody still wants it; from then on it counts as sent.
+impl Queued {
+    /// Whether its caller still waits for it; from then on it counts as sent.
     fn take_up(&self) -> bool {
         self.state.compare_exchange(QUEUED, SENT, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 }
 
-/// Those who wait for an answer.
+/// The callers that wait for an answer.
 type Replies = Vec<oneshot::Sender<Result<Vec<Columns>>>>;
 
 fn reply(replies: Replies, answer: &Result<Vec<Columns>>) {
@@ -225,43 +225,43 @@ fn reply(replies: Replies, answer: &Result<Vec<Columns>>) {
     }
 }
 
-/// Runs the orders until one breaks the connection, or nobody is left to give one; what is to be
+/// Runs the commands until one breaks the connection, or no caller is left that could give another; what is to be
 /// told of the last one.
 async fn serve(
     mut connection: PgConnection,
-    orders: &mut mpsc::UnboundedReceiver<Order>,
+    queue: &mut mpsc::UnboundedReceiver<Queued>,
     pending: &AtomicUsize,
     answers: &AtomicUsize,
     give_up: Duration,
 ) -> Option<(Replies, Result<Vec<Columns>>)> {
     let mut next = None;
     loop {
-        let Some(order) = (match next.take() {
-            Some(order) => Some(order),
-            None => orders.recv().await,
+        let Some(queued) = (match next.take() {
+            Some(queued) => Some(queued),
+            None => queue.recv().await,
         }) else {
-            // In order: the server then frees at once what the session held.
+            // In their order: the server then frees at once what the session held.
             tokio::time::timeout(LIMIT, connection.close()).await.ok();
             return None;
         };
-        if !order.take_up() {
+        if !queued.take_up() {
             pending.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let mut together = vec![order.reply];
-        let must = matches!(order.what, What::Undo(_));
-        let outcome = match order.what {
-            What::Sql(sql) | What::Undo(sql) => {
+        let mut together = vec![queued.reply];
+        let must = matches!(queued.command, Command::Undo(_));
+        let outcome = match queued.command {
+            Command::Sql(sql) | Command::Undo(sql) => {
                 let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection);
                 tokio::time::timeout(give_up, run).await.map(|rows| rows.map(|rows| texts(&rows)))
             }
-            What::Ping => {
-                while let Ok(order) = orders.try_recv() {
-                    match order.what {
-                        What::Ping if order.take_up() => together.push(order.reply),
-                        What::Ping => drop(pending.fetch_sub(1, Ordering::SeqCst)),
-                        What::Sql(_) | What::Undo(_) => {
-                            next = Some(order);
+            Command::Ping => {
+                while let Ok(queued) = queue.try_recv() {
+                    match queued.command {
+                        Command::Ping if queued.take_up() => together.push(queued.reply),
+                        Command::Ping => drop(pending.fetch_sub(1, Ordering::SeqCst)),
+                        Command::Sql(_) | Command::Undo(_) => {
+                            next = Some(queued);
                             break;
                         }
                     }

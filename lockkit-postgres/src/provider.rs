@@ -15,12 +15,12 @@ use crate::{PostgresConfig, Strategy};
 /// page `docs/postgres.md` for the two strategies and their bounds.
 #[derive(Clone, Debug)]
 pub struct PostgresProvider {
-    pub(crate) by: By,
+    pub(crate) strategy: Connected,
     pub(crate) schema: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum By {
+pub(crate) enum Connected {
     Advisory(Arc<Advisory>),
     Table(Arc<Table>),
 }
@@ -45,11 +45,11 @@ impl PostgresProvider {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let schema = config.schema.as_str().into();
-        let by = match config.strategy {
-            Strategy::Advisory => By::Advisory(Arc::new(Advisory::connect(config).await?)),
-            Strategy::Table => By::Table(Arc::new(Table::connect(config).await?)),
+        let strategy = match config.strategy {
+            Strategy::Advisory => Connected::Advisory(Arc::new(Advisory::connect(config).await?)),
+            Strategy::Table => Connected::Table(Arc::new(Table::connect(config).await?)),
         };
-        Ok(Self { by, schema })
+        Ok(Self { strategy, schema })
     }
 
     /// What this strategy promises, straight to the server; the table behind a pooler wakes by
@@ -68,9 +68,9 @@ impl PostgresProvider {
     }
 
     fn strategy(&self) -> &dyn LockProvider {
-        match &self.by {
-            By::Advisory(advisory) => &**advisory,
-            By::Table(table) => &**table,
+        match &self.strategy {
+            Connected::Advisory(advisory) => &**advisory,
+            Connected::Table(table) => &**table,
         }
     }
 }

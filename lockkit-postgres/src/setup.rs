@@ -4,7 +4,7 @@ use lockkit_core::kit::check_layout;
 use lockkit_core::{Applied, Clock, Error, Result};
 
 use crate::PostgresConfig;
-use crate::connection::{PATIENCE, Session, What};
+use crate::connection::{Command, PATIENCE, Session};
 use crate::error::STANDBY;
 
 /// The oldest server that ends idle sessions.
@@ -26,7 +26,7 @@ pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> 
          (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
     );
     let clock = Clock::system();
-    let rows = session.ask(&clock, PATIENCE, What::Sql(look)).await?;
+    let rows = session.ask(&clock, PATIENCE, Command::Sql(look)).await?;
     let row = rows.first();
     let column = |n: usize| row.and_then(|row| row.get(n)?.as_deref()).unwrap_or_default();
     let version: u32 = column(0).parse().unwrap_or(0);
@@ -52,9 +52,9 @@ pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> 
                 "run the SQL of PostgresConfig::setup_sql()",
             ));
         }
-        session.ask(&clock, PATIENCE, What::Sql(config.setup_sql())).await?;
+        session.ask(&clock, PATIENCE, Command::Sql(config.setup_sql())).await?;
     } else {
-        let ask = What::Sql(format!("SELECT {schema}.lockkit_version()"));
+        let ask = Command::Sql(format!("SELECT {schema}.lockkit_version()"));
         let rows = session.ask(&clock, PATIENCE, ask).await?;
         let number = rows.first().and_then(|row| row.first()?.as_deref());
         // Advisory locks are the database's, whatever the schema.

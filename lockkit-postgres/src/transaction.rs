@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 use crate::PostgresProvider;
 use crate::error::to_error;
 use crate::protocol::quoted;
-use crate::provider::By;
+use crate::provider::Connected;
 
 /// The SQLSTATE by which the function `fence` refuses a stale token.
 pub const STALE: &str = "LK001";
@@ -174,9 +174,9 @@ impl PostgresProvider {
     }
 
     fn key(&self, name: &LockName) -> Result<i64> {
-        match &self.by {
-            By::Advisory(advisory) => Ok(advisory.key(name)),
-            By::Table(_) => Err(Error::invalid(
+        match &self.strategy {
+            Connected::Advisory(advisory) => Ok(advisory.key(name)),
+            Connected::Table(_) => Err(Error::invalid(
                 "a lock inside a transaction under the strategy \"table\"",
                 "use the strategy \"advisory\": a lease outlives the transactions that change it",
             )),
@@ -202,7 +202,7 @@ impl PostgresProvider {
 
     /// A token: where nobody has entered since a crash of the server, after we have.
     async fn token_in(&self, transaction: &mut PgConnection, token: u64) -> Result<FencingToken> {
-        let By::Advisory(advisory) = &self.by else {
+        let Connected::Advisory(advisory) = &self.strategy else {
             return Err(Error::invalid("another strategy", "use the strategy \"advisory\""));
         };
         let mut token = token;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkit_core::{Applied, Clock, Error, Result};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::connection::{Columns, Session, What};
+use crate::connection::{Columns, Command, Session};
 use crate::error::{POOLER, STANDBY};
 use crate::protocol::{column, garbled, number};
 
@@ -84,7 +84,7 @@ impl LockSession {
              CASE WHEN NOT pg_is_in_recovery() THEN {schema}.enter() END \
              FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         );
-        let rows = opened.ask(&Clock::system(), limit, What::Sql(hello)).await?;
+        let rows = opened.ask(&Clock::system(), limit, Command::Sql(hello)).await?;
         let row = rows.first().ok_or_else(|| garbled(&rows))?;
         if column(row, 2) == Some("t") {
             return Err(Error::rejected("a server in recovery", STANDBY));
@@ -180,7 +180,7 @@ impl LockSession {
         } else {
             format!("SET idle_session_timeout = {}; {sql}", self.ttl.load(Ordering::SeqCst))
         };
-        let answer = self.ask(clock, limit, What::Sql(sql)).await;
+        let answer = self.ask(clock, limit, Command::Sql(sql)).await;
         if !is_aimed && answer.is_ok() {
             self.is_aimed.store(true, Ordering::SeqCst);
         }
@@ -199,16 +199,16 @@ impl LockSession {
 
     /// Lets the server hear of us.
     pub(super) async fn ping(&self, clock: &Clock, limit: Duration) -> Result<()> {
-        self.ask(clock, limit, What::Ping).await.map(drop)
+        self.ask(clock, limit, Command::Ping).await.map(drop)
     }
 
     pub(super) async fn ask(
         &self,
         clock: &Clock,
         limit: Duration,
-        what: What,
+        command: Command,
     ) -> Result<Vec<Columns>> {
-        let answer = self.session.ask(clock, limit, what).await;
+        let answer = self.session.ask(clock, limit, command).await;
         let unanswered = matches!(answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
         self.is_silent.store(unanswered && !self.is_ended(), Ordering::SeqCst);
         answer
@@ -245,8 +245,8 @@ impl LockSession {
     }
 }
 
-fn free(key: i64) -> What {
-    What::Undo(format!("SELECT pg_advisory_unlock({key})"))
+fn free(key: i64) -> Command {
+    Command::Undo(format!("SELECT pg_advisory_unlock({key})"))
 }
 
 /// The condition that a row of `pg_locks` is about this key.

@@ -10,7 +10,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 
 use super::session::{LockSession, UNUSED, Use, of_key};
-use crate::connection::{Columns, LIMIT, PATIENCE, What};
+use crate::connection::{Columns, Command, LIMIT, PATIENCE};
 use crate::protocol::column;
 
 /// How many statements wait for a session before another one is used or opened. They are answered
@@ -179,7 +179,7 @@ impl Sessions {
         limit: Duration,
         sql: &str,
     ) -> Result<Vec<Columns>> {
-        let answer = session.ask(clock, limit, What::Sql(sql.to_owned())).await;
+        let answer = session.ask(clock, limit, Command::Sql(sql.to_owned())).await;
         if session.is_silent() && session.users() == 0 {
             session.cut();
         }

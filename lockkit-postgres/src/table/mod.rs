@@ -18,7 +18,7 @@ use lockkit_core::{
 use sqlx::postgres::PgConnectOptions;
 
 use crate::PostgresConfig;
-use crate::connection::{PATIENCE, Session, What};
+use crate::connection::{Command, PATIENCE, Session};
 use crate::protocol::column;
 use crate::setup::check_server;
 use client::{Answer, Client};
@@ -69,7 +69,7 @@ impl Table {
 /// Whether the server took the settings of our first message from us: a pooler may swallow them.
 async fn obeys(session: &Session) -> Result<bool> {
     let ask = "SELECT source = 'client' FROM pg_settings WHERE name = 'synchronous_commit'";
-    let rows = session.ask(&Clock::system(), PATIENCE, What::Sql(ask.to_owned())).await?;
+    let rows = session.ask(&Clock::system(), PATIENCE, Command::Sql(ask.to_owned())).await?;
     Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
 }
 

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::connection::{Columns, LIMIT, Leaving, PATIENCE, Session, What};
+use crate::connection::{Columns, Command, LIMIT, Leaving, PATIENCE, Session};
 
 pub(crate) struct Pool {
     options: PgConnectOptions,
@@ -118,7 +118,7 @@ impl Pool {
             let left = end.saturating_since(clock.now());
             let answers = session.answers();
             let freed = Freed(&self.freed);
-            let answer = session.ask(clock, left, What::Sql(sql.clone())).await;
+            let answer = session.ask(clock, left, Command::Sql(sql.clone())).await;
             drop(freed);
             match answer {
                 Ok(rows) => return Ok(Answered { rows, replayed }),
