@@ -15,7 +15,7 @@ use lockkit_core::{Clock, Result};
 
 use crate::EtcdConfig;
 use crate::answer::Answer;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::history::{History, Moment};
 use crate::member_client::{Member, MemberClient, Progress};
 use crate::protocol::Mark;

@@ -12,7 +12,7 @@ use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::member_client::MemberClient;
 use crate::requests::{Requests, Sweeping, orphans};
 use crate::session::Session;

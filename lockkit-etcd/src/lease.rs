@@ -12,7 +12,7 @@ use lockkit_core::{Applied, Error, FencingToken, Grant, Instant, Lease, LossReas
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::protocol::{Own, revision_of};
 use crate::requests::{Entry, is_clear, retire};
 use crate::session::{Session, Use};

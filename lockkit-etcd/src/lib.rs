@@ -15,7 +15,7 @@ mod answer;
 mod client;
 mod config;
 mod endpoints;
-mod failure;
+mod error;
 mod history;
 mod keeper;
 mod lease;

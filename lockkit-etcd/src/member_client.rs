@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use etcd_client::{Client as Driver, ConnectOptions};
 use tokio::sync::Notify;
 
-use crate::failure::Failure;
+use crate::error::Failure;
 
 pub(crate) struct Member {
     pub(crate) url: String,

@@ -11,7 +11,7 @@ use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, Error, Result};
 
 use crate::endpoints::Endpoints;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::member_client::MemberClient;
 use crate::protocol::{Mark, reads, revision_of, send};
 

@@ -10,7 +10,7 @@ use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::protocol::{Contender, Own, reads, send};
 
 /// How many keys are listed with one request.

@@ -5,7 +5,7 @@ use lockkit_core::{Applied, Error, Holder, Kind, Request, Result, StoreSays};
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of};
 use crate::requests::{Record, refused, sending};
 use crate::session::Use;

@@ -9,7 +9,7 @@ use lockkit_core::kit::{self, Notes, call_limit};
 use lockkit_core::{Clock, Error, Result};
 
 use crate::endpoints::Endpoints;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::protocol::{Own, reads, revision_of, send};
 use crate::session::{Session, Use};
 

@@ -7,7 +7,7 @@ use lockkit_core::kit::{LONGEST_CALL, is_at_least};
 use lockkit_core::{Clock, Error, Result, TtlRange};
 
 use crate::endpoints::Endpoints;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::protocol::{Keys, Mark, garbled, reads, send};
 
 /// What a cluster with its settings at their defaults grants.

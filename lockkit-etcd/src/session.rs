@@ -10,7 +10,7 @@ use lockkit_core::{Applied, Clock, Error, Instant, Result, Term};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
-use crate::failure::Failure;
+use crate::error::Failure;
 use crate::history::History;
 use crate::protocol::{Keys, revision_of};
 
