@@ -17,6 +17,10 @@ use super::rules::Rules;
 use super::twist::Twist;
 
 pub(crate) fn attempt_flaws() -> Vec<Flaw> {
+    [flaws_in_what_it_asks(), flaws_in_what_it_answers()].concat()
+}
+
+fn flaws_in_what_it_asks() -> Vec<Flaw> {
     vec![
         Flaw::twist(
             "check-then-set",
@@ -44,6 +48,11 @@ pub(crate) fn attempt_flaws() -> Vec<Flaw> {
             &["AT-08"],
             IdsOfItsOwn,
         ),
+    ]
+}
+
+fn flaws_in_what_it_answers() -> Vec<Flaw> {
+    vec![
         Flaw::twist(
             "refuses-names",
             "refuses names that are not plain ASCII",

@@ -12,6 +12,10 @@ use super::term_flaws::RenewalNeverSent;
 use super::twist::{Twist, TwistedLease};
 
 pub(crate) fn end_flaws() -> Vec<Flaw> {
+    [loss_flaws(), release_flaws()].concat()
+}
+
+fn loss_flaws() -> Vec<Flaw> {
     vec![
         Flaw::twist(
             "loss-at-once",
@@ -37,6 +41,11 @@ pub(crate) fn end_flaws() -> Vec<Flaw> {
             &["SF-19"],
             LossNeverTold,
         ),
+    ]
+}
+
+fn release_flaws() -> Vec<Flaw> {
+    vec![
         Flaw::twist(
             "release-lies",
             "a release does nothing and says that it did",

@@ -11,6 +11,10 @@ use super::flaw::Flaw;
 use super::twist::Twist;
 
 pub(crate) fn operator_flaws() -> Vec<Flaw> {
+    [inspection_flaws(), list_flaws(), revocation_flaws()].concat()
+}
+
+fn inspection_flaws() -> Vec<Flaw> {
     vec![
         Flaw::twist(
             "inspection-wrong-token",
@@ -57,6 +61,11 @@ pub(crate) fn operator_flaws() -> Vec<Flaw> {
             &["C16-01"],
             InspectionNeverAnswers,
         ),
+    ]
+}
+
+fn list_flaws() -> Vec<Flaw> {
+    vec![
         Flaw::twist(
             "list-ignores-prefix",
             "a list shows every name, whatever it starts with",
@@ -87,6 +96,11 @@ pub(crate) fn operator_flaws() -> Vec<Flaw> {
             &["C16-02"],
             ListShowsFreeNames,
         ),
+    ]
+}
+
+fn revocation_flaws() -> Vec<Flaw> {
+    vec![
         Flaw::twist(
             "revocation-lies",
             "a revocation does nothing and says that it did",

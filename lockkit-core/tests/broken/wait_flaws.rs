@@ -17,6 +17,10 @@ use super::store::{Answer, Ask, Granted};
 use super::twist::Twist;
 
 pub(crate) fn wait_flaws() -> Vec<Flaw> {
+    [flaws_while_it_waits(), flaws_when_it_stops()].concat()
+}
+
+fn flaws_while_it_waits() -> Vec<Flaw> {
     vec![
         Flaw::twist(
             "polls-each-second",
@@ -74,6 +78,11 @@ pub(crate) fn wait_flaws() -> Vec<Flaw> {
             &["LV-17", "LV-12"],
             GoneWaiterGranted,
         ),
+    ]
+}
+
+fn flaws_when_it_stops() -> Vec<Flaw> {
+    vec![
         Flaw::twist(
             "withdrawn-goes-on",
             "a withdrawn attempt queues again, and is granted to nobody: a ghost in the queue",
