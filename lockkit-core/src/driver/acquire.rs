@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::oneshot;
 
@@ -24,18 +25,10 @@ pub(super) async fn acquire(
     caller: &mut oneshot::Sender<Answer>,
 ) -> Result<(Request, Grant, Machine), Answer> {
     let clock = &shared.clock;
-    let started = clock.now();
-    let limit = match wanted.wait {
-        Wait::No => Some(call_limit(wanted.timing.ttl)),
-        Wait::AtMost(limit) => Some(limit),
-        Wait::Unlimited => None,
-    };
-    let limit = limit.map(|limit| started.saturating_add(limit));
-    let mut warn_at = Some(started.saturating_add(wanted.timing.ttl));
+    let mut patience = Patience::new(shared, wanted);
     let mut request = new_request(shared, wanted).map_err(Err)?;
     let mut attempt = Attempt::new(wanted.wait != Wait::No, request.id());
     let mut stage = Stage::Admission;
-    let mut warning = None;
     let mut failure = None;
     loop {
         let event = tokio::select! {
@@ -44,40 +37,24 @@ pub(super) async fn acquire(
             // Before the call: what `close` releases must not be granted to those it ends.
             () = shared.closing.closed() => Happened::Event(attempt::Event::Closing),
             event = stage.next(shared) => event,
-            () = reached(clock, limit) => Happened::Event(attempt::Event::TimeUp),
-            () = reached(clock, warn_at) => {
-                warn_at = None;
-                let wait = warn_of_long_wait(shared, request.clone(), started, failure.clone());
-                warning = Some(Box::pin(wait));
-                continue;
-            }
-            () = finished(&mut warning) => {
-                warning = None;
-                continue;
-            }
+            () = patience.ends(&request, failure.as_ref()) => Happened::Event(attempt::Event::TimeUp),
         };
         // A call that has ended is not handed on: it must not be polled again.
         let ended = matches!(event, Happened::Ended(_));
         let event = match event {
             Happened::Event(event) => event,
+            Happened::Ended(Ok(Some(grant))) => {
+                match believed(shared, runtime, wanted, &request, grant) {
+                    Ok((grant, machine)) => return Ok((request, grant, machine)),
+                    Err(late) => attempt::Event::GrantedLate(late),
+                }
+            }
             Happened::Ended(Ok(None)) => attempt::Event::Held,
             Happened::Ended(Err(error)) => {
                 if matches!(error, Error::Unavailable { .. }) {
                     request.report(StoreSays::Unreachable);
                 }
                 attempt::Event::Failed(error)
-            }
-            Happened::Ended(Ok(Some(grant))) => {
-                let spread = request.id().to_bytes()[0];
-                match Machine::granted(wanted.timing, grant.term, clock.now(), spread) {
-                    Some(machine) => return Ok((request, grant, machine)),
-                    None => {
-                        let lease = grant.lease;
-                        let clean_up = CleanUp::Release { lease, ttl: wanted.timing.ttl };
-                        shared.reaper.take(clean_up, runtime);
-                        attempt::Event::GrantedLate(too_late(wanted.timing.ttl))
-                    }
-                }
             }
         };
         if let attempt::Event::Failed(error) | attempt::Event::GrantedLate(error) = &event {
@@ -105,6 +82,25 @@ pub(super) async fn acquire(
                 }
                 return Err(answer_of(answer, wanted.wait, &request, applied, failure));
             }
+        }
+    }
+}
+
+/// The grant and the machine that holds it. A grant that came after its deadline is released, and is
+/// an error.
+fn believed(
+    shared: &Shared,
+    runtime: &Runtime,
+    wanted: &Acquire,
+    request: &Request,
+    grant: Grant,
+) -> Result<(Grant, Machine)> {
+    let (spread, ttl) = (request.id().to_bytes()[0], wanted.timing.ttl);
+    match Machine::granted(wanted.timing, grant.term, shared.clock.now(), spread) {
+        Some(machine) => Ok((grant, machine)),
+        None => {
+            shared.reaper.take(CleanUp::Release { lease: grant.lease, ttl }, runtime);
+            Err(too_late(ttl))
         }
     }
 }
@@ -196,6 +192,52 @@ fn too_late(ttl: Duration) -> Error {
          short for its round trips, take a longer one"
     );
     Error::unavailable(Applied::No, cause)
+}
+
+/// How long the caller waits for an answer; after a whole ttl the log gets a warning.
+struct Patience<'a> {
+    shared: &'a Shared,
+    started: Instant,
+    limit: Option<Instant>,
+    warn_at: Option<Instant>,
+    /// The warning that is being written.
+    warning: Option<BoxFuture<'a, ()>>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(shared: &'a Shared, wanted: &Acquire) -> Self {
+        let started = shared.clock.now();
+        let limit = match wanted.wait {
+            Wait::No => Some(call_limit(wanted.timing.ttl)),
+            Wait::AtMost(limit) => Some(limit),
+            Wait::Unlimited => None,
+        };
+        Self {
+            shared,
+            started,
+            limit: limit.map(|limit| started.saturating_add(limit)),
+            warn_at: Some(started.saturating_add(wanted.timing.ttl)),
+            warning: None,
+        }
+    }
+
+    /// Completes at the time limit, and warns meanwhile. Cancel-safe.
+    async fn ends(&mut self, request: &Request, failure: Option<&Error>) {
+        let clock = &self.shared.clock;
+        loop {
+            tokio::select! {
+                biased;
+                () = reached(clock, self.limit) => return,
+                () = reached(clock, self.warn_at) => {
+                    self.warn_at = None;
+                    let (request, failure) = (request.clone(), failure.cloned());
+                    let warning = warn_of_long_wait(self.shared, request, self.started, failure);
+                    self.warning = Some(Box::pin(warning));
+                }
+                () = finished(&mut self.warning) => self.warning = None,
+            }
+        }
+    }
 }
 
 async fn reached(clock: &Clock, at: Option<Instant>) {

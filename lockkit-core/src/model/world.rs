@@ -93,6 +93,10 @@ fn id(client: usize) -> RequestId {
     RequestId::from_bytes([u8::try_from(client).unwrap_or(u8::MAX); 16])
 }
 
+fn asker(client: usize) -> Asker {
+    Asker { id: id(client), label: Arc::from(""), ttl: Some(TTL), kind: Kind::Exclusive }
+}
+
 fn client_of(id: RequestId) -> usize {
     usize::from(id.to_bytes()[0])
 }
@@ -197,19 +201,13 @@ impl Protocol {
                 }
             }
             Packet::Acquire(client) => {
-                let asker = Asker {
-                    id: id(client),
-                    label: Arc::from(""),
-                    ttl: Some(TTL),
-                    kind: Kind::Exclusive,
-                };
-                if let Reply::Granted(granted) = world.ask(Message::Acquire(asker)) {
+                if let Reply::Granted(granted) = world.ask(Message::Acquire(asker(client))) {
                     world.network.insert(Packet::Granted(client, granted.token, None));
                 }
             }
             Packet::Granted(client, grant, later) => self.granted(world, client, grant, later),
             Packet::Renew(client, token, sent) => {
-                let token = if self.grant_check { Some(token) } else { world.holder() };
+                let token = self.touched(world, token);
                 let reply = token.map(|token| world.ask(Message::Renew(token)));
                 world.network.insert(match reply {
                     Some(Reply::Renewed) => Packet::Renewed(client, sent),
@@ -223,8 +221,7 @@ impl Protocol {
             }
             Packet::Ended(client) => drive(world, client, Event::Ended(LossReason::Removed)),
             Packet::Release(_, token) => {
-                let token = if self.grant_check { Some(token) } else { world.holder() };
-                if let Some(token) = token {
+                if let Some(token) = self.touched(world, token) {
                     world.ask(Message::End(token, LossReason::Released));
                 }
             }
@@ -249,6 +246,11 @@ impl Protocol {
                 }
             }
         }
+    }
+
+    /// The grant that a renewal or a release by `token` reaches in the store.
+    fn touched(&self, world: &World, token: FencingToken) -> Option<FencingToken> {
+        if self.grant_check { Some(token) } else { world.holder() }
     }
 
     fn granted(

@@ -301,6 +301,22 @@ async fn limits(cx: Context) -> Verdict {
         ));
     }
     let limit = cx.call_limit();
+    all_fail_within(limit, calls).await?;
+
+    let within = cx.slack() / 2;
+    let waited = cx.by(within + cx.slack(), "a wait has its limit", lock.acquire_within(within));
+    let waited = waited.await?;
+    let told = matches!(waited, Err(Error::Unavailable { .. }));
+    require!(told, "a wait on a dark link answered {waited:?}");
+    let released = cx.by(limit, "a guard's release has a limit", guard.release()).await?;
+    require!(released.is_err(), "a release on a dark link was acknowledged");
+    let closed = cx.by(within + cx.slack(), "closing has its limit", locks.close(within)).await?;
+    require!(closed.is_err(), "all was cleaned up on a dark link");
+    Ok(())
+}
+
+/// Makes all calls at once, on a dark link.
+async fn all_fail_within(limit: Duration, calls: Vec<(&str, Called<'_>)>) -> Verdict {
     let limited = calls
         .into_iter()
         .map(|(what, call)| async move { (what, tokio::time::timeout(limit, call).await) });
@@ -313,18 +329,8 @@ async fn limits(cx: Context) -> Verdict {
         let known = what == "LockProvider::withdraw" && ended.is_ok();
         require!(failed || known, "{what} on a dark link answered {ended:?}");
         Ok(())
-    }))?;
-
-    let within = cx.slack() / 2;
-    let waited = cx.by(within + cx.slack(), "a wait has its limit", lock.acquire_within(within));
-    let waited = waited.await?;
-    let told = matches!(waited, Err(Error::Unavailable { .. }));
-    require!(told, "a wait on a dark link answered {waited:?}");
-    let released = cx.by(limit, "a guard's release has a limit", guard.release()).await?;
-    require!(released.is_err(), "a release on a dark link was acknowledged");
-    let closed = cx.by(within + cx.slack(), "closing has its limit", locks.close(within)).await?;
-    require!(closed.is_err(), "all was cleaned up on a dark link");
-    Ok(())
+    }))
+    .map(drop)
 }
 
 async fn stuck(cx: Context) -> Verdict {
