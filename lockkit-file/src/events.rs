@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::Events;
+pub(crate) use linux::{Events, Watch};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use none::Events;
+pub(crate) use none::{Events, Watch};
 
 /// How often a waiter looks where nothing tells it.
 pub(crate) const POLL: Duration = Duration::from_millis(10);

@@ -5,20 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::{
-    Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockName, LockProvider, LossReason,
-    Operator, Request, Result, StoreSays, WakeUp, async_trait,
+    Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, LockName, LockProvider,
+    LossReason, Operator, Request, Result, StoreSays, WakeUp, async_trait,
 };
 use tokio::runtime::Handle;
+use tokio::sync::futures::Notified;
 
 use crate::client::Client;
 use crate::config::FileConfig;
 use crate::error::{ended, failed};
-use crate::events::{BACKSTOP, POLL};
+use crate::events::{BACKSTOP, POLL, Watch};
 use crate::files::{self, LockFiles};
 use crate::lease::{grant, sync};
 use crate::protocol::{self, Attempted, Blocked, Candidate};
 use crate::record::Turn;
-use crate::slot::Standing;
+use crate::slot::{Slot, Standing};
 use crate::{network, operator};
 
 /// How soon to look again at a twin that an operator may be looking at.
@@ -153,17 +154,10 @@ impl LockProvider for FileProvider {
         let (mut asking, mut watches) = (None, None);
         let (mut blips, mut yields, mut stale) = (0, 0, Stale(0));
         loop {
-            let told = slot.changed.notified();
-            match slot.standing() {
-                Standing::Granted(token) => return Ok(grant(entry, token, request, None)),
-                Standing::Ended(reason) => return Err(ended(reason)),
-                Standing::Asking if self.0.line_up(&slot) => {}
-                Standing::Asking | Standing::Granting => {
-                    report(request, &place);
-                    told.await;
-                    continue;
-                }
-            }
+            let told = match self.place_in_line(&slot, request, &place).await? {
+                Place::First(told) => told,
+                Place::Granted(token) => return Ok(grant(entry, token, request, None)),
+            };
             let sent = request.clock().now();
             let candidate = match asking.take() {
                 Some(candidate) => candidate,
@@ -203,14 +197,7 @@ impl LockProvider for FileProvider {
                     yields = 0;
                     stale = Stale(0);
                     report(request, &place);
-                    match by {
-                        Blocked::Twin if blips < BLIPS => {
-                            blips += 1;
-                            BLIP
-                        }
-                        _ if file.is_live() && twin.is_live() => BACKSTOP,
-                        _ => POLL,
-                    }
+                    pause(by, &mut blips, &armed)
                 }
             };
             tokio::select! {
@@ -237,6 +224,49 @@ impl LockProvider for FileProvider {
     async fn close(&self) -> Result<()> {
         self.0.close();
         Ok(())
+    }
+}
+
+/// Where a request stands among those of this process.
+enum Place<'a> {
+    /// It asks the kernel next, and is told of a change of its slot.
+    First(Notified<'a>),
+    /// It was granted by another call of the same request.
+    Granted(FencingToken),
+}
+
+impl FileProvider {
+    /// Waits until this request is the first of the queue, or has been granted.
+    async fn place_in_line<'a>(
+        &self,
+        slot: &'a Slot,
+        request: &Request,
+        place: &LockFiles,
+    ) -> Result<Place<'a>> {
+        loop {
+            let told = slot.changed.notified();
+            match slot.standing() {
+                Standing::Granted(token) => return Ok(Place::Granted(token)),
+                Standing::Ended(reason) => return Err(ended(reason)),
+                Standing::Asking if self.0.line_up(slot) => return Ok(Place::First(told)),
+                Standing::Asking | Standing::Granting => {
+                    report(request, place);
+                    told.await;
+                }
+            }
+        }
+    }
+}
+
+/// How long a waiter sleeps if no file changes before.
+fn pause(by: Blocked, blips: &mut u32, watches: &[Watch; 2]) -> Duration {
+    match by {
+        Blocked::Twin if *blips < BLIPS => {
+            *blips += 1;
+            BLIP
+        }
+        _ if watches.iter().all(Watch::is_live) => BACKSTOP,
+        _ => POLL,
     }
 }
 
