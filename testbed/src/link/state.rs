@@ -225,18 +225,8 @@ impl State {
         let (seed, now) = (self.seed, Instant::now());
         let Some(entry) = self.connections.get_mut(&number) else { return Step::End(End::Reset) };
         let fault = entry.faults[index];
-        match fault {
-            Fault::Reset => return Step::End(End::Reset),
-            Fault::Blackhole => {
-                let flow = flow(&mut entry.counts, index);
-                flow.dropped += queue.clear();
-                flow.held = 0;
-                entry.has_gap[index] |= flow.dropped > 0;
-                return Step::Idle;
-            }
-            _ if entry.has_gap[index] => return Step::End(End::Reset),
-            Fault::Hold | Fault::Throttle { bytes_per_second: 0 } => return Step::Idle,
-            _ => {}
+        if let Some(step) = entry.stopped(index, queue) {
+            return step;
         }
         let Some((arrived, offset)) = queue.front() else { return Step::Idle };
         let delivered = match fault {
@@ -292,6 +282,23 @@ impl State {
 }
 
 impl Entry {
+    /// What a fault makes of a direction that it lets nothing through.
+    fn stopped(&mut self, index: usize, queue: &mut Queue) -> Option<Step> {
+        match self.faults[index] {
+            Fault::Reset => Some(Step::End(End::Reset)),
+            Fault::Blackhole => {
+                let flow = flow(&mut self.counts, index);
+                flow.dropped += queue.clear();
+                flow.held = 0;
+                self.has_gap[index] |= flow.dropped > 0;
+                Some(Step::Idle)
+            }
+            _ if self.has_gap[index] => Some(Step::End(End::Reset)),
+            Fault::Hold | Fault::Throttle { bytes_per_second: 0 } => Some(Step::Idle),
+            _ => None,
+        }
+    }
+
     fn delivered(&mut self, index: usize, bytes: &[u8]) {
         self.since[index] += bytes.len() as u64;
         flow(&mut self.counts, index).delivered += bytes.len() as u64;
