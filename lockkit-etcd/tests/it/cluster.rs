@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common::cluster::{ALONE, Trouble, at, renewed};
 use crate::common::{SLACK, by, ms, waiter};
 use lockkit_core::{Error, Fenced, Guard, Lock, Locks};
-use testbed::{Data, EtcdCluster, in_time, timing};
+use testbed::{EtcdCluster, in_time, timing};
 
 const TTL: Duration = ms(5_000);
 /// What is left of it outlasts an election in which candidates spoil it for each other.
@@ -138,6 +138,26 @@ async fn is_in_the_store(locks: &Locks, guard: &Guard) -> Option<bool> {
     Some(seen.holders.first().and_then(|holder| holder.token) == Some(guard.token()))
 }
 
+/// Reads and writes a counter in two steps, each with the token, until it is over.
+async fn count_up(
+    lock: Lock,
+    counter: Arc<Fenced<u64>>,
+    written: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+) {
+    while !over.load(Ordering::SeqCst) {
+        let guard = lock.acquire().await.unwrap();
+        let token = guard.token();
+        if let Ok(seen) = counter.access(token, |value| *value) {
+            tokio::time::sleep(ms(2)).await;
+            if counter.access(token, |value| *value = seen + 1).is_ok() {
+                written.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        drop(guard.release().await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_comes_back_after_nine_seconds_breaks_no_fenced_write_and_hides_no_loss() {
     const NAMES: usize = 4;
@@ -152,7 +172,6 @@ async fn a_leader_that_comes_back_after_nine_seconds_breaks_no_fenced_write_and_
     let mut revoked = 0;
     for round in 0..2 {
         let leader = cluster.leader().unwrap();
-        // A counter that is read and written in two steps, each with the token.
         let counter = Arc::new(Fenced::new(0_u64));
         let written = Arc::new(AtomicU64::new(0));
         let over = Arc::new(AtomicBool::new(false));
@@ -161,19 +180,7 @@ async fn a_leader_that_comes_back_after_nine_seconds_breaks_no_fenced_write_and_
             let lock = locks.lock(format!("counter-{round}")).ttl(TTL);
             let (counter, written, over) =
                 (Arc::clone(&counter), Arc::clone(&written), Arc::clone(&over));
-            writers.push(tokio::spawn(async move {
-                while !over.load(Ordering::SeqCst) {
-                    let guard = lock.acquire().await.unwrap();
-                    let token = guard.token();
-                    if let Ok(seen) = counter.access(token, |value| *value) {
-                        tokio::time::sleep(ms(2)).await;
-                        if counter.access(token, |value| *value = seen + 1).is_ok() {
-                            written.fetch_add(1, Ordering::SeqCst);
-                        }
-                    }
-                    drop(guard.release().await);
-                }
-            }));
+            writers.push(tokio::spawn(count_up(lock, counter, written, over)));
         }
         let mut held = Vec::new();
         for (number, locks) in (0..NAMES).zip(clients.iter().cycle()) {
@@ -216,7 +223,7 @@ async fn a_leader_that_comes_back_after_nine_seconds_breaks_no_fenced_write_and_
 async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers() {
     let _alone = ALONE.lock().await;
     let cluster = EtcdCluster::start(3).unwrap();
-    for killed in [false, true] {
+    for trouble in [Trouble::Pause, Trouble::Kill] {
         let (locks, other) = (at(&cluster, 0).await, at(&cluster, 1).await);
         let lock = locks.lock("held").ttl(TTL);
         let guard = by(TTL + FAIL_OVER, "a free name", lock.acquire()).await.unwrap();
@@ -227,13 +234,7 @@ async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers(
         let leader = cluster.leader().unwrap();
         let gone = [leader, (leader + 1) % 3];
         let began = timing::start();
-        for member in gone {
-            if killed {
-                cluster.member(member).kill().unwrap();
-            } else {
-                cluster.member(member).pause().unwrap();
-            }
-        }
+        gone.iter().for_each(|member| trouble.begin(&cluster, *member));
         let tried = async { other.lock("x").try_acquire().await.map(drop) };
         let inspected = async { other.lock("held").inspect().await.map(drop) };
         let listed = async { other.list("", None, 10).await.map(drop) };
@@ -257,14 +258,7 @@ async fn without_a_majority_calls_end_holders_are_lost_in_time_and_all_recovers(
         println!("without a majority: the holder was lost after {:?}", began.elapsed());
         in_time!(began, began.elapsed() < TTL + SLACK);
         assert!(!next.is_finished());
-        for member in gone {
-            if killed {
-                cluster.member(member).restart(Data::Kept).unwrap();
-            } else {
-                cluster.member(member).resume().unwrap();
-            }
-        }
-        cluster.settled().unwrap();
+        trouble.end_of_all(&cluster, &gone);
         let healed = Instant::now();
         // The new leader begins the ttl anew.
         let next = by(TTL * 2 + FAIL_OVER, "the waiter's grant", next).await.unwrap();

@@ -109,6 +109,35 @@ impl Tokens {
     }
 }
 
+/// Takes tokens by the transaction form without an end, in transactions that are left open as the
+/// server dies.
+async fn lock_in_transactions(
+    url: String,
+    transactions: PostgresProvider,
+    seen: Arc<Mutex<[Tokens; 3]>>,
+) {
+    let name = LockName::new("transaction").unwrap();
+    for turn in 0_u64.. {
+        let Ok(mut connection) = PgConnection::connect(&url).await else {
+            tokio::time::sleep(ms(20)).await;
+            continue;
+        };
+        while let Ok(mut transaction) = connection.begin().await {
+            let token = transactions.lock_in(&mut transaction, &name).await;
+            let Ok(token) = token else { break };
+            let mut newest = seen.lock().await;
+            // The other may have come in between, if the server has died since.
+            let lives = sqlx::raw_sql("SELECT 1").execute(&mut *transaction).await.is_ok();
+            newest[2].take(token, lives);
+            drop(newest);
+            tokio::time::sleep(ms(turn % 3)).await;
+            if !lives || turn % 2 == 0 && transaction.commit().await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
     const KILLS: usize = 50;
@@ -138,34 +167,11 @@ async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
             }));
         }
     }
-    // The transaction form, in transactions that are left open as the server dies; the second client
-    // waits for the first, and the other way round.
+    // Two of them: each waits for the other.
     for _ in 0..2 {
         let (url, seen, transactions) = (server.url(), Arc::clone(&newest), transactions.clone());
-        tasks.push(tokio::spawn(async move {
-            let name = LockName::new("transaction").unwrap();
-            for turn in 0_u64.. {
-                let Ok(mut connection) = PgConnection::connect(&url).await else {
-                    tokio::time::sleep(ms(20)).await;
-                    continue;
-                };
-                while let Ok(mut transaction) = connection.begin().await {
-                    let token = transactions.lock_in(&mut transaction, &name).await;
-                    let Ok(token) = token else { break };
-                    let mut newest = seen.lock().await;
-                    // The other may have come in between, if the server has died since.
-                    let lives = sqlx::raw_sql("SELECT 1").execute(&mut *transaction).await.is_ok();
-                    newest[2].take(token, lives);
-                    drop(newest);
-                    tokio::time::sleep(ms(turn % 3)).await;
-                    if !lives || turn % 2 == 0 && transaction.commit().await.is_err() {
-                        break;
-                    }
-                }
-            }
-        }));
+        tasks.push(tokio::spawn(lock_in_transactions(url, transactions, seen)));
     }
-    let mut before = [0; 3];
     for kill in 0..KILLS {
         tokio::time::sleep(ms(60 + 7 * (kill as u64 % 11))).await;
         let again = Arc::clone(&server);
@@ -177,7 +183,7 @@ async fn fifty_kills_of_the_server_bring_no_token_back_and_end_no_wait() {
     }
     // All go on after the last one.
     let counts = || async { newest.lock().await.each_ref().map(|tokens| tokens.all.len()) };
-    before.copy_from_slice(&counts().await);
+    let before = counts().await;
     let began = timing::start();
     loop {
         let now = counts().await;

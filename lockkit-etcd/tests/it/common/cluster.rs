@@ -49,10 +49,17 @@ impl Trouble {
     }
 
     pub(crate) fn end(self, cluster: &EtcdCluster, member: usize) {
-        match self {
-            Self::Kill => cluster.member(member).restart(Data::Kept).unwrap(),
-            Self::Pause => cluster.member(member).resume().unwrap(),
-            Self::CutOff => cluster.heal().unwrap(),
+        self.end_of_all(cluster, &[member]);
+    }
+
+    /// Ends it for all these members, and then waits until the cluster has settled.
+    pub(crate) fn end_of_all(self, cluster: &EtcdCluster, members: &[usize]) {
+        for &member in members {
+            match self {
+                Self::Kill => cluster.member(member).restart(Data::Kept).unwrap(),
+                Self::Pause => cluster.member(member).resume().unwrap(),
+                Self::CutOff => cluster.heal().unwrap(),
+            }
         }
         cluster.settled().unwrap();
     }

@@ -109,32 +109,7 @@ impl Model {
                 counts.refused_by_tombstone += 1;
             }
             (Deed::Ask { id, ttl, .. }, Answer::Granted(token)) => {
-                hold!(!self.buried.contains(id), "a tombstoned id was granted");
-                // A machine that stood still between the step and the look may have seen its end.
-                let over = now.now - before.now >= ttl * 1000 && now.holder != *id;
-                hold!(over || now.holder == *id, "a token for one who does not hold");
-                hold!(now.fence.get("id") == Some(id), "granted, and the fence names another");
-                let fence = now.fence.get("token").and_then(|token| token.parse().ok());
-                hold!(fence == Some(token), "granted {token}, and the fence has {fence:?}");
-                hold!(!is_queued(id), "granted, and still in the queue");
-                if token == self.newest {
-                    hold!(is_live(id), "an ended grant came back with its token");
-                    counts.replayed += 1;
-                } else {
-                    hold!(token > self.given, "token {token} after {}", self.given);
-                    let reserved = before.holder == *id && !is_live(id);
-                    let over = before.end().is_none_or(|end| end >= 0 && now.now_ms() >= end);
-                    hold!(reserved || over, "a token while another has the name, or its own again");
-                    counts.grants += 1;
-                    counts.confirmed += u64::from(reserved);
-                    for earlier in before.queue.iter().take_while(|waiter| *waiter != id) {
-                        let dead = before.lives.get(earlier).is_none_or(|until| *until <= now.now);
-                        hold!(dead, "a live waiter was passed");
-                    }
-                    self.newest = token;
-                    self.given = token;
-                    self.grant = Some((id.clone(), token, now.ends[0]));
-                }
+                self.granted(id, *ttl, token, now, counts)?;
             }
             (Deed::Pass(pass), Answer::Passed) => self.passed(pass, now, counts)?,
             (Deed::Pass(pass), _) => {
@@ -170,6 +145,46 @@ impl Model {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    /// The one who asked was granted, by a new token or once more by that of its grant.
+    fn granted(
+        &mut self,
+        id: &String,
+        ttl: i64,
+        token: u64,
+        now: &State,
+        counts: &mut Counts,
+    ) -> Result<(), String> {
+        let before = &self.last;
+        let is_live = self.grant.as_ref().is_some_and(|grant| grant.0 == *id);
+        hold!(!self.buried.contains(id), "a tombstoned id was granted");
+        // A machine that stood still between the step and the look may have seen its end.
+        let over = now.now - before.now >= ttl * 1000 && now.holder != *id;
+        hold!(over || now.holder == *id, "a token for one who does not hold");
+        hold!(now.fence.get("id") == Some(id), "granted, and the fence names another");
+        let fence = now.fence.get("token").and_then(|token| token.parse().ok());
+        hold!(fence == Some(token), "granted {token}, and the fence has {fence:?}");
+        hold!(!now.queue.contains(id), "granted, and still in the queue");
+        if token == self.newest {
+            hold!(is_live, "an ended grant came back with its token");
+            counts.replayed += 1;
+            return Ok(());
+        }
+        hold!(token > self.given, "token {token} after {}", self.given);
+        let reserved = before.holder == *id && !is_live;
+        let over = before.end().is_none_or(|end| end >= 0 && now.now_ms() >= end);
+        hold!(reserved || over, "a token while another has the name, or its own again");
+        counts.grants += 1;
+        counts.confirmed += u64::from(reserved);
+        for earlier in before.queue.iter().take_while(|waiter| *waiter != id) {
+            let dead = before.lives.get(earlier).is_none_or(|until| *until <= now.now);
+            hold!(dead, "a live waiter was passed");
+        }
+        self.newest = token;
+        self.given = token;
+        self.grant = Some((id.clone(), token, now.ends[0]));
         Ok(())
     }
 
