@@ -10,7 +10,7 @@ use std::time::Duration;
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Clock, Error, FencingToken, LossReason, Request, Result};
 
-use super::lease::{Held, Life, State};
+use super::held::{Held, Life, State};
 use super::seek::Seeking;
 use super::session::{FOREVER, LockSession, Use, of_key};
 use super::slots::Slot;

@@ -2,6 +2,7 @@
 
 mod budget;
 mod end;
+mod held;
 mod lease;
 mod seek;
 mod session;

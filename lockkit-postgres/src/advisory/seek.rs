@@ -8,7 +8,7 @@ use lockkit_core::kit::call_limit;
 use lockkit_core::{FencingToken, Request, Result};
 
 use super::Inner;
-use super::lease::Life;
+use super::held::Life;
 use super::session::{FOREVER, Use};
 use super::slots::{Seeker, Slot};
 use super::wake::Wish;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkit_core::{Applied, Error, Grant, Holder, Instant, Request, RequestId, Result, StoreSays};
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::lease::Held;
+use super::held::Held;
 
 /// How often a lock goes from hand to hand in one process before the others' are thought of.
 const HAND_OFFS: u32 = 32;
