@@ -4,14 +4,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::process::Command;
 
-use super::{Builder, Etcd, EtcdSnapshot, PEER, TLS, etcdctl, number, revision, status};
+use super::calls::{etcdctl, number, revision, status};
+use super::member::{Member, address};
+use super::program::{Etcd, PEER, TLS};
+use super::settings::Builder;
+use super::snapshot::EtcdSnapshot;
 use crate::cluster::{Between, Cluster, Seen, pairs};
 use crate::command::run;
 use crate::doors::{Door, Doors};
-use crate::{Data, Error, Link, Place, Result, Server};
+use crate::{Data, Error, Link, Result, Server};
 
 /// A running etcd cluster, and all that a [`Cluster`] can do.
 ///
@@ -32,7 +35,7 @@ impl EtcdCluster {
         Builder::default().start_cluster(size)
     }
 
-    pub(super) fn with(builder: Builder, size: usize) -> Result<Self> {
+    fn with(builder: Builder, size: usize) -> Result<Self> {
         let prepared = || {
             let members: Vec<Server> = (0..size)
                 .map(|number| {
@@ -64,7 +67,7 @@ impl EtcdCluster {
     /// What `etcdctl` prints for these arguments, asking this member alone.
     ///
     /// # Errors
-    /// As [`EtcdServer::cli`](super::EtcdServer::cli).
+    /// As [`EtcdServer::cli`](crate::EtcdServer::cli).
     pub fn cli(&self, member: usize, arguments: &[&str]) -> Result<String> {
         let address = self.member(member).address();
         run(etcdctl(&[address], self.builder.has_users()).args(arguments))
@@ -128,47 +131,15 @@ impl Deref for EtcdCluster {
     }
 }
 
-/// Which member of a cluster a server is.
-///
-/// Members know each other by sockets whose names are relative to the directory that they run in:
-/// all have the same list, as etcd wants it, and each has doors of its own behind the names.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Member {
-    number: usize,
-    size: usize,
-}
-
-impl Member {
-    pub(super) fn name(self) -> String {
-        name(self.number)
+impl Builder {
+    /// Starts a cluster of so many members, and returns once all follow a leader; users that its
+    /// restart without data loses stay lost.
+    ///
+    /// # Errors
+    /// As [`EtcdCluster::start`].
+    pub fn start_cluster(self, size: usize) -> Result<EtcdCluster> {
+        EtcdCluster::with(self, size)
     }
-
-    pub(super) fn url(self) -> String {
-        url(self.number)
-    }
-
-    /// The list of all members.
-    pub(super) fn all(self) -> String {
-        let all = (0..self.size).map(|number| format!("{}={}", name(number), url(number)));
-        all.collect::<Vec<_>>().join(",")
-    }
-
-    pub(super) fn directory(place: &Place) -> PathBuf {
-        place.directory().join("peers")
-    }
-}
-
-fn name(member: usize) -> String {
-    format!("member-{member}")
-}
-
-fn url(member: usize) -> String {
-    format!("unix://{}", address(member))
-}
-
-/// etcd wants a port at the end also of a socket's name.
-fn address(member: usize) -> String {
-    format!("{}:0", name(member))
 }
 
 /// Where one member finds another.

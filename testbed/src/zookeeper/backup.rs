@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::ZkServer;
+use super::server::ZkServer;
 use crate::{Error, Result};
 
 /// A copy of a server's data: its snapshots, and its log of changes.

@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use super::{Builder, ELECTION, Later, QUORUM, TLS, Zk, ask, field};
+use super::calls::{ask, field};
+use super::member::{Member, Peer};
+use super::program::{ELECTION, Later, QUORUM, TLS, Zk};
+use super::settings::Builder;
 use crate::cluster::{Between, Cluster, Seen, pairs};
 use crate::doors::{Door, Doors};
 use crate::link::bind;
-use crate::{Error, Link, Place, Result, Server};
+use crate::{Error, Link, Result, Server};
 
 /// A running ZooKeeper ensemble, and all that a [`Cluster`] can do.
 ///
@@ -33,7 +36,7 @@ impl ZkEnsemble {
         Builder::default().start_ensemble(size)
     }
 
-    pub(super) fn with(builder: &Builder, size: usize) -> Result<Self> {
+    fn with(builder: &Builder, size: usize) -> Result<Self> {
         let prepared = || {
             let peers = Arc::default();
             let later: Vec<Later> = (0..size).map(|_| Later::default()).collect();
@@ -106,53 +109,14 @@ impl Deref for ZkEnsemble {
     }
 }
 
-/// Which member of an ensemble a server is.
-///
-/// Members tell each other their addresses, whatever a list says; so all have the true ones, and
-/// leave by proxies.
-pub(super) struct Member {
-    number: usize,
-    peers: Arc<OnceLock<Vec<Peer>>>,
-}
-
-struct Peer {
-    quorum: u16,
-    election: u16,
-    /// Where the member itself leaves by.
-    proxy: u16,
-}
-
-impl Member {
-    /// Writes who it is; gives the lines of its configuration that say where all are.
-    pub(super) fn lines(&self, place: &Place) -> Result<String> {
-        let id = place.data().join("myid");
-        fs::write(id, id_of(self.number)).map_err(Error::system("writing myid"))?;
-        let mut lines = "initLimit=10\nsyncLimit=5\n".to_owned();
-        for (number, Peer { quorum, election, .. }) in self.peers().iter().enumerate() {
-            lines += &format!("server.{}=127.0.0.1:{quorum}:{election}\n", id_of(number));
-        }
-        Ok(lines)
+impl Builder {
+    /// Starts an ensemble of so many members, and returns once all follow a leader.
+    ///
+    /// # Errors
+    /// As [`ZkEnsemble::start`].
+    pub fn start_ensemble(self, size: usize) -> Result<ZkEnsemble> {
+        ZkEnsemble::with(&self, size)
     }
-
-    pub(super) fn properties(&self) -> Vec<String> {
-        let proxy = self.peers().get(self.number).map(|peer| peer.proxy).unwrap_or_default();
-        vec![
-            "-DsocksProxyHost=127.0.0.1".to_owned(),
-            format!("-DsocksProxyPort={proxy}"),
-            // Java leaves out this machine otherwise.
-            "-DsocksNonProxyHosts=".to_owned(),
-            "-Dzookeeper.fastleader.maxNotificationInterval=1000".to_owned(),
-        ]
-    }
-
-    fn peers(&self) -> &[Peer] {
-        self.peers.get().map(Vec::as_slice).unwrap_or_default()
-    }
-}
-
-/// ZooKeeper's own number of a member, which is not 0.
-fn id_of(member: usize) -> String {
-    (member + 1).to_string()
 }
 
 fn view(member: &Server) -> Option<Seen> {
