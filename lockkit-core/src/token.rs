@@ -1,10 +1,9 @@
 //! The number that tells a resource which holder is the newest.
 
+mod checked;
+
 use std::fmt;
 use std::num::NonZeroU64;
-use std::str::FromStr;
-
-use crate::Error;
 
 /// A number that is strictly greater for every later grant of one name.
 ///
@@ -31,31 +30,9 @@ impl FencingToken {
     /// The greatest token there is: [`i64::MAX`].
     pub const MAX: Self = Self(NonZeroU64::MIN.saturating_add(i64::MAX.unsigned_abs() - 1));
 
-    /// The token with this value.
-    ///
-    /// # Errors
-    /// `Invalid`: the value is 0 or greater than [`i64::MAX`].
-    pub fn new(value: u64) -> Result<Self, Error> {
-        NonZeroU64::new(value).map(Self).filter(|token| *token <= Self::MAX).ok_or_else(|| {
-            Error::invalid(
-                format!("fencing token {value}"),
-                format!("a token lies between 1 and {}", i64::MAX),
-            )
-        })
-    }
-
-    /// The token of a store whose native number is `native`, moved up by the `token_base` that was
-    /// configured for it.
-    ///
-    /// # Errors
-    /// `Invalid`: the sum is 0 or greater than [`i64::MAX`].
-    pub fn with_base(base: u64, native: u64) -> Result<Self, Error> {
-        Self::new(base.saturating_add(native))
-    }
-
     /// The value, for a signed 64-bit column.
     pub fn as_i64(self) -> i64 {
-        // Never more than i64::MAX: `new` is the only way in.
+        // Never more than i64::MAX: `checked` has the only ways in.
         i64::try_from(self.0.get()).unwrap_or(i64::MAX)
     }
 
@@ -68,25 +45,6 @@ impl FencingToken {
 impl fmt::Display for FencingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
-    }
-}
-
-impl FromStr for FencingToken {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let value = text.parse().map_err(|_| {
-            Error::invalid(format!("fencing token {text:?}"), "write it as a plain decimal number")
-        })?;
-        Self::new(value)
-    }
-}
-
-impl TryFrom<i64> for FencingToken {
-    type Error = Error;
-
-    fn try_from(value: i64) -> Result<Self, Error> {
-        Self::new(u64::try_from(value).unwrap_or(0))
     }
 }
 
@@ -105,6 +63,7 @@ impl From<FencingToken> for u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     fn token(value: u64) -> FencingToken {
         FencingToken::new(value).expect("a token")
