@@ -6,40 +6,17 @@
 //! client has to do what it can do, and time passes. A safeguard that is switched off must lead to a
 //! counter-example, or the model shows nothing.
 
+mod protocol;
 mod world;
 
 use std::collections::BTreeSet;
 
+use protocol::{Protocol, SAFE};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 use world::{CLIENTS, Client, Packet, Work, World, drive};
 
 use crate::driver::lease::Event;
 use crate::memory::store::Message;
-
-/// The protocol for so long, with some of its safeguards.
-#[derive(Clone, Copy, Debug)]
-struct Protocol {
-    ticks: u32,
-    /// How many messages may arrive twice.
-    duplicates: u8,
-    /// Only the holder's own release and renewal touch a grant.
-    grant_check: bool,
-    /// A term counts from before its request was sent.
-    term_from_sending: bool,
-    /// The resource refuses older tokens.
-    fence: bool,
-    /// The token is drawn by the grant, not before it.
-    token_by_grant: bool,
-}
-
-const SAFE: Protocol = Protocol {
-    ticks: 3,
-    duplicates: 1,
-    grant_check: true,
-    term_from_sending: true,
-    fence: true,
-    token_by_grant: true,
-};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {

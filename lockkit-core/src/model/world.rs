@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Protocol;
+use super::protocol::Protocol;
 use crate::driver::lease::{Event, Machine, State};
 use crate::driver::timing::{Renewal, Timing};
 use crate::memory::store::{Asker, Granted, Message, Notice, Reply, Store};
