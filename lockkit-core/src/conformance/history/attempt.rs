@@ -1,8 +1,9 @@
 //! One attempt, as its events tell it.
 
 use super::at::At;
+use super::event::{AttemptId, What};
 use super::fence::{Access, Effect, Outcome};
-use super::{AttemptId, Violation, What};
+use super::verdict::Violation;
 use crate::{FencingToken, Instant, LockName};
 
 /// What an attempt has come to.

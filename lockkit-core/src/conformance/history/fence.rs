@@ -2,8 +2,8 @@
 
 use std::mem;
 
-use super::AttemptId;
 use super::at::At;
+use super::event::AttemptId;
 use super::verdict::{Summary, Violation};
 use crate::{FencingToken, LockName};
 

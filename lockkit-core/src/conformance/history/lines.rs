@@ -8,7 +8,8 @@ use std::str::{FromStr, SplitWhitespace};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{AttemptId, Event, History, What};
+use super::checker::History;
+use super::event::{AttemptId, Event, What};
 use crate::{Clock, Error, FencingToken, Instant, LockName, Result};
 
 /// Writes what one process sees to a file of its own, a line for each event.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::AttemptId;
+use super::event::AttemptId;
 use crate::{FencingToken, Instant, LockName};
 
 /// What is in a history without violations.
