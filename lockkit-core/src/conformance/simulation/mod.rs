@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nemesis::Cluster;
+use nemesis::{ClientOf, Cluster};
 pub(crate) use random::Random;
 pub use tally::Tally;
 use tokio::runtime::Builder;
@@ -47,7 +47,6 @@ use world::World;
 use crate::{LockName, LockProvider, Memory};
 
 type StoreOf = Arc<dyn Fn() -> Arc<dyn LockProvider> + Send + Sync>;
-type ClientOf = Arc<dyn Fn(Arc<dyn LockProvider>) -> Arc<dyn LockProvider> + Send + Sync>;
 
 /// A simulation of one kind of store.
 #[derive(Clone)]
@@ -154,7 +153,7 @@ impl Simulation {
         let names = (1..=world.weather.names).map(|number| LockName::new(format!("name {number}")));
         let names: Vec<LockName> =
             names.collect::<crate::Result<_>>().map_err(|error| error.to_string())?;
-        let cluster = Cluster::start(self, &world, &server, names);
+        let cluster = Cluster::start(self.client.clone(), &world, &server, names);
         let nemesis = tokio::spawn(Arc::clone(&cluster).nemesis());
         world.clock.sleep(world.weather.span).await;
         cluster.heal().await;

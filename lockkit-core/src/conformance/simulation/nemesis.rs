@@ -6,14 +6,18 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::process::Process;
+use super::random::Random;
 use super::resource::Resource;
 use super::wire::{Cut, Link, Server, Wire};
 use super::worker::Worker;
 use super::world::World;
-use super::{ClientOf, Simulation};
 use crate::driver::runtime::TaskHost;
 use crate::driver::timing::call_limit;
-use crate::{Clock, LockName, Locks};
+use crate::{Clock, LockName, LockProvider, Locks};
+
+/// What makes the client of a process out of its way to the store.
+pub(super) type ClientOf =
+    Arc<dyn Fn(Arc<dyn LockProvider>) -> Arc<dyn LockProvider> + Send + Sync>;
 
 /// All processes of a run, each in its present incarnation.
 pub(super) struct Cluster {
@@ -36,7 +40,7 @@ struct Running {
 
 impl Cluster {
     pub(super) fn start(
-        simulation: &Simulation,
+        client: Option<ClientOf>,
         world: &Arc<World>,
         server: &Arc<Server>,
         names: impl IntoIterator<Item = LockName>,
@@ -44,7 +48,7 @@ impl Cluster {
         let cluster = Arc::new(Self {
             world: Arc::clone(world),
             server: Arc::clone(server),
-            client: simulation.client.clone(),
+            client,
             resources: names.into_iter().map(|name| (name, Arc::default())).collect(),
             running: Mutex::default(),
             incarnations: Mutex::default(),
@@ -73,7 +77,7 @@ impl Cluster {
             server: Arc::clone(&self.server),
             link: Arc::clone(&link),
         };
-        let seed = world.draw(super::Random::seed);
+        let seed = world.draw(Random::seed);
         let builder = Locks::builder()
             .clock(Clock::tokio())
             .ttl(world.weather.ttl)
