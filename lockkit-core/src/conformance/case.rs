@@ -3,13 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::cases::GROUPS;
 use super::context::Context;
+use super::fixture::{Fixture, Time};
+use super::hook::Hook;
+use super::outcome::Outcome;
 use super::stop::Verdict;
-use super::{Fixture, Hook, Outcome, Time};
 use crate::{Expiry, Fairness, Guarantees, LockProvider, WakeUp};
 
 /// One case of the suite.
@@ -63,12 +63,6 @@ pub enum Level {
     Link,
     /// 4: processes and servers that are killed, paused and started again.
     Processes,
-}
-
-/// All cases, in the order in which they run.
-pub fn cases() -> &'static [Case] {
-    static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| GROUPS.concat());
-    &CASES
 }
 
 /// What a case rests on.
@@ -273,6 +267,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::conformance::cases::cases;
 
     #[test]
     fn each_case_has_an_id_of_its_own() {

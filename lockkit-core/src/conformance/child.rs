@@ -13,9 +13,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::context::Context;
+use super::fixture::{Fixture, Time};
 use super::history::{Recorder, What};
+use super::hook::Hook;
+use super::outcome::Outcome;
+use super::runtime::runtime;
 use super::stop::{Stop, Verdict, is_late};
-use super::{Fixture, Hook, Outcome, Time, runner};
 use crate::{Clock, Guard, LockName, Locks, Result};
 
 const STORE: &str = "LOCKKIT_CONFORMANCE_STORE";
@@ -34,10 +37,9 @@ static SERVED: AtomicBool = AtomicBool::new(false);
 pub(super) fn serve(fixture: &Arc<dyn Fixture>) -> Option<ExitCode> {
     SERVED.store(true, Ordering::SeqCst);
     let address = env::var(STORE).ok()?;
-    let worked =
-        runner::runtime(Time::Real).map_err(|error| error.to_string()).and_then(|runtime| {
-            runtime.block_on(work(fixture, &address)).map_err(|error| told(&*error))
-        });
+    let worked = runtime(Time::Real).map_err(|error| error.to_string()).and_then(|runtime| {
+        runtime.block_on(work(fixture, &address)).map_err(|error| told(&*error))
+    });
     Some(match worked {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

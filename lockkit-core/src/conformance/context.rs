@@ -4,9 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fixture::{Fixture, Time};
 use super::notes::Notes;
+use super::outcome::Outcome;
 use super::stop::{Stop, Verdict};
-use super::{Case, Fixture, Outcome, Time};
 use crate::{
     Clock, Expiry, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator,
     Request, RequestId, Result, StoreSays, WakeUp,
@@ -28,14 +29,17 @@ pub(super) struct Context {
     pub(super) clock: Clock,
     /// What the report shows of this run.
     pub(super) notes: Notes,
-    case: &'static Case,
+    /// The id of the case, and its own time limit.
+    case: &'static str,
+    case_limit: Duration,
     /// Starts every name of this run, so that runs on one store do not meet.
     prefix: String,
 }
 
 impl Context {
     pub(super) fn new(
-        case: &'static Case,
+        case: &'static str,
+        case_limit: Duration,
         fixture: Arc<dyn Fixture>,
         provider: Arc<dyn LockProvider>,
         notes: Notes,
@@ -45,20 +49,21 @@ impl Context {
             Time::Virtual => Clock::tokio(),
         };
         let run = RequestId::random().map(|id| id.to_string()).unwrap_or_default();
-        let prefix = format!("conformance-{}-{run}", case.id);
-        Self { fixture, guarantees: provider.guarantees(), provider, clock, notes, case, prefix }
+        let prefix = format!("conformance-{case}-{run}");
+        let guarantees = provider.guarantees();
+        Self { fixture, guarantees, provider, clock, notes, case, case_limit, prefix }
     }
 
     /// The same run on another fixture's store.
     pub(super) async fn on(&self, fixture: Arc<dyn Fixture>) -> Verdict<Self> {
         let provider = fixture.connect().await?;
-        Ok(Self::new(self.case, fixture, provider, self.notes.clone()))
+        Ok(Self::new(self.case, self.case_limit, fixture, provider, self.notes.clone()))
     }
 
     /// After how long a case hangs: its own limit, longer where ttls are; a busy machine takes three
     /// times as long, and in virtual time more costs nothing.
     pub(super) fn limit(&self) -> Duration {
-        let limit = self.case.limit + 20 * self.ttl().saturating_sub(TTL);
+        let limit = self.case_limit + 20 * self.ttl().saturating_sub(TTL);
         if self.is_virtual() { 4 * limit } else { 3 * limit }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::faults::{Link, Server, Traffic, Way};
 use super::notes::Notes;
-use super::{Link, Server, Traffic, Way};
 use crate::{Grant, Guarantees, Lease, LockProvider, LossReason, Operator, Request, Result, Term};
 
 /// A client that counts the calls on it.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::faults::{Linked, Served};
-use crate::{Error, LockName, LockProvider, Result};
+use super::faults::{Linked, Server};
+use super::hook::{Hook, cannot};
+use crate::{LockName, LockProvider, Result};
 
 /// A store under test: connects clients and, where it can, offers faults.
 ///
@@ -129,22 +130,26 @@ pub trait Fixture: Send + Sync + 'static {
     }
 }
 
-/// What a fixture may be able to do to its store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// A store for one case alone, and its server; both end when they are dropped.
 #[non_exhaustive]
-pub enum Hook {
-    /// [`Fixture::remove`].
-    Remove,
-    /// [`Fixture::forget`].
-    Forget,
-    /// [`Fixture::address`] and [`Fixture::join`].
-    Processes,
-    /// [`Fixture::linked`].
-    Link,
-    /// [`Fixture::served`].
-    Server,
-    /// [`Server::restart_empty`](super::Server::restart_empty) of [`Fixture::served`].
-    ServerLoss,
+pub struct Served {
+    /// The store.
+    pub fixture: Arc<dyn Fixture>,
+    /// The server that it lives on.
+    pub server: Arc<dyn Server>,
+}
+
+impl Served {
+    /// A store, and the server that it lives on.
+    pub fn new(fixture: impl Fixture, server: Arc<dyn Server>) -> Self {
+        Self { fixture: Arc::new(fixture), server }
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served").finish_non_exhaustive()
+    }
 }
 
 /// The time that a fixture's store lives by.
@@ -156,24 +161,4 @@ pub enum Time {
     /// The request's clock alone: each case runs in a paused current-thread runtime, whose time
     /// jumps to the next timer as soon as nothing else is left to do.
     Virtual,
-}
-
-impl fmt::Display for Hook {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Remove => "Fixture::remove",
-            Self::Forget => "Fixture::forget",
-            Self::Processes => "Fixture::address and Fixture::join",
-            Self::Link => "Fixture::linked",
-            Self::Server => "Fixture::served",
-            Self::ServerLoss => "Server::restart_empty",
-        })
-    }
-}
-
-pub(super) fn cannot(hook: Hook, what: impl fmt::Display) -> Error {
-    Error::rejected(
-        format!("{hook} for {what}"),
-        "write it in this fixture, or do not list it in hooks()",
-    )
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::time::Duration;
 
-use super::LONG_STALL;
+use super::starved::LONG_STALL;
 use crate::Instant;
 
 /// Where Linux tells it; a kernel without `CONFIG_PSI`, and every other system, tells nothing.

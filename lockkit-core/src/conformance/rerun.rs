@@ -4,9 +4,15 @@ use std::env;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use super::case::Case;
+use super::fixture::{Fixture, Time};
 use super::notes::Notes;
+use super::one_run::ended;
+use super::outcome::Outcome;
+use super::report::CaseRun;
+use super::stall::StallWatch;
+use super::starved::Starved;
 use super::stop::{Stop, Verdict};
-use super::{Case, CaseRun, Fixture, Outcome, StallWatch, Starved, Time, runner};
 
 /// First runs share it; a second run has it alone, so that no other case of the process takes time
 /// from it.
@@ -46,7 +52,7 @@ struct Run {
 impl Run {
     fn of(case: &'static Case, fixture: Arc<dyn Fixture>) -> Self {
         let (notes, started, watch) = (Notes::default(), Instant::now(), StallWatch::start());
-        let ended = runner::ended(case, fixture, &notes)
+        let ended = ended(case, fixture, &notes)
             .and_then(|()| did_enough(case, notes.operations(), notes.faults()));
         Self { ended, notes, took: started.elapsed(), starved: watch.starved() }
     }

@@ -1,53 +1,32 @@
-//! Runs cases: each in a runtime of its own, with a time limit.
+//! Runs the suite: one case, all of them, or those that a command line asks for.
 
-use std::any::Any;
 use std::env;
 use std::ffi::OsString;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Completion, Trial};
-use tokio::runtime::{Builder, Runtime};
 
-use super::context::Context;
-use super::notes::Notes;
+use super::case::Case;
+use super::cases::cases;
+use super::child;
+use super::fixture::Fixture;
+use super::one_run::text_of;
+use super::outcome::Outcome;
+use super::report::{CaseRun, Report};
 use super::rerun::run_case;
-use super::stop::{Stop, Verdict};
-use super::{Case, CaseRun, Fixture, Report, Time, cases, child};
+use super::runtime::runtime;
 use crate::{Applied, Error, Guarantees, Result};
 
 /// The environment variable that names the report's directory.
 const REPORT: &str = "LOCKKIT_REPORT";
 
-/// A case in virtual time may take this long by the machine's clock.
-const REAL_LIMIT: Duration = Duration::from_secs(120);
-/// How long a fixture may take to connect: the first time, it may start a server.
-const CONNECTS: Duration = Duration::from_secs(300);
-/// How much later than by its own limit a case is given up: then it blocks its thread.
-const GRACE: Duration = Duration::from_secs(30);
-/// How long tasks that a case left behind may take to end.
-const SHUTDOWN: Duration = Duration::from_secs(1);
 /// Cases mostly sleep: more of them than cores run at a time, but not so many that they starve.
 const AT_A_TIME: usize = 4;
-
-/// How a case ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// What it says holds.
-    Passed,
-    /// It does not hold, for this reason.
-    Failed(String),
-    /// The provider does not declare what it rests on: the clause, and what it would claim.
-    NotClaimed(String),
-    /// The fixture lacks a hook that it needs.
-    NotReached(String),
-}
 
 /// Runs the case with this id on a fixture, and waits for its end.
 ///
@@ -246,90 +225,6 @@ fn trial(
         Some(_) => trial.with_kind("not reached").with_ignored_flag(true),
         None => trial,
     }
-}
-
-/// Runs a case to its end; how it ended.
-pub(super) fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Notes) -> Verdict {
-    let fixture = fixture.fresh().unwrap_or(fixture);
-    let time = fixture.time();
-    let mut limit = if time == Time::Virtual { REAL_LIMIT } else { CONNECTS };
-    let (report, steps) = mpsc::channel();
-    let notes = notes.clone();
-    let work = move || {
-        let ended = in_runtime(case, fixture, notes, &report);
-        report.send(Step::Ended(ended))
-    };
-    let started = thread::Builder::new().name(case.id.to_owned()).spawn(work);
-    if let Err(error) = started {
-        return Err(Stop::failed(format!("no thread to run in: {error}")));
-    }
-    loop {
-        match steps.recv_timeout(limit) {
-            Ok(Step::Ended(ended)) => return ended,
-            // It ends itself by then, unless it blocks its thread.
-            Ok(Step::Begun(own)) if time == Time::Real => limit = own.saturating_add(GRACE),
-            Ok(Step::Begun(_)) => {}
-            // A thread that blocks cannot be ended: it is left behind.
-            Err(_) => {
-                let why = format!("no end within {limit:?}: something blocks a thread");
-                return Err(Stop::late(why));
-            }
-        }
-    }
-}
-
-/// What a case's thread says of it.
-enum Step {
-    /// It has connected, and has this limit of its own.
-    Begun(Duration),
-    Ended(Verdict),
-}
-
-fn in_runtime(
-    case: &'static Case,
-    fixture: Arc<dyn Fixture>,
-    notes: Notes,
-    report: &mpsc::Sender<Step>,
-) -> Verdict {
-    let runtime = runtime(fixture.time())
-        .map_err(|error| Stop::failed(format!("no runtime to run in: {error}")))?;
-    let run = in_time(case, fixture, notes, report);
-    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
-    runtime.shutdown_timeout(SHUTDOWN);
-    ended.unwrap_or_else(|panic| Err(Stop::failed(format!("panicked: {}", text_of(&*panic)))))
-}
-
-async fn in_time(
-    case: &'static Case,
-    fixture: Arc<dyn Fixture>,
-    notes: Notes,
-    report: &mpsc::Sender<Step>,
-) -> Verdict {
-    let connected = fixture.connect().await;
-    let provider =
-        connected.map_err(|error| Stop::error(&error, "the fixture does not connect"))?;
-    if let Some(outcome) = case.barred(&*fixture, &*provider) {
-        return Err(Stop::Final(outcome));
-    }
-    let context = Context::new(case, fixture, provider, notes);
-    let limit = context.limit();
-    // Whoever waits has given up, or hears it.
-    report.send(Step::Begun(limit)).ok();
-    let ended = tokio::time::timeout(limit, (case.body)(context)).await;
-    let late = |_| Stop::late(format!("no end within {limit:?}: something waits for ever"));
-    ended.unwrap_or_else(|elapsed| Err(late(elapsed)))
-}
-
-pub(super) fn runtime(time: Time) -> std::io::Result<Runtime> {
-    match time {
-        Time::Real => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
-        Time::Virtual => Builder::new_current_thread().enable_all().start_paused(true).build(),
-    }
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 #[cfg(test)]

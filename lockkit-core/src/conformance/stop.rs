@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::{Error, Guard, LossReason};
 
 pub(super) type Verdict<T = ()> = Result<T, Stop>;

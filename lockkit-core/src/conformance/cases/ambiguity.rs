@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::{Atomicity, Safety};
 use crate::conformance::case::Case;
+use crate::conformance::case::Challenge::{Atomicity, Safety};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Verdict, require};
 use crate::conformance::tap::Tap;

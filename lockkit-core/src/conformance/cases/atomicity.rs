@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::Atomicity;
 use crate::conformance::case::Case;
+use crate::conformance::case::Challenge::Atomicity;
 use crate::conformance::context::Context;
 use crate::conformance::poll::pass;
 use crate::conformance::stop::{Verdict, require};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 
-use crate::conformance::Challenge::Atomicity;
+use crate::conformance::case::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::poll::{for_turns, pass, polled};

@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::conformance::Challenge::Atomicity;
+use crate::conformance::case::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::fixture::Time;
+use crate::conformance::runtime::runtime;
 use crate::conformance::stop::{Stop, Verdict, require, require_held};
-use crate::conformance::{Time, runner};
 use crate::{Guard, Locks};
 
 pub(super) const CASES: &[Case] = &[
@@ -64,7 +65,7 @@ async fn dropped_anywhere(cx: Context) -> Verdict {
     let ways: [(&str, Drop); 3] = [
         ("outside a runtime", |guard| drop(guard)),
         ("in another runtime", |guard| {
-            let other = runner::runtime(Time::Real).expect("a runtime");
+            let other = runtime(Time::Real).expect("a runtime");
             other.block_on(async { drop(guard) });
         }),
         ("by a panic", |guard| {
@@ -112,7 +113,7 @@ async fn waiter_ends(cx: Context) -> Verdict {
                 dropped(waiting).await?;
             }
             Some(end) => {
-                let ending = runner::runtime(Time::Real)?;
+                let ending = runtime(Time::Real)?;
                 let waiting = ending.spawn(call);
                 cx.queued(&request).await?;
                 end(ending);
@@ -139,7 +140,7 @@ async fn runtime_ends(cx: Context) -> Verdict {
     for (way, end) in ways {
         let (held, waited) = (format!("held-{way}"), format!("waited-{way}"));
         let blocker = cx.lock(&waited).await?.acquire().await?;
-        let ending = runner::runtime(Time::Real)?;
+        let ending = runtime(Time::Real)?;
         let Ending { locks, guard, waiting } = Ending::begin(&cx, &ending, &held, &waited).await?;
         require_held(&guard, "lost before its runtime ended")?;
 

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use crate::conformance::Challenge::{Liveness, Safety};
+use crate::conformance::case::Challenge::{Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::poll::polled;

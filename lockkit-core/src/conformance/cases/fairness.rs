@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::Fairness;
+use crate::conformance::case::Challenge::Fairness;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;

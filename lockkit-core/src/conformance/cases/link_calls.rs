@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::{Atomicity, Performance, Safety};
+use crate::conformance::case::Challenge::{Atomicity, Performance, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::faults::{Link, Linked, Way};
+use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
-use crate::conformance::{Hook, Link, Linked, Way};
 use crate::{Applied, Error, Grant, LockProvider, Request, Result};
 
 pub(super) const CASES: &[Case] = &[

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::Atomicity;
+use crate::conformance::case::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::faults::{Linked, Way};
+use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
-use crate::conformance::{Hook, Linked, Way};
 use crate::{Applied, Error, Grant, LossReason, Request, Result};
 
 pub(super) const CASES: &[Case] = &[

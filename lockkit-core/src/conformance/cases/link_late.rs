@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::{Atomicity, Safety};
+use crate::conformance::case::Challenge::{Atomicity, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::faults::{Linked, Way};
+use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_held};
-use crate::conformance::{Hook, Linked, Way};
 use crate::{Applied, Error, Guard, Lease, LockProvider};
 
 pub(super) const CASES: &[Case] = &[

@@ -7,11 +7,13 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 
-use crate::conformance::Challenge::{Liveness, Safety, SplitBrain};
+use crate::conformance::case::Challenge::{Liveness, Safety, SplitBrain};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::faults::{Linked, Way};
+use crate::conformance::hook::Hook;
+use crate::conformance::outcome::Outcome;
 use crate::conformance::stop::{Stop, Verdict, all, require, require_held, require_in_time};
-use crate::conformance::{Hook, Linked, Outcome, Way};
 use crate::{Clock, Error, Guard, GuardWatch, Instant, Lock, Result};
 
 pub(super) const CASES: &[Case] = &[

@@ -6,11 +6,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::Performance;
+use crate::conformance::case::Challenge::Performance;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::faults::{Link, Linked};
+use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
-use crate::conformance::{Hook, Link, Linked};
 use crate::{Guard, Lock, Locks, Result};
 
 pub(super) const CASES: &[Case] = &[

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Builder;
 
-use crate::conformance::Challenge::Liveness;
+use crate::conformance::case::Challenge::Liveness;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Stop, Verdict, require, require_held, require_in_time};

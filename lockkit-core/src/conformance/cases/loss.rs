@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use crate::conformance::Challenge::Safety;
+use crate::conformance::case::Challenge::Safety;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::hook::Hook;
+use crate::conformance::outcome::Outcome;
 use crate::conformance::stop::{Stop, Verdict, require, require_held, require_in_time};
 use crate::conformance::tap::Tap;
-use crate::conformance::{Hook, Outcome};
 use crate::{Error, Guard, GuardWatch};
 
 pub(super) const CASES: &[Case] = &[

@@ -25,10 +25,18 @@ mod terms;
 mod tokens;
 mod waiting;
 
+use std::sync::LazyLock;
+
 use super::case::Case;
 
+/// All cases, in the order in which they run.
+pub fn cases() -> &'static [Case] {
+    static CASES: LazyLock<Vec<Case>> = LazyLock::new(|| GROUPS.concat());
+    &CASES
+}
+
 /// All groups, in the order in which they run.
-pub(super) const GROUPS: &[&[Case]] = &[
+const GROUPS: &[&[Case]] = &[
     atomicity::CASES,
     ambiguity::CASES,
     cancellation::CASES,

@@ -1,7 +1,7 @@
 //! Safety: any text is a name, and no two names meet.
 
-use crate::conformance::Challenge::Safety;
 use crate::conformance::case::Case;
+use crate::conformance::case::Challenge::Safety;
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Verdict, require};
 use crate::{Error, LockName};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::conformance::Challenge::{Liveness, Safety};
-use crate::conformance::Outcome;
+use crate::conformance::case::Challenge::{Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::outcome::Outcome;
 use crate::conformance::queue::Queue;
 use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::{Error, FencingToken, LockName};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::conformance::Challenge::Performance;
+use crate::conformance::case::Challenge::Performance;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Verdict, require, require_held, require_in_time};

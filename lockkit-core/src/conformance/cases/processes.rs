@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-use crate::conformance::Challenge::{Atomicity, Fairness, Liveness};
+use crate::conformance::case::Challenge::{Atomicity, Fairness, Liveness};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::child::{CLIENTS, Process};
 use crate::conformance::context::Context;
+use crate::conformance::history;
+use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
-use crate::conformance::{Hook, history};
 use crate::{Expiry, FencingToken};
 
 const PROCESSES: &[Need] = &[Need::RealTime, Need::Hook(Hook::Processes)];

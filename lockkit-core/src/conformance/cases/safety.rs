@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::conformance::Challenge::Safety;
+use crate::conformance::case::Challenge::Safety;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Verdict, require, require_held};

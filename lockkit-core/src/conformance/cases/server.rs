@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::{Liveness, Safety};
-use crate::conformance::Hook;
+use crate::conformance::case::Challenge::{Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
 use crate::{Error, Guard, Result};
 

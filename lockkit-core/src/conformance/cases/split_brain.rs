@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use crate::conformance::Challenge::SplitBrain;
+use crate::conformance::case::Challenge::SplitBrain;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Verdict, require};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::conformance::Challenge::Safety;
-use crate::conformance::Outcome;
+use crate::conformance::case::Challenge::Safety;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::outcome::Outcome;
 use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::conformance::tap::Tap;
 use crate::{Error, Expiry, Guard, Instant, LossReason, Request, Term};

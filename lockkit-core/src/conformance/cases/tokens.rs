@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::Safety;
-use crate::conformance::Hook;
+use crate::conformance::case::Challenge::Safety;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Verdict, require};
 use crate::conformance::tap::Tap;
 

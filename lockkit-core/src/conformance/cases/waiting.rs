@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::conformance::Challenge::Liveness;
+use crate::conformance::case::Challenge::Liveness;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::poll::{pass, polled};

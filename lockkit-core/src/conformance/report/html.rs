@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::Report;
 use super::json::View;
-use crate::conformance::{Level, Measure};
+use crate::conformance::case::Level;
+use crate::conformance::notes::Measure;
 
 /// The figures at the top of the page: those that a reader asks for first.
 /// Of two with one name, the first that was measured.
@@ -42,7 +43,14 @@ struct Headline {
     value: String,
 }
 
-pub(super) fn page(report: &Report) -> String {
+impl Report {
+    /// All of it as one HTML page, which needs no other file.
+    pub fn to_html(&self) -> String {
+        page(self)
+    }
+}
+
+fn page(report: &Report) -> String {
     let page = Page {
         style: include_str!("page.css"),
         report: View::of(report),

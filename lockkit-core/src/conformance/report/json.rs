@@ -5,10 +5,20 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{CaseRun, Report, Tally, clause_title};
-use crate::conformance::{Challenge, Figure, Level, Measure, Time, cases};
+use crate::conformance::case::{Challenge, Level};
+use crate::conformance::cases::cases;
+use crate::conformance::fixture::Time;
+use crate::conformance::notes::{Figure, Measure};
 use crate::{Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
 
-pub(super) fn text(report: &Report) -> String {
+impl Report {
+    /// All of it as one JSON object.
+    pub fn to_json(&self) -> String {
+        text(self)
+    }
+}
+
+fn text(report: &Report) -> String {
     // Only a map whose keys are no strings cannot be written, and a view has structs alone.
     serde_json::to_string_pretty(&View::of(report)).expect("a view is JSON")
 }

@@ -10,8 +10,12 @@ use std::{fs, io};
 
 use serde::Serialize;
 
-use super::notes::Notes;
-use super::{Case, Challenge, Figure, Fixture, Hook, Outcome, Time, cases};
+use super::case::{Case, Challenge};
+use super::cases::cases;
+use super::fixture::{Fixture, Time};
+use super::hook::Hook;
+use super::notes::{Figure, Notes};
+use super::outcome::Outcome;
 use crate::Guarantees;
 
 /// What the suite found on one store.
@@ -125,16 +129,6 @@ impl Report {
     pub fn is_passed(&self) -> bool {
         let tally = self.tally(|_| true);
         tally.failed == 0 && tally.passed > 0
-    }
-
-    /// All of it as one JSON object.
-    pub fn to_json(&self) -> String {
-        json::text(self)
-    }
-
-    /// All of it as one HTML page, which needs no other file.
-    pub fn to_html(&self) -> String {
-        html::page(self)
     }
 
     /// Writes `<store>.json` and `<store>.html` into a directory, which is made if need be; returns

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::{Report, Tally};
-use crate::conformance::{Challenge, Level, Outcome, Time};
+use crate::conformance::case::{Challenge, Level};
+use crate::conformance::fixture::Time;
+use crate::conformance::outcome::Outcome;
 
 const HEAD: [&str; 4] = ["passed", "failed", "not claimed", "not reached"];
 
