@@ -86,8 +86,7 @@ pub(super) async fn acquire(
     }
 }
 
-/// The grant and the machine that holds it. A grant that came after its deadline is released, and is
-/// an error.
+/// The grant, and the machine that keeps it. A grant that came after its deadline is released: an error.
 fn believed(
     shared: &Shared,
     runtime: &Runtime,

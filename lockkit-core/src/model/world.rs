@@ -248,7 +248,7 @@ impl Protocol {
         }
     }
 
-    /// The grant that a renewal or a release by `token` reaches in the store.
+    /// Which grant a renewal or a release with `token` changes: without the check, the holder's.
     fn touched(&self, world: &World, token: FencingToken) -> Option<FencingToken> {
         if self.grant_check { Some(token) } else { world.holder() }
     }

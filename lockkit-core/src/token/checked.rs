@@ -1,4 +1,4 @@
-//! A token from a number or a text, which may be none.
+//! Tokens from numbers and texts; what is not a token is refused.
 
 use std::num::NonZeroU64;
 use std::str::FromStr;

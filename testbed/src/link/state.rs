@@ -282,7 +282,7 @@ impl State {
 }
 
 impl Entry {
-    /// What a fault makes of a direction that it lets nothing through.
+    /// The step of a direction that its fault stops; `None`: bytes may pass.
     fn stopped(&mut self, index: usize, queue: &mut Queue) -> Option<Step> {
         match self.faults[index] {
             Fault::Reset => Some(Step::End(End::Reset)),

@@ -15,7 +15,7 @@ use crate::driver::runtime::TaskHost;
 use crate::driver::timing::call_limit;
 use crate::{Clock, LockName, LockProvider, Locks};
 
-/// What makes the client of a process out of its way to the store.
+/// Makes the client of a process from the wire to its store.
 pub(super) type ClientOf =
     Arc<dyn Fn(Arc<dyn LockProvider>) -> Arc<dyn LockProvider> + Send + Sync>;
 

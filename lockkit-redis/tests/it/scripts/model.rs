@@ -148,7 +148,7 @@ impl Model {
         Ok(())
     }
 
-    /// The one who asked was granted, by a new token or once more by that of its grant.
+    /// The id that asked was granted: a new token, or once more the token of its live grant.
     fn granted(
         &mut self,
         id: &String,
