@@ -26,6 +26,7 @@ pub struct Case {
     pub sentence: &'static str,
     pub(super) needs: &'static [Need],
     pub(super) limit: Duration,
+    pub(super) virtual_limit: Option<Duration>,
     pub(super) least_operations: u64,
     pub(super) least_faults: u64,
     pub(super) body: Body,
@@ -107,6 +108,7 @@ impl Case {
             sentence,
             needs: &[],
             limit,
+            virtual_limit: None,
             least_operations: 0,
             least_faults: 0,
             body,
@@ -122,6 +124,17 @@ impl Case {
     pub(super) const fn within(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
         self
+    }
+
+    /// In virtual time allows the case this much, in which clients renew or wait for hours.
+    pub(super) const fn within_virtual(mut self, limit: Duration) -> Self {
+        self.virtual_limit = Some(limit);
+        self
+    }
+
+    /// Its own limit in this time.
+    pub(super) fn limit_in(&self, time: Time) -> Duration {
+        self.virtual_limit.filter(|_| time == Time::Virtual).unwrap_or(self.limit)
     }
 
     /// Fails the case if its disturbed clients did fewer operations: it would prove nothing.

@@ -225,7 +225,8 @@ impl Context {
         self.fit(LONG_TTL)
     }
 
-    fn fit(&self, wished: Duration) -> Duration {
+    /// The least ttl of at least `wished` that the store grants.
+    pub(super) fn fit(&self, wished: Duration) -> Duration {
         let Some(range) = self.guarantees.expiry.range() else { return wished };
         let step = range.granularity.max(Duration::from_millis(1));
         let steps = wished.max(range.min).as_nanos().div_ceil(step.as_nanos());

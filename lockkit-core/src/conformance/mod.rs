@@ -80,6 +80,7 @@ mod starved;
 mod stop;
 mod tap;
 mod under_faults;
+mod walk;
 
 pub use case::{Case, Challenge, Level};
 pub use cases::cases;

@@ -85,7 +85,7 @@ async fn in_time(
     if let Some(outcome) = case.barred(&*fixture, &*provider) {
         return Err(Stop::Final(outcome));
     }
-    let context = Context::new(case.id, case.limit, fixture, provider, notes);
+    let context = Context::new(case.id, case.limit_in(fixture.time()), fixture, provider, notes);
     let limit = context.limit();
     // Whoever waits has given up, or hears it.
     report.send(Step::Begun(limit)).ok();

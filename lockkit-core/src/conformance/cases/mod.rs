@@ -24,6 +24,7 @@ mod split_brain;
 mod terms;
 mod tokens;
 mod waiting;
+mod walks;
 
 use std::sync::LazyLock;
 
@@ -61,4 +62,5 @@ const GROUPS: &[&[Case]] = &[
     link_waits::CASES,
     link_traffic::CASES,
     server::CASES,
+    walks::CASES,
 ];

@@ -1,0 +1,350 @@
+//! What each action does to the store, and which answers the contract allows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::step::{Action, Step};
+use super::world::World;
+use crate::conformance::stop::{Stop, Verdict, require};
+use crate::{Error, FencingToken, Inspection, Instant, LockName, Operator, StoreSays};
+
+impl World<'_> {
+    pub(super) async fn act(&mut self, step: Step) -> Verdict {
+        match step.action {
+            Action::Try => self.attempt(step).await,
+            Action::Wait => self.wait(step).await,
+            Action::Replay => self.replay(step).await,
+            Action::Renew => self.renew(step).await,
+            Action::Release => self.release(step).await,
+            Action::Withdraw => self.withdraw(step).await,
+            Action::Revoke => self.revoke(step).await,
+            Action::Inspect => self.inspect(step).await,
+            Action::List => self.list(step).await,
+            Action::Probe => self.probe(step).await,
+            Action::Expire => self.run_out(step).await,
+            Action::Pause => self.pause(step).await,
+            Action::Hold => self.hold(step).await,
+            Action::Idle => self.idle(step).await,
+        }
+    }
+
+    async fn attempt(&mut self, step: Step) -> Verdict {
+        let Some(at) = self.ask(step)? else { return Ok(()) };
+        let who = self.who(at);
+        self.tell(format!("{who} tries"));
+        let answer = self.client(at).try_acquire(&self.asked[at].request).await?;
+        match answer {
+            Some(grant) => self.granted(at, grant),
+            None => {
+                self.outcome("refused");
+                let is_held = self.names[self.asked[at].name].holder.is_some();
+                require!(is_held, "C1: the name is free, and {who} is refused");
+                Ok(())
+            }
+        }
+    }
+
+    async fn wait(&mut self, step: Step) -> Verdict {
+        if !self.has_room(step) {
+            return Ok(());
+        }
+        let Some(at) = self.ask(step)? else { return Ok(()) };
+        let (who, name) = (self.who(at), self.asked[at].name);
+        self.tell(format!("{who} waits"));
+        let (client, request) = (Arc::clone(self.client(at)), self.asked[at].request.clone());
+        let asking = request.clone();
+        let waits = tokio::spawn(async move { client.acquire(&asking).await });
+        let is_held = self.names[name].holder.is_some();
+        let end = self.now().saturating_add(self.cx.wake_up());
+        loop {
+            if waits.is_finished() {
+                return self.granted(at, waits.await??);
+            }
+            let is_queued = matches!(request.last_word(), Some(StoreSays::Held(_)));
+            if is_queued && is_held {
+                break;
+            }
+            if self.now() >= end {
+                waits.abort();
+                let what = if is_held { "does not tell that it waits" } else { "is not granted" };
+                return Err(Stop::late(format!("C8: {who} {what}")));
+            }
+            self.cx.sleep(Duration::from_millis(1)).await;
+        }
+        self.outcome("behind the holder");
+        self.asked[at].waits = Some(waits);
+        self.names[name].queue.push(at);
+        Ok(())
+    }
+
+    async fn replay(&mut self, step: Step) -> Verdict {
+        let Some(at) = self.pick(step, |asked| asked.waits.is_none()) else { return Ok(()) };
+        let (who, name) = (self.who(at), self.asked[at].name);
+        let holds = self.holds(at);
+        // A call after the end of its request may take a free name: only what was sent before must not.
+        if !holds && self.names[name].holder.is_none() {
+            return Ok(());
+        }
+        self.tell(format!("{who} is sent again"));
+        let answer = self.client(at).try_acquire(&self.asked[at].request).await;
+        match (answer, holds) {
+            (Ok(Some(grant)), true) => {
+                self.outcome("its own grant");
+                self.replayed(at, grant)
+            }
+            (Ok(Some(grant)), false) => Err(Stop::failed(format!(
+                "C2, C6, C9: {who} has no grant any more, and its replay is granted with token {}",
+                grant.token
+            ))),
+            (Ok(None), true) => {
+                Err(Stop::failed(format!("C2: {who} holds, and its replay is refused")))
+            }
+            (Err(error), true) => Err(Stop::error(&error, format_args!("C2: a replay of {who}"))),
+            (Ok(None) | Err(_), false) => {
+                self.outcome("refused");
+                Ok(())
+            }
+        }
+    }
+
+    async fn renew(&mut self, step: Step) -> Verdict {
+        let Some(at) = self.pick(step, |asked| asked.held.is_some()) else { return Ok(()) };
+        self.renew_one(at).await
+    }
+
+    async fn renew_one(&mut self, at: usize) -> Verdict {
+        let who = self.who(at);
+        let Some(lease) = self.lease(at) else { return Ok(()) };
+        self.tell(format!("{who} renews"));
+        match (lease.renew().await, self.holds(at)) {
+            (Ok(term), true) => self.renewed(at, term),
+            (Ok(_), false) => {
+                Err(Stop::failed(format!("C6: the grant of {who} has ended, and was renewed")))
+            }
+            (Err(error), true) => {
+                Err(Stop::error(&error, format_args!("C6, C11: {who} holds, and cannot renew")))
+            }
+            (Err(Error::Lost { .. }), false) => {
+                self.outcome("lost");
+                Ok(())
+            }
+            (Err(error), false) => {
+                Err(Stop::error(&error, format_args!("C6: a renewal of {who}, which has ended")))
+            }
+        }
+    }
+
+    async fn release(&mut self, step: Step) -> Verdict {
+        let Some(at) = self.pick(step, |asked| asked.held.is_some()) else { return Ok(()) };
+        let who = self.who(at);
+        let Some(lease) = self.lease(at) else { return Ok(()) };
+        self.tell(format!("{who} releases"));
+        match (lease.release().await, self.holds(at)) {
+            (Ok(()), true) => self.ended(at).await,
+            (Err(error), true) => {
+                Err(Stop::error(&error, format_args!("C6: {who} holds, and cannot release")))
+            }
+            (Ok(()) | Err(Error::Lost { .. }), false) => {
+                self.outcome("it had ended before");
+                Ok(())
+            }
+            (Err(error), false) => {
+                Err(Stop::error(&error, format_args!("C6: a release of {who}, which has ended")))
+            }
+        }
+    }
+
+    async fn withdraw(&mut self, step: Step) -> Verdict {
+        let Some(at) = self.pick(step, |_| true) else { return Ok(()) };
+        let (who, name) = (self.who(at), self.asked[at].name);
+        self.tell(format!("{who} is withdrawn"));
+        self.client(at).withdraw(&self.asked[at].request).await?;
+        if let Some(waits) = self.asked[at].waits.take() {
+            let what = format!("C9: {who} was withdrawn, and its wait ends");
+            let ended = self.cx.by(self.cx.wake_up(), &what, waits).await??;
+            require!(ended.is_err(), "C9: {who} was withdrawn, and is granted");
+            self.names[name].queue.retain(|other| *other != at);
+        }
+        if self.holds(at) { self.ended(at).await } else { Ok(()) }
+    }
+
+    fn operator(&self, step: Step) -> Option<&dyn Operator> {
+        self.clients[step.client % self.clients.len()].operator()
+    }
+
+    async fn revoke(&mut self, step: Step) -> Verdict {
+        let name = step.name % self.names.len();
+        let Some(token) = self.token(name, step) else { return Ok(()) };
+        let (lock, holder) = (self.names[name].name.clone(), self.names[name].holder);
+        let held = holder.and_then(|at| self.asked[at].held.as_ref());
+        let is_meant = held.is_some_and(|held| held.token == token);
+        self.tell(format!("an operator revokes token {token} of the name {:?}", self.tails[name]));
+        let Some(operator) = self.operator(step) else { return Ok(()) };
+        match operator.revoke(&lock, token).await {
+            Ok(true) => {
+                require!(
+                    is_meant,
+                    "C16: a revocation of token {token}, which does not hold, ended a grant"
+                );
+                match holder {
+                    Some(at) => self.ended(at).await,
+                    None => Ok(()),
+                }
+            }
+            Ok(false) => {
+                self.outcome("no such grant");
+                require!(!is_meant, "C16: token {token} holds, and its revocation ended nothing");
+                Ok(())
+            }
+            // This store ends no grant of others.
+            Err(Error::Rejected { .. }) => Ok(()),
+            Err(error) => Err(Stop::error(&error, "C16: a revocation")),
+        }
+    }
+
+    /// A token for an operator to revoke: of the holder, of an earlier grant, or of another name.
+    fn token(&self, name: usize, step: Step) -> Option<FencingToken> {
+        let of = |at: usize| self.asked[at].held.as_ref().map(|held| held.token);
+        let holder = self.names[name].holder.and_then(of);
+        match step.wish % 3 {
+            0 => holder,
+            1 => {
+                let earlier =
+                    self.pick(step, |asked| asked.name == name && asked.held.is_some())?;
+                of(earlier)
+            }
+            _ => of(self.pick(step, |asked| asked.name != name && asked.held.is_some())?),
+        }
+    }
+
+    async fn inspect(&mut self, step: Step) -> Verdict {
+        let name = step.name % self.names.len();
+        let lock = self.names[name].name.clone();
+        let Some(operator) = self.operator(step) else { return Ok(()) };
+        let seen = operator.inspect(&lock).await?;
+        self.tell(format!("an operator inspects the name {:?}", self.tails[name]));
+        self.seen(name, &seen)
+    }
+
+    /// Checks what an operator is shown of a name.
+    fn seen(&self, name: usize, seen: &Inspection) -> Verdict {
+        let Self { names, asked, .. } = self;
+        require!(seen.name == names[name].name, "C16: another name is shown: {:?}", seen.name);
+        let holder = names[name].holder.map(|at| &asked[at]);
+        let shown: Vec<_> =
+            seen.holders.iter().map(|holder| (holder.token, holder.label.to_string())).collect();
+        let token = holder.and_then(|holder| holder.held.as_ref()).map(|held| held.token);
+        let expected: Vec<_> =
+            holder.iter().map(|holder| (token, holder.request.label().to_string())).collect();
+        require!(shown == expected, "C16: the holder is {expected:?}, and {shown:?} is shown");
+        let (waiters, shown) = (names[name].queue.len(), seen.waiters);
+        require!(
+            shown.is_none_or(|shown| shown == waiters),
+            "C16: {waiters} wait, {shown:?} is shown"
+        );
+        Ok(())
+    }
+
+    async fn list(&mut self, step: Step) -> Verdict {
+        let run = self.tails[0].trim_end_matches('a');
+        let tails = ["", "a", "A/", "A/%", "a_", "_"];
+        let prefix = self.cx.name(&format!("{run}{}", tails[step.request % tails.len()]));
+        let afters = [None, Some(step.name % self.names.len())];
+        let after = afters[step.wish % 2].map(|name| self.names[name].name.clone());
+        let limit = [1, 2, 100][step.wish % 3];
+        let is_listed = |name: &LockName| {
+            name.as_str().starts_with(&prefix) && after.as_ref().is_none_or(|after| name > after)
+        };
+        let mut expected: Vec<usize> = (0..self.names.len()).collect();
+        expected.retain(|name| self.names[*name].holder.is_some());
+        expected.retain(|name| is_listed(&self.names[*name].name));
+        expected.sort_by(|a, b| self.names[*a].name.cmp(&self.names[*b].name));
+        expected.truncate(limit);
+        let Some(operator) = self.operator(step) else { return Ok(()) };
+        let page = operator.list(&prefix, after.as_ref(), limit).await?;
+        self.tell(format!("an operator lists {prefix:?} after {after:?}, {limit} at most"));
+        let shown: Vec<_> = page.iter().map(|seen| seen.name.as_str()).collect();
+        let names: Vec<_> = expected.iter().map(|name| self.names[*name].name.as_str()).collect();
+        require!(shown == names, "C16: {shown:?} are listed, expected are {names:?}");
+        expected.iter().zip(&page).try_for_each(|(name, seen)| self.seen(*name, seen))
+    }
+
+    /// Asks for a held name as late as it must still be refused.
+    async fn probe(&mut self, step: Step) -> Verdict {
+        let name = step.name % self.names.len();
+        let Some((least, _)) = self.ends_of(name) else { return Ok(()) };
+        let late = least.saturating_sub(self.room * 3);
+        if !self.is_soon(late) || late < self.now() {
+            return Ok(());
+        }
+        self.tell("time passes until shortly before a term ends");
+        self.pass(late).await?;
+        if self.ends_of(name).is_some_and(|(now, _)| now == least) {
+            self.attempt(step).await?;
+        }
+        Ok(())
+    }
+
+    fn is_soon(&self, at: Instant) -> bool {
+        let most = Duration::from_secs(if self.cx.is_virtual() { 3600 } else { 4 });
+        at <= self.now().saturating_add(most)
+    }
+
+    async fn run_out(&mut self, step: Step) -> Verdict {
+        match self.ends_of(step.name % self.names.len()) {
+            Some((least, most)) if self.is_soon(most) => self.pass(least).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn pause(&mut self, step: Step) -> Verdict {
+        let pause = Duration::from_millis(u64::try_from(step.wish % 40).unwrap_or(1));
+        self.tell(format!("{pause:?} pass"));
+        self.pass(self.now().saturating_add(pause)).await
+    }
+
+    /// Lets time pass while all that hold renew.
+    async fn hold(&mut self, step: Step) -> Verdict {
+        let long = [Duration::from_secs(90), Duration::from_secs(300), Duration::from_secs(3600)];
+        let long = if self.cx.is_virtual() { long[step.wish % 3] } else { self.cx.ttl() };
+        let holders: Vec<_> = self.names.iter().filter_map(|name| name.holder).collect();
+        if holders.is_empty() {
+            return Ok(());
+        }
+        let every = holders.iter().map(|at| self.asked[*at].request.ttl()).min();
+        let every = every.unwrap_or(long) / 3;
+        let end = self.now().saturating_add(long);
+        self.tell(format!("{long:?} pass, in which the holders renew every {every:?}"));
+        while self.now() < end {
+            for at in &holders {
+                let Some(lease) = self.lease(*at) else { continue };
+                let who = self.who(*at);
+                let renewed = lease.renew().await;
+                let term = renewed.map_err(|error| {
+                    Stop::error(&error, format_args!("C6, C11: {who} holds, and cannot renew"))
+                })?;
+                self.renewed(*at, term)?;
+            }
+            self.pass(self.now().saturating_add(every)).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends all, and lets time pass.
+    async fn idle(&mut self, step: Step) -> Verdict {
+        let idle = [Duration::from_secs(70), Duration::from_secs(600), Duration::from_secs(7200)];
+        let idle =
+            if self.cx.is_virtual() { idle[step.wish % 3] } else { Duration::from_millis(50) };
+        for name in 0..self.names.len() {
+            while let Some(at) = self.names[name].holder {
+                let who = self.who(at);
+                let Some(lease) = self.lease(at) else { break };
+                self.tell(format!("{who} releases"));
+                lease.release().await?;
+                self.ended(at).await?;
+            }
+        }
+        self.tell(format!("{idle:?} pass, in which no request holds"));
+        self.pass(self.now().saturating_add(idle)).await
+    }
+}

@@ -1,0 +1,147 @@
+//! Random walks: a few clients do random things to a few names, one after the other, and each answer must
+//! be one that the contract allows.
+//!
+//! A walk is a list of steps that follows from a seed (`step`). `World` takes the steps on the store, and
+//! keeps a model beside it: who holds, until when at least and at most, who waits and in which order. A
+//! step whose answer could be either, because a term ends meanwhile, is not taken: the world lets the
+//! term run out first. A walk that fails is made shorter for as long as it still fails, and told as a story.
+
+mod act;
+mod step;
+mod world;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::Context;
+use super::outcome::Outcome;
+use super::stop::{Stop, Verdict};
+use crate::LockProvider;
+use step::{Step, steps};
+use world::World;
+
+/// How many clients walk.
+const CLIENTS: usize = 3;
+/// How many steps a walk has.
+const STEPS: usize = 40;
+/// How many walks there are in virtual time.
+const WALKS: u64 = 60;
+/// For how long walks begin in real time.
+const REAL_BUDGET: Duration = Duration::from_secs(8);
+/// For how long a walk that failed is made shorter in real time.
+const SHRINK_BUDGET: Duration = Duration::from_secs(30);
+/// The first seed, unless this variable of the environment says.
+const SEED: &str = "LOCKKIT_SEED";
+
+/// Walks from one seed after the other, until the budget is used up or an answer is wrong.
+pub(super) async fn walks(cx: &Context) -> Verdict {
+    let first = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut walks = Walks::begin(cx).await?;
+    let end = cx.clock.now().saturating_add(REAL_BUDGET);
+    let mut seed: u64 = first;
+    while if cx.is_virtual() { seed - first < WALKS } else { cx.clock.now() < end } {
+        let steps = steps(seed, STEPS);
+        match walks.walk(&steps).await {
+            Ok(()) => {}
+            Err((Stop::Final(Outcome::Failed(why)), story)) => {
+                return Err(walks.told(seed, steps, (why, story)).await);
+            }
+            Err((stop, _)) => return Err(stop.of(format_args!("the walk of seed {seed}"))),
+        }
+        seed += 1;
+    }
+    cx.notes.count("walks", seed - first);
+    cx.notes.count("steps of them", walks.taken);
+    Ok(())
+}
+
+/// The walks of one run of the case.
+struct Walks<'a> {
+    cx: &'a Context,
+    clients: Vec<Arc<dyn LockProvider>>,
+    /// What one step may take.
+    room: Duration,
+    /// How many walks there were: each has names of its own.
+    count: u64,
+    /// How many steps were taken.
+    taken: u64,
+}
+
+impl<'a> Walks<'a> {
+    async fn begin(cx: &'a Context) -> Verdict<Self> {
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            clients.push(cx.connect().await?);
+        }
+        let mut slowest = Duration::ZERO;
+        for client in clients.iter().cycle().take(2 * CLIENTS) {
+            let request = cx.request("measured")?;
+            let begun = cx.clock.now();
+            let grant = cx.granted(&**client, &request).await?;
+            slowest = slowest.max(cx.clock.now().saturating_since(begun));
+            grant.lease.release().await?;
+        }
+        let least = Duration::from_millis(if cx.is_virtual() { 2 } else { 200 });
+        let room = (slowest * 4).clamp(least, cx.ttl() / 3);
+        Ok(Self { cx, clients, room, count: 0, taken: 0 })
+    }
+
+    /// Takes the steps; if one fails, why, and the story so far.
+    async fn walk(&mut self, steps: &[Step]) -> Result<(), (Stop, Vec<String>)> {
+        self.count += 1;
+        let world = World::new(self.cx, &self.clients, self.room, self.count);
+        let mut world = world.map_err(|stop| (stop, Vec::new()))?;
+        let walked = async {
+            for step in steps {
+                world.take(*step).await?;
+                if world.is_unsure() {
+                    break;
+                }
+                self.taken += 1;
+            }
+            world.finish().await
+        };
+        match walked.await {
+            Ok(()) => Ok(()),
+            Err(stop) => {
+                let story = world.story();
+                world.abandon().await;
+                Err((stop, story))
+            }
+        }
+    }
+
+    /// Makes a walk that failed as short as it can be, and tells it.
+    async fn told(
+        &mut self,
+        seed: u64,
+        mut steps: Vec<Step>,
+        mut shortest: (String, Vec<String>),
+    ) -> Stop {
+        let end = self.cx.clock.now().saturating_add(SHRINK_BUDGET);
+        let mut part = steps.len();
+        while part > 0 {
+            let mut at = 0;
+            while at < steps.len() {
+                if !self.cx.is_virtual() && self.cx.clock.now() >= end {
+                    break;
+                }
+                let mut fewer = steps.clone();
+                fewer.drain(at..steps.len().min(at + part));
+                match self.walk(&fewer).await {
+                    Err((Stop::Final(Outcome::Failed(why)), story)) => {
+                        shortest = (why, story);
+                        steps = fewer;
+                    }
+                    _ => at += part,
+                }
+            }
+            part /= 2;
+        }
+        let (why, story) = shortest;
+        Stop::failed(format!(
+            "{why}\n  What was done (seed {seed}, made shorter):\n    {}",
+            story.join("\n    ")
+        ))
+    }
+}

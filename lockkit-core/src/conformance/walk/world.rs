@@ -1,0 +1,398 @@
+//! The model beside the store: what the contract says of each name and each request at this point.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::step::{Action, Step};
+use crate::conformance::context::Context;
+use crate::conformance::stop::{Stop, Verdict, require};
+use crate::{
+    Expiry, Fairness, FencingToken, Grant, Instant, Lease, LockName, LockProvider, LossReason,
+    Request, Result,
+};
+
+/// What the names of a walk end with: texts that patterns, paths and languages treat in a way of their own.
+const TAILS: [&str; 4] = ["a", "A/%", "a_b", "\u{e9}\"'"];
+const LABELS: [&str; 3] = ["plain", "two words, 'and' \"quotes\"", "a line\nand another \u{e9}"];
+/// How many requests a walk makes.
+const MOST_REQUESTS: usize = 30;
+/// How many requests wait for a name.
+const MOST_WAITERS: usize = 4;
+
+pub(super) struct World<'a> {
+    pub(super) cx: &'a Context,
+    pub(super) clients: &'a [Arc<dyn LockProvider>],
+    /// What one step may take.
+    pub(super) room: Duration,
+    pub(super) tails: Vec<String>,
+    pub(super) names: Vec<Name>,
+    pub(super) asked: Vec<Asked>,
+    /// Whether a lease ends by a ttl of its own.
+    pub(super) expires: bool,
+    /// A step took longer than it may: what came of it is no proof.
+    unsure: bool,
+    story: Vec<String>,
+}
+
+/// A name: who holds it, and who waits for it, in order. Both are places in the list of requests.
+pub(super) struct Name {
+    pub(super) name: LockName,
+    pub(super) holder: Option<usize>,
+    /// The last holder has ended, or its term may be over: by then it has, and the next waiter is granted.
+    pub(super) over: Option<Instant>,
+    pub(super) queue: Vec<usize>,
+    pub(super) last: Option<FencingToken>,
+}
+
+/// A request, and what became of it.
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) client: usize,
+    pub(super) name: usize,
+    pub(super) waits: Option<JoinHandle<Result<Grant>>>,
+    pub(super) held: Option<Held>,
+}
+
+/// A grant, which may have ended.
+pub(super) struct Held {
+    pub(super) token: FencingToken,
+    pub(super) lease: Arc<Box<dyn Lease>>,
+    /// The store keeps it until here at least, and until there at most; `None` without an expiry.
+    pub(super) ends: Option<(Instant, Instant)>,
+    /// What the holder was told of its loss.
+    told: Arc<OnceLock<LossReason>>,
+    listens: JoinHandle<()>,
+    /// Leases of replays: dropping them could end the grant.
+    _others: Vec<Arc<Box<dyn Lease>>>,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(
+        cx: &'a Context,
+        clients: &'a [Arc<dyn LockProvider>],
+        room: Duration,
+        number: u64,
+    ) -> Verdict<Self> {
+        let tails: Vec<_> = TAILS.iter().map(|tail| format!("{number}-{tail}")).collect();
+        let name = |tail: &String| -> Verdict<Name> {
+            let name = cx.lock_name(tail)?;
+            Ok(Name { name, holder: None, over: None, queue: Vec::new(), last: None })
+        };
+        let names = tails.iter().map(name).collect::<Verdict<_>>()?;
+        let expires = matches!(cx.guarantees.expiry, Expiry::Ttl(_));
+        let (asked, story) = (Vec::new(), Vec::new());
+        Ok(Self { cx, clients, room, tails, names, asked, expires, unsure: false, story })
+    }
+
+    pub(super) const fn is_unsure(&self) -> bool {
+        self.unsure
+    }
+
+    pub(super) fn story(&self) -> Vec<String> {
+        self.story.clone()
+    }
+
+    /// Notes what is done, for the story.
+    pub(super) fn tell(&mut self, what: impl Into<String>) {
+        self.story.push(what.into());
+    }
+
+    /// Adds to what was told last.
+    pub(super) fn outcome(&mut self, outcome: impl AsRef<str>) {
+        if let Some(last) = self.story.last_mut() {
+            last.push_str(": ");
+            last.push_str(outcome.as_ref());
+        }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.cx.clock.now()
+    }
+
+    /// Takes one step, and looks at everything that can be seen after it.
+    pub(super) async fn take(&mut self, step: Step) -> Verdict {
+        self.pass(self.now()).await?;
+        let begun = self.now();
+        let taken = self.act(step).await;
+        let is_long = matches!(
+            step.action,
+            Action::Hold | Action::Idle | Action::Expire | Action::Pause | Action::Probe
+        );
+        if self.expires && !is_long && self.now() > begun.saturating_add(self.room) {
+            self.unsure = true;
+            return Ok(());
+        }
+        taken?;
+        for at in self.names.iter().filter_map(|name| name.holder) {
+            let told = self.asked[at].held.as_ref().and_then(|held| held.told.get());
+            let who = self.who(at);
+            require!(told.is_none(), "C7: {who} holds, and was told of a loss: {told:?}");
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, and goes on until each grant that has ended was followed by the next one, and no
+    /// term is about to end.
+    pub(super) async fn pass(&mut self, until: Instant) -> Verdict {
+        loop {
+            let now = self.now();
+            let mut next = (until > now).then_some(until);
+            for name in 0..self.names.len() {
+                if let Some(at) = self.look(name, now, until).await? {
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                }
+            }
+            let Some(next) = next else { return Ok(()) };
+            self.cx.clock.sleep_until(next).await;
+        }
+    }
+
+    /// Brings a name up to now; when it must be looked at again.
+    async fn look(
+        &mut self,
+        name: usize,
+        now: Instant,
+        until: Instant,
+    ) -> Verdict<Option<Instant>> {
+        if let Some(over) = self.names[name].over {
+            return self.look_for_the_next(name, now, over).await;
+        }
+        let Some((least, most)) = self.ends_of(name) else {
+            self.nobody_overtook(name, "while another request holds")?;
+            return Ok(None);
+        };
+        if now < least {
+            let overtaken = self.nobody_overtook(name, "before the term of the holder was over");
+            if self.now() < least {
+                overtaken?;
+            }
+            let soon = least.saturating_sub(self.room * 2);
+            return Ok(if soon <= now { Some(least) } else { Some(soon).filter(|at| *at < until) });
+        }
+        if let Some(at) = self.names[name].holder.take() {
+            self.tell(format!("the term of {} runs out", self.who(at)));
+        }
+        self.names[name].over = Some(most);
+        Ok(Some(now))
+    }
+
+    /// Whether the next waiter of a name was granted, whose last grant is over by `over` at the latest.
+    async fn look_for_the_next(
+        &mut self,
+        name: usize,
+        now: Instant,
+        over: Instant,
+    ) -> Verdict<Option<Instant>> {
+        let Some(head) = self.names[name].queue.first().copied() else {
+            self.names[name].over = Some(over).filter(|over| now < *over);
+            return Ok(self.names[name].over);
+        };
+        let Some(place) = self.granted_waiter(name) else {
+            if now >= over.saturating_add(self.cx.wake_up()) {
+                let head = self.who(head);
+                return Err(Stop::late(format!("C8: the name is free, and {head} still waits")));
+            }
+            return Ok(Some(now.saturating_add(Duration::from_millis(1))));
+        };
+        let at = self.names[name].queue.remove(place);
+        let who = self.who(at);
+        let is_in_order = place == 0 || self.cx.guarantees.fairness != Fairness::Fifo;
+        require!(is_in_order, "C10: {who} was granted, and stands {place} behind the first waiter");
+        let Some(waits) = self.asked[at].waits.take() else { return Ok(Some(now)) };
+        self.tell(format!("{who} is granted"));
+        self.names[name].over = None;
+        self.granted(at, waits.await??)?;
+        Ok(Some(now))
+    }
+
+    /// The place in the queue of a waiter whose wait has ended.
+    fn granted_waiter(&self, name: usize) -> Option<usize> {
+        let has_ended =
+            |at: &usize| self.asked[*at].waits.as_ref().is_some_and(JoinHandle::is_finished);
+        self.names[name].queue.iter().position(has_ended)
+    }
+
+    /// Fails if the wait for a name has ended.
+    fn nobody_overtook(&self, name: usize, when: &str) -> Verdict {
+        let Some(place) = self.granted_waiter(name) else { return Ok(()) };
+        let who = self.who(self.names[name].queue[place]);
+        Err(Stop::failed(format!("C1, C8: the wait of {who} ended {when}")))
+    }
+
+    /// When the grant of a name ends, at least and at most.
+    pub(super) fn ends_of(&self, name: usize) -> Option<(Instant, Instant)> {
+        self.asked[self.names[name].holder?].held.as_ref()?.ends
+    }
+
+    /// The grant of this request has ended: the next waiter is granted.
+    pub(super) async fn ended(&mut self, at: usize) -> Verdict {
+        let (name, now) = (self.asked[at].name, self.now());
+        self.names[name].holder = None;
+        self.names[name].over = Some(now);
+        self.pass(now).await
+    }
+
+    /// Takes in a fresh grant.
+    pub(super) fn granted(&mut self, at: usize, grant: Grant) -> Verdict {
+        let now = self.now();
+        let who = self.who(at);
+        let name = &self.names[self.asked[at].name];
+        if let Some(other) = name.holder {
+            let other = self.who(other);
+            return Err(Stop::failed(format!("C1: {who} is granted while {other} holds")));
+        }
+        let (token, last) = (grant.token, name.last);
+        require!(Some(token) > last, "C4: token {token} after {last:?} of the same name");
+        let ends = self.ends(&who, &self.asked[at].request, &grant, now)?;
+        let lease = Arc::new(grant.lease);
+        let told = Arc::new(OnceLock::new());
+        let (heard, listening) = (Arc::clone(&told), Arc::clone(&lease));
+        let listens = tokio::spawn(async move {
+            let _ = heard.set(listening.lost().await);
+        });
+        let held = Held { token, lease, ends, told, listens, _others: Vec::new() };
+        let name = self.asked[at].name;
+        self.names[name].holder = Some(at);
+        self.names[name].last = Some(token);
+        self.asked[at].held = Some(held);
+        self.outcome(format!("token {token}"));
+        Ok(())
+    }
+
+    /// Checks the term of a grant; between which instants it ends.
+    fn ends(
+        &self,
+        who: &str,
+        request: &Request,
+        grant: &Grant,
+        now: Instant,
+    ) -> Verdict<Option<(Instant, Instant)>> {
+        let term = grant.term;
+        require!(term.sent <= now, "C5: the term of {who} counts from after the answer");
+        let Some(ttl) = term.ttl else {
+            require!(!self.expires, "C5: {who} was granted without a ttl");
+            return Ok(None);
+        };
+        let wish = request.ttl();
+        require!(ttl >= wish, "C5: {who} asked for {wish:?} and was granted {ttl:?}");
+        let least = term.sent.saturating_add(ttl);
+        require!(least > now, "C5: the term of {who} was over when the grant came");
+        let most = now.saturating_add(ttl).saturating_add(self.cx.expiry_slack());
+        Ok(self.expires.then_some((least, most)))
+    }
+
+    /// Takes in a replay's answer, which must be the same grant.
+    pub(super) fn replayed(&mut self, at: usize, grant: Grant) -> Verdict {
+        let now = self.now();
+        let who = self.who(at);
+        let ends = self.ends(&who, &self.asked[at].request, &grant, now)?;
+        let Some(held) = &mut self.asked[at].held else { return Ok(()) };
+        let (token, own) = (grant.token, held.token);
+        require!(token == own, "C2: a replay of {who} has token {token}, its grant has {own}");
+        held.ends = ends.max(held.ends);
+        held._others.push(Arc::new(grant.lease));
+        Ok(())
+    }
+
+    /// Extends what is known of a grant by a renewal's term.
+    pub(super) fn renewed(&mut self, at: usize, term: crate::Term) -> Verdict {
+        let now = self.now();
+        let (who, slack) = (self.who(at), self.cx.expiry_slack());
+        require!(term.sent <= now, "C5: the renewed term of {who} counts from after the answer");
+        let (expires, Some(held)) = (self.expires, &mut self.asked[at].held) else { return Ok(()) };
+        if let (true, Some(ttl)) = (expires, term.ttl) {
+            let ends =
+                (term.sent.saturating_add(ttl), now.saturating_add(ttl).saturating_add(slack));
+            held.ends = Some(ends).max(held.ends);
+        }
+        Ok(())
+    }
+
+    /// A fresh request of a client.
+    pub(super) fn ask(&mut self, step: Step) -> Verdict<Option<usize>> {
+        if self.asked.len() >= MOST_REQUESTS {
+            return Ok(None);
+        }
+        let name = step.name % self.names.len();
+        let odd = self.cx.fit(Duration::from_millis(1337));
+        let ttls = [odd, self.cx.ttl(), self.cx.long_ttl(), odd];
+        let ttl = ttls[step.wish % ttls.len()];
+        let request = Request::new(self.names[name].name.clone(), ttl, self.cx.clock.clone())?;
+        let request = request.with_label(LABELS[step.wish % LABELS.len()]);
+        let client = step.client % self.clients.len();
+        self.asked.push(Asked { request, client, name, waits: None, held: None });
+        Ok(Some(self.asked.len() - 1))
+    }
+
+    pub(super) fn has_room(&self, step: Step) -> bool {
+        self.names[step.name % self.names.len()].queue.len() < MOST_WAITERS
+    }
+
+    /// The request that a step means, of those for which `is_meant` holds.
+    pub(super) fn pick(&self, step: Step, is_meant: impl Fn(&Asked) -> bool) -> Option<usize> {
+        let meant = self.asked.iter().enumerate().filter(|(_, asked)| is_meant(asked));
+        let meant: Vec<_> = meant.map(|(at, _)| at).collect();
+        (!meant.is_empty()).then(|| meant[step.request % meant.len()])
+    }
+
+    pub(super) fn holds(&self, at: usize) -> bool {
+        self.names[self.asked[at].name].holder == Some(at)
+    }
+
+    pub(super) fn client(&self, at: usize) -> &Arc<dyn LockProvider> {
+        &self.clients[self.asked[at].client]
+    }
+
+    /// A request, for the story.
+    pub(super) fn who(&self, at: usize) -> String {
+        let asked = &self.asked[at];
+        let (number, client, name) = (at + 1, asked.client + 1, TAILS[asked.name]);
+        format!("request {number} (client {client}, name {name:?}, ttl {:?})", asked.request.ttl())
+    }
+
+    /// The lease of a request that was granted.
+    pub(super) fn lease(&self, at: usize) -> Option<Arc<Box<dyn Lease>>> {
+        self.asked[at].held.as_ref().map(|held| Arc::clone(&held.lease))
+    }
+
+    /// Ends all, and checks that nothing is left in the store.
+    pub(super) async fn finish(&mut self) -> Verdict {
+        if self.unsure {
+            self.abandon().await;
+            return Ok(());
+        }
+        for name in 0..self.names.len() {
+            for at in std::mem::take(&mut self.names[name].queue) {
+                self.client(at).withdraw(&self.asked[at].request).await?;
+                let Some(waits) = self.asked[at].waits.take() else { continue };
+                let ended = self.cx.by(self.cx.wake_up(), "a withdrawn wait ends", waits).await??;
+                require!(ended.is_err(), "C9: a request is granted that was withdrawn");
+            }
+            if let Some(at) = self.names[name].holder.take()
+                && let Some(held) = &self.asked[at].held
+            {
+                held.lease.release().await?;
+            }
+            self.cx.no_residue(&self.tails[name]).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends all without looking, after a walk that failed.
+    pub(super) async fn abandon(&mut self) {
+        for at in 0..self.asked.len() {
+            drop(self.client(at).withdraw(&self.asked[at].request).await);
+        }
+    }
+}
+
+impl Drop for World<'_> {
+    fn drop(&mut self) {
+        for asked in &self.asked {
+            asked.waits.iter().for_each(JoinHandle::abort);
+            asked.held.iter().for_each(|held| held.listens.abort());
+        }
+    }
+}
