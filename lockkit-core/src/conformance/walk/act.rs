@@ -312,7 +312,7 @@ impl World<'_> {
             return Ok(());
         }
         let every = holders.iter().map(|at| self.asked[*at].request.ttl()).min();
-        let every = every.unwrap_or(long) / 3;
+        let every = every.unwrap_or(long).min(long) / 3;
         let end = self.now().saturating_add(long);
         self.tell(format!("{long:?} pass, in which the holders renew every {every:?}"));
         while self.now() < end {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::outcome::Outcome;
-use super::stop::{Stop, Verdict};
+use super::stop::{Stop, Verdict, all};
 use crate::LockProvider;
 use step::{Step, steps};
 use world::World;
@@ -30,15 +30,35 @@ const WALKS: u64 = 60;
 const REAL_BUDGET: Duration = Duration::from_secs(8);
 /// For how long a walk that failed is made shorter in real time.
 const SHRINK_BUDGET: Duration = Duration::from_secs(30);
+/// How far apart the seeds of walks side by side begin.
+const APART: u64 = 1_000_000;
 /// The first seed, unless this variable of the environment says.
 const SEED: &str = "LOCKKIT_SEED";
 
-/// Walks from one seed after the other, until the budget is used up or an answer is wrong.
+/// Walks from one seed after the other, until the budget is used up or an answer is wrong. In real time,
+/// which mostly passes in waits, several do so side by side.
 pub(super) async fn walks(cx: &Context) -> Verdict {
     let first = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let mut walks = Walks::begin(cx).await?;
+    let walked = if cx.is_virtual() {
+        walks_from(cx, first).await?
+    } else {
+        let [second, third] = [first + APART, first + 2 * APART];
+        let walked =
+            tokio::join!(walks_from(cx, first), walks_from(cx, second), walks_from(cx, third));
+        all([walked.0, walked.1, walked.2])?
+            .into_iter()
+            .fold((0, 0), |(walks, steps), walked| (walks + walked.0, steps + walked.1))
+    };
+    cx.notes.count("walks", walked.0);
+    cx.notes.count("steps of them", walked.1);
+    Ok(())
+}
+
+/// How many walks there were, and how many steps they took.
+async fn walks_from(cx: &Context, first: u64) -> Verdict<(u64, u64)> {
+    let mut walks = Walks::begin(cx, first).await?;
     let end = cx.clock.now().saturating_add(REAL_BUDGET);
-    let mut seed: u64 = first;
+    let mut seed = first;
     while if cx.is_virtual() { seed - first < WALKS } else { cx.clock.now() < end } {
         let steps = steps(seed, STEPS);
         match walks.walk(&steps).await {
@@ -50,9 +70,7 @@ pub(super) async fn walks(cx: &Context) -> Verdict {
         }
         seed += 1;
     }
-    cx.notes.count("walks", seed - first);
-    cx.notes.count("steps of them", walks.taken);
-    Ok(())
+    Ok((seed - first, walks.taken))
 }
 
 /// The walks of one run of the case.
@@ -61,21 +79,21 @@ struct Walks<'a> {
     clients: Vec<Arc<dyn LockProvider>>,
     /// What one step may take.
     room: Duration,
-    /// How many walks there were: each has names of its own.
+    /// The number of the walk: each has names of its own.
     count: u64,
     /// How many steps were taken.
     taken: u64,
 }
 
 impl<'a> Walks<'a> {
-    async fn begin(cx: &'a Context) -> Verdict<Self> {
+    async fn begin(cx: &'a Context, seed: u64) -> Verdict<Self> {
         let mut clients = Vec::new();
         for _ in 0..CLIENTS {
             clients.push(cx.connect().await?);
         }
         let mut slowest = Duration::ZERO;
         for client in clients.iter().cycle().take(2 * CLIENTS) {
-            let request = cx.request("measured")?;
+            let request = cx.request(&format!("measured-{seed}"))?;
             let begun = cx.clock.now();
             let grant = cx.granted(&**client, &request).await?;
             slowest = slowest.max(cx.clock.now().saturating_since(begun));
@@ -83,7 +101,7 @@ impl<'a> Walks<'a> {
         }
         let least = Duration::from_millis(if cx.is_virtual() { 2 } else { 200 });
         let room = (slowest * 4).clamp(least, cx.ttl() / 3);
-        Ok(Self { cx, clients, room, count: 0, taken: 0 })
+        Ok(Self { cx, clients, room, count: seed * 1000, taken: 0 })
     }
 
     /// Takes the steps; if one fails, why, and the story so far.
