@@ -3,7 +3,7 @@
 use std::fmt;
 
 use etcd_client::ConnectOptions;
-use lockkit_core::kit::Url;
+use lockkit_core::kit::{Certificates, Tls as EtcdTls, Url};
 use lockkit_core::{Error, Result};
 
 /// Leaves room for as many revisions as no cluster will ever reach.
@@ -24,17 +24,6 @@ pub struct EtcdConfig {
     pub(crate) login: Option<(String, String)>,
     pub(crate) prefix: String,
     pub(crate) token_base: u64,
-}
-
-/// Certificates for connections over TLS, each as the text of a PEM file.
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub struct EtcdTls {
-    /// The authority that signed the servers' certificates, instead of the system's authorities.
-    pub authority: Option<Vec<u8>>,
-    /// Our own certificate and its private part, for servers that ask for one; with users
-    /// enabled its common name is a login.
-    pub client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl EtcdConfig {
@@ -64,7 +53,20 @@ impl EtcdConfig {
         Self { endpoints, tls: None, login: None, prefix: "lockkit".to_owned(), token_base: 0 }
     }
 
-    /// Speaks TLS, which needs the feature `tls`.
+    /// Speaks TLS, which needs the feature `tls`. Each new connection reads the files again.
+    ///
+    /// With users enabled, the common name of our own certificate is a login.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use lockkit_etcd::{EtcdConfig, EtcdTls};
+    ///
+    /// let tls = EtcdTls::new(Path::new("/etc/tls/ca.pem"))
+    ///     .client(Path::new("/etc/tls/client.pem"), Path::new("/etc/tls/client.key"));
+    /// let config = EtcdConfig::new([("etcd-1", 2379)]).tls(tls);
+    /// # drop(config);
+    /// ```
     #[must_use]
     pub fn tls(mut self, tls: EtcdTls) -> Self {
         self.tls = Some(tls);
@@ -120,13 +122,7 @@ impl EtcdConfig {
                 format!("give {MOST_BASE} at most: the cluster's revisions are added to it"),
             ));
         }
-        if self.tls.is_some() && !cfg!(feature = "tls") {
-            return Err(Error::invalid(
-                "TLS in a program that was built without it",
-                "enable the feature \"tls\"",
-            ));
-        }
-        Ok(())
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.check(cfg!(feature = "tls")))
     }
 
     /// The driver's address of a member.
@@ -140,34 +136,38 @@ impl EtcdConfig {
         }
     }
 
-    /// How the driver shall connect.
-    pub(crate) fn options(&self) -> ConnectOptions {
+    /// The certificates that are on the disk now.
+    pub(crate) fn certificates(&self) -> Result<Certificates> {
+        self.tls.as_ref().map_or(Ok((None, None)), EtcdTls::read)
+    }
+
+    /// How the driver shall connect, with these certificates.
+    pub(crate) fn options(&self, certificates: &Certificates) -> ConnectOptions {
         // A member without a leader answers at once, and its watches end, instead of standing still.
         let mut options = ConnectOptions::new().with_require_leader(true);
         if let Some((user, password)) = &self.login {
             options = options.with_user(user, password).with_auto_token_refresh(true);
         }
-        self.with_tls(options)
-    }
-
-    #[cfg(feature = "tls")]
-    fn with_tls(&self, options: ConnectOptions) -> ConnectOptions {
-        use etcd_client::{Certificate, Identity, TlsOptions};
-
-        let Some(EtcdTls { authority, client }) = &self.tls else { return options };
-        let mut tls = match authority {
-            Some(authority) => TlsOptions::new().ca_certificate(Certificate::from_pem(authority)),
-            None => TlsOptions::new().with_native_roots(),
-        };
-        if let Some((certificate, private)) = client {
-            tls = tls.identity(Identity::from_pem(certificate, private));
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return options.with_tls(tls_options(certificates));
         }
-        options.with_tls(tls)
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn with_tls(&self, options: ConnectOptions) -> ConnectOptions {
+        let _ = certificates;
         options
+    }
+}
+
+#[cfg(feature = "tls")]
+fn tls_options((authority, client): &Certificates) -> etcd_client::TlsOptions {
+    use etcd_client::{Certificate, Identity, TlsOptions};
+
+    let tls = match authority {
+        Some(authority) => TlsOptions::new().ca_certificate(Certificate::from_pem(authority)),
+        None => TlsOptions::new().with_native_roots(),
+    };
+    match client {
+        Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
+        None => tls,
     }
 }
 
@@ -188,9 +188,7 @@ impl TryFrom<Url> for EtcdConfig {
         }
         let mut known: &[_] = &[];
         if url.scheme() == "etcds" {
-            let mut tls = EtcdTls::default();
-            (tls.authority, tls.client) = url.take_certificates()?;
-            config = config.tls(tls);
+            config = config.tls(url.take_tls()?.unwrap_or_default());
             known = &["ca", "cert", "key"];
         }
         config = config.token_base(url.take_token_base()?);
@@ -208,15 +206,6 @@ impl fmt::Debug for EtcdConfig {
             .field("password", &self.login.as_ref().map(|_| "..."))
             .field("prefix", &self.prefix)
             .field("token_base", &self.token_base)
-            .finish()
-    }
-}
-
-impl fmt::Debug for EtcdTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdTls")
-            .field("authority", &self.authority.is_some())
-            .field("client", &self.client.is_some())
             .finish()
     }
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use etcd_client::{Client as Driver, ConnectOptions, ResponseHeader};
+use etcd_client::{Client as Driver, ResponseHeader};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lockkit_core::{Clock, Result};
+use lockkit_core::{Clock, Error, Result};
 
 use crate::EtcdConfig;
 use crate::answer::Answer;
@@ -21,7 +21,7 @@ use crate::member_client::{Member, MemberClient, Progress};
 use crate::protocol::Mark;
 
 pub(crate) struct Endpoints {
-    options: ConnectOptions,
+    config: EtcdConfig,
     pub(crate) members: Vec<Member>,
     current: AtomicUsize,
     pub(crate) history: Arc<History>,
@@ -49,7 +49,7 @@ impl Endpoints {
         let all = config.endpoints.iter().enumerate();
         let member = |(index, endpoint)| Member::new(index, config.url(endpoint));
         Self {
-            options: config.options(),
+            config: config.clone(),
             members: all.map(member).collect(),
             current: AtomicUsize::new(0),
             history: Arc::default(),
@@ -174,8 +174,10 @@ impl Endpoints {
         tokio::select! {
             biased;
             outcome = call => {
+                let number = used.load(Ordering::SeqCst);
+                let outcome = outcome.map_err(|failure| self.unless_outdated(member, number, failure));
                 if outcome.as_ref().is_err_and(Failure::is_of_a_member) {
-                    self.give_up(member, Some(used.load(Ordering::SeqCst)));
+                    self.give_up(member, Some(number));
                 }
                 outcome
             }
@@ -238,7 +240,27 @@ impl Endpoints {
     }
 
     async fn client_of(&self, member: usize) -> Result<MemberClient, Failure> {
-        self.members[member].client(&self.options).await
+        let made = self.members[member].client(&self.config).await;
+        made.map_err(|failure| match failure {
+            // They were good once: they are being replaced on the disk.
+            Failure::Refused(error @ Error::Invalid { .. }) if self.mark.get().is_some() => {
+                Failure::Unserved(error.to_string())
+            }
+            failure => failure,
+        })
+    }
+
+    /// Mistrust says nothing where the certificates were replaced since this client was made: the next
+    /// client of the member takes those that are on the disk by then.
+    fn unless_outdated(&self, member: usize, number: u64, failure: Failure) -> Failure {
+        match failure {
+            Failure::Mistrusted(error)
+                if self.members[member].is_outdated(number, &self.config) =>
+            {
+                Failure::Unserved(error.to_string())
+            }
+            failure => failure,
+        }
     }
 
     /// Goes on to the next member, unless another call has.
@@ -255,7 +277,7 @@ impl Endpoints {
     }
 }
 
-/// Without the driver's options: they hold the password.
+/// Only the members.
 impl std::fmt::Debug for Endpoints {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let urls: Vec<_> = self.members.iter().map(|member| &member.url).collect();

@@ -30,6 +30,7 @@ mod server;
 mod session;
 mod watch;
 
-pub use config::{EtcdConfig, EtcdTls};
+pub use config::EtcdConfig;
 pub use lease::EtcdGrant;
+pub use lockkit_core::kit::Tls as EtcdTls;
 pub use provider::EtcdProvider;

@@ -3,9 +3,12 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use etcd_client::{Client as Driver, ConnectOptions};
+use etcd_client::Client as Driver;
+use lockkit_core::Error;
+use lockkit_core::kit::Certificates;
 use tokio::sync::Notify;
 
+use crate::EtcdConfig;
 use crate::error::Failure;
 
 pub(crate) struct Member {
@@ -25,6 +28,7 @@ pub(crate) struct Member {
 struct Live {
     driver: Option<Driver>,
     progress: Progress,
+    certificates: Certificates,
     /// Whether the other end of this client is a member of our cluster.
     is_verified: bool,
 }
@@ -61,7 +65,7 @@ impl Member {
     }
 
     /// The client there is, or a new one; a crowd connects once.
-    pub(crate) async fn client(&self, options: &ConnectOptions) -> Result<MemberClient, Failure> {
+    pub(crate) async fn client(&self, config: &EtcdConfig) -> Result<MemberClient, Failure> {
         if let Some(client) = self.known() {
             return Ok(client);
         }
@@ -69,16 +73,20 @@ impl Member {
         if let Some(client) = self.known() {
             return Ok(client);
         }
-        let made = Driver::connect([&self.url], Some(options.clone())).await;
+        let certificates = config.certificates().map_err(Failure::Refused)?;
+        let made = Driver::connect([&self.url], Some(config.options(&certificates))).await;
         // Nothing of the request has left yet: here only the login is sent.
-        let driver = made.map_err(|error| match Failure::of(&error) {
-            Failure::Unclear(text) => Failure::Unserved(text),
-            failure => failure,
+        let driver = made.map_err(|error| match (Failure::of(&error), &config.tls) {
+            (Failure::Unclear(text), _) => Failure::Unserved(text),
+            (Failure::Refused(Error::Invalid { what, .. }), Some(tls)) => {
+                Failure::Refused(tls.unusable(what))
+            }
+            (failure, _) => failure,
         })?;
         let mut live = self.live();
         let number = live.progress.number + 1;
         let progress = Progress { number, answers: 0 };
-        *live = Live { driver: Some(driver.clone()), progress, is_verified: false };
+        *live = Live { driver: Some(driver.clone()), progress, certificates, is_verified: false };
         Ok(MemberClient { driver, member: self.index, number })
     }
 
@@ -108,6 +116,14 @@ impl Member {
         if live.progress.number == number {
             live.progress.answers += 1;
         }
+    }
+
+    /// Whether the client with this number was made with other certificates than those on the disk now.
+    /// The driver connects it again by itself, always with those it was made with.
+    pub(crate) fn is_outdated(&self, number: u64, config: &EtcdConfig) -> bool {
+        let now = config.certificates().ok();
+        let live = self.live();
+        number > 0 && (number != live.progress.number || now.as_ref() != Some(&live.certificates))
     }
 
     /// Lets the client with this number go, unless it has a successor.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use lockkit_core::kit::Url;
+use lockkit_core::kit::{Tls as RedisTls, Url};
 use lockkit_core::{Error, Result};
 
 /// Redis's own port.
@@ -42,29 +42,6 @@ pub struct RedisConfig {
 pub(crate) enum Server {
     Tcp(String, u16),
     Unix(PathBuf),
-}
-
-/// Certificates for a connection over TLS, each as the text of a PEM file.
-///
-/// ```no_run
-/// # fn config() -> std::io::Result<lockkit_redis::RedisConfig> {
-/// use std::fs::read;
-///
-/// use lockkit_redis::{RedisConfig, RedisTls};
-///
-/// let mut tls = RedisTls::default();
-/// tls.authority = Some(read("ca.pem")?);
-/// tls.client = Some((read("client.pem")?, read("client.key")?));
-/// let config = RedisConfig::tcp("redis-1", 6380).tls(tls);
-/// # Ok(config) }
-/// ```
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub struct RedisTls {
-    /// The authority that signed the server's certificate, instead of the system's authorities.
-    pub authority: Option<Vec<u8>>,
-    /// Our own certificate and its private part, for servers that ask for one.
-    pub client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl RedisConfig {
@@ -110,7 +87,18 @@ impl RedisConfig {
         }
     }
 
-    /// Speaks TLS, which needs the feature `tls`.
+    /// Speaks TLS, which needs the feature `tls`. Each new connection reads the files again.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use lockkit_redis::{RedisConfig, RedisTls};
+    ///
+    /// let tls = RedisTls::new(Path::new("/etc/tls/ca.pem"))
+    ///     .client(Path::new("/etc/tls/client.pem"), Path::new("/etc/tls/client.key"));
+    /// let config = RedisConfig::tcp("redis-1", 6380).tls(tls);
+    /// # drop(config);
+    /// ```
     #[must_use]
     pub fn tls(mut self, tls: RedisTls) -> Self {
         self.tls = Some(tls);
@@ -175,13 +163,7 @@ impl RedisConfig {
                 "leave TLS out: the socket is local",
             ));
         }
-        if self.tls.is_some() && !cfg!(feature = "tls") {
-            return Err(Error::invalid(
-                "TLS in a program that was built without it",
-                "enable the feature \"tls\"",
-            ));
-        }
-        Ok(())
+        self.tls.as_ref().map_or(Ok(()), |tls| tls.check(cfg!(feature = "tls")))
     }
 }
 
@@ -195,8 +177,7 @@ impl TryFrom<Url> for RedisConfig {
             "redis+unix" => (unix(&mut url)?, &["prefix", "database", "username", "password"]),
             "redis" => (tcp(&url)?, &["prefix"]),
             _ => {
-                let mut tls = RedisTls::default();
-                (tls.authority, tls.client) = url.take_certificates()?;
+                let tls = url.take_tls()?.unwrap_or_default();
                 (tcp(&url)?.tls(tls), &["prefix", "ca", "cert", "key"])
             }
         };
@@ -260,15 +241,6 @@ impl fmt::Debug for RedisConfig {
             .field("database", &self.database)
             .field("prefix", &self.prefix)
             .field("token_base", &self.token_base)
-            .finish()
-    }
-}
-
-impl fmt::Debug for RedisTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisTls")
-            .field("authority", &self.authority.is_some())
-            .field("client", &self.client.is_some())
             .finish()
     }
 }

@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    RedisConnectionInfo, RedisResult, Value,
+    RedisConnectionInfo, RedisError, RedisResult, Value,
 };
 
 use crate::config::{RedisConfig, Server};
@@ -17,7 +17,7 @@ use crate::protocol::Script;
 
 #[derive(Debug)]
 pub(crate) struct Commands {
-    driver: Client,
+    config: RedisConfig,
     connection: Connection<MultiplexedConnection>,
 }
 
@@ -30,17 +30,15 @@ pub(crate) struct Answered {
 }
 
 impl Commands {
-    pub(crate) fn new(config: &RedisConfig) -> Result<Self> {
-        let driver = client(config).map_err(|error| {
-            Error::invalid(error.to_string(), "correct the address or the certificates")
-        })?;
-        let connects = driver.clone();
-        let connection = Connection::new(move || Box::pin(connect(connects.clone())));
-        Ok(Self { driver, connection })
+    pub(crate) fn new(config: RedisConfig) -> Result<Self> {
+        client(&config)?;
+        let connects = config.clone();
+        let connection = Connection::new(move || Box::pin(connect(client_again(&connects))));
+        Ok(Self { config, connection })
     }
 
-    pub(crate) const fn driver(&self) -> &Client {
-        &self.driver
+    pub(crate) const fn config(&self) -> &RedisConfig {
+        &self.config
     }
 
     /// Runs a script within `limit`. Every script is a replay of itself, so if its connection is
@@ -139,15 +137,21 @@ impl Commands {
     }
 }
 
-async fn connect(driver: Client) -> Result<MultiplexedConnection> {
+async fn connect(client: Result<Client>) -> Result<MultiplexedConnection> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(LONGEST_CALL))
         .set_response_timeout(Some(LONGEST_CALL));
-    let made = driver.get_multiplexed_async_connection_with_config(&settings).await;
+    let made = client?.get_multiplexed_async_connection_with_config(&settings).await;
     made.map_err(|error| to_error(&error))
 }
 
-fn client(config: &RedisConfig) -> RedisResult<Client> {
+/// The driver's client for one connection, with the certificates that are on the disk now. It was good
+/// once: if it is not now, they are being replaced, and the next one may be.
+pub(crate) fn client_again(config: &RedisConfig) -> Result<Client> {
+    client(config).map_err(|error| Error::unavailable(Applied::No, error))
+}
+
+fn client(config: &RedisConfig) -> Result<Client> {
     let address = match &config.server {
         Server::Unix(path) => ConnectionAddr::Unix(path.clone()),
         Server::Tcp(host, port) if config.tls.is_none() => ConnectionAddr::Tcp(host.clone(), *port),
@@ -169,30 +173,26 @@ fn client(config: &RedisConfig) -> RedisResult<Client> {
     }
     // Off by default in the client: it doubles the time of a round trip.
     let tcp = TcpSettings::default().set_nodelay(true);
-    let info: ConnectionInfo = address.into_connection_info()?;
+    let bad_address = |error: RedisError| Error::invalid(error.to_string(), "correct the address");
+    let info: ConnectionInfo = address.into_connection_info().map_err(bad_address)?;
     let info = info.set_redis_settings(login).set_tcp_settings(tcp);
-    match &config.tls {
-        None => Client::open(info),
-        Some(tls) => with_tls(info, tls),
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        return with_tls(info, tls);
     }
+    Client::open(info).map_err(bad_address)
 }
 
 #[cfg(feature = "tls")]
-fn with_tls(info: ConnectionInfo, tls: &crate::RedisTls) -> RedisResult<Client> {
+fn with_tls(info: ConnectionInfo, tls: &crate::RedisTls) -> Result<Client> {
     // Without a process-wide provider the client panics as soon as another crate enables a second
     // one; a provider that is installed already is respected.
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
-    let client_tls = tls
-        .client
-        .clone()
-        .map(|(client_cert, client_key)| redis::ClientTlsConfig { client_cert, client_key });
-    let root_cert = tls.authority.clone();
-    Client::build_with_tls(info, redis::TlsCertificates { client_tls, root_cert })
-}
-
-#[cfg(not(feature = "tls"))]
-fn with_tls(info: ConnectionInfo, _: &crate::RedisTls) -> RedisResult<Client> {
-    Client::open(info)
+    let (root_cert, client) = tls.read()?;
+    let client_tls =
+        client.map(|(client_cert, client_key)| redis::ClientTlsConfig { client_cert, client_key });
+    let certificates = redis::TlsCertificates { client_tls, root_cert };
+    Client::build_with_tls(info, certificates).map_err(|error| tls.unusable(error))
 }

@@ -25,5 +25,6 @@ mod server;
 mod subscription;
 mod waiter;
 
-pub use config::{RedisConfig, RedisTls};
+pub use config::RedisConfig;
+pub use lockkit_core::kit::Tls as RedisTls;
 pub use provider::RedisProvider;

@@ -68,11 +68,11 @@ impl RedisProvider {
     pub async fn connect(config: RedisConfig) -> Result<Self> {
         config.check()?;
         let address = RequestId::random()?.to_string()[..16].to_owned();
-        let commands = Commands::new(&config)?;
+        let (prefix, token_base) = (config.prefix.clone(), config.token_base);
         let client = Client {
-            commands,
-            prefix: config.prefix,
-            token_base: config.token_base,
+            commands: Commands::new(config)?,
+            prefix,
+            token_base,
             address,
             waiters: Arc::default(),
             cohorts: Arc::default(),

@@ -44,7 +44,7 @@ pub(crate) async fn check_server(client: &Client) -> Result<()> {
     let channel = format!("{CHANNELS}{}", client.address);
     let publish = redis::Cmd::publish(&channel, "");
     client.commands.command::<Value>(&clock, LONGEST_CALL, &publish).await?;
-    subscription(client.commands.driver(), &channel).await?;
+    subscription(client.commands.config(), &channel).await?;
     // The one command in the scripts that is neither @read nor @write.
     let mut time = redis::cmd("EVAL");
     time.arg("return redis.call('TIME')").arg(0);

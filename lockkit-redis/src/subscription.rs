@@ -6,11 +6,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL, Notice};
 use lockkit_core::{Applied, Error, LossReason, Result};
+use redis::RedisError;
 use redis::aio::PubSub;
-use redis::{Client as Driver, RedisError};
 
+use crate::RedisConfig;
 use crate::client::Client;
 use crate::cohorts::Cohorts;
+use crate::connection::client_again;
 use crate::error::to_error;
 use crate::handoff::Waiters;
 use crate::protocol::{CHANNELS, request_of};
@@ -26,17 +28,17 @@ pub(crate) fn subscribe(client: &Client) -> Result<()> {
         let told =
             Told { waiters: Arc::clone(&client.waiters), cohorts: Arc::clone(&client.cohorts) };
         let channel = format!("{CHANNELS}{}", client.address);
-        serve(alive, client.commands.driver().clone(), channel, told)
+        serve(alive, client.commands.config().clone(), channel, told)
     })
 }
 
 /// Listens again and again until the client is closed.
-async fn serve(mut alive: Alive, driver: Driver, channel: String, told: Told) {
+async fn serve(mut alive: Alive, config: RedisConfig, channel: String, told: Told) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut last_cause = String::new();
     loop {
         tokio::select! {
-            ended = listen(&told, &driver, &channel) => match ended {
+            ended = listen(&told, &config, &channel) => match ended {
                 Ok(()) => {
                     backoff.reset();
                     last_cause.clear();
@@ -85,7 +87,8 @@ impl Told {
 }
 
 /// A subscription to this channel.
-pub(crate) async fn subscription(driver: &Driver, channel: &str) -> Result<PubSub> {
+pub(crate) async fn subscription(config: &RedisConfig, channel: &str) -> Result<PubSub> {
+    let driver = client_again(config)?;
     let subscribe = async {
         let mut subscription = driver.get_async_pubsub().await?;
         subscription.subscribe(channel).await?;
@@ -101,8 +104,8 @@ pub(crate) async fn subscription(driver: &Driver, channel: &str) -> Result<PubSu
 }
 
 /// Listens until the subscription ends.
-async fn listen(told: &Told, driver: &Driver, channel: &str) -> Result<()> {
-    let subscription = subscription(driver, channel).await?;
+async fn listen(told: &Told, config: &RedisConfig, channel: &str) -> Result<()> {
+    let subscription = subscription(config, channel).await?;
     told.ask_all();
     let (mut sink, mut messages) = subscription.split();
     loop {

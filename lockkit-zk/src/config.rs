@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use lockkit_core::kit::Url;
+use lockkit_core::kit::{Tls as ZkTls, Url};
 use lockkit_core::{Error, Result};
 
 /// ZooKeeper's own port.
@@ -92,30 +92,6 @@ impl fmt::Debug for Right {
     }
 }
 
-/// Certificates for connections over TLS, each as the text of a PEM file.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct ZkTls {
-    /// The authority that signed the servers' certificates.
-    pub authority: String,
-    /// Our own certificate and its private part, for servers that ask for one.
-    pub client: Option<(String, String)>,
-}
-
-impl ZkTls {
-    /// Trusts servers with a certificate of this authority.
-    pub fn new(authority: impl Into<String>) -> Self {
-        Self { authority: authority.into(), client: None }
-    }
-
-    /// Shows the servers this certificate, with its private part.
-    #[must_use]
-    pub fn client(mut self, certificate: impl Into<String>, key: impl Into<String>) -> Self {
-        self.client = Some((certificate.into(), key.into()));
-        self
-    }
-}
-
 impl ZkConfig {
     /// The ensemble that this URL names: `zk://[user:password@]host[:port][,host[:port]...][/base]`, with
     /// the scheme `zk:` or `zookeeper:`.
@@ -177,7 +153,19 @@ impl ZkConfig {
         self
     }
 
-    /// Speaks TLS, which needs the feature `tls`.
+    /// Speaks TLS, which needs the feature `tls`. Each new connection reads the files again, also those
+    /// that reopen a session. The authority must be given.
+    ///
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use lockkit_zk::{ZkConfig, ZkTls};
+    ///
+    /// let tls = ZkTls::new(Path::new("/etc/tls/ca.pem"))
+    ///     .client(Path::new("/etc/tls/client.pem"), Path::new("/etc/tls/client.key"));
+    /// let config = ZkConfig::new(["zk1:2281"]).tls(tls);
+    /// # drop(config);
+    /// ```
     #[must_use]
     pub fn tls(mut self, tls: ZkTls) -> Self {
         self.tls = Some(tls);
@@ -224,6 +212,18 @@ impl ZkConfig {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
+        self.check_servers()?;
+        self.check_place()?;
+        self.check_access()?;
+        let Some(tls) = &self.tls else { return Ok(()) };
+        tls.check(cfg!(feature = "tls"))?;
+        let remedy =
+            "give ca for TLS, and cert and key with it where the servers ask for a certificate";
+        let missing = || Error::invalid("TLS without an authority", remedy);
+        tls.authority.as_ref().map(drop).ok_or_else(missing)
+    }
+
+    fn check_servers(&self) -> Result<()> {
         let bad_server = |server: &String| {
             let plain = |c: char| c.is_alphanumeric() || "-._:[]%".contains(c);
             server.is_empty() || !server.chars().all(plain)
@@ -243,6 +243,11 @@ impl ZkConfig {
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// The base, and the unit of its servers' time.
+    fn check_place(&self) -> Result<()> {
         let element = |element: &str| {
             !matches!(element, "" | "." | "..") && !element.chars().any(char::is_control)
         };
@@ -261,6 +266,10 @@ impl ZkConfig {
                 "give the servers' tickTime, for example 2s",
             ));
         }
+        Ok(())
+    }
+
+    fn check_access(&self) -> Result<()> {
         if self.access == Access::Creator && self.logins.is_empty() && self.tls.is_none() {
             return Err(Error::invalid(
                 "access for the creator alone, without a login",
@@ -275,12 +284,6 @@ impl ZkConfig {
                     "give at least one, with permissions of the letters cdrwa",
                 ));
             }
-        }
-        if self.tls.is_some() && !cfg!(feature = "tls") {
-            return Err(Error::invalid(
-                "TLS in a program that was built without it",
-                "enable the feature \"tls\"",
-            ));
         }
         Ok(())
     }
@@ -322,21 +325,9 @@ impl TryFrom<Url> for ZkConfig {
             .access(access.unwrap_or_default())
             .tick(tick.unwrap_or(TICK))
             .token_base(url.take_token_base()?);
-        let (authority, client) = url.take_certificates()?;
+        config.tls = url.take_tls()?;
         url.finish(&["layout", "tick", "access", "ca", "cert", "key"])?;
-        let text = |pem: Vec<u8>| String::from_utf8_lossy(&pem).into_owned();
-        match (authority, client) {
-            (None, None) => Ok(config),
-            (Some(authority), None) => Ok(config.tls(ZkTls::new(text(authority)))),
-            (Some(authority), Some((certificate, key))) => {
-                let tls = ZkTls::new(text(authority)).client(text(certificate), text(key));
-                Ok(config.tls(tls))
-            }
-            (None, Some(_)) => Err(Error::invalid(
-                "the options cert and key without ca",
-                "give ca for TLS, and cert and key with it where the servers ask for a certificate",
-            )),
-        }
+        Ok(config)
     }
 }
 
@@ -353,11 +344,5 @@ impl fmt::Debug for ZkConfig {
             .field("access", &self.access)
             .field("token_base", &self.token_base)
             .finish()
-    }
-}
-
-impl fmt::Debug for ZkTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ZkTls").field("client", &self.client.is_some()).finish_non_exhaustive()
     }
 }

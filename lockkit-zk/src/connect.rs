@@ -16,69 +16,83 @@ const HEDGE: Duration = Duration::from_millis(250);
 /// driver draws, so all but one in thousands meet one that answers among three with a silent one.
 const TRIES: usize = 8;
 
-/// A client with a session of its own, at whichever server answers first.
-pub(crate) async fn connect(config: &ZkConfig, timeout: Duration) -> Result<Client> {
-    let mut tries = FuturesUnordered::new();
-    let mut left = if config.servers.len() > 1 { TRIES } else { 2 };
-    loop {
-        if left > 0 {
-            left -= 1;
-            tries.push(connect_once(config, &config.addresses().join(","), timeout)?);
-        }
-        tokio::select! {
-            Some(tried) = tries.next() => match tried {
-                Ok(client) => return Ok(client),
-                Err(error) => {
-                    // Each server was tried.
-                    return Err(to_error(&error).with_applied(Applied::No));
-                }
-            },
-            () = tokio::time::sleep(HEDGE), if left > 0 => {}
-        }
-    }
-}
-
-/// One try at each of these servers, in an order of the driver's own.
-pub(crate) fn connect_once(
-    config: &ZkConfig,
-    servers: &str,
-    timeout: Duration,
-) -> Result<impl Future<Output = std::result::Result<Client, zookeeper_client::Error>> + use<>> {
-    let mut connector = Client::connector()
-        .with_session_timeout(timeout)
-        .with_connection_timeout(Pace::lasting(timeout, config.tick).silence())
-        .with_fail_eagerly();
-    for (scheme, secret) in &config.logins {
-        connector = connector.with_auth(scheme, secret);
-    }
-    let servers = servers.to_owned();
+/// What connects all clients of one provider, each with the certificates that are on the disk by then.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    pub(crate) config: ZkConfig,
     #[cfg(feature = "tls")]
-    if let Some(tls) = &config.tls {
-        connector = connector.with_tls(crate::tls::options(tls)?);
+    certificates: crate::tls::LastRead,
+}
+
+impl Connector {
+    pub(crate) fn new(config: ZkConfig) -> Self {
+        Self {
+            config,
+            #[cfg(feature = "tls")]
+            certificates: Default::default(),
+        }
     }
-    let is_secure = config.tls.is_some();
-    Ok(async move {
+
+    /// A client with a session of its own, at whichever server answers first.
+    pub(crate) async fn connect(&self, timeout: Duration) -> Result<Client> {
+        let mut tries = FuturesUnordered::new();
+        let mut left = if self.config.servers.len() > 1 { TRIES } else { 2 };
+        loop {
+            if left > 0 {
+                left -= 1;
+                tries.push(self.connect_once(&self.config.addresses().join(","), timeout)?);
+            }
+            tokio::select! {
+                Some(tried) = tries.next() => match tried {
+                    Ok(client) => return Ok(client),
+                    Err(error) => {
+                        // Each server was tried.
+                        return Err(to_error(&error).with_applied(Applied::No));
+                    }
+                },
+                () = tokio::time::sleep(HEDGE), if left > 0 => {}
+            }
+        }
+    }
+
+    /// One try at each of these servers, in an order of the driver's own.
+    pub(crate) fn connect_once(
+        &self,
+        servers: &str,
+        timeout: Duration,
+    ) -> Result<impl Future<Output = std::result::Result<Client, zookeeper_client::Error>> + use<>>
+    {
+        let mut connector = Client::connector()
+            .with_session_timeout(timeout)
+            .with_connection_timeout(Pace::lasting(timeout, self.config.tick).silence())
+            .with_fail_eagerly();
+        for (scheme, secret) in &self.config.logins {
+            connector = connector.with_auth(scheme, secret);
+        }
+        let mut servers = servers.to_owned();
         #[cfg(feature = "tls")]
-        if is_secure {
-            return connector.secure_connect(&servers).await;
+        if let Some(tls) = &self.config.tls {
+            connector = connector.with_tls(self.certificates.read(tls)?);
+            servers = format!("tcp+tls://{}", servers.replace(',', ",tcp+tls://"));
         }
-        let _ = is_secure;
-        connector.connect(&servers).await
-    })
-}
-
-/// The driver hides why no server let it in: a look at them tells.
-#[cfg(feature = "tls")]
-pub(crate) async fn explained(config: &ZkConfig, error: Error) -> Error {
-    match &config.tls {
-        Some(tls) if error.is_retryable() => {
-            crate::tls::refusal(config, tls).await.unwrap_or(error)
-        }
-        _ => error,
+        Ok(async move { connector.connect(&servers).await })
     }
-}
 
-#[cfg(not(feature = "tls"))]
-pub(crate) async fn explained(_: &ZkConfig, error: Error) -> Error {
-    error
+    /// Has the clients that there are take the certificates that are on the disk now, where they connect
+    /// again. Where those are no good, for they are being replaced, the last ones stay.
+    pub(crate) fn read_certificates(&self) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.config.tls {
+            self.certificates.read(tls).ok();
+        }
+    }
+
+    /// The driver hides why no server let it in: a look at them tells.
+    pub(crate) async fn explained(&self, error: Error) -> Error {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.config.tls.as_ref().filter(|_| error.is_retryable()) {
+            return crate::tls::refusal(&self.config, tls).await.unwrap_or(error);
+        }
+        error
+    }
 }

@@ -35,6 +35,7 @@ mod tls;
 mod usage;
 mod wait;
 
-pub use config::{Access, Layout, Right, ZkConfig, ZkTls};
+pub use config::{Access, Layout, Right, ZkConfig};
 pub use lease::ZkNode;
+pub use lockkit_core::kit::Tls as ZkTls;
 pub use provider::ZkProvider;

@@ -4,6 +4,7 @@
 //! reopens it, and the driver keeps that part of the answer to itself. So short clients of our own
 //! ask each server, after each reconnection.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -11,8 +12,7 @@ use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, Instant};
 use tokio::sync::Mutex;
 
-use crate::ZkConfig;
-use crate::connect::connect_once;
+use crate::connect::Connector;
 
 /// More than any server grants: what it grants instead is its maximum.
 pub(crate) const MOST: Duration = Duration::from_secs(24 * 3600);
@@ -27,7 +27,7 @@ const OTHERS: Duration = Duration::from_millis(500);
 /// What the servers of one configuration grant; asked once for all sessions of a client.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    config: ZkConfig,
+    pub(crate) connector: Arc<Connector>,
     clock: Clock,
     learnt: Mutex<Option<Learnt>>,
 }
@@ -40,17 +40,17 @@ struct Learnt {
 }
 
 impl Limits {
-    pub(crate) fn new(config: ZkConfig, clock: Clock) -> Self {
-        Self { config, clock, learnt: Mutex::default() }
+    pub(crate) fn new(connector: Arc<Connector>, clock: Clock) -> Self {
+        Self { connector, clock, learnt: Mutex::default() }
     }
 
-    pub(crate) const fn tick(&self) -> Duration {
-        self.config.tick
+    pub(crate) fn tick(&self) -> Duration {
+        self.connector.config.tick
     }
 
     /// What each server grants that does not say what it does.
     pub(crate) fn least(&self) -> Duration {
-        self.config.tick * LEAST
+        self.connector.config.tick * LEAST
     }
 
     /// The longest session that all servers grant which answer, asked after `since`; `None`: none
@@ -63,7 +63,7 @@ impl Limits {
         {
             return *most;
         }
-        let all = (outage / 8).min(self.config.tick / 4).min(SPREAD);
+        let all = (outage / 8).min(self.connector.config.tick / 4).min(SPREAD);
         self.clock.sleep(spread(all, id)).await;
         let asked = self.clock.now();
         let most = self.each(MOST).await.into_iter().map(|(_, granted)| granted).min();
@@ -75,8 +75,13 @@ impl Limits {
     async fn each(&self, wish: Duration) -> Vec<(String, Duration)> {
         let began = self.clock.now();
         let mut ends_at = began.saturating_add(LONGEST_CALL);
-        let mut asked: FuturesUnordered<_> =
-            self.config.addresses().into_iter().map(|server| self.one(server, wish)).collect();
+        let mut asked: FuturesUnordered<_> = self
+            .connector
+            .config
+            .addresses()
+            .into_iter()
+            .map(|server| self.one(server, wish))
+            .collect();
         let mut granted = Vec::new();
         loop {
             let answer = tokio::select! {
@@ -95,7 +100,7 @@ impl Limits {
     }
 
     async fn one(&self, server: String, wish: Duration) -> Option<(String, Duration)> {
-        let client = connect_once(&self.config, &server, wish).ok()?.await.ok()?;
+        let client = self.connector.connect_once(&server, wish).ok()?.await.ok()?;
         // The session is closed with the client.
         Some((server, client.session_timeout()))
     }
@@ -103,11 +108,11 @@ impl Limits {
     /// Asks all servers as a client connects, of which one has granted `most`: the longest session
     /// that all grant. Warns of servers that differ, and of another tick than was configured.
     pub(crate) async fn compare(&self, most: Duration) -> Duration {
-        let servers = self.config.addresses();
+        let servers = self.connector.config.addresses();
         let others = async { if servers.len() > 1 { self.each(MOST).await } else { Vec::new() } };
         // A wish of one tick is raised to the servers' least.
         let least = async {
-            let asked = self.one(servers.first()?.clone(), self.config.tick);
+            let asked = self.one(servers.first()?.clone(), self.connector.config.tick);
             Some(tokio::time::timeout(OTHERS, asked).await.ok()??.1)
         };
         let (others, least) = tokio::join!(others, least);
@@ -120,7 +125,7 @@ impl Limits {
         }
         if let Some(least) = least.filter(|least| *least != self.least()) {
             tracing::warn!(
-                target: "lockkit", event = "tick_differs", tick = ?self.config.tick, ?least,
+                target: "lockkit", event = "tick_differs", tick = ?self.connector.config.tick, ?least,
                 "the servers' shortest session is not two of the configured ticks: set `tick` to \
                  their tickTime, and leave their minSessionTimeout at two of it",
             );

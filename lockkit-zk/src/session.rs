@@ -295,7 +295,7 @@ async fn keep(
                 due = life.proof().latest.saturating_add(times.interval);
             }
             () = reached(&life.clock, times.closes) => if life.users.closes(idle) { break },
-            () = reached(&life.clock, times.looks) => {}
+            () = reached(&life.clock, times.looks) => reopening.look(state),
             () = life.clock.sleep_until(due), if times.beats && beats.len() < UNANSWERED => {
                 let sent = life.clock.now();
                 beats.push(beat(client.clone(), sent));

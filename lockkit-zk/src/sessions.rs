@@ -10,7 +10,7 @@ use lockkit_core::{Applied, Clock, Error, Result, TtlRange};
 use tokio::sync::watch;
 
 use crate::ZkConfig;
-use crate::connect::{connect, explained};
+use crate::connect::Connector;
 use crate::error::limited;
 use crate::limits::{Limits, MOST};
 use crate::pace::Pace;
@@ -20,7 +20,7 @@ use crate::usage::InUse;
 
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    config: ZkConfig,
+    connector: Arc<Connector>,
     clock: Clock,
     limits: Arc<Limits>,
     pub(crate) range: TtlRange,
@@ -61,14 +61,14 @@ impl Sessions {
     pub(crate) async fn connect(config: ZkConfig) -> Result<Self> {
         let clock = Clock::system();
         let asked = clock.now();
-        let connected = limited(&clock, LONGEST_CALL, connect(&config, MOST)).await;
-        let client = match connected {
+        let connector = Arc::new(Connector::new(config));
+        let client = match limited(&clock, LONGEST_CALL, connector.connect(MOST)).await {
             Ok(client) => client,
-            Err(error) => return Err(explained(&config, error).await),
+            Err(error) => return Err(connector.explained(error).await),
         };
-        let tick = config.tick;
-        limited(&clock, LONGEST_CALL, parents::check(&client, &config.base)).await?;
-        let limits = Arc::new(Limits::new(config.clone(), clock.clone()));
+        let tick = connector.config.tick;
+        limited(&clock, LONGEST_CALL, parents::check(&client, &connector.config.base)).await?;
+        let limits = Arc::new(Limits::new(Arc::clone(&connector), clock.clone()));
         let most = limits.compare(client.session_timeout()).await;
         let ticks = u32::try_from(Pace::lasting(most, tick).ttl().as_nanos() / tick.as_nanos());
         let max = tick.saturating_mul(ticks.unwrap_or(u32::MAX)).min(TtlRange::ANY.max);
@@ -83,7 +83,7 @@ impl Sessions {
         let session = Session::new(client, clock.clone(), asked, most, Arc::clone(&limits));
         let class = Class { live: Mutex::new(vec![session]), ..Class::default() };
         let classes = Mutex::new(HashMap::from([(max, Arc::new(class))]));
-        Ok(Self { config, clock, limits, range, classes, closed: AtomicBool::new(false) })
+        Ok(Self { connector, clock, limits, range, classes, closed: AtomicBool::new(false) })
     }
 
     /// A session that gives this ttl, with room for watches on so many bytes of paths.
@@ -130,8 +130,13 @@ impl Sessions {
 
     async fn open(&self, ttl: Duration, class: &Class) -> Result<()> {
         let asked = self.clock.now();
-        let timeout = Pace::of(ttl, self.config.tick).timeout;
-        let client = connect(&self.config, timeout).await?;
+        let timeout = Pace::of(ttl, self.connector.config.tick).timeout;
+        let connected = self.connector.connect(timeout).await;
+        let client = connected.map_err(|error| match error {
+            // All was good once: certificates are being replaced on the disk.
+            Error::Invalid { .. } => Error::unavailable(Applied::No, error),
+            error => error,
+        })?;
         let (clock, limits) = (self.clock.clone(), Arc::clone(&self.limits));
         let session = Session::new(client, clock, asked, MOST, limits);
         // Held while it is looked at, so that `close` misses none.

@@ -1,8 +1,9 @@
 //! TLS by rustls with ring, and why two sides did not trust each other.
 
-use std::sync::Arc;
+use std::error::Error as StdError;
+use std::sync::{Arc, OnceLock};
 
-use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::kit::{Certificates, LONGEST_CALL, Tls};
 use lockkit_core::{Clock, Error, Result};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -10,37 +11,53 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use zookeeper_client::TlsOptions;
+use zookeeper_client::{TlsCa, TlsCerts, TlsDynamicCerts, TlsIdentity, TlsOptions};
 
-use crate::error::limited;
-use crate::{ZkConfig, ZkTls};
+use crate::ZkConfig;
+use crate::error::{Outcome, limited};
 
-/// What the driver takes.
-pub(crate) fn options(tls: &ZkTls) -> Result<TlsOptions> {
-    // Without a process-wide provider the driver panics as soon as another crate enables a second
-    // one; a provider that is installed already is respected.
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-    let options = TlsOptions::new().with_pem_ca(&tls.authority).map_err(bad_pem)?;
-    match &tls.client {
-        Some((certificate, key)) => options.with_pem_identity(certificate, key).map_err(bad_pem),
-        None => Ok(options),
+/// The certificates that were read last: every client takes them whenever it connects.
+#[derive(Default)]
+pub(crate) struct LastRead(OnceLock<TlsDynamicCerts>);
+
+impl LastRead {
+    /// Reads them again, for a new client and for those that there are.
+    pub(crate) fn read(&self, tls: &Tls) -> Result<TlsOptions> {
+        // Without a process-wide provider the driver panics as soon as another crate enables a second
+        // one; a provider that is installed already is respected.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let read = for_driver(tls.read()?).map_err(|error| tls.unusable(error))?;
+        let last = self.0.get_or_init(|| TlsDynamicCerts::new(read.clone()));
+        last.update(read);
+        Ok(TlsOptions::new().with_certs(last.clone()))
     }
 }
 
-fn bad_pem(error: impl std::fmt::Display) -> Error {
-    Error::invalid(
-        format!("the certificates: {error}"),
-        "give the authority, our own certificate and its private part as the texts of PEM files",
-    )
+impl std::fmt::Debug for LastRead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LastRead")
+    }
+}
+
+fn for_driver((authority, client): Certificates) -> Outcome<TlsCerts> {
+    let text = |pem: Vec<u8>| String::from_utf8_lossy(&pem).into_owned();
+    let authority = TlsCa::from_pem(&text(authority.unwrap_or_default()))?;
+    let mut certificates = TlsCerts::builder().with_ca(authority);
+    if let Some((ours, key)) = client {
+        certificates = certificates.with_identity(TlsIdentity::from_pem(&text(ours), &text(key))?);
+    }
+    certificates.build()
 }
 
 /// Why the first server that takes a connection refuses TLS, or is refused; `None`: it does not.
 ///
 /// The driver only says that no server let it in.
-pub(crate) async fn refusal(config: &ZkConfig, tls: &ZkTls) -> Option<Error> {
-    let connector = match client_config(tls) {
+pub(crate) async fn refusal(config: &ZkConfig, tls: &Tls) -> Option<Error> {
+    let read = tls.read();
+    let client = read.and_then(|read| for_rustls(read).map_err(|error| tls.unusable(error)));
+    let connector = match client {
         Ok(client) => TlsConnector::from(Arc::new(client)),
         Err(error) => return Some(error),
     };
@@ -78,21 +95,17 @@ async fn hand_shake(
     stream.read(&mut [0; 4]).await.map(drop)
 }
 
-fn client_config(tls: &ZkTls) -> Result<ClientConfig> {
-    let certificates = |pem: &str| -> Result<Vec<CertificateDer<'static>>> {
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(bad_pem)
+/// As the driver does it. Its own certificates cannot be looked into.
+fn for_rustls(
+    (authority, client): Certificates,
+) -> std::result::Result<ClientConfig, Box<dyn StdError>> {
+    let certificates = |pem: &[u8]| {
+        CertificateDer::pem_slice_iter(pem).collect::<std::result::Result<Vec<_>, _>>()
     };
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates(&tls.authority)?);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider);
-    let builder = builder.with_safe_default_protocol_versions().map_err(bad_pem)?;
-    let builder = builder.with_root_certificates(roots);
-    match &tls.client {
-        None => Ok(builder.with_no_client_auth()),
-        Some((certificate, key)) => {
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(bad_pem)?;
-            builder.with_client_auth_cert(certificates(certificate)?, key).map_err(bad_pem)
-        }
-    }
+    roots.add_parsable_certificates(certificates(&authority.unwrap_or_default())?);
+    let builder = ClientConfig::builder().with_root_certificates(roots);
+    let Some((ours, key)) = client else { return Ok(builder.with_no_client_auth()) };
+    let key = PrivateKeyDer::from_pem_slice(&key)?;
+    Ok(builder.with_client_auth_cert(certificates(&ours)?, key)?)
 }

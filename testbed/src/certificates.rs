@@ -22,12 +22,15 @@ impl Certificates {
     /// The common name of the client's certificate, which some servers take for a user's name.
     pub const CLIENT: &str = "client";
 
+    /// The hosts of the server's certificate.
+    pub const HERE: [&str; 2] = ["localhost", "127.0.0.1"];
+
     /// Makes all of them: the server's for `localhost` and 127.0.0.1.
     ///
     /// # Errors
     /// [`Error::Certificates`] or [`Error::System`] where they cannot be made or written.
     pub fn new() -> Result<Self> {
-        Self::for_hosts(&["localhost", "127.0.0.1"])
+        Self::for_hosts(&Self::HERE)
     }
 
     /// The same with a server's certificate for these hosts, names or addresses, and no other.
@@ -40,17 +43,20 @@ impl Certificates {
             .tempdir()
             .map_err(Error::system("making a temporary directory"))?;
         let certificates = Self { directory };
-        let issuer = certificates.authority("ca", "testbed")?;
-        certificates.authority("other-ca", "another testbed")?;
-        let hosts = hosts.iter().map(ToString::to_string).collect();
-        certificates.signed("server", hosts, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?;
-        certificates.signed(
-            Self::CLIENT,
-            Vec::new(),
-            ExtendedKeyUsagePurpose::ClientAuth,
-            &issuer,
-        )?;
+        certificates.write(hosts)?;
         Ok(certificates)
+    }
+
+    /// Replaces all of them on the disk, the authorities too; the server's for these hosts.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn write(&self, hosts: &[&str]) -> Result<()> {
+        let issuer = self.authority("ca", "testbed")?;
+        self.authority("other-ca", "another testbed")?;
+        let hosts = hosts.iter().map(ToString::to_string).collect();
+        self.signed("server", hosts, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?;
+        self.signed(Self::CLIENT, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &issuer)
     }
 
     /// The authority's certificate.

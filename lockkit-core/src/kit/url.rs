@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use super::tls::{Pem, Tls};
 use crate::{Error, FencingToken, Result, TtlRange};
 
 /// A URL that names a store, for the `from_url` of a backend's configuration.
@@ -47,9 +48,6 @@ pub struct Servers {
     /// What follows the first slash behind the hosts.
     pub path: String,
 }
-
-/// A certificate authority, and the client's certificate with its key, as the texts of PEM files.
-pub type Certificates = (Option<Vec<u8>>, Option<(Vec<u8>, Vec<u8>)>);
 
 impl Url {
     /// Splits a URL into its scheme, its address and its options.
@@ -209,23 +207,19 @@ impl Url {
         Ok(base.unwrap_or(0))
     }
 
-    /// Takes out `ca`, `cert` and `key`, and reads their files.
+    /// Takes out `ca`, `cert` and `key`, which are paths; `None` without any of them.
     ///
     /// # Errors
-    /// `Invalid`: a file cannot be read, or only one of `cert` and `key` is given.
-    pub fn take_certificates(&mut self) -> Result<Certificates> {
-        let authority = self.take("ca").map(|path| pem("ca", &path)).transpose()?;
-        let client = match (self.take("cert"), self.take("key")) {
-            (Some(cert), Some(key)) => Some((pem("cert", &cert)?, pem("key", &key)?)),
-            (None, None) => None,
-            _ => {
-                return Err(Error::invalid(
-                    "only one of the options cert and key",
-                    "give both, or neither",
-                ));
-            }
-        };
-        Ok((authority, client))
+    /// `Invalid`: only one of `cert` and `key` is given.
+    pub fn take_tls(&mut self) -> Result<Option<Tls>> {
+        let [authority, certificate, key] = ["ca", "cert", "key"]
+            .map(|option| self.take(option).map(|path| Pem::File(path.into())));
+        if certificate.is_some() != key.is_some() {
+            let remedy = "give both, or neither";
+            return Err(Error::invalid("only one of the options cert and key", remedy));
+        }
+        let tls = Tls { authority, client: certificate.zip(key) };
+        Ok((tls.authority.is_some() || tls.client.is_some()).then_some(tls))
     }
 
     /// Refuses the options that are left. `known` are those that this store knows, apart from
@@ -293,16 +287,6 @@ fn host_of(text: &str) -> std::result::Result<(String, Option<u16>), &'static st
     }
     let port = port.map(str::parse).transpose().map_err(|_| "a port is not a number")?;
     Ok((name.to_owned(), port))
-}
-
-/// The certificates or the key in the file that an option names.
-fn pem(option: &str, path: &str) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| {
-        Error::invalid(
-            format!("the file of the option {option}, {path}: {error}"),
-            "give the path of a PEM file that this program may read",
-        )
-    })
 }
 
 #[cfg(test)]

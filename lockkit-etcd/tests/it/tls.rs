@@ -12,18 +12,12 @@ use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, EtcdServer, Port, contenders};
 
 fn trusting(authority: PathBuf) -> EtcdTls {
-    let mut tls = EtcdTls::default();
-    tls.authority = Some(fs::read(authority).unwrap());
-    tls
+    EtcdTls::new(authority)
 }
 
 /// Trusts the authority, and shows our own certificate.
 fn showing(certificates: &Certificates) -> EtcdTls {
-    let mut tls = trusting(certificates.ca());
-    let own = [certificates.client_certificate(), certificates.client_key()];
-    let [certificate, private] = own.map(|file| fs::read(file).unwrap());
-    tls.client = Some((certificate, private));
-    tls
+    trusting(certificates.ca()).client(certificates.client_certificate(), certificates.client_key())
 }
 
 /// A server that asks for a certificate, and has a user with the rights of lockkit's keys for ours.
@@ -115,17 +109,19 @@ async fn a_member_with_a_bad_certificate_is_passed_over_and_only_all_of_them_are
 async fn the_private_part_of_our_certificate_is_shown_nowhere() {
     let certificates = Certificates::new().unwrap();
     let server = knowing_us_by(&certificates);
-    let tls = showing(&certificates);
-    let (_, private) = tls.client.clone().unwrap();
+    let [ours, key] = [certificates.client_certificate(), certificates.client_key()];
+    let [ours, private] = [ours, key].map(|file| fs::read(file).unwrap());
     let text = String::from_utf8(private.clone()).unwrap();
     // Behind the first line, which says what it is: as text, and as a list of bytes.
     let (head, secret) = text.trim_end().split_once('\n').unwrap();
     let (secret, from) = (&secret[..32], head.len() + 1);
     let bytes = format!("{:?}", &private[from..from + 32]);
+    // Given as texts; of files only the paths are known.
+    let tls = trusting(certificates.ca()).client(ours, private);
     let config = at(&server, "localhost", tls.clone());
     let provider = EtcdProvider::connect(config.clone()).await.unwrap();
     let wrong = refused(config.clone().prefix("elsewhere")).await;
     let shown = format!("{tls:?} {config:?} {config:#?} {provider:?} {wrong} {wrong:?}");
-    assert!(shown.contains("client: true"), "{shown}");
+    assert!(shown.contains("client: Some("), "{shown}");
     assert!(!shown.contains(secret) && !shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
 }

@@ -2,8 +2,6 @@
 //!
 //! Both of rustls's providers, ring and aws-lc-rs, are linked here, so that rustls chooses none.
 
-use std::fs;
-
 use crate::common::{by, ms};
 use lockkit_core::Locks;
 use lockkit_redis::{RedisConfig, RedisProvider, RedisTls};
@@ -19,9 +17,7 @@ async fn a_reset_is_overcome_where_a_handshake_takes_longer_than_a_call_may() {
     let server =
         RedisServer::builder().tls(&certificates, ClientCertificate::NotAsked).start().unwrap();
     let link = Link::to(server.tls_address().unwrap()).unwrap();
-    let mut tls = RedisTls::default();
-    tls.authority = Some(fs::read(certificates.ca()).unwrap());
-    let config = RedisConfig::tcp("localhost", link.port()).tls(tls);
+    let config = RedisConfig::tcp("localhost", link.port()).tls(RedisTls::new(certificates.ca()));
     let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
     // A round trip of 0.1 s: a call of this ttl has 0.15 s, the two of a handshake take 0.2 s.
     let lock = locks.lock("a").ttl(ms(500));

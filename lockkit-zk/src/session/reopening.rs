@@ -48,6 +48,13 @@ impl Reopening {
         self.seen.saturating_add(self.limits.tick() / 8)
     }
 
+    /// While the session is not reopened, certificates may be replaced: the driver's next try takes them.
+    pub(super) fn look(&self, state: SessionState) {
+        if state == SessionState::Disconnected {
+            self.limits.connector.read_certificates();
+        }
+    }
+
     /// The driver tells of a change: it comes back to the same state too, and each time it is
     /// connected is a reconnection.
     pub(super) fn changed(&mut self, life: &Life, client: &Client, state: SessionState) {
@@ -55,7 +62,7 @@ impl Reopening {
         let now = life.clock.now();
         if state != SessionState::SyncConnected {
             self.down_since.get_or_insert(now);
-            return;
+            return self.look(state);
         }
         let least = self.limits.least();
         life.proof.send_modify(|proof| proof.reopen(self.seen, least));

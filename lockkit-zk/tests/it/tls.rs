@@ -4,19 +4,20 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
-use crate::common::{TICK, ms};
+use crate::common::{TICK, by, ms};
 use lockkit_core::{Error, Locks};
 use lockkit_zk::{Access, Right, ZkConfig, ZkProvider, ZkTls};
 use testbed::certificates::Certificates;
-use testbed::{ClientCertificate, ZkServer, contenders};
+use testbed::{ClientCertificate, Data, ZkServer, contenders};
 
 fn read(file: &Path) -> String {
     fs::read_to_string(file).unwrap()
 }
 
 fn start(certificates: &Certificates, clients: ClientCertificate) -> ZkServer {
-    ZkServer::builder().tick(TICK).tls(certificates, clients).unwrap().start().unwrap()
+    ZkServer::builder().tick(TICK).tls(certificates, clients).start().unwrap()
 }
 
 fn at(server: &ZkServer, host: &str, tls: ZkTls) -> ZkConfig {
@@ -57,4 +58,24 @@ async fn a_client_certificate_is_a_login() {
     // Written by hand.
     let rights = Access::Only(vec![Right::new("ip", "127.0.0.1", "cdrwa")]);
     works(at(&server, "localhost", ours()).base("/ours").access(rights)).await;
+}
+
+#[tokio::test]
+async fn a_session_is_reopened_with_the_certificates_that_are_on_the_disk_by_then() {
+    let certificates = Certificates::new().unwrap();
+    let server = Arc::new(start(&certificates, ClientCertificate::Required));
+    let tls = ZkTls::new(certificates.ca())
+        .client(certificates.client_certificate(), certificates.client_key());
+    let locks = Locks::new(ZkProvider::connect(at(&server, "localhost", tls)).await.unwrap());
+    // Long enough for a server that starts slowly.
+    let guard = locks.lock("a").ttl(ms(18_000)).acquire().await.unwrap();
+    server.kill().unwrap();
+    // The driver tries again meanwhile, with the first ones.
+    tokio::time::sleep(TICK).await;
+    certificates.write(&Certificates::HERE).unwrap();
+    let restarted = Arc::clone(&server);
+    let restart = move || restarted.restart(Data::Kept).unwrap();
+    tokio::task::spawn_blocking(restart).await.unwrap();
+    // Its node can be removed on its own session alone, while that lives.
+    by(ms(10_000), "a release on the session", guard.release()).await.unwrap();
 }

@@ -65,7 +65,10 @@ impl Program for Zk {
             place.address(PLAIN).port(),
         );
         if let Some(tls) = &self.builder.tls {
-            let identity = write("identity.pem", &tls.identity)?;
+            let [key, certificate] = tls.identity.each_ref().map(fs::read_to_string);
+            let parts = key.and_then(|key| Ok(key + &certificate?));
+            let parts = parts.map_err(Error::system("reading the server's certificate"))?;
+            let identity = write("identity.pem", &parts)?;
             text += &format!(
                 "secureClientPortAddress=127.0.0.1\nsecureClientPort={}\n\
                  ssl.keyStore.location={}\n{}",

@@ -27,7 +27,8 @@ impl Default for Builder {
 
 #[derive(Debug, Clone)]
 pub(super) struct Tls {
-    pub(super) identity: String,
+    /// The server's key and its certificate, which each start reads.
+    pub(super) identity: [PathBuf; 2],
     pub(super) lines: String,
 }
 
@@ -55,15 +56,9 @@ impl Builder {
     }
 
     /// One more port for TLS with the server's certificate of `certificates`.
-    ///
-    /// # Errors
-    /// [`Error::System`] where the certificate cannot be read.
-    pub fn tls(mut self, certificates: &Certificates, clients: ClientCertificate) -> Result<Self> {
-        let read = |file: &Path| {
-            fs::read_to_string(file).map_err(Error::system(format!("reading {}", file.display())))
-        };
-        let identity =
-            read(&certificates.server_key())? + &read(&certificates.server_certificate())?;
+    #[must_use]
+    pub fn tls(mut self, certificates: &Certificates, clients: ClientCertificate) -> Self {
+        let identity = [certificates.server_key(), certificates.server_certificate()];
         let asked = match clients {
             ClientCertificate::Required => "need",
             ClientCertificate::NotAsked => "none",
@@ -75,6 +70,6 @@ impl Builder {
             certificates.ca().display(),
         );
         self.tls = Some(Tls { identity, lines });
-        Ok(self)
+        self
     }
 }

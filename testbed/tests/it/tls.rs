@@ -91,7 +91,7 @@ fn zookeeper_answers_over_tls_whom_it_should() -> Tested {
     let certificates = Certificates::new()?;
     let (ca, other) = (certificates.ca(), certificates.other_ca());
     for clients in [ClientCertificate::NotAsked, ClientCertificate::Required] {
-        let server = ZkServer::builder().tls(&certificates, clients)?.start()?;
+        let server = ZkServer::builder().tls(&certificates, clients).start()?;
         let address = server.tls_address().ok_or("a TLS port")?;
         let ask = |ca: &Path, identity| ask(address, "localhost", ca, identity, "ruok", 4);
         assert_eq!(server.ask("ruok")?, "imok");

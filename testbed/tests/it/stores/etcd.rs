@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lockkit::etcd::{EtcdConfig, EtcdProvider, EtcdTls};
+use lockkit::etcd::{EtcdConfig, EtcdProvider};
 use lockkit::{Exclusion, Guarantees, Guard, Locks, Result, connect};
 use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, EtcdServer};
 
-use super::tls::{Trust, read};
+use super::tls::Trust;
 use super::{Login, Remote, Store, ms};
 
 pub(super) struct Row;
@@ -116,9 +116,6 @@ impl Remote for Row {
     }
 
     fn tls(config: EtcdConfig, trust: &Trust) -> EtcdConfig {
-        let mut tls = EtcdTls::default();
-        tls.authority = trust.authority.as_ref().map(|file| read(file).into());
-        tls.client = trust.client.as_ref().map(|[ours, key]| (read(ours).into(), read(key).into()));
-        config.tls(tls)
+        config.tls(trust.tls())
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lockkit::redis::{RedisConfig, RedisProvider, RedisTls};
+use lockkit::redis::{RedisConfig, RedisProvider};
 use lockkit::{Exclusion, Guarantees, Guard, Locks, Result, connect};
 use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, RedisServer};
 
-use super::tls::{Trust, read};
+use super::tls::Trust;
 use super::{Login, Remote, Store, ms};
 
 pub(super) struct Row;
@@ -111,9 +111,6 @@ impl Remote for Row {
     }
 
     fn tls(config: RedisConfig, trust: &Trust) -> RedisConfig {
-        let mut tls = RedisTls::default();
-        tls.authority = trust.authority.as_ref().map(|file| read(file).into());
-        tls.client = trust.client.as_ref().map(|[ours, key]| (read(ours).into(), read(key).into()));
-        config.tls(tls)
+        config.tls(trust.tls())
     }
 }

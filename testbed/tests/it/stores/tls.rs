@@ -2,9 +2,9 @@
 //!
 //! Both of rustls's providers, ring and aws-lc-rs, are linked here, so that rustls chooses none.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use lockkit_core::kit::Tls;
 use testbed::certificates::Certificates;
 
 use super::scripts;
@@ -26,6 +26,13 @@ impl Trust {
         Self { client: Some(ours), ..Self::of(certificates.ca()) }
     }
 
+    pub(super) fn tls(&self) -> Tls {
+        let mut tls = Tls::default();
+        tls.authority = self.authority.clone().map(Into::into);
+        tls.client = self.client.clone().map(|[ours, key]| (ours.into(), key.into()));
+        tls
+    }
+
     /// As options of a URL, under these names.
     pub(super) fn options(&self, names: [&str; 3]) -> String {
         let files = self.authority.iter().chain(self.client.iter().flatten());
@@ -35,25 +42,24 @@ impl Trust {
     }
 }
 
-pub(super) fn read(file: impl AsRef<Path>) -> String {
-    fs::read_to_string(file).unwrap()
-}
-
 scripts! {
     a_private_authority_is_trusted_and_no_other: redis etcd zk;
     a_client_certificate_is_shown_where_the_server_asks_for_one: redis etcd zk;
     a_certificate_for_another_host_is_refused: redis etcd zk;
     what_is_no_certificate_is_an_error: redis etcd zk;
+    certificates_that_are_replaced_on_the_disk_are_taken_without_a_restart: redis etcd zk;
 }
 
 mod scripts {
     use std::fs;
+    use std::path::PathBuf;
+    use std::sync::Arc;
 
-    use lockkit::Error;
+    use lockkit::{Error, Locks};
     use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
-    use testbed::ClientCertificate;
     use testbed::certificates::Certificates;
     use testbed::contenders::by;
+    use testbed::{ClientCertificate, Data};
 
     use super::Trust;
     use crate::stores::{Remote, ms};
@@ -112,14 +118,60 @@ mod scripts {
         let certificates = Certificates::new().unwrap();
         let server = S::with_tls(&certificates, ClientCertificate::NotAsked);
         let files = tempfile::tempdir().unwrap();
-        let [bad, none] = ["bad", "none"].map(|name| files.path().join(name));
+        let [bad, none, missing] = ["bad", "none", "missing"].map(|name| files.path().join(name));
         fs::write(&bad, "-----BEGIN CERTIFICATE-----\n???").unwrap();
         fs::write(&none, "none").unwrap();
         let no_client =
             Trust { client: Some([none.clone(), none]), ..Trust::of(certificates.ca()) };
-        for trust in [Trust::of(bad), no_client] {
+        for trust in [Trust::of(bad), Trust::of(missing), no_client] {
             let error = refused::<S>(at::<S>(&server, "localhost", &trust)).await;
             assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+            // It names the file and says what to do.
+            let (said, directory) = (error.to_string(), files.path().to_string_lossy());
+            assert!(said.contains(&*directory) && said.contains("PEM file"), "{said}");
         }
+    }
+
+    pub(super) async fn certificates_that_are_replaced_on_the_disk_are_taken_without_a_restart<S>()
+    where
+        S: Remote,
+        S::Server: Send + Sync + 'static,
+    {
+        let certificates = Certificates::new().unwrap();
+        let server = Arc::new(S::with_tls(&certificates, ClientCertificate::Required));
+        let trust = Trust::showing(&certificates);
+        let config = at::<S>(&server, "localhost", &trust);
+        let locks = Locks::new(S::connect(config.clone()).await.unwrap());
+        let lock = locks.lock("a").ttl(ms(3_000));
+        lock.acquire().await.unwrap().release().await.unwrap();
+        let copies = tempfile::tempdir().unwrap();
+        let copy = |file: &PathBuf| {
+            let copy = copies.path().join(file.file_name().unwrap());
+            fs::copy(file, &copy).unwrap();
+            copy
+        };
+        let old = Trust {
+            authority: trust.authority.as_ref().map(copy),
+            client: trust.client.as_ref().map(|files| files.each_ref().map(copy)),
+        };
+
+        server.kill().unwrap();
+        // Half replaced, they are no reason for a waiter to give up: the next connection reads them again.
+        fs::remove_file(certificates.ca()).unwrap();
+        let error = by(ms(10_000), "an answer", lock.try_acquire()).await.map(drop).unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+        let waiting = tokio::spawn(lock.acquire());
+        tokio::time::sleep(ms(300)).await;
+        certificates.write(&Certificates::HERE).unwrap();
+        let restarted = Arc::clone(&server);
+        let restart = move || restarted.restart(Data::Kept).unwrap();
+        tokio::task::spawn_blocking(restart).await.unwrap();
+
+        let waited = by(ms(15_000), "a grant to the waiter", waiting).await.unwrap();
+        waited.unwrap().release().await.unwrap();
+        by(ms(10_000), "a grant", lock.acquire()).await.unwrap().release().await.unwrap();
+        S::works(config).await;
+        // The server has let go of the old ones.
+        mistrusted::<S>(at::<S>(&server, "localhost", &old)).await;
     }
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use lockkit::zk::{Access, ZkConfig, ZkNode, ZkProvider, ZkTls};
+use lockkit::zk::{Access, ZkConfig, ZkNode, ZkProvider};
 use lockkit::{Error, Exclusion, Guarantees, Guard, Locks, Result, connect};
 use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, ZkBuilder, ZkServer};
 
-use super::tls::{Trust, read};
+use super::tls::Trust;
 use super::{Login, Remote, Store, ms};
 
 /// The unit of the servers' time.
@@ -42,7 +42,7 @@ impl Store for Row {
     }
 
     fn with_tls(certificates: &Certificates, clients: ClientCertificate) -> ZkServer {
-        builder().tls(certificates, clients).unwrap().start().unwrap()
+        builder().tls(certificates, clients).start().unwrap()
     }
 
     /// What a login is for: nodes that are its own.
@@ -120,10 +120,6 @@ impl Remote for Row {
     }
 
     fn tls(config: ZkConfig, trust: &Trust) -> ZkConfig {
-        let tls = ZkTls::new(read(trust.authority.as_ref().unwrap()));
-        config.tls(match &trust.client {
-            Some([ours, key]) => tls.client(read(ours), read(key)),
-            None => tls,
-        })
+        config.tls(trust.tls())
     }
 }
