@@ -254,6 +254,7 @@ async fn a_bad_redis_url_is_refused_with_its_remedy() {
         ("redis://host/?tll=1s", ["tll is unknown", "ttl, token_base, prefix"]),
         ("redis://host/?ca=/ca.pem", ["ca is unknown", "ttl, token_base, prefix"]),
         ("redis://host/?prefix=%7Ba%7D", ["braces", "hash tag"]),
+        #[cfg(feature = "tls")]
         ("rediss://host/?ca=/missing.pem", ["/missing.pem", "PEM"]),
         ("rediss://host/?cert=/missing.pem", ["only one", "both, or neither"]),
         ("redis+unix:", ["path of a socket", "redis+unix:///"]),
@@ -299,6 +300,7 @@ async fn a_bad_etcd_url_is_refused_with_its_remedy() {
         ("etcd://host/?ttl=1ms", ["ttl=1ms", "50ms to 24h"]),
         ("etcd://host/?tll=1s", ["tll is unknown", "ttl, token_base"]),
         ("etcd://host/?ca=/ca.pem", ["ca is unknown", "ttl, token_base"]),
+        #[cfg(feature = "tls")]
         ("etcds://host/?ca=/missing.pem", ["/missing.pem", "PEM"]),
         ("etcds://host/?cert=/missing.pem", ["only one", "both, or neither"]),
     ] {
@@ -350,7 +352,10 @@ async fn a_bad_zk_url_is_refused_with_its_remedy() {
         ("zk://a/?tick=2", ["tick=2", "500ms"]),
         ("zk://a/?tick=0s", ["0ns", "tickTime"]),
         ("zk://a/?cert=x", ["only one", "both, or neither"]),
+        #[cfg(feature = "tls")]
         ("zk://a/?ca=/nowhere", ["/nowhere", "PEM file"]),
+        #[cfg(feature = "tls")]
+        ("zk://a/?cert=x&key=x", ["without an authority", "give ca"]),
         ("zk://a/?prefix=x", ["prefix is unknown", "layout"]),
     ] {
         let text = refusal(url).await;
