@@ -69,11 +69,11 @@ impl Connector {
         for (scheme, secret) in &self.config.logins {
             connector = connector.with_auth(scheme, secret);
         }
-        let mut servers = servers.to_owned();
+        let scheme = if self.config.tls.is_some() { "tcp+tls://" } else { "tcp://" };
+        let servers = format!("{scheme}{}", servers.replace(',', &format!(",{scheme}")));
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.config.tls {
             connector = connector.with_tls(self.certificates.read(tls)?);
-            servers = format!("tcp+tls://{}", servers.replace(',', ",tcp+tls://"));
         }
         Ok(async move { connector.connect(&servers).await })
     }
