@@ -3,7 +3,7 @@
 use std::fmt;
 
 use etcd_client::ConnectOptions;
-use lockkit_core::kit::{Certificates, Tls as EtcdTls, Url};
+use lockkit_core::kit::{Tls as EtcdTls, Url, check};
 use lockkit_core::{Error, Result};
 
 /// Leaves room for as many revisions as no cluster will ever reach.
@@ -58,12 +58,10 @@ impl EtcdConfig {
     /// With users enabled, the common name of our own certificate is a login.
     ///
     /// ```
-    /// use std::path::Path;
-    ///
     /// use lockkit_etcd::{EtcdConfig, EtcdTls};
     ///
-    /// let tls = EtcdTls::new(Path::new("/etc/tls/ca.pem"))
-    ///     .client(Path::new("/etc/tls/client.pem"), Path::new("/etc/tls/client.key"));
+    /// let tls = EtcdTls::file("/etc/tls/ca.pem")
+    ///     .client_files("/etc/tls/client.pem", "/etc/tls/client.key");
     /// let config = EtcdConfig::new([("etcd-1", 2379)]).tls(tls);
     /// # drop(config);
     /// ```
@@ -100,28 +98,24 @@ impl EtcdConfig {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.endpoints.is_empty() {
-            return Err(Error::invalid(
-                "an etcd cluster without endpoints",
-                "give the host and the port of one member at least",
-            ));
-        }
-        let strange = |host: &str| {
-            host.is_empty()
-                || host.contains(|c: char| !c.is_ascii_alphanumeric() && !".-_:".contains(c))
-        };
-        if let Some((host, _)) = self.endpoints.iter().find(|(host, _)| strange(host)) {
-            return Err(Error::invalid(
+        check(
+            !self.endpoints.is_empty(),
+            "an etcd cluster without endpoints",
+            "give the host and the port of one member at least",
+        )?;
+        for (host, _) in &self.endpoints {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || ".-_:".contains(c);
+            check(
+                !host.is_empty() && host.chars().all(is_plain),
                 format!("the host {host:?}"),
                 "give a host's name or address without scheme, port and slashes",
-            ));
+            )?;
         }
-        if self.token_base > MOST_BASE {
-            return Err(Error::invalid(
-                format!("a token_base of {}", self.token_base),
-                format!("give {MOST_BASE} at most: the cluster's revisions are added to it"),
-            ));
-        }
+        check(
+            self.token_base <= MOST_BASE,
+            format!("a token_base of {}", self.token_base),
+            &format!("give {MOST_BASE} at most: the cluster's revisions are added to it"),
+        )?;
         self.tls.as_ref().map_or(Ok(()), |tls| tls.check(cfg!(feature = "tls")))
     }
 
@@ -136,39 +130,34 @@ impl EtcdConfig {
         }
     }
 
-    /// The certificates that are on the disk now.
-    pub(crate) fn certificates(&self) -> Result<Certificates> {
-        self.tls.as_ref().map_or(Ok((None, None)), EtcdTls::read)
-    }
-
-    /// How the driver shall connect, with these certificates.
-    pub(crate) fn options(&self, certificates: &Certificates) -> ConnectOptions {
+    /// How the driver shall connect, with the certificates that are on the disk now.
+    pub(crate) fn options(&self) -> Result<ConnectOptions> {
         // A member without a leader answers at once, and its watches end, instead of standing still.
         let mut options = ConnectOptions::new().with_require_leader(true);
         if let Some((user, password)) = &self.login {
             options = options.with_user(user, password).with_auto_token_refresh(true);
         }
         #[cfg(feature = "tls")]
-        if self.tls.is_some() {
-            return options.with_tls(tls_options(certificates));
+        if let Some(tls) = &self.tls {
+            return Ok(options.with_tls(tls_options(tls)?));
         }
-        let _ = certificates;
-        options
+        Ok(options)
     }
 }
 
 #[cfg(feature = "tls")]
-fn tls_options((authority, client): &Certificates) -> etcd_client::TlsOptions {
+fn tls_options(tls: &EtcdTls) -> Result<etcd_client::TlsOptions> {
     use etcd_client::{Certificate, Identity, TlsOptions};
 
-    let tls = match authority {
+    let (authority, client) = tls.read()?;
+    let options = match authority {
         Some(authority) => TlsOptions::new().ca_certificate(Certificate::from_pem(authority)),
         None => TlsOptions::new().with_native_roots(),
     };
-    match client {
-        Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
-        None => tls,
-    }
+    Ok(match client {
+        Some((certificate, key)) => options.identity(Identity::from_pem(certificate, key)),
+        None => options,
+    })
 }
 
 /// Errors as [`EtcdConfig::from_url`].

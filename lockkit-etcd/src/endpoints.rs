@@ -2,7 +2,6 @@
 //!
 //! The driver spreads its calls over its endpoints and never learns which of them is down.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -72,8 +71,11 @@ impl Endpoints {
     {
         let end = clock.now().saturating_add(limit);
         let mut under_way = FuturesUnordered::new();
-        let (mut late, mut tries, mut is_slow) = (false, 0, false);
-        let (mut mistrusted, mut foreign) = (HashSet::new(), None);
+        let (mut late, mut tries, mut is_slow, mut foreign) = (false, 0, false, None);
+        // How often each member may still fail for certificates: those of a client that was there may have been
+        // replaced on the disk, which its successor reads.
+        let chances = |member: &Member| 1 + usize::from(member.known().is_some());
+        let mut chances: Vec<_> = self.members.iter().map(chances).collect();
         let mut value = Err(Failure::Unserved(format!("no time was left of {limit:?}")));
         loop {
             let (now, member) = (clock.now(), self.current());
@@ -94,18 +96,16 @@ impl Endpoints {
                 Some((member, ended)) = under_way.next() => {
                     let ended = match ended {
                         Err(Failure::Mistrusted(error)) => {
-                            mistrusted.insert(member);
+                            chances[member] = usize::saturating_sub(chances[member], 1);
                             // One bad certificate among several is that member's trouble.
-                            Err(if mistrusted.len() == self.members.len() {
+                            Err(if chances.iter().all(|left| *left == 0) {
                                 Failure::Refused(error)
                             } else {
                                 Failure::Unserved(error.to_string())
                             })
                         }
                         Err(Failure::Foreign(error)) => {
-                            let text = error.to_string();
-                            foreign = Some(error);
-                            Err(Failure::Unserved(text))
+                            Err(Failure::Unserved(foreign.insert(error).to_string()))
                         }
                         ended => ended,
                     };
@@ -174,10 +174,8 @@ impl Endpoints {
         tokio::select! {
             biased;
             outcome = call => {
-                let number = used.load(Ordering::SeqCst);
-                let outcome = outcome.map_err(|failure| self.unless_outdated(member, number, failure));
                 if outcome.as_ref().is_err_and(Failure::is_of_a_member) {
-                    self.give_up(member, Some(number));
+                    self.give_up(member, Some(used.load(Ordering::SeqCst)));
                 }
                 outcome
             }
@@ -248,19 +246,6 @@ impl Endpoints {
             }
             failure => failure,
         })
-    }
-
-    /// Mistrust says nothing where the certificates were replaced since this client was made: the next
-    /// client of the member takes those that are on the disk by then.
-    fn unless_outdated(&self, member: usize, number: u64, failure: Failure) -> Failure {
-        match failure {
-            Failure::Mistrusted(error)
-                if self.members[member].is_outdated(number, &self.config) =>
-            {
-                Failure::Unserved(error.to_string())
-            }
-            failure => failure,
-        }
     }
 
     /// Goes on to the next member, unless another call has.

@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use etcd_client::Client as Driver;
 use lockkit_core::Error;
-use lockkit_core::kit::Certificates;
 use tokio::sync::Notify;
 
 use crate::EtcdConfig;
@@ -28,7 +27,6 @@ pub(crate) struct Member {
 struct Live {
     driver: Option<Driver>,
     progress: Progress,
-    certificates: Certificates,
     /// Whether the other end of this client is a member of our cluster.
     is_verified: bool,
 }
@@ -73,8 +71,8 @@ impl Member {
         if let Some(client) = self.known() {
             return Ok(client);
         }
-        let certificates = config.certificates().map_err(Failure::Refused)?;
-        let made = Driver::connect([&self.url], Some(config.options(&certificates))).await;
+        let options = config.options().map_err(Failure::Refused)?;
+        let made = Driver::connect([&self.url], Some(options)).await;
         // Nothing of the request has left yet: here only the login is sent.
         let driver = made.map_err(|error| match (Failure::of(&error), &config.tls) {
             (Failure::Unclear(text), _) => Failure::Unserved(text),
@@ -86,11 +84,12 @@ impl Member {
         let mut live = self.live();
         let number = live.progress.number + 1;
         let progress = Progress { number, answers: 0 };
-        *live = Live { driver: Some(driver.clone()), progress, certificates, is_verified: false };
+        *live = Live { driver: Some(driver.clone()), progress, is_verified: false };
         Ok(MemberClient { driver, member: self.index, number })
     }
 
-    fn known(&self) -> Option<MemberClient> {
+    /// The client there is.
+    pub(crate) fn known(&self) -> Option<MemberClient> {
         let live = self.live();
         let number = live.progress.number;
         live.driver.clone().map(|driver| MemberClient { driver, member: self.index, number })
@@ -116,14 +115,6 @@ impl Member {
         if live.progress.number == number {
             live.progress.answers += 1;
         }
-    }
-
-    /// Whether the client with this number was made with other certificates than those on the disk now.
-    /// The driver connects it again by itself, always with those it was made with.
-    pub(crate) fn is_outdated(&self, number: u64, config: &EtcdConfig) -> bool {
-        let now = config.certificates().ok();
-        let live = self.live();
-        number > 0 && (number != live.progress.number || now.as_ref() != Some(&live.certificates))
     }
 
     /// Lets the client with this number go, unless it has a successor.

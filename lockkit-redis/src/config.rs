@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use lockkit_core::kit::{Tls as RedisTls, Url};
+use lockkit_core::kit::{Tls as RedisTls, Url, check};
 use lockkit_core::{Error, Result};
 
 /// Redis's own port.
@@ -90,12 +90,10 @@ impl RedisConfig {
     /// Speaks TLS, which needs the feature `tls`. Each new connection reads the files again.
     ///
     /// ```
-    /// use std::path::Path;
-    ///
     /// use lockkit_redis::{RedisConfig, RedisTls};
     ///
-    /// let tls = RedisTls::new(Path::new("/etc/tls/ca.pem"))
-    ///     .client(Path::new("/etc/tls/client.pem"), Path::new("/etc/tls/client.key"));
+    /// let tls = RedisTls::file("/etc/tls/ca.pem")
+    ///     .client_files("/etc/tls/client.pem", "/etc/tls/client.key");
     /// let config = RedisConfig::tcp("redis-1", 6380).tls(tls);
     /// # drop(config);
     /// ```
@@ -145,25 +143,20 @@ impl RedisConfig {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        if self.prefix.contains(['{', '}']) {
-            return Err(Error::invalid(
-                "a prefix with braces",
-                "leave { and } out: Redis Cluster takes them for a hash tag",
-            ));
-        }
-        if self.token_base > LARGEST_BASE {
-            return Err(Error::invalid(
-                format!("the token_base {}", self.token_base),
-                format!("give at most {LARGEST_BASE}: Redis adds its clock to it"),
-            ));
-        }
-        if self.tls.is_some() && matches!(self.server, Server::Unix(_)) {
-            return Err(Error::invalid(
-                "TLS on a unix socket",
-                "leave TLS out: the socket is local",
-            ));
-        }
-        self.tls.as_ref().map_or(Ok(()), |tls| tls.check(cfg!(feature = "tls")))
+        check(
+            !self.prefix.contains(['{', '}']),
+            "a prefix with braces",
+            "leave { and } out: Redis Cluster takes them for a hash tag",
+        )?;
+        check(
+            self.token_base <= LARGEST_BASE,
+            format!("the token_base {}", self.token_base),
+            &format!("give at most {LARGEST_BASE}: Redis adds its clock to it"),
+        )?;
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let is_remote = matches!(self.server, Server::Tcp(..));
+        check(is_remote, "TLS on a unix socket", "leave TLS out: the socket is local")?;
+        tls.check(cfg!(feature = "tls"))
     }
 }
 
@@ -191,12 +184,11 @@ impl TryFrom<Url> for RedisConfig {
 fn unix(url: &mut Url) -> Result<RedisConfig> {
     let path = url.path()?;
     let path = path.strip_prefix("//").unwrap_or(&path);
-    if !path.starts_with('/') || path.contains('\0') {
-        return Err(Error::invalid(
-            "a redis+unix: URL without the path of a socket",
-            "write redis+unix:///path/to/redis.sock",
-        ));
-    }
+    check(
+        path.starts_with('/') && !path.contains('\0'),
+        "a redis+unix: URL without the path of a socket",
+        "write redis+unix:///path/to/redis.sock",
+    )?;
     let mut config = RedisConfig::unix(path);
     if let Some(number) = url.take("database") {
         config = config.database(parse_database(&number)?);

@@ -7,8 +7,8 @@ use lockkit_core::{Applied, Clock, Error, Result};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    RedisConnectionInfo, RedisError, RedisResult, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo,
+    RedisResult, Value,
 };
 
 use crate::config::{RedisConfig, Server};
@@ -173,18 +173,17 @@ fn client(config: &RedisConfig) -> Result<Client> {
     }
     // Off by default in the client: it doubles the time of a round trip.
     let tcp = TcpSettings::default().set_nodelay(true);
-    let bad_address = |error: RedisError| Error::invalid(error.to_string(), "correct the address");
-    let info: ConnectionInfo = address.into_connection_info().map_err(bad_address)?;
+    let info = address.into_connection_info().map_err(|error| to_error(&error))?;
     let info = info.set_redis_settings(login).set_tcp_settings(tcp);
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
         return with_tls(info, tls);
     }
-    Client::open(info).map_err(bad_address)
+    Client::open(info).map_err(|error| to_error(&error))
 }
 
 #[cfg(feature = "tls")]
-fn with_tls(info: ConnectionInfo, tls: &crate::RedisTls) -> Result<Client> {
+fn with_tls(info: redis::ConnectionInfo, tls: &crate::RedisTls) -> Result<Client> {
     // Without a process-wide provider the client panics as soon as another crate enables a second
     // one; a provider that is installed already is respected.
     if rustls::crypto::CryptoProvider::get_default().is_none() {

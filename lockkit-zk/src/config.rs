@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use lockkit_core::kit::{Tls as ZkTls, Url};
+use lockkit_core::kit::{Tls as ZkTls, Url, check};
 use lockkit_core::{Error, Result};
 
 /// ZooKeeper's own port.
@@ -157,12 +157,10 @@ impl ZkConfig {
     /// that reopen a session. The authority must be given.
     ///
     /// ```
-    /// use std::path::Path;
-    ///
     /// use lockkit_zk::{ZkConfig, ZkTls};
     ///
-    /// let tls = ZkTls::new(Path::new("/etc/tls/ca.pem"))
-    ///     .client(Path::new("/etc/tls/client.pem"), Path::new("/etc/tls/client.key"));
+    /// let tls = ZkTls::file("/etc/tls/ca.pem")
+    ///     .client_files("/etc/tls/client.pem", "/etc/tls/client.key");
     /// let config = ZkConfig::new(["zk1:2281"]).tls(tls);
     /// # drop(config);
     /// ```
@@ -213,79 +211,61 @@ impl ZkConfig {
 
     pub(crate) fn check(&self) -> Result<()> {
         self.check_servers()?;
-        self.check_place()?;
+        let element = |element: &str| {
+            !matches!(element, "" | "." | "..") && !element.chars().any(char::is_control)
+        };
+        check(
+            self.base.strip_prefix('/').is_some_and(|path| path.split('/').all(element))
+                && self.base != "/zookeeper"
+                && !self.base.starts_with("/zookeeper/"),
+            format!("the base {:?}", self.base),
+            "give a path such as /locks, below which the locks lie",
+        )?;
+        check(
+            (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.tick),
+            format!("a tick of {:?}", self.tick),
+            "give the servers' tickTime, for example 2s",
+        )?;
         self.check_access()?;
         let Some(tls) = &self.tls else { return Ok(()) };
         tls.check(cfg!(feature = "tls"))?;
         let remedy =
             "give ca for TLS, and cert and key with it where the servers ask for a certificate";
-        let missing = || Error::invalid("TLS without an authority", remedy);
-        tls.authority.as_ref().map(drop).ok_or_else(missing)
+        check(tls.authority.is_some(), "TLS without an authority", remedy)
     }
 
     fn check_servers(&self) -> Result<()> {
-        let bad_server = |server: &String| {
+        let is_good = |server: &String| {
             let plain = |c: char| c.is_alphanumeric() || "-._:[]%".contains(c);
-            server.is_empty() || !server.chars().all(plain)
+            !server.is_empty() && server.chars().all(plain)
         };
-        if self.servers.is_empty() || self.servers.iter().any(bad_server) {
-            return Err(Error::invalid(
-                "the list of servers",
-                "name at least one server, each as host or host:port",
-            ));
-        }
-        for address in self.addresses() {
+        check(
+            !self.servers.is_empty() && self.servers.iter().all(is_good),
+            "the list of servers",
+            "name at least one server, each as host or host:port",
+        )?;
+        self.addresses().iter().try_for_each(|address| {
             let port = address.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
-            if port.is_none_or(|port| port == 0) {
-                return Err(Error::invalid(
-                    format!("the server {address}"),
-                    "write it as host or host:port, an IPv6 address in brackets",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// The base, and the unit of its servers' time.
-    fn check_place(&self) -> Result<()> {
-        let element = |element: &str| {
-            !matches!(element, "" | "." | "..") && !element.chars().any(char::is_control)
-        };
-        if !self.base.strip_prefix('/').is_some_and(|path| path.split('/').all(element))
-            || self.base == "/zookeeper"
-            || self.base.starts_with("/zookeeper/")
-        {
-            return Err(Error::invalid(
-                format!("the base {:?}", self.base),
-                "give a path such as /locks, below which the locks lie",
-            ));
-        }
-        if !(Duration::from_millis(1)..=Duration::from_secs(60)).contains(&self.tick) {
-            return Err(Error::invalid(
-                format!("a tick of {:?}", self.tick),
-                "give the servers' tickTime, for example 2s",
-            ));
-        }
-        Ok(())
+            let remedy = "write it as host or host:port, an IPv6 address in brackets";
+            check(port.is_some_and(|port| port > 0), format!("the server {address}"), remedy)
+        })
     }
 
     fn check_access(&self) -> Result<()> {
-        if self.access == Access::Creator && self.logins.is_empty() && self.tls.is_none() {
-            return Err(Error::invalid(
+        let letters = |right: &Right| right.permissions.chars().all(|c| "cdrwa".contains(c));
+        match &self.access {
+            Access::Open => Ok(()),
+            Access::Creator => check(
+                !self.logins.is_empty() || self.tls.is_some(),
                 "access for the creator alone, without a login",
                 "give a login, or open access",
-            ));
+            ),
+            Access::Only(rights) => check(
+                !rights.is_empty() && rights.iter().all(letters),
+                "the rights to our nodes",
+                "give at least one, with permissions of the letters cdrwa",
+            ),
         }
-        if let Access::Only(rights) = &self.access {
-            let letters = |right: &Right| right.permissions.chars().all(|c| "cdrwa".contains(c));
-            if rights.is_empty() || !rights.iter().all(letters) {
-                return Err(Error::invalid(
-                    "the rights to our nodes",
-                    "give at least one, with permissions of the letters cdrwa",
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -91,7 +91,7 @@ impl Connector {
     pub(crate) async fn explained(&self, error: Error) -> Error {
         #[cfg(feature = "tls")]
         if let Some(tls) = self.config.tls.as_ref().filter(|_| error.is_retryable()) {
-            return crate::tls::refusal(&self.config, tls).await.unwrap_or(error);
+            return crate::tls::check_trust(&self.config, tls).await.err().unwrap_or(error);
         }
         error
     }

@@ -75,13 +75,8 @@ impl Limits {
     async fn each(&self, wish: Duration) -> Vec<(String, Duration)> {
         let began = self.clock.now();
         let mut ends_at = began.saturating_add(LONGEST_CALL);
-        let mut asked: FuturesUnordered<_> = self
-            .connector
-            .config
-            .addresses()
-            .into_iter()
-            .map(|server| self.one(server, wish))
-            .collect();
+        let servers = self.connector.config.addresses().into_iter();
+        let mut asked: FuturesUnordered<_> = servers.map(|server| self.one(server, wish)).collect();
         let mut granted = Vec::new();
         loop {
             let answer = tokio::select! {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::kit::{LONGEST_CALL, check};
 use lockkit_core::{Applied, Clock, Error, Result, TtlRange};
 use tokio::sync::watch;
 
@@ -72,12 +72,8 @@ impl Sessions {
         let most = limits.compare(client.session_timeout()).await;
         let ticks = u32::try_from(Pace::lasting(most, tick).ttl().as_nanos() / tick.as_nanos());
         let max = tick.saturating_mul(ticks.unwrap_or(u32::MAX)).min(TtlRange::ANY.max);
-        if max.is_zero() {
-            return Err(Error::invalid(
-                format!("a tick of {tick:?} where servers grant sessions of at most {most:?}"),
-                "give the servers' own tickTime",
-            ));
-        }
+        let what = format!("a tick of {tick:?} where servers grant sessions of at most {most:?}");
+        check(!max.is_zero(), what, "give the servers' own tickTime")?;
         let range = TtlRange { min: tick, max, granularity: tick };
         // The longest session there is serves operators and the longest ttl.
         let session = Session::new(client, clock.clone(), asked, most, Arc::clone(&limits));

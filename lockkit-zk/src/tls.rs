@@ -1,6 +1,7 @@
 //! TLS by rustls with ring, and why two sides did not trust each other.
 
 use std::error::Error as StdError;
+use std::result::Result as StdResult;
 use std::sync::{Arc, OnceLock};
 
 use lockkit_core::kit::{Certificates, LONGEST_CALL, Tls};
@@ -51,16 +52,12 @@ fn for_driver((authority, client): Certificates) -> Outcome<TlsCerts> {
     certificates.build()
 }
 
-/// Why the first server that takes a connection refuses TLS, or is refused; `None`: it does not.
+/// Refuses what the first server that takes a connection refuses, or is refused for, in TLS.
 ///
 /// The driver only says that no server let it in.
-pub(crate) async fn refusal(config: &ZkConfig, tls: &Tls) -> Option<Error> {
-    let read = tls.read();
-    let client = read.and_then(|read| for_rustls(read).map_err(|error| tls.unusable(error)));
-    let connector = match client {
-        Ok(client) => TlsConnector::from(Arc::new(client)),
-        Err(error) => return Some(error),
-    };
+pub(crate) async fn check_trust(config: &ZkConfig, tls: &Tls) -> Result<()> {
+    let client = for_rustls(tls.read()?).map_err(|error| tls.unusable(error))?;
+    let connector = TlsConnector::from(Arc::new(client));
     for address in config.addresses() {
         let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -73,7 +70,7 @@ pub(crate) async fn refusal(config: &ZkConfig, tls: &Tls) -> Option<Error> {
         if let Ok(Some(error)) = limited(&Clock::system(), LONGEST_CALL, shake).await {
             let text = error.to_string();
             if text.contains("peer certificate") || text.contains("fatal alert") {
-                return Some(Error::rejected(
+                return Err(Error::rejected(
                     format!("TLS with {address}: {text}"),
                     "give the authority that signed the servers' certificates, hosts that they \
                      name, and our own certificate if the servers ask for one",
@@ -81,7 +78,7 @@ pub(crate) async fn refusal(config: &ZkConfig, tls: &Tls) -> Option<Error> {
             }
         }
     }
-    None
+    Ok(())
 }
 
 /// A handshake, and a question: a server that wants our certificate says so only then.
@@ -96,12 +93,9 @@ async fn hand_shake(
 }
 
 /// As the driver does it. Its own certificates cannot be looked into.
-fn for_rustls(
-    (authority, client): Certificates,
-) -> std::result::Result<ClientConfig, Box<dyn StdError>> {
-    let certificates = |pem: &[u8]| {
-        CertificateDer::pem_slice_iter(pem).collect::<std::result::Result<Vec<_>, _>>()
-    };
+fn for_rustls((authority, client): Certificates) -> StdResult<ClientConfig, Box<dyn StdError>> {
+    let certificates =
+        |pem: &[u8]| CertificateDer::pem_slice_iter(pem).collect::<StdResult<Vec<_>, _>>();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates(&authority.unwrap_or_default())?);
     let builder = ClientConfig::builder().with_root_certificates(roots);

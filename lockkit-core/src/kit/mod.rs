@@ -4,10 +4,10 @@
 //! here: a record for each request ([`Requests`]), the wait of a store whose waiters expire by themselves
 //! ([`wait`]), one connection for many callers ([`Connection`]), a task that serves all callers
 //! ([`Service`], [`Backoff`]), the term of a request on a shared session ([`session_term`]), the time limit
-//! of a call ([`call_limit`], [`within`]), the grammar of a URL ([`Url`]), certificates that may be replaced
-//! on disk ([`Tls`]), whether a server is new enough ([`is_at_least`]), whether one side of a connection
-//! mistrusts the other's certificate ([`is_mistrust`]), and whether a store holds a layout that this client
-//! can share ([`check_layout`]).
+//! of a call ([`call_limit`], [`within`]), the grammar of a URL ([`Url`]) and the refusal of a bad setting
+//! ([`check`]), certificates that may be replaced on disk ([`Tls`]), whether a server is new enough
+//! ([`is_at_least`]), whether one side of a connection mistrusts the other's certificate ([`is_mistrust`]),
+//! and whether a store holds a layout that this client can share ([`check_layout`]).
 //!
 //! None of it knows a store. The interface may still change from one minor version to the next, until
 //! backends outside this repository use it.
@@ -32,6 +32,6 @@ pub use requests::{Data, Entry, Notes, Record, Requests, Sending};
 pub use service::{Alive, Backoff, Service};
 pub use session::session_term;
 pub use tls::{Certificates, Pem, Tls};
-pub use url::{Servers, Url};
+pub use url::{Servers, Url, check};
 pub use version::is_at_least;
 pub use waiting::{Mailbox, Notice, wait, waiter_life};

@@ -1,8 +1,9 @@
 //! Certificates for connections over TLS, read again for each of them.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::url::check;
 use crate::{Error, Result};
 
 /// Certificates for connections over TLS.
@@ -11,15 +12,12 @@ use crate::{Error, Result};
 /// replaced on disk. A text stays what it is. `Debug` shows the paths and no text.
 ///
 /// ```
-/// use std::path::Path;
-///
 /// use lockkit_core::kit::Tls;
 ///
 /// // The authority of the servers' certificates, and our own for servers that ask for one.
-/// let tls = Tls::new(Path::new("/etc/tls/ca.pem"))
-///     .client(Path::new("/etc/tls/client.pem"), Path::new("/etc/tls/client.key"));
+/// let tls = Tls::file("/etc/tls/ca.pem").client_files("/etc/tls/client.pem", "/etc/tls/client.key");
 /// // A text that the program has from elsewhere.
-/// let text = Tls::new("-----BEGIN CERTIFICATE-----\n...".to_owned());
+/// let text = Tls::new("-----BEGIN CERTIFICATE-----\n...");
 /// // The system's authorities, on stores that know them.
 /// let system = Tls::default();
 /// # let _ = (tls, text, system);
@@ -47,16 +45,26 @@ pub enum Pem {
 pub type Certificates = (Option<Vec<u8>>, Option<(Vec<u8>, Vec<u8>)>);
 
 impl Tls {
-    /// Trusts servers with a certificate of this authority.
-    pub fn new(authority: impl Into<Pem>) -> Self {
-        Self { authority: Some(authority.into()), client: None }
+    /// Trusts servers with a certificate of the authority in this file.
+    pub fn file(authority: impl Into<PathBuf>) -> Self {
+        Self { authority: Some(Pem::File(authority.into())), client: None }
     }
 
-    /// Shows the servers this certificate, with its private key.
+    /// Trusts servers with a certificate of this authority, a text.
+    pub fn new(authority: impl Into<Vec<u8>>) -> Self {
+        Self { authority: Some(Pem::Text(authority.into())), client: None }
+    }
+
+    /// Shows the servers the certificate in this file, with its private key in that one.
     #[must_use]
-    pub fn client(mut self, certificate: impl Into<Pem>, key: impl Into<Pem>) -> Self {
-        self.client = Some((certificate.into(), key.into()));
-        self
+    pub fn client_files(self, ours: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        Self { client: Some((Pem::File(ours.into()), Pem::File(key.into()))), ..self }
+    }
+
+    /// Shows the servers this certificate, with its private key, both texts.
+    #[must_use]
+    pub fn client(self, ours: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        Self { client: Some((Pem::Text(ours.into()), Pem::Text(key.into()))), ..self }
     }
 
     /// Refuses TLS where the backend was built without it.
@@ -64,15 +72,17 @@ impl Tls {
     /// # Errors
     /// `Invalid`: `is_built_in` is false.
     pub fn check(&self, is_built_in: bool) -> Result<()> {
-        let what = "TLS in a program that was built without it";
-        let missing = || Error::invalid(what, "enable the feature \"tls\"");
-        is_built_in.then_some(()).ok_or_else(missing)
+        check(
+            is_built_in,
+            "TLS in a program that was built without it",
+            "enable the feature \"tls\"",
+        )
     }
 
     /// Reads the files, for one connection. It blocks for as long as they take.
     ///
     /// # Errors
-    /// `Invalid`: a file cannot be read, or there is no PEM in it. Once connected, a backend says
+    /// `Invalid`: a file cannot be read. Once connected, a backend says
     /// `Unavailable` instead: the files may be half replaced, and the next connection reads them again.
     pub fn read(&self) -> Result<Certificates> {
         let authority = self.authority.as_ref().map(Pem::read).transpose()?;
@@ -91,16 +101,14 @@ impl Tls {
 
 impl Pem {
     fn read(&self) -> Result<Vec<u8>> {
-        let read = match self {
-            Self::File(path) => std::fs::read(path).map_err(|error| error.to_string()),
-            Self::Text(text) => Ok(text.clone()),
-        };
-        let is_pem = |text: &Vec<u8>| text.windows(11).any(|start| start == b"-----BEGIN ");
-        let read = read.and_then(|text| is_pem(&text).then_some(text).ok_or("no PEM".to_owned()));
-        read.map_err(|why| {
+        let unreadable = |error| {
             let remedy = "give the path of a PEM file that this program may read";
-            Error::invalid(format!("{self:?}: {why}"), remedy)
-        })
+            Error::invalid(format!("{self:?}: {error}"), remedy)
+        };
+        match self {
+            Self::File(path) => std::fs::read(path).map_err(unreadable),
+            Self::Text(text) => Ok(text.clone()),
+        }
     }
 }
 
@@ -113,45 +121,18 @@ impl fmt::Debug for Pem {
     }
 }
 
-impl From<PathBuf> for Pem {
-    fn from(path: PathBuf) -> Self {
-        Self::File(path)
-    }
-}
-
-impl From<&Path> for Pem {
-    fn from(path: &Path) -> Self {
-        Self::File(path.to_owned())
-    }
-}
-
-impl From<String> for Pem {
-    fn from(text: String) -> Self {
-        Self::Text(text.into_bytes())
-    }
-}
-
-impl From<Vec<u8>> for Pem {
-    fn from(text: Vec<u8>) -> Self {
-        Self::Text(text)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n";
-
     #[test]
     fn a_file_is_read_each_time_and_a_text_stays_what_it_is() {
         let file = std::env::temp_dir().join(format!("lockkit-tls-{}.pem", std::process::id()));
-        let tls = Tls::new(file.clone()).client(CERTIFICATE.to_owned(), b"-----BEGIN 1".to_vec());
-        for number in ["first", "second"] {
-            std::fs::write(&file, format!("{CERTIFICATE}{number}")).expect("a file");
-            let (authority, client) = tls.read().expect("certificates");
-            assert_eq!(authority, Some(format!("{CERTIFICATE}{number}").into_bytes()));
-            assert_eq!(client, Some((CERTIFICATE.into(), b"-----BEGIN 1".to_vec())));
+        let tls = Tls::file(&file).client("ours", "hunter2");
+        for text in ["first", "second"] {
+            std::fs::write(&file, text).expect("a file");
+            let client = Some((b"ours".to_vec(), b"hunter2".to_vec()));
+            assert_eq!(tls.read().expect("certificates"), (Some(text.into()), client));
         }
         std::fs::remove_file(&file).expect("removed");
         let error = tls.read().expect_err("no file").to_string();
@@ -159,11 +140,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pem_is_refused_and_no_text_is_shown() {
-        let tls = Tls::new("hunter2".to_owned());
-        let error = tls.read().expect_err("no PEM").to_string();
-        assert!(error.contains("no PEM"), "{error}");
-        let shown = format!("{tls:?} {error} {}", tls.unusable("bad"));
-        assert!(!shown.contains("hunter2"), "{shown}");
+    fn paths_are_shown_and_no_text_is() {
+        let tls = Tls::file("/ca.pem").client("ours", "hunter2");
+        let shown = format!("{tls:?} {}", tls.unusable("bad"));
+        assert!(shown.contains("/ca.pem") && !shown.contains("hunter2"), "{shown}");
     }
 }

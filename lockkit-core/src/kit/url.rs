@@ -66,16 +66,13 @@ impl Url {
                     "begin it with a scheme, as memory:, file:/path or redis://host",
                 )
             })?;
-        if rest.contains('#') {
-            return Err(Error::invalid("a URL with a #", "write it as %23, or leave it out"));
-        }
+        check(!rest.contains('#'), "a URL with a #", "write it as %23, or leave it out")?;
         let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut options = BTreeMap::new();
         for (option, value) in form_urlencoded::parse(query.as_bytes()) {
-            if options.insert(option.clone().into_owned(), value.into_owned()).is_some() {
-                let twice = format!("the option {option} is given twice");
-                return Err(Error::invalid(twice, "give it once"));
-            }
+            let twice = format!("the option {option} is given twice");
+            let is_first = options.insert(option.into_owned(), value.into_owned()).is_none();
+            check(is_first, twice, "give it once")?;
         }
         Ok(Self { scheme: scheme.to_ascii_lowercase(), address: address.to_owned(), options })
     }
@@ -95,13 +92,9 @@ impl Url {
     /// # Errors
     /// `Invalid`: another store's URL.
     pub fn expect_scheme(&self, schemes: &[&str]) -> Result<()> {
-        if schemes.contains(&&*self.scheme) {
-            return Ok(());
-        }
-        Err(Error::invalid(
-            format!("a URL with the scheme {}:", self.scheme),
-            format!("begin it with {}:", schemes.join(": or ")),
-        ))
+        let remedy = format!("begin it with {}:", schemes.join(": or "));
+        let what = format!("a URL with the scheme {}:", self.scheme);
+        check(schemes.contains(&&*self.scheme), what, &remedy)
     }
 
     /// The whole address, decoded, of a store without a server.
@@ -214,10 +207,8 @@ impl Url {
     pub fn take_tls(&mut self) -> Result<Option<Tls>> {
         let [authority, certificate, key] = ["ca", "cert", "key"]
             .map(|option| self.take(option).map(|path| Pem::File(path.into())));
-        if certificate.is_some() != key.is_some() {
-            let remedy = "give both, or neither";
-            return Err(Error::invalid("only one of the options cert and key", remedy));
-        }
+        let is_whole = certificate.is_some() == key.is_some();
+        check(is_whole, "only one of the options cert and key", "give both, or neither")?;
         let tls = Tls { authority, client: certificate.zip(key) };
         Ok((tls.authority.is_some() || tls.client.is_some()).then_some(tls))
     }
@@ -240,6 +231,20 @@ impl Url {
             )),
         }
     }
+}
+
+/// Refuses a part of a configuration unless this holds: `what` is wrong, and the `remedy` says what to write.
+///
+/// ```
+/// use lockkit_core::kit::check;
+///
+/// assert!(check(true, "a port of 0", "give the server's port").is_ok());
+/// ```
+///
+/// # Errors
+/// `Invalid`: it does not hold.
+pub fn check(holds: bool, what: impl Into<String>, remedy: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::invalid(what, remedy)) }
 }
 
 impl fmt::Debug for Url {

@@ -12,12 +12,13 @@ use testbed::certificates::Certificates;
 use testbed::{ClientCertificate, EtcdServer, Port, contenders};
 
 fn trusting(authority: PathBuf) -> EtcdTls {
-    EtcdTls::new(authority)
+    EtcdTls::file(authority)
 }
 
 /// Trusts the authority, and shows our own certificate.
 fn showing(certificates: &Certificates) -> EtcdTls {
-    trusting(certificates.ca()).client(certificates.client_certificate(), certificates.client_key())
+    trusting(certificates.ca())
+        .client_files(certificates.client_certificate(), certificates.client_key())
 }
 
 /// A server that asks for a certificate, and has a user with the rights of lockkit's keys for ours.

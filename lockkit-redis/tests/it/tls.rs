@@ -17,7 +17,7 @@ async fn a_reset_is_overcome_where_a_handshake_takes_longer_than_a_call_may() {
     let server =
         RedisServer::builder().tls(&certificates, ClientCertificate::NotAsked).start().unwrap();
     let link = Link::to(server.tls_address().unwrap()).unwrap();
-    let config = RedisConfig::tcp("localhost", link.port()).tls(RedisTls::new(certificates.ca()));
+    let config = RedisConfig::tcp("localhost", link.port()).tls(RedisTls::file(certificates.ca()));
     let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
     // A round trip of 0.1 s: a call of this ttl has 0.15 s, the two of a handshake take 0.2 s.
     let lock = locks.lock("a").ttl(ms(500));

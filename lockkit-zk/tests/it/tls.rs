@@ -64,8 +64,8 @@ async fn a_client_certificate_is_a_login() {
 async fn a_session_is_reopened_with_the_certificates_that_are_on_the_disk_by_then() {
     let certificates = Certificates::new().unwrap();
     let server = Arc::new(start(&certificates, ClientCertificate::Required));
-    let tls = ZkTls::new(certificates.ca())
-        .client(certificates.client_certificate(), certificates.client_key());
+    let tls = ZkTls::file(certificates.ca())
+        .client_files(certificates.client_certificate(), certificates.client_key());
     let locks = Locks::new(ZkProvider::connect(at(&server, "localhost", tls)).await.unwrap());
     // Long enough for a server that starts slowly.
     let guard = locks.lock("a").ttl(ms(18_000)).acquire().await.unwrap();

@@ -1,11 +1,10 @@
 //! The settings of a ZooKeeper server or ensemble.
 
-use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::certificates::Certificates;
-use crate::{ClientCertificate, Error, Result};
+use crate::ClientCertificate;
 
 /// ZooKeeper's own default of 2 s makes tests of expiry slow.
 const TICK: Duration = Duration::from_millis(500);

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use lockkit_core::kit::Tls;
+use lockkit_core::kit::{Pem, Tls};
 use testbed::certificates::Certificates;
 
 use super::scripts;
@@ -28,8 +28,8 @@ impl Trust {
 
     pub(super) fn tls(&self) -> Tls {
         let mut tls = Tls::default();
-        tls.authority = self.authority.clone().map(Into::into);
-        tls.client = self.client.clone().map(|[ours, key]| (ours.into(), key.into()));
+        tls.authority = self.authority.clone().map(Pem::File);
+        tls.client = self.client.clone().map(|files| files.map(Pem::File).into());
         tls
     }
 
