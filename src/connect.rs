@@ -52,7 +52,7 @@ type Connect = Arc<dyn Fn(Url) -> Connecting + Send + Sync>;
 /// Redis also takes `prefix`, by a socket `database`, `username` and `password`, and over TLS `ca`,
 /// `cert` and `key`.
 /// ZooKeeper also takes `layout`, `tick`, `access`, `ca`, `cert` and `key`: see its page.
-/// etcd over TLS also takes `ca`, `cert` and `key`.
+/// etcd over TLS also takes `ca`, `cert` and `key`. These three name files, which each new connection reads again.
 /// An option that the store does not know is refused, and so is one that is given twice.
 /// [`Schemes`] adds the scheme of a store that is not lockkit's own.
 ///

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::url::check;
+use super::url::{Url, check};
 use crate::{Error, Result};
 
 /// Certificates for connections over TLS.
@@ -109,6 +109,21 @@ impl Pem {
             Self::File(path) => std::fs::read(path).map_err(unreadable),
             Self::Text(text) => Ok(text.clone()),
         }
+    }
+}
+
+impl Url {
+    /// Takes out `ca`, `cert` and `key`, which are paths; `None` without any of them.
+    ///
+    /// # Errors
+    /// `Invalid`: only one of `cert` and `key` is given.
+    pub fn take_tls(&mut self) -> Result<Option<Tls>> {
+        let [authority, certificate, key] = ["ca", "cert", "key"]
+            .map(|option| self.take(option).map(|path| Pem::File(path.into())));
+        let is_whole = certificate.is_some() == key.is_some();
+        check(is_whole, "only one of the options cert and key", "give both, or neither")?;
+        let tls = Tls { authority, client: certificate.zip(key) };
+        Ok((tls.authority.is_some() || tls.client.is_some()).then_some(tls))
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use super::tls::{Pem, Tls};
 use crate::{Error, FencingToken, Result, TtlRange};
 
 /// A URL that names a store, for the `from_url` of a backend's configuration.
@@ -198,19 +197,6 @@ impl Url {
         let base =
             self.take_parsed("token_base", &remedy, |value| value.parse().ok().filter(is_base))?;
         Ok(base.unwrap_or(0))
-    }
-
-    /// Takes out `ca`, `cert` and `key`, which are paths; `None` without any of them.
-    ///
-    /// # Errors
-    /// `Invalid`: only one of `cert` and `key` is given.
-    pub fn take_tls(&mut self) -> Result<Option<Tls>> {
-        let [authority, certificate, key] = ["ca", "cert", "key"]
-            .map(|option| self.take(option).map(|path| Pem::File(path.into())));
-        let is_whole = certificate.is_some() == key.is_some();
-        check(is_whole, "only one of the options cert and key", "give both, or neither")?;
-        let tls = Tls { authority, client: certificate.zip(key) };
-        Ok((tls.authority.is_some() || tls.client.is_some()).then_some(tls))
     }
 
     /// Refuses the options that are left. `known` are those that this store knows, apart from
