@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certificates::Certificates;
 use crate::ClientCertificate;
+use crate::certificates::Certificates;
 
 /// ZooKeeper's own default of 2 s makes tests of expiry slow.
 const TICK: Duration = Duration::from_millis(500);
