@@ -265,13 +265,16 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.store.state();
+        // The map's own and this one: no other call of the request waits, and it has no other lease.
+        let is_last = Arc::strong_count(&self.slot) <= 2;
         let message = match self.token {
-            Some(token) => Message::End(token, LossReason::Released),
-            None => Message::Withdraw(self.id),
+            Some(token) => Some(Message::End(token, LossReason::Released)),
+            None => is_last.then_some(Message::Withdraw(self.id)),
         };
-        state.step(self.clock.now(), &self.name, message);
-        // The map's own and this one: no call listens.
-        if Arc::strong_count(&self.slot) <= 2 {
+        if let Some(message) = message {
+            state.step(self.clock.now(), &self.name, message);
+        }
+        if is_last {
             state.slots.remove(&self.id);
         }
     }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::step::{Action, Step};
 use super::world::World;
 use crate::conformance::stop::{Stop, Verdict, require};
-use crate::{Error, FencingToken, Inspection, Instant, LockName, Operator, StoreSays};
+use crate::{
+    Error, FencingToken, Grant, Inspection, Instant, LockName, Operator, Result, StoreSays,
+};
+use tokio::task::JoinHandle;
 
 impl World<'_> {
     pub(super) async fn act(&mut self, step: Step) -> Verdict {
@@ -51,9 +54,8 @@ impl World<'_> {
         let Some(at) = self.ask(step)? else { return Ok(()) };
         let (who, name) = (self.who(at), self.asked[at].name);
         self.tell(format!("{who} waits"));
-        let (client, request) = (Arc::clone(self.client(at)), self.asked[at].request.clone());
-        let asking = request.clone();
-        let waits = tokio::spawn(async move { client.acquire(&asking).await });
+        let request = self.asked[at].request.clone();
+        let waits = self.ask_to_wait(at);
         let is_held = self.names[name].holder.is_some();
         let end = self.now().saturating_add(self.cx.wake_up());
         loop {
@@ -78,19 +80,23 @@ impl World<'_> {
     }
 
     async fn replay(&mut self, step: Step) -> Verdict {
-        let Some(at) = self.pick(step, |asked| asked.waits.is_none()) else { return Ok(()) };
-        let (who, name) = (self.who(at), self.asked[at].name);
-        let holds = self.holds(at);
-        // A call after the end of its request may take a free name: only what was sent before must not.
-        if !holds && self.names[name].holder.is_none() {
-            return Ok(());
+        let Some(at) = self.pick(step, |_| true) else { return Ok(()) };
+        if self.asked[at].waits.is_some() {
+            return self.replay_a_wait(at).await;
         }
+        let (who, name) = (self.who(at), self.asked[at].name);
+        let (holds, is_free) = (self.holds(at), self.names[name].holder.is_none());
         self.tell(format!("{who} is sent again"));
         let answer = self.client(at).try_acquire(&self.asked[at].request).await;
         match (answer, holds) {
             (Ok(Some(grant)), true) => {
                 self.outcome("its own grant");
                 self.replayed(at, grant)
+            }
+            // A call after the end of its request may take a free name, as a new request would.
+            (Ok(Some(grant)), false) if is_free => {
+                self.asked[at].is_revoked = false;
+                self.granted(at, grant)
             }
             (Ok(Some(grant)), false) => Err(Stop::failed(format!(
                 "C2, C6, C9: {who} has no grant any more, and its replay is granted with token {}",
@@ -105,6 +111,22 @@ impl World<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Has a request that waits ask once more, and gives up its first call: its place stays.
+    async fn replay_a_wait(&mut self, at: usize) -> Verdict {
+        let who = self.who(at);
+        self.tell(format!("{who} asks again, and its first call is given up"));
+        let first = self.asked[at].waits.take();
+        self.asked[at].waits = Some(self.ask_to_wait(at));
+        self.cx.sleep(self.room).await;
+        first.iter().for_each(JoinHandle::abort);
+        Ok(())
+    }
+
+    fn ask_to_wait(&self, at: usize) -> JoinHandle<Result<Grant>> {
+        let (client, request) = (Arc::clone(self.client(at)), self.asked[at].request.clone());
+        tokio::spawn(async move { client.acquire(&request).await })
     }
 
     async fn renew(&mut self, step: Step) -> Verdict {
@@ -139,17 +161,20 @@ impl World<'_> {
         let who = self.who(at);
         let Some(lease) = self.lease(at) else { return Ok(()) };
         self.tell(format!("{who} releases"));
-        match (lease.release().await, self.holds(at)) {
+        let released = lease.release().await;
+        match (&released, self.holds(at)) {
             (Ok(()), true) => self.ended(at).await,
             (Err(error), true) => {
-                Err(Stop::error(&error, format_args!("C6: {who} holds, and cannot release")))
+                Err(Stop::error(error, format_args!("C6: {who} holds, and cannot release")))
             }
             (Ok(()) | Err(Error::Lost { .. }), false) => {
+                let hides = released.is_ok() && self.asked[at].is_revoked;
+                require!(!hides, "C16: {who} was revoked, and its release does not tell");
                 self.outcome("it had ended before");
                 Ok(())
             }
             (Err(error), false) => {
-                Err(Stop::error(&error, format_args!("C6: a release of {who}, which has ended")))
+                Err(Stop::error(error, format_args!("C6: a release of {who}, which has ended")))
             }
         }
     }
@@ -187,7 +212,10 @@ impl World<'_> {
                     "C16: a revocation of token {token}, which does not hold, ended a grant"
                 );
                 match holder {
-                    Some(at) => self.ended(at).await,
+                    Some(at) => {
+                        self.asked[at].is_revoked = true;
+                        self.ended(at).await
+                    }
                     None => Ok(()),
                 }
             }
@@ -220,14 +248,15 @@ impl World<'_> {
     async fn inspect(&mut self, step: Step) -> Verdict {
         let name = step.name % self.names.len();
         let lock = self.names[name].name.clone();
+        let begun = self.now();
         let Some(operator) = self.operator(step) else { return Ok(()) };
         let seen = operator.inspect(&lock).await?;
         self.tell(format!("an operator inspects the name {:?}", self.tails[name]));
-        self.seen(name, &seen)
+        self.seen(name, &seen, begun)
     }
 
     /// Checks what an operator is shown of a name.
-    fn seen(&self, name: usize, seen: &Inspection) -> Verdict {
+    fn seen(&self, name: usize, seen: &Inspection, begun: Instant) -> Verdict {
         let Self { names, asked, .. } = self;
         require!(seen.name == names[name].name, "C16: another name is shown: {:?}", seen.name);
         let holder = names[name].holder.map(|at| &asked[at]);
@@ -242,12 +271,35 @@ impl World<'_> {
             shown.is_none_or(|shown| shown == waiters),
             "C16: {waiters} wait, {shown:?} is shown"
         );
+        self.seen_times(name, seen, begun)
+    }
+
+    /// Checks the age of a holder that an operator is shown, and what is left of its term.
+    fn seen_times(&self, name: usize, seen: &Inspection, begun: Instant) -> Verdict {
+        let held = self.names[name].holder.and_then(|at| self.asked[at].held.as_ref());
+        let (Some(held), Some(shown)) = (held, seen.holders.first()) else { return Ok(()) };
+        let (now, fuzz) = (self.now(), self.room * 2 + Duration::from_secs(1));
+        let fuzz = if self.cx.is_virtual() { self.room } else { fuzz };
+        if let Some(age) = shown.age {
+            let [least, most] =
+                [begun.saturating_since(held.since.1), now.saturating_since(held.since.0)];
+            let is_so = age + fuzz >= least && age <= most + fuzz;
+            require!(is_so, "C16: granted {least:?} ago, and shown with an age of {age:?}");
+        }
+        if let (Some(left), Some((ends, _))) = (shown.expires_in, held.ends) {
+            let step =
+                self.cx.guarantees.expiry.range().map_or(Duration::ZERO, |range| range.granularity);
+            let fuzz = fuzz + self.room + step;
+            let [least, most] = [ends.saturating_since(now), ends.saturating_since(begun)];
+            let is_so = left + fuzz >= least && left <= most + fuzz;
+            require!(is_so, "C16: {least:?} are left of a term, and {left:?} are shown");
+        }
         Ok(())
     }
 
     async fn list(&mut self, step: Step) -> Verdict {
         let run = self.tails[0].trim_end_matches('a');
-        let tails = ["", "a", "A/", "A/%", "a_", "_"];
+        let tails = ["", "a", "A/", "A/%", "a_", "_", "a*", "*"];
         let prefix = self.cx.name(&format!("{run}{}", tails[step.request % tails.len()]));
         let afters = [None, Some(step.name % self.names.len())];
         let after = afters[step.wish % 2].map(|name| self.names[name].name.clone());
@@ -260,13 +312,14 @@ impl World<'_> {
         expected.retain(|name| is_listed(&self.names[*name].name));
         expected.sort_by(|a, b| self.names[*a].name.cmp(&self.names[*b].name));
         expected.truncate(limit);
+        let begun = self.now();
         let Some(operator) = self.operator(step) else { return Ok(()) };
         let page = operator.list(&prefix, after.as_ref(), limit).await?;
         self.tell(format!("an operator lists {prefix:?} after {after:?}, {limit} at most"));
         let shown: Vec<_> = page.iter().map(|seen| seen.name.as_str()).collect();
         let names: Vec<_> = expected.iter().map(|name| self.names[*name].name.as_str()).collect();
         require!(shown == names, "C16: {shown:?} are listed, expected are {names:?}");
-        expected.iter().zip(&page).try_for_each(|(name, seen)| self.seen(*name, seen))
+        expected.iter().zip(&page).try_for_each(|(name, seen)| self.seen(*name, seen, begun))
     }
 
     /// Asks for a held name as late as it must still be refused.
@@ -281,6 +334,7 @@ impl World<'_> {
         self.pass(late).await?;
         if self.ends_of(name).is_some_and(|(now, _)| now == least) {
             self.attempt(step).await?;
+            self.inspect(step).await?;
         }
         Ok(())
     }

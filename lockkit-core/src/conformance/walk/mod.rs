@@ -63,14 +63,23 @@ async fn walks_from(cx: &Context, first: u64) -> Verdict<(u64, u64)> {
         let steps = steps(seed, STEPS);
         match walks.walk(&steps).await {
             Ok(()) => {}
-            Err((Stop::Final(Outcome::Failed(why)), story)) => {
-                return Err(walks.told(seed, steps, (why, story)).await);
-            }
-            Err((stop, _)) => return Err(stop.of(format_args!("the walk of seed {seed}"))),
+            Err((stop, story)) => match wrong(cx, stop) {
+                Ok(why) => return Err(walks.told(seed, steps, (why, story)).await),
+                Err(stop) => return Err(stop.of(format_args!("the walk of seed {seed}"))),
+            },
         }
         seed += 1;
     }
     Ok((seed - first, walks.taken))
+}
+
+/// Why a walk is wrong, whatever the machine did; in virtual time no machine makes it late.
+fn wrong(cx: &Context, stop: Stop) -> Result<String, Stop> {
+    match stop {
+        Stop::Final(Outcome::Failed(why)) => Ok(why),
+        Stop::Late(why) if cx.is_virtual() => Ok(why),
+        stop => Err(stop),
+    }
 }
 
 /// The walks of one run of the case.
@@ -146,12 +155,13 @@ impl<'a> Walks<'a> {
                 }
                 let mut fewer = steps.clone();
                 fewer.drain(at..steps.len().min(at + part));
-                match self.walk(&fewer).await {
-                    Err((Stop::Final(Outcome::Failed(why)), story)) => {
-                        shortest = (why, story);
-                        steps = fewer;
-                    }
-                    _ => at += part,
+                let walked =
+                    self.walk(&fewer).await.map_err(|(stop, story)| (wrong(self.cx, stop), story));
+                if let Err((Ok(why), story)) = walked {
+                    shortest = (why, story);
+                    steps = fewer;
+                } else {
+                    at += part;
                 }
             }
             part /= 2;

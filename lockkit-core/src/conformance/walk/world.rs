@@ -14,8 +14,14 @@ use crate::{
 };
 
 /// What the names of a walk end with: texts that patterns, paths and languages treat in a way of their own.
-const TAILS: [&str; 4] = ["a", "A/%", "a_b", "\u{e9}\"'"];
-const LABELS: [&str; 3] = ["plain", "two words, 'and' \"quotes\"", "a line\nand another \u{e9}"];
+const TAILS: [&str; 5] = ["a", "A/%", "a_b", "a*[b]?", "\u{e9}\"'"];
+const LABELS: [&str; 5] = [
+    "plain",
+    "two words, 'and' \"quotes\"",
+    "a line\nand another \u{e9}, \u{1f512}",
+    " spaces around, a colon: and %41 ",
+    "host-of-a-long-name.in-a-domain.example.org/1234567/a-program-that-has-a-long-name-too/and-more",
+];
 /// How many requests a walk makes.
 const MOST_REQUESTS: usize = 30;
 /// How many requests wait for a name.
@@ -53,6 +59,7 @@ pub(super) struct Asked {
     pub(super) name: usize,
     pub(super) waits: Option<JoinHandle<Result<Grant>>>,
     pub(super) held: Option<Held>,
+    pub(super) is_revoked: bool,
 }
 
 /// A grant, which may have ended.
@@ -61,6 +68,8 @@ pub(super) struct Held {
     pub(super) lease: Arc<Box<dyn Lease>>,
     /// The store keeps it until here at least, and until there at most; `None` without an expiry.
     pub(super) ends: Option<(Instant, Instant)>,
+    /// When it was granted at the earliest and at the latest.
+    pub(super) since: (Instant, Instant),
     /// What the holder was told of its loss.
     told: Arc<OnceLock<LossReason>>,
     listens: JoinHandle<()>,
@@ -252,7 +261,8 @@ impl<'a> World<'a> {
         let listens = tokio::spawn(async move {
             let _ = heard.set(listening.lost().await);
         });
-        let held = Held { token, lease, ends, told, listens, _others: Vec::new() };
+        let since = (grant.term.sent, now);
+        let held = Held { token, lease, ends, since, told, listens, _others: Vec::new() };
         let name = self.asked[at].name;
         self.names[name].holder = Some(at);
         self.names[name].last = Some(token);
@@ -322,7 +332,14 @@ impl<'a> World<'a> {
         let request = Request::new(self.names[name].name.clone(), ttl, self.cx.clock.clone())?;
         let request = request.with_label(LABELS[step.wish % LABELS.len()]);
         let client = step.client % self.clients.len();
-        self.asked.push(Asked { request, client, name, waits: None, held: None });
+        self.asked.push(Asked {
+            request,
+            client,
+            name,
+            waits: None,
+            held: None,
+            is_revoked: false,
+        });
         Ok(Some(self.asked.len() - 1))
     }
 
