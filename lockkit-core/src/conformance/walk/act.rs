@@ -75,6 +75,7 @@ impl World<'_> {
         }
         self.outcome("behind the holder");
         self.asked[at].waits = Some(waits);
+        self.asked[at].has_waited = true;
         self.names[name].queue.push(at);
         Ok(())
     }
@@ -170,6 +171,7 @@ impl World<'_> {
             (Ok(()) | Err(Error::Lost { .. }), false) => {
                 let hides = released.is_ok() && self.asked[at].is_revoked;
                 require!(!hides, "C16: {who} was revoked, and its release does not tell");
+                self.asked[at].is_revoked = false;
                 self.outcome("it had ended before");
                 Ok(())
             }

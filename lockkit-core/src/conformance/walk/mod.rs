@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
+use super::faults::{Link, Linked};
 use super::outcome::Outcome;
 use super::stop::{Stop, Verdict, all};
 use crate::LockProvider;
@@ -22,6 +23,9 @@ use world::World;
 
 /// How many clients walk.
 const CLIENTS: usize = 3;
+/// How long the bytes of each are on their way where they walk over links.
+const DELAYS: [Duration; CLIENTS] =
+    [Duration::ZERO, Duration::from_millis(4), Duration::from_millis(15)];
 /// How many steps a walk has.
 const STEPS: usize = 40;
 /// How many walks there are in virtual time.
@@ -35,16 +39,28 @@ const APART: u64 = 1_000_000;
 /// The first seed, unless this variable of the environment says.
 const SEED: &str = "LOCKKIT_SEED";
 
+/// What the clients of a walk reach their store over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    /// Nothing between.
+    Nothing,
+    /// Links of uneven length.
+    Links,
+}
+
 /// Walks from one seed after the other, until the budget is used up or an answer is wrong. In real time,
 /// which mostly passes in waits, several do so side by side.
-pub(super) async fn walks(cx: &Context) -> Verdict {
+pub(super) async fn walks(cx: &Context, over: Over) -> Verdict {
     let first = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let walked = if cx.is_virtual() {
-        walks_from(cx, first).await?
+        walks_from(cx, over, first).await?
     } else {
         let [second, third] = [first + APART, first + 2 * APART];
-        let walked =
-            tokio::join!(walks_from(cx, first), walks_from(cx, second), walks_from(cx, third));
+        let walked = tokio::join!(
+            walks_from(cx, over, first),
+            walks_from(cx, over, second),
+            walks_from(cx, over, third)
+        );
         all([walked.0, walked.1, walked.2])?
             .into_iter()
             .fold((0, 0), |(walks, steps), walked| (walks + walked.0, steps + walked.1))
@@ -55,8 +71,8 @@ pub(super) async fn walks(cx: &Context) -> Verdict {
 }
 
 /// How many walks there were, and how many steps they took.
-async fn walks_from(cx: &Context, first: u64) -> Verdict<(u64, u64)> {
-    let mut walks = Walks::begin(cx, first).await?;
+async fn walks_from(cx: &Context, over: Over, first: u64) -> Verdict<(u64, u64)> {
+    let mut walks = Walks::begin(cx, over, first).await?;
     let end = cx.clock.now().saturating_add(REAL_BUDGET);
     let mut seed = first;
     while if cx.is_virtual() { seed - first < WALKS } else { cx.clock.now() < end } {
@@ -86,6 +102,8 @@ fn wrong(cx: &Context, stop: Stop) -> Result<String, Stop> {
 struct Walks<'a> {
     cx: &'a Context,
     clients: Vec<Arc<dyn LockProvider>>,
+    _links: Vec<Arc<dyn Link>>,
+    delays: [Duration; CLIENTS],
     /// What one step may take.
     room: Duration,
     /// The number of the walk: each has names of its own.
@@ -95,10 +113,18 @@ struct Walks<'a> {
 }
 
 impl<'a> Walks<'a> {
-    async fn begin(cx: &'a Context, seed: u64) -> Verdict<Self> {
-        let mut clients = Vec::new();
-        for _ in 0..CLIENTS {
-            clients.push(cx.connect().await?);
+    async fn begin(cx: &'a Context, over: Over, seed: u64) -> Verdict<Self> {
+        let (mut clients, mut links) = (Vec::new(), Vec::new());
+        let delays = if over == Over::Links { DELAYS } else { [Duration::ZERO; CLIENTS] };
+        for delay in delays {
+            if over == Over::Links {
+                let Linked { client, link } = cx.linked().await?;
+                link.delay(delay).await?;
+                clients.push(client);
+                links.push(link);
+            } else {
+                clients.push(cx.connect().await?);
+            }
         }
         let mut slowest = Duration::ZERO;
         for client in clients.iter().cycle().take(2 * CLIENTS) {
@@ -110,13 +136,13 @@ impl<'a> Walks<'a> {
         }
         let least = Duration::from_millis(if cx.is_virtual() { 2 } else { 200 });
         let room = (slowest * 4).clamp(least, cx.ttl() / 3);
-        Ok(Self { cx, clients, room, count: seed * 1000, taken: 0 })
+        Ok(Self { cx, clients, _links: links, delays, room, count: seed * 1000, taken: 0 })
     }
 
     /// Takes the steps; if one fails, why, and the story so far.
     async fn walk(&mut self, steps: &[Step]) -> Result<(), (Stop, Vec<String>)> {
         self.count += 1;
-        let world = World::new(self.cx, &self.clients, self.room, self.count);
+        let world = World::new(self.cx, &self.clients, &self.delays, self.room, self.count);
         let mut world = world.map_err(|stop| (stop, Vec::new()))?;
         let walked = async {
             for step in steps {

@@ -10,7 +10,7 @@ use crate::conformance::context::Context;
 use crate::conformance::stop::{Stop, Verdict, require};
 use crate::{
     Expiry, Fairness, FencingToken, Grant, Instant, Lease, LockName, LockProvider, LossReason,
-    Request, Result,
+    Request, Result, Term,
 };
 
 /// What the names of a walk end with: texts that patterns, paths and languages treat in a way of their own.
@@ -32,6 +32,8 @@ pub(super) struct World<'a> {
     pub(super) clients: &'a [Arc<dyn LockProvider>],
     /// What one step may take.
     pub(super) room: Duration,
+    /// How long each client's bytes are on their way, at least.
+    delays: &'a [Duration],
     pub(super) tails: Vec<String>,
     pub(super) names: Vec<Name>,
     pub(super) asked: Vec<Asked>,
@@ -60,6 +62,8 @@ pub(super) struct Asked {
     pub(super) waits: Option<JoinHandle<Result<Grant>>>,
     pub(super) held: Option<Held>,
     pub(super) is_revoked: bool,
+    /// Whether it stood in a queue.
+    pub(super) has_waited: bool,
 }
 
 /// A grant, which may have ended.
@@ -81,6 +85,7 @@ impl<'a> World<'a> {
     pub(super) fn new(
         cx: &'a Context,
         clients: &'a [Arc<dyn LockProvider>],
+        delays: &'a [Duration],
         room: Duration,
         number: u64,
     ) -> Verdict<Self> {
@@ -92,7 +97,7 @@ impl<'a> World<'a> {
         let names = tails.iter().map(name).collect::<Verdict<_>>()?;
         let expires = matches!(cx.guarantees.expiry, Expiry::Ttl(_));
         let (asked, story) = (Vec::new(), Vec::new());
-        Ok(Self { cx, clients, room, tails, names, asked, expires, unsure: false, story })
+        Ok(Self { cx, clients, delays, room, tails, names, asked, expires, unsure: false, story })
     }
 
     pub(super) const fn is_unsure(&self) -> bool {
@@ -240,7 +245,23 @@ impl<'a> World<'a> {
         let (name, now) = (self.asked[at].name, self.now());
         self.names[name].holder = None;
         self.names[name].over = Some(now);
+        if at % 2 == 0 && !self.names[name].queue.is_empty() {
+            self.barge(name).await?;
+        }
         self.pass(now).await
+    }
+
+    /// Asks for a name that has just become free: those who wait come first.
+    async fn barge(&mut self, name: usize) -> Verdict {
+        let Some(at) = self.ask_for(0, name, name)? else { return Ok(()) };
+        let who = self.who(at);
+        self.tell(format!("{who} tries, while others wait for the free name"));
+        let answer = self.client(at).try_acquire(&self.asked[at].request).await?;
+        let Some(grant) = answer else { return Ok(()) };
+        let is_fifo = self.cx.guarantees.fairness == Fairness::Fifo;
+        require!(!is_fifo, "C10: {who} was granted, and others waited before it");
+        self.names[name].over = None;
+        self.granted(at, grant)
     }
 
     /// Takes in a fresh grant.
@@ -254,7 +275,9 @@ impl<'a> World<'a> {
         }
         let (token, last) = (grant.token, name.last);
         require!(Some(token) > last, "C4: token {token} after {last:?} of the same name");
-        let ends = self.ends(&who, &self.asked[at].request, &grant, now)?;
+        // The reply to a call was on its way for as long, and so was the call; a waiter may be told.
+        let ways = if self.asked[at].has_waited { 1 } else { 2 };
+        let ends = self.ends(at, ways, &grant, now)?;
         let lease = Arc::new(grant.lease);
         let told = Arc::new(OnceLock::new());
         let (heard, listening) = (Arc::clone(&told), Arc::clone(&lease));
@@ -274,18 +297,18 @@ impl<'a> World<'a> {
     /// Checks the term of a grant; between which instants it ends.
     fn ends(
         &self,
-        who: &str,
-        request: &Request,
+        at: usize,
+        ways: u32,
         grant: &Grant,
         now: Instant,
     ) -> Verdict<Option<(Instant, Instant)>> {
-        let term = grant.term;
-        require!(term.sent <= now, "C5: the term of {who} counts from after the answer");
+        let (term, who) = (grant.term, self.who(at));
+        self.is_sent_before(at, ways, term, now)?;
         let Some(ttl) = term.ttl else {
             require!(!self.expires, "C5: {who} was granted without a ttl");
             return Ok(None);
         };
-        let wish = request.ttl();
+        let wish = self.asked[at].request.ttl();
         require!(ttl >= wish, "C5: {who} asked for {wish:?} and was granted {ttl:?}");
         let least = term.sent.saturating_add(ttl);
         require!(least > now, "C5: the term of {who} was over when the grant came");
@@ -293,11 +316,22 @@ impl<'a> World<'a> {
         Ok(self.expires.then_some((least, most)))
     }
 
+    /// Fails if a term counts from an instant after the request had left.
+    fn is_sent_before(&self, at: usize, ways: u32, term: Term, now: Instant) -> Verdict {
+        let least = self.delays[self.asked[at].client] * ways;
+        let (who, ago) = (self.who(at), now.saturating_since(term.sent));
+        require!(
+            term.sent <= now && ago >= least,
+            "C5: the term of {who} counts from {ago:?} before the answer, which took {least:?} or more"
+        );
+        Ok(())
+    }
+
     /// Takes in a replay's answer, which must be the same grant.
     pub(super) fn replayed(&mut self, at: usize, grant: Grant) -> Verdict {
         let now = self.now();
         let who = self.who(at);
-        let ends = self.ends(&who, &self.asked[at].request, &grant, now)?;
+        let ends = self.ends(at, 2, &grant, now)?;
         let Some(held) = &mut self.asked[at].held else { return Ok(()) };
         let (token, own) = (grant.token, held.token);
         require!(token == own, "C2: a replay of {who} has token {token}, its grant has {own}");
@@ -307,10 +341,9 @@ impl<'a> World<'a> {
     }
 
     /// Extends what is known of a grant by a renewal's term.
-    pub(super) fn renewed(&mut self, at: usize, term: crate::Term) -> Verdict {
-        let now = self.now();
-        let (who, slack) = (self.who(at), self.cx.expiry_slack());
-        require!(term.sent <= now, "C5: the renewed term of {who} counts from after the answer");
+    pub(super) fn renewed(&mut self, at: usize, term: Term) -> Verdict {
+        let (now, slack) = (self.now(), self.cx.expiry_slack());
+        self.is_sent_before(at, 2, term, now)?;
         let (expires, Some(held)) = (self.expires, &mut self.asked[at].held) else { return Ok(()) };
         if let (true, Some(ttl)) = (expires, term.ttl) {
             let ends =
@@ -322,16 +355,18 @@ impl<'a> World<'a> {
 
     /// A fresh request of a client.
     pub(super) fn ask(&mut self, step: Step) -> Verdict<Option<usize>> {
+        self.ask_for(step.client % self.clients.len(), step.name % self.names.len(), step.wish)
+    }
+
+    fn ask_for(&mut self, client: usize, name: usize, wish: usize) -> Verdict<Option<usize>> {
         if self.asked.len() >= MOST_REQUESTS {
             return Ok(None);
         }
-        let name = step.name % self.names.len();
         let odd = self.cx.fit(Duration::from_millis(1337));
         let ttls = [odd, self.cx.ttl(), self.cx.long_ttl(), odd];
-        let ttl = ttls[step.wish % ttls.len()];
+        let ttl = ttls[wish % ttls.len()];
         let request = Request::new(self.names[name].name.clone(), ttl, self.cx.clock.clone())?;
-        let request = request.with_label(LABELS[step.wish % LABELS.len()]);
-        let client = step.client % self.clients.len();
+        let request = request.with_label(LABELS[wish % LABELS.len()]);
         self.asked.push(Asked {
             request,
             client,
@@ -339,6 +374,7 @@ impl<'a> World<'a> {
             waits: None,
             held: None,
             is_revoked: false,
+            has_waited: false,
         });
         Ok(Some(self.asked.len() - 1))
     }
