@@ -424,9 +424,11 @@ impl<'a> World<'a> {
                 require!(ended.is_err(), "C9: a request is granted that was withdrawn");
             }
             if let Some(at) = self.names[name].holder.take()
-                && let Some(held) = &self.asked[at].held
+                && let Some(lease) = self.lease(at)
             {
-                held.lease.release().await?;
+                let released = lease.release().await;
+                let why = || format!("C6: {} holds, and cannot release", self.who(at));
+                released.map_err(|error| Stop::error(&error, why()))?;
             }
             self.cx.no_residue(&self.tails[name]).await?;
         }
