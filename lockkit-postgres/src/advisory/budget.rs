@@ -1,4 +1,4 @@
-//! How many advisory locks there may be on the server: a full lock table locks everybody out.
+//! How many advisory locks there may be on the server: a full lock table keeps all clients out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +6,7 @@ use lockkit_core::{Error, Result};
 
 /// A part of the lock table for all advisory locks: what is left serves the other clients.
 const SHARE: usize = 4;
-/// How many clients may grow at the same time before the count of one is looked at again.
+/// How many clients may grow at the same time before a client checks the count again.
 const GROWING: usize = 16;
 
 #[derive(Debug)]
@@ -18,14 +18,14 @@ pub(super) struct Budget {
 #[derive(Debug)]
 struct State {
     ours: usize,
-    /// What the server had when it was last looked at, and what of it was ours.
+    /// What the server had at the last check, and what of it was ours.
     seen: usize,
     ours_then: usize,
 }
 
 /// One lock that is counted, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Budget>);
+pub(super) struct Reserved(Arc<Budget>);
 
 impl Budget {
     pub(super) fn new(limit: Option<usize>, lock_table: usize, seen: usize) -> Self {
@@ -34,12 +34,12 @@ impl Budget {
     }
 
     /// Counts one more, before it is asked for.
-    pub(super) fn take(self: &Arc<Self>) -> Place {
+    pub(super) fn take(self: &Arc<Self>) -> Reserved {
         self.state().ours += 1;
-        Place(Arc::clone(self))
+        Reserved(Arc::clone(self))
     }
 
-    /// Whether so many have come since the last look that the server must be looked at again.
+    /// Whether so many have come since the last check that the server must be asked again.
     pub(super) fn is_stale(&self) -> bool {
         let state = self.state();
         let more = state.ours.saturating_sub(state.ours_then);
@@ -71,7 +71,7 @@ impl Budget {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reserved {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.ours -= 1;
@@ -86,19 +86,19 @@ mod tests {
     #[test]
     fn the_server_is_looked_at_more_often_the_fuller_it_is() {
         let budget = Arc::new(Budget::new(None, 6_400, 0));
-        let mut places: Vec<_> = (0..100).map(|_| budget.take()).collect();
+        let mut reserved: Vec<_> = (0..100).map(|_| budget.take()).collect();
         assert!(!budget.is_stale());
-        places.push(budget.take());
+        reserved.push(budget.take());
         assert!(budget.is_stale());
         budget.saw(1_590);
         assert!(!budget.is_stale());
-        places.push(budget.take());
+        reserved.push(budget.take());
         assert!(budget.is_stale());
         budget.check().expect("some are left");
         budget.saw(1_600);
         let refused = budget.check().expect_err("none is left").to_string();
         assert!(refused.contains("max_locks_per_transaction"), "{refused}");
-        drop(places);
+        drop(reserved);
         budget.saw(3);
         budget.check().expect("all are left");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkit_core::{Clock, FencingToken, Instant, LossReason, Request};
 use tokio::sync::watch;
 
-use super::budget::Place;
+use super::budget::Reserved;
 use super::session::Use;
 
 /// A part of the ttl: a term that began longer ago is not handed on.
@@ -32,7 +32,7 @@ pub(super) struct Life {
     pub(super) key: i64,
     pub(super) session: Use,
     /// Counted for as long as the lock is in the server.
-    _place: Place,
+    _reserved: Reserved,
     /// Tokens that were fetched since it was taken, the next one first.
     pub(super) spare: VecDeque<FencingToken>,
     /// When the server was asked that granted it, gave the tokens, or said that we still wait.
@@ -41,8 +41,8 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) const fn new(key: i64, session: Use, place: Place, heard: Instant) -> Self {
-        Self { key, session, _place: place, spare: VecDeque::new(), heard, is_over: false }
+    pub(super) const fn new(key: i64, session: Use, reserved: Reserved, heard: Instant) -> Self {
+        Self { key, session, _reserved: reserved, spare: VecDeque::new(), heard, is_over: false }
     }
 
     /// The server has said that the session does not hold it, or no longer.

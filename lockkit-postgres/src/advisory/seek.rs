@@ -130,7 +130,7 @@ impl Seeking {
     async fn try_for(&self, head: &Request) -> Result<Asked> {
         let (inner, clock, key) = (&self.inner, head.clock(), self.key);
         let session = inner.sessions.holder(head.ttl()).await?;
-        let place = inner.budget.take();
+        let reserved = inner.budget.take();
         if inner.budget.is_stale() {
             let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
             let rows = session.run(clock, call_limit(head.ttl()), count).await?;
@@ -138,7 +138,7 @@ impl Seeking {
             inner.budget.saw(locks.ok_or_else(|| garbled(&rows))?);
         }
         inner.budget.check()?;
-        let life = Life::new(key, session, place, clock.now());
+        let life = Life::new(key, session, reserved, clock.now());
         let sql = format!(
             "SELECT CASE WHEN pg_try_advisory_lock({key}) THEN nextval('{}.token') END",
             inner.schema

@@ -13,7 +13,7 @@ use lockkit_core::{Clock, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
-use super::budget::Place;
+use super::budget::Reserved;
 use crate::listener::{FIRST_PAUSE, Heard, LONGEST_PAUSE, Listener, PROBE};
 
 const CHANNEL: &str = "lockkit_free";
@@ -41,7 +41,7 @@ pub(super) struct Wish {
     key: i64,
     told: Arc<Notify>,
     /// Its mark is a lock too.
-    _place: Place,
+    _reserved: Reserved,
 }
 
 impl Wish {
@@ -62,11 +62,11 @@ impl Drop for Wish {
 }
 
 impl Wake {
-    pub(super) fn wish(self: &Arc<Self>, key: i64, place: Place) -> Wish {
+    pub(super) fn wish(self: &Arc<Self>, key: i64, reserved: Reserved) -> Wish {
         let told = Arc::new(Notify::new());
         self.wishes().insert(key, Arc::clone(&told));
         self.changed.notify_one();
-        Wish { wake: Arc::clone(self), key, told, _place: place }
+        Wish { wake: Arc::clone(self), key, told, _reserved: reserved }
     }
 
     /// Listens in the current runtime, for as long as somebody wishes it, unless somebody does.
