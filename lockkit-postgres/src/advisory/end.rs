@@ -14,7 +14,7 @@ use super::held::{Held, Life, State};
 use super::seek::Seeking;
 use super::session::{FOREVER, LockSession, Use, of_key};
 use super::slots::Slot;
-use super::{Inner, wake};
+use super::{Client, wake};
 use crate::connection::Columns;
 use crate::error::is_ended_by_server;
 use crate::protocol::{column, garbled, number};
@@ -44,7 +44,7 @@ impl Drop for Ending {
     }
 }
 
-impl Inner {
+impl Client {
     /// Waits until nothing of a lost grant is in the server.
     pub(super) async fn gone(&self, held: &Arc<Held>) -> Result<()> {
         let clock = held.request.clock();
@@ -75,8 +75,8 @@ impl Inner {
         });
         let mut states = held.state.subscribe();
         if begins {
-            let (inner, held) = (Arc::clone(self), Arc::clone(held));
-            let mut ending = Box::pin(inner.end(Ending(held), true));
+            let (client, held) = (Arc::clone(self), Arc::clone(held));
+            let mut ending = Box::pin(client.end(Ending(held), true));
             // From hand to hand it needs nobody's answer.
             let begun = poll_fn(|context| Poll::Ready(ending.as_mut().poll(context)));
             if begun.await.is_pending() {

@@ -7,21 +7,21 @@ use async_trait::async_trait;
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Error, Grant, Instant, Lease, LossReason, Result, Term};
 
-use super::Inner;
+use super::Client;
 use super::held::{Held, State};
 
 impl Held {
     /// The grant to its request, with a term from `sent` on.
-    pub(super) fn grant(self: &Arc<Self>, inner: &Arc<Inner>, sent: Instant) -> Grant {
+    pub(super) fn grant(self: &Arc<Self>, client: &Arc<Client>, sent: Instant) -> Grant {
         let term = Term { sent, ttl: Some(self.ttl) };
-        let (inner, held) = (Arc::clone(inner), Arc::clone(self));
-        Grant::new(self.token, term, AdvisoryLease { inner, held })
+        let (client, held) = (Arc::clone(client), Arc::clone(self));
+        Grant::new(self.token, term, AdvisoryLease { client, held })
     }
 }
 
 #[derive(Debug)]
 struct AdvisoryLease {
-    inner: Arc<Inner>,
+    client: Arc<Client>,
     held: Arc<Held>,
 }
 
@@ -74,7 +74,7 @@ impl Lease for AdvisoryLease {
     }
 
     async fn release(&self) -> Result<()> {
-        self.inner.release(&self.held).await
+        self.client.release(&self.held).await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

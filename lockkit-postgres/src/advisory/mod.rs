@@ -39,10 +39,10 @@ const WATCH: Duration = Duration::from_millis(500);
 const UNUSED: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(crate) struct Advisory(Arc<Inner>);
+pub(crate) struct Advisory(Arc<Client>);
 
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct Client {
     sessions: Sessions,
     slots: Slots,
     wake: Arc<Wake>,
@@ -57,10 +57,10 @@ impl Advisory {
         let session = Session::open(&config.options, PATIENCE, PATIENCE).await?;
         let server = check_server(&config, &session).await?;
         drop(session);
-        let inner = Arc::new_cyclic(|inner: &Weak<Inner>| {
-            let inner = Weak::clone(inner);
-            let watch = move |session: &Arc<LockSession>| watch(Weak::clone(&inner), session);
-            Inner {
+        let client = Arc::new_cyclic(|client: &Weak<Client>| {
+            let client = Weak::clone(client);
+            let watch = move |session: &Arc<LockSession>| watch(Weak::clone(&client), session);
+            Client {
                 sessions: Sessions::new(
                     &config.options,
                     &config.schema,
@@ -75,8 +75,8 @@ impl Advisory {
                 token_base: config.token_base,
             }
         });
-        inner.sessions.warm().await?;
-        Ok(Self(inner))
+        client.sessions.warm().await?;
+        Ok(Self(client))
     }
 
     /// The key of a name.
@@ -95,7 +95,7 @@ impl Advisory {
     }
 }
 
-impl Drop for Inner {
+impl Drop for Client {
     fn drop(&mut self) {
         self.wake.close();
         self.sessions.close();
@@ -103,20 +103,20 @@ impl Drop for Inner {
 }
 
 /// Ends the locks of a session with the runtime that it lives in, where its watch has not.
-struct Watching(Weak<Inner>, Weak<LockSession>);
+struct Watching(Weak<Client>, Weak<LockSession>);
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        if let (Some(inner), Some(session)) = (self.0.upgrade(), self.1.upgrade()) {
-            inner.abandon(&session);
+        if let (Some(client), Some(session)) = (self.0.upgrade(), self.1.upgrade()) {
+            client.abandon(&session);
         }
     }
 }
 
 /// Looks after a session for as long as it and its provider live.
-fn watch(inner: Weak<Inner>, session: &Arc<LockSession>) {
+fn watch(client: Weak<Client>, session: &Arc<LockSession>) {
     let (session, ended) = (Arc::downgrade(session), session.ended());
-    let watching = Watching(Weak::clone(&inner), Weak::clone(&session));
+    let watching = Watching(Weak::clone(&client), Weak::clone(&session));
     #[allow(clippy::disallowed_methods)] // it ends with the session
     tokio::spawn(async move {
         let _watching = watching;
@@ -130,16 +130,18 @@ fn watch(inner: Weak<Inner>, session: &Arc<LockSession>) {
                 () = &mut ended => {}
                 () = clock.sleep(tick) => {}
             }
-            let (Some(inner), Some(session)) = (inner.upgrade(), session.upgrade()) else { return };
+            let (Some(client), Some(session)) = (client.upgrade(), session.upgrade()) else {
+                return;
+            };
             if session.is_ended() {
-                inner.lose(&session).await;
+                client.lose(&session).await;
                 return;
             }
-            inner.lapse(&session);
+            client.lapse(&session);
             if session.users() > 0 {
                 last_used = clock.now();
             } else if clock.now().saturating_since(last_used) > UNUSED {
-                inner.sessions.retire(&session);
+                client.sessions.retire(&session);
             }
             if session.users() == 0 || session.is_waiting() {
                 // Nobody has asked it anything, or it is not to answer yet.
@@ -156,7 +158,7 @@ fn watch(inner: Weak<Inner>, session: &Arc<LockSession>) {
     });
 }
 
-impl Inner {
+impl Client {
     fn key(&self, name: &LockName) -> i64 {
         self.keys.get(name).copied().unwrap_or_else(|| key(name))
     }

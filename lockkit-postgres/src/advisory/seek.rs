@@ -7,7 +7,7 @@ use std::time::Duration;
 use lockkit_core::kit::call_limit;
 use lockkit_core::{FencingToken, Request, Result};
 
-use super::Inner;
+use super::Client;
 use super::held::Life;
 use super::session::{FOREVER, Use};
 use super::slots::{Seeker, Slot};
@@ -42,7 +42,7 @@ enum Asked {
 
 /// Whoever asks the server about a key: one at a time, which `Slot::seeker` names.
 pub(super) struct Seeking {
-    inner: Arc<Inner>,
+    client: Arc<Client>,
     key: i64,
     seeker: Arc<Seeker>,
     /// Where no session was left to wait on.
@@ -53,7 +53,7 @@ pub(super) struct Seeking {
 impl Drop for Seeking {
     fn drop(&mut self) {
         // Only where its runtime has ended: those that wait in other runtimes ask anew.
-        self.inner.slots.change(self.key, |slot| {
+        self.client.slots.change(self.key, |slot| {
             if slot.is_sought_by(&self.seeker) {
                 slot.seeker = None;
                 slot.give_up();
@@ -62,12 +62,12 @@ impl Drop for Seeking {
     }
 }
 
-impl Inner {
+impl Client {
     /// Begins to ask for a key; to be started, or dropped, without the slots.
     pub(super) fn begin(self: &Arc<Self>, key: i64, slot: &mut Slot) -> Seeking {
-        let (inner, seeker, [pause, _]) = (Arc::clone(self), Arc::default(), TRY_AGAIN);
+        let (client, seeker, [pause, _]) = (Arc::clone(self), Arc::default(), TRY_AGAIN);
         slot.seeker = Some(Arc::clone(&seeker));
-        Seeking { inner, key, seeker, wish: None, pause }
+        Seeking { client, key, seeker, wish: None, pause }
     }
 }
 
@@ -79,7 +79,7 @@ impl Seeking {
             while let Some(head) = self.wanted() {
                 self.seeker.rounds.send_modify(|rounds| *rounds += 1);
                 if let Err(error) = self.round(&head).await {
-                    self.inner.slots.fail(self.key, &error);
+                    self.client.slots.fail(self.key, &error);
                 }
             }
         });
@@ -95,7 +95,7 @@ impl Seeking {
     /// The head of the queue; where there is none, or the lock is held here, the seeking ends in
     /// the same moment, so that whoever comes next begins anew.
     fn wanted(&self) -> Option<Request> {
-        let wanted = self.inner.slots.change(self.key, |slot| {
+        let wanted = self.client.slots.change(self.key, |slot| {
             // A lock that came and went has left the key to another task by now.
             if !slot.is_sought_by(&self.seeker) {
                 return None;
@@ -115,33 +115,33 @@ impl Seeking {
     /// Asks once, and waits where another session holds the lock.
     async fn round(&mut self, head: &Request) -> Result<()> {
         let mut asked = self.try_for(head).await?;
-        if matches!(asked, Asked::HeldElsewhere) && self.inner.slots.held_elsewhere(self.key) {
+        if matches!(asked, Asked::HeldElsewhere) && self.client.slots.held_elsewhere(self.key) {
             asked = self.wait_for(head).await?;
         }
         if let Asked::Granted { life, token } = asked
-            && let Err(life) = self.inner.give(life, token)
+            && let Err(life) = self.client.give(life, token)
         {
             // Nobody wants it.
-            self.inner.unlock(head.clock(), life).await.ok();
+            self.client.unlock(head.clock(), life).await.ok();
         }
         Ok(())
     }
 
     async fn try_for(&self, head: &Request) -> Result<Asked> {
-        let (inner, clock, key) = (&self.inner, head.clock(), self.key);
-        let session = inner.sessions.holder(head.ttl()).await?;
-        let reserved = inner.budget.take();
-        if inner.budget.is_stale() {
+        let (client, clock, key) = (&self.client, head.clock(), self.key);
+        let session = client.sessions.holder(head.ttl()).await?;
+        let reserved = client.budget.take();
+        if client.budget.is_stale() {
             let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
             let rows = session.run(clock, call_limit(head.ttl()), count).await?;
             let locks = rows.first().and_then(|row| number(row, 0));
-            inner.budget.saw(locks.ok_or_else(|| garbled(&rows))?);
+            client.budget.saw(locks.ok_or_else(|| garbled(&rows))?);
         }
-        inner.budget.check()?;
+        client.budget.check()?;
         let life = Life::new(key, session, reserved, clock.now());
         let sql = format!(
             "SELECT CASE WHEN pg_try_advisory_lock({key}) THEN nextval('{}.token') END",
-            inner.schema
+            client.schema
         );
         let token = match self.answer(head, &life.session, &sql).await {
             Ok(None) => return Ok(Asked::Again),
@@ -150,7 +150,7 @@ impl Seeking {
                     life.over();
                     return Ok(Asked::HeldElsewhere);
                 }
-                Some(row) => inner.token(&life.session, row),
+                Some(row) => client.token(&life.session, row),
                 None => Err(garbled(&rows)),
             },
             Err(error) => Err(error),
@@ -168,7 +168,7 @@ impl Seeking {
         match token {
             Ok(token) => Ok(Asked::Granted { life, token }),
             Err(error) => {
-                self.patiently(head, self.inner.undo(head.clock(), life)).await;
+                self.patiently(head, self.client.undo(head.clock(), life)).await;
                 Err(error)
             }
         }
@@ -176,31 +176,31 @@ impl Seeking {
 
     /// Waits on a session of its own, which is the holder's afterwards.
     async fn wait_for(&mut self, head: &Request) -> Result<Asked> {
-        let (inner, key, clock) = (Arc::clone(&self.inner), self.key, head.clock());
-        let Some(session) = inner.sessions.waiter(head.ttl()).await? else {
+        let (client, key, clock) = (Arc::clone(&self.client), self.key, head.clock());
+        let Some(session) = client.sessions.waiter(head.ttl()).await? else {
             self.wait_beside(head).await;
             return Ok(Asked::Again);
         };
         self.wish = None;
-        let mut life = Life::new(key, session, inner.budget.take(), clock.now());
+        let mut life = Life::new(key, session, client.budget.take(), clock.now());
         // A subquery that is evaluated first: the token is drawn once the lock is held.
         let sql = format!(
             "SELECT nextval('{}.token') FROM (SELECT pg_advisory_lock({key}) OFFSET 0) l",
-            inner.schema
+            client.schema
         );
         let Some(rows) = self.waited(head, &mut life, &sql).await? else {
             return Ok(Asked::Again);
         };
         let drawn = rows.first().ok_or_else(|| garbled(&rows));
-        let drawn = drawn.and_then(|row| inner.token(&life.session, row));
+        let drawn = drawn.and_then(|row| client.token(&life.session, row));
         // Who is the head by now? Another ttl, or a wait of which nothing was heard for long, takes
         // one more statement, whose term begins when it is sent.
-        let head = inner.slots.head(key).unwrap_or_else(|| head.clone());
+        let head = client.slots.head(key).unwrap_or_else(|| head.clone());
         let (ttl, since) = (head.ttl(), clock.now().saturating_since(life.heard));
         let token = match drawn {
             Ok(_) if life.session.ttl() != ttl || since > ttl / RECENT => {
                 life.session.aim(ttl);
-                inner.tokens(&head, &mut life).await
+                client.tokens(&head, &mut life).await
             }
             drawn => drawn,
         };
@@ -210,10 +210,10 @@ impl Seeking {
 
     /// Waits for a word of whoever releases the lock, or to try without one.
     async fn wait_beside(&mut self, head: &Request) {
-        let (inner, [_, most]) = (&self.inner, TRY_AGAIN);
+        let (client, [_, most]) = (&self.client, TRY_AGAIN);
         // Without a runtime this request ends too, with its driver.
-        inner.wake.listen(inner.sessions.options()).ok();
-        let wish = || inner.wake.wish(self.key, inner.budget.take());
+        client.wake.listen(client.sessions.options()).ok();
+        let wish = || client.wake.wish(self.key, client.budget.take());
         let wish = self.wish.get_or_insert_with(wish);
         tokio::select! {
             () = wish.told() => {}
@@ -229,12 +229,12 @@ impl Seeking {
         life: &mut Life,
         sql: &str,
     ) -> Result<Option<Vec<Columns>>> {
-        let (inner, clock, key, session) = (&self.inner, head.clock(), self.key, &life.session);
+        let (client, clock, key, session) = (&self.client, head.clock(), self.key, &life.session);
         let mut waiting = Box::pin(session.run(clock, FOREVER, sql));
         let [least, most] = LOOK_AFTER;
         let mut is_stopped = false;
         let waited = loop {
-            let is_waited_for = inner.slots.is_waited_for(key);
+            let is_waited_for = client.slots.is_waited_for(key);
             let look_after =
                 if is_waited_for { (head.ttl() / 4).clamp(least, most) } else { STOP_AGAIN };
             tokio::select! {
@@ -243,21 +243,21 @@ impl Seeking {
                 () = self.seeker.left.notified() => {}
                 () = clock.sleep(look_after) => {}
             }
-            if !inner.slots.is_waited_for(key) {
+            if !client.slots.is_waited_for(key) {
                 is_stopped = true;
                 // It may not have begun yet, and then goes unheard: said again until it ends.
-                if inner.sessions.cancel(clock, session).await.is_err() {
+                if client.sessions.cancel(clock, session).await.is_err() {
                     session.cut();
                 }
             } else if is_waited_for {
                 let asked = clock.now();
-                match inner.sessions.still_waits(clock, session, key).await {
+                match client.sessions.still_waits(clock, session, key).await {
                     Ok(true) => {
                         // Whenever it is granted, it is after this.
                         life.heard = asked;
-                        inner.slots.held_elsewhere(key);
+                        client.slots.held_elsewhere(key);
                     }
-                    Err(_) => inner.slots.unreachable(key),
+                    Err(_) => client.slots.unreachable(key),
                     // Granted or gone, and we were not told: give the word a moment.
                     Ok(false) => {
                         tokio::select! {
@@ -265,7 +265,7 @@ impl Seeking {
                             waited = &mut waiting => break waited,
                             () = clock.sleep(PATIENCE) => {}
                         }
-                        let again = inner.sessions.still_waits(clock, session, key).await;
+                        let again = client.sessions.still_waits(clock, session, key).await;
                         if matches!(again, Ok(false)) {
                             session.cut();
                         }
@@ -279,13 +279,13 @@ impl Seeking {
             Err(error) => error,
         };
         // A statement that is cancelled at its very end keeps its lock, as one that fails after it.
-        if inner.insisted(clock, session, session.undo(clock, key)).await.is_ok() {
+        if client.insisted(clock, session, session.undo(clock, key)).await.is_ok() {
             session.unblock();
             life.settle();
             return if is_stopped { Ok(None) } else { Err(error) };
         }
-        inner.slots.unreachable(key);
-        self.patiently(head, inner.sessions.bury(clock, session)).await;
+        client.slots.unreachable(key);
+        self.patiently(head, client.sessions.bury(clock, session)).await;
         Ok(None)
     }
 
@@ -297,7 +297,7 @@ impl Seeking {
                 biased;
                 done = &mut work => return done,
                 () = head.clock().sleep(call_limit(head.ttl()) / 4) => {
-                    self.inner.slots.time_out(self.key, call_limit(head.ttl()));
+                    self.client.slots.time_out(self.key, call_limit(head.ttl()));
                 }
             }
         }
@@ -311,20 +311,20 @@ impl Seeking {
         session: &Use,
         sql: &str,
     ) -> Result<Option<Vec<Columns>>> {
-        let (inner, clock) = (&self.inner, head.clock());
+        let (client, clock) = (&self.client, head.clock());
         let mut asked = pin!(session.run(clock, FOREVER, sql));
         let answer = loop {
             tokio::select! {
                 biased;
                 answer = &mut asked => break answer,
                 () = clock.sleep(call_limit(head.ttl())) => {
-                    inner.slots.time_out(self.key, call_limit(head.ttl()));
+                    client.slots.time_out(self.key, call_limit(head.ttl()));
                     session.hush();
                 }
                 () = self.seeker.left.notified() => {}
             }
             if !session.is_silent() {
-                if inner.slots.is_wanted(self.key) {
+                if client.slots.is_wanted(self.key) {
                     continue;
                 }
                 tokio::select! {
@@ -341,7 +341,7 @@ impl Seeking {
         };
         match answer {
             Err(_) if session.is_ended() => {
-                self.patiently(head, inner.sessions.bury(clock, session)).await;
+                self.patiently(head, client.sessions.bury(clock, session)).await;
                 Ok(None)
             }
             answer => answer.map(Some),
