@@ -8,6 +8,7 @@
 mod broken {
     pub(crate) mod attempt_flaws;
     pub(crate) mod client;
+    pub(crate) mod entry;
     pub(crate) mod flaw;
     pub(crate) mod habits;
     pub(crate) mod link;

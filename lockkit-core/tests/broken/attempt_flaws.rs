@@ -35,7 +35,10 @@ fn flaws_in_what_it_asks() -> Vec<Flaw> {
             &["C11-04"],
             SetThenExpire,
         )
-        .with_rules(Rules { granted_for: |_| FOR_EVER, ..Rules::CORRECT }),
+        .with_rules(Rules {
+            granted_until: |_, begins| begins.for_ttl(FOR_EVER),
+            ..Rules::CORRECT
+        }),
         Flaw::twist(
             "replay-starts-anew",
             "a replay of one id is a new grant with a second token",

@@ -12,7 +12,8 @@ use lockkit_core::{
 };
 use tokio::sync::watch;
 
-use super::store::{Answer, Ask, Granted, Store, Waiting};
+use super::entry::{Ask, Granted};
+use super::store::{Answer, Store, Waiting};
 
 /// One client of a store; several may share it.
 #[derive(Clone, Debug)]
@@ -23,8 +24,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(store: &Arc<Store>) -> Self {
-        static CLIENTS: AtomicU64 = AtomicU64::new(1);
-        Self { store: Arc::clone(store), number: CLIENTS.fetch_add(1, Ordering::Relaxed) }
+        Self { store: Arc::clone(store), number: next_client() }
+    }
+
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
     }
 
     async fn answers(&self, request: &Request) -> Result<()> {
@@ -38,6 +42,7 @@ impl Client {
     pub(crate) fn grant(&self, request: &Request, sent: Instant, granted: Granted) -> Grant {
         let lease = SmallLease {
             store: Arc::clone(&self.store),
+            client: self.number,
             request: request.clone(),
             token: granted.token,
             ended: granted.ended,
@@ -84,7 +89,7 @@ impl LockProvider for Client {
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
         self.answers(request).await?;
-        self.store.withdraw(request);
+        self.store.withdraw(self.number, request);
         Ok(())
     }
 
@@ -95,6 +100,12 @@ impl LockProvider for Client {
     async fn close(&self) -> Result<()> {
         Ok(())
     }
+}
+
+/// The number of one more client.
+pub(crate) fn next_client() -> u64 {
+    static CLIENTS: AtomicU64 = AtomicU64::new(1);
+    CLIENTS.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What the small store promises, through whichever client.
@@ -152,6 +163,7 @@ impl Operator for Client {
 #[derive(Debug)]
 struct SmallLease {
     store: Arc<Store>,
+    client: u64,
     request: Request,
     token: FencingToken,
     ended: watch::Receiver<Option<LossReason>>,
@@ -168,7 +180,7 @@ impl Lease for SmallLease {
     async fn renew(&self) -> Result<Term> {
         let sent = self.request.clock().now();
         answers(&self.store, &self.request).await?;
-        if self.store.renew(&self.request, self.token) {
+        if self.store.renew(self.client, &self.request, self.token, sent) {
             return Ok(Term { sent, ttl: Some(self.request.ttl()) });
         }
         Err(self.loss())
@@ -182,7 +194,7 @@ impl Lease for SmallLease {
 
     async fn release(&self) -> Result<()> {
         answers(&self.store, &self.request).await?;
-        if self.store.release(&self.request, self.token) {
+        if self.store.release(self.client, &self.request, self.token) {
             return Ok(());
         }
         match self.loss() {

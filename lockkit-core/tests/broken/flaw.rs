@@ -19,6 +19,8 @@ pub(crate) struct Flaw {
     pub(crate) name: &'static str,
     pub(crate) mistake: &'static str,
     pub(crate) caught_by: &'static [&'static str],
+    /// The clause of the contract that it breaks, where no case is named after it.
+    pub(crate) clause: &'static str,
     rules: Rules,
     habits: Habits,
     twist: Option<Arc<dyn Twist>>,
@@ -32,6 +34,7 @@ impl Flaw {
         name: "none",
         mistake: "the small store as it should be",
         caught_by: &[],
+        clause: "",
         rules: Rules::CORRECT,
         habits: Habits::CORRECT,
         twist: None,
@@ -71,6 +74,12 @@ impl Flaw {
     /// The same mistake in a store with these rules.
     pub(crate) const fn with_rules(mut self, rules: Rules) -> Self {
         self.rules = rules;
+        self
+    }
+
+    /// The same mistake, which breaks this clause.
+    pub(crate) const fn breaks(mut self, clause: &'static str) -> Self {
+        self.clause = clause;
         self
     }
 

@@ -2,6 +2,18 @@
 
 use lockkit_core::Applied;
 
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// The name at once.
+    Attempt,
+    /// The name, to wait for it; it was free.
+    Wait,
+    /// The name that it waits for; it was handed over.
+    HandOff,
+    Renewal,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Habits {
     /// Whether a call ends without an answer.
@@ -30,8 +42,14 @@ pub(crate) struct Habits {
     pub(crate) withdraws_nothing: bool,
     /// Whether an attempt waits for the answer to another one, and is refused with it.
     pub(crate) joins_attempts: bool,
-    /// Whether a term counts from the answer.
-    pub(crate) term_from_receipt: bool,
+    /// Whether the term that this call brings counts from the answer.
+    pub(crate) term_from_receipt: fn(Call) -> bool,
+    /// Whether the term of a hand-off counts from when its waiter came.
+    pub(crate) term_from_queueing: bool,
+    /// Whether this call leaves a connection behind that is never used again.
+    pub(crate) leaks_connection: fn(Call) -> bool,
+    /// Whether the client goes on asking the store whether it is there once it is closed.
+    pub(crate) pings_after_close: bool,
 }
 
 impl Habits {
@@ -50,6 +68,9 @@ impl Habits {
         waits_through_outages: true,
         withdraws_nothing: true,
         joins_attempts: false,
-        term_from_receipt: false,
+        term_from_receipt: |_| false,
+        term_from_queueing: false,
+        leaks_connection: |_| false,
+        pings_after_close: false,
     };
 }

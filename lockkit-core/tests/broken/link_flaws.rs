@@ -1,8 +1,9 @@
 //! Mistakes that only a link brings to light: in what a client makes of calls without an answer,
 //! and in what a store makes of messages that come late.
 
-use lockkit_core::{Applied, LossReason};
+use lockkit_core::Applied;
 
+use super::entry::Ended;
 use super::flaw::Flaw;
 use super::habits::Habits;
 use super::rules::Rules;
@@ -93,30 +94,30 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
         "terms-at-receipt",
         "a term counts from the answer, which a slow link brought late",
         &["PF-10-link"],
-        Habits { term_from_receipt: true, ..CORRECT },
+        Habits { term_from_receipt: |_| true, ..CORRECT },
     ),
     Flaw::rule(
         "late-release-frees-next",
         "a release that comes late ends whatever grant there is",
         &["SF-02", "SF-02-release", "AT-05-release", "LV-03", "SB-05", "C6-03"],
-        Rules { releases: |_, _, _| true, ..Rules::CORRECT },
+        Rules { releases: |_, _| true, ..Rules::CORRECT },
     ),
     Flaw::rule(
         "late-renewal-extends-next",
         "a renewal that comes late extends whatever grant there is",
         &["SF-02", "SF-02-release"],
-        Rules { renews: |_, _, _| true, ..Rules::CORRECT },
+        Rules { renews: |_, _| true, ..Rules::CORRECT },
     ),
     Flaw::rule(
         "late-attempt-granted",
         "an attempt that comes after its withdrawal is granted: there is no tombstone",
         &["AT-07-link"],
-        Rules { remembers: |reason| reason == LossReason::Released, ..Rules::CORRECT },
+        Rules { remembers: |ended| ended == Ended::Released, ..Rules::CORRECT },
     ),
     Flaw::rule(
         "attempt-granted-twice",
         "a second copy of an attempt is granted after the release of the first",
         &["AT-08-link"],
-        Rules { remembers: |reason| reason != LossReason::Released, ..Rules::CORRECT },
+        Rules { remembers: |ended| ended != Ended::Released, ..Rules::CORRECT },
     ),
 ];

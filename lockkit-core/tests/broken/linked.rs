@@ -14,10 +14,11 @@ use lockkit_core::{
 };
 use tokio::sync::{oneshot, watch};
 
-use super::client::{guarantees, worth_asking};
-use super::habits::Habits;
+use super::client::{guarantees, next_client, worth_asking};
+use super::entry::Ask;
+use super::habits::{Call, Habits};
 use super::link::Network;
-use super::store::{Answer, Ask, Store};
+use super::store::{Answer, Store};
 
 /// The most that a call of an operator takes, who names no ttl.
 const CALL: Duration = Duration::from_secs(2);
@@ -26,6 +27,7 @@ const CALL: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) struct LinkedClient {
     store: Arc<Store>,
+    number: u64,
     network: Network,
     habits: Habits,
     connection: Arc<Mutex<Option<usize>>>,
@@ -41,7 +43,7 @@ impl LinkedClient {
     pub(crate) fn connect(store: &Arc<Store>, network: &Network, habits: Habits) -> Self {
         let (store, network) = (Arc::clone(store), network.clone());
         let (connection, turn, trying) = Default::default();
-        Self { store, network, habits, connection, turn, trying }
+        Self { store, number: next_client(), network, habits, connection, turn, trying }
     }
 
     /// The attempt on this name that is under way; if there is none, ours is until it is dropped.
@@ -110,8 +112,8 @@ impl LinkedClient {
     /// One attempt, over which connection it went, and what it is told later: that it is worth
     /// asking again.
     async fn ask(&self, request: &Request, ask: Ask) -> Result<(Answer, usize)> {
-        let asked = request.clone();
-        let told = self.call(limit(request), move |store| store.ask(0, &asked, ask));
+        let (number, asked) = (self.number, request.clone());
+        let told = self.call(limit(request), move |store| store.ask(number, &asked, ask));
         let (answer, connection) = told.await?;
         let Answer::Held(mut waiting) = answer else { return Ok((answer, connection)) };
         if let Some(wake) = waiting.wake.take() {
@@ -150,15 +152,21 @@ impl LinkedClient {
         sent: Instant,
         token: FencingToken,
         connection: usize,
+        call: Call,
     ) -> Grant {
-        let (client, request, term) = (self.clone(), request.clone(), self.term(request, sent));
+        let (client, request, term) =
+            (self.clone(), request.clone(), self.term(request, sent, call));
         let over = self.network.over(connection);
         let gave_up = AtomicBool::new(false);
         Grant::new(token, term, LinkedLease { client, request, token, over, gave_up })
     }
 
-    fn term(&self, request: &Request, sent: Instant) -> Term {
-        let sent = if self.habits.term_from_receipt { request.clock().now() } else { sent };
+    fn term(&self, request: &Request, sent: Instant, call: Call) -> Term {
+        if (self.habits.leaks_connection)(call) {
+            self.network.connect();
+        }
+        let at_receipt = (self.habits.term_from_receipt)(call);
+        let sent = if at_receipt { request.clock().now() } else { sent };
         Term { sent, ttl: Some(request.ttl()) }
     }
 
@@ -196,14 +204,15 @@ impl LockProvider for LinkedClient {
         };
         match answer {
             Answer::Granted(granted) => {
-                Ok(Some(self.grant(&request, sent, granted.token, connection)))
+                let grant = self.grant(&request, sent, granted.token, connection, Call::Attempt);
+                Ok(Some(grant))
             }
             Answer::Held(_) | Answer::Gone => Ok(None),
         }
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        let mut ask = Ask::Queue;
+        let (mut ask, mut call, came) = (Ask::Queue, Call::Wait, request.clock().now());
         loop {
             let sent = request.clock().now();
             let (answer, connection) = match self.ask(request, ask).await {
@@ -218,7 +227,8 @@ impl LockProvider for LinkedClient {
             };
             match answer {
                 Answer::Granted(granted) => {
-                    return Ok(self.grant(request, sent, granted.token, connection));
+                    let sent = if self.habits.term_from_queueing { came } else { sent };
+                    return Ok(self.grant(request, sent, granted.token, connection, call));
                 }
                 Answer::Held(waiting) => {
                     request.report(StoreSays::Held(waiting.holder.clone()));
@@ -228,15 +238,16 @@ impl LockProvider for LinkedClient {
                     return Err(Error::unavailable(Applied::No, "the place in the queue is gone"));
                 }
             }
+            call = Call::HandOff;
             ask = if self.habits.asks_from_its_place { Ask::Again } else { Ask::Queue };
         }
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        let asked = request.clone();
+        let (number, asked) = (self.number, request.clone());
         let told = self.call(limit(request), move |store| {
             let before = store.inspect(asked.name());
-            store.withdraw(&asked);
+            store.withdraw(number, &asked);
             before != store.inspect(asked.name())
         });
         match told.await {
@@ -252,6 +263,15 @@ impl LockProvider for LinkedClient {
     }
 
     async fn close(&self) -> Result<()> {
+        if self.habits.pings_after_close {
+            let client = self.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    drop(client.call(CALL, |_| ()).await);
+                }
+            });
+        }
         Ok(())
     }
 }
@@ -299,12 +319,14 @@ impl Lease for LinkedLease {
         if self.gave_up.load(Ordering::SeqCst) {
             return Err(Error::unavailable(Applied::No, "an earlier renewal failed"));
         }
-        let (sent, asked, token) = (self.request.clock().now(), self.request.clone(), self.token);
-        let told = self.client.call(limit(&asked), move |store| store.renew(&asked, token)).await;
+        let (asked, token, number) = (self.request.clone(), self.token, self.client.number);
+        let sent = asked.clock().now();
+        let renew = move |store: &Store| store.renew(number, &asked, token, sent);
+        let told = self.client.call(limit(&self.request), renew).await;
         let gives_up = told.is_err() && !self.client.habits.renews_after_an_error;
         self.gave_up.fetch_or(gives_up, Ordering::SeqCst);
         match told?.0 {
-            true => Ok(self.client.term(&self.request, sent)),
+            true => Ok(self.client.term(&self.request, sent, Call::Renewal)),
             false => Err(Error::lost(LossReason::Removed)),
         }
     }
@@ -325,9 +347,9 @@ impl Lease for LinkedLease {
     }
 
     async fn release(&self) -> Result<()> {
-        let (asked, token) = (self.request.clone(), self.token);
+        let (asked, token, number) = (self.request.clone(), self.token, self.client.number);
         let told = self.client.call(limit(&asked), move |store| {
-            store.release(&asked, token) || store.was_released(&asked)
+            store.release(number, &asked, token) || store.was_released(&asked)
         });
         let ended = match told.await {
             Ok((true, _)) => Ok(()),

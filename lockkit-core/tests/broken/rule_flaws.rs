@@ -2,22 +2,29 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lockkit_core::{FencingToken, LossReason};
+use lockkit_core::FencingToken;
 
+use super::entry::{Ask, Ended, Entry};
 use super::flaw::Flaw;
 use super::rules::Rules;
-use super::store::{Ask, Place};
 
 const CORRECT: Rules = Rules::CORRECT;
 
 /// No store of the suite's cases lives as long.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-pub(crate) const LAST_IN_FIRST_OUT: Rules = Rules {
-    turn: |queue, place, _| place.map_or(queue.is_empty(), |at| at + 1 == queue.len()),
-    wakes: |queue| queue.iter().rev().take(1).for_each(Place::wake),
-    ..CORRECT
-};
+pub(crate) const LAST_IN_FIRST_OUT: Rules =
+    Rules { next: |entry| entry.queue.len().checked_sub(1), ..CORRECT };
+
+fn forget(entry: &mut Entry, forgets: bool) {
+    if forgets {
+        entry.last_token = 0;
+    }
+}
+
+const fn in_seconds(ttl: Duration) -> Duration {
+    Duration::from_secs(ttl.as_secs())
+}
 
 fn in_16_bits(ttl: Duration) -> Duration {
     Duration::from_millis(u64::try_from(ttl.as_millis() % (1 << 16)).unwrap_or_default())
@@ -107,14 +114,16 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "token-constant",
         "every grant has the same token",
         &["SF-14"],
-        Rules { next_token: |_| 7, ..CORRECT },
+        Rules { next_token: |_, _, _| 7, ..CORRECT },
     ),
     Flaw::rule(
         "token-random",
         "tokens are unique but in no order: a random value as the fence",
         &["SF-14"],
         Rules {
-            next_token: |last| last.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99) >> 2,
+            next_token: |entry, _, _| {
+                entry.last_token.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99) >> 2
+            },
             ..CORRECT
         },
     ),
@@ -123,7 +132,9 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "the token is the time in seconds: two grants of one second share it",
         &["SF-14"],
         Rules {
-            next_token: |_| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs()),
+            next_token: |_, _, _| {
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_secs())
+            },
             ..CORRECT
         },
     ),
@@ -131,13 +142,13 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "token-resets-on-release",
         "the counter goes with the entry when it is released",
         &["SF-15"],
-        Rules { forgets: |reason| reason == LossReason::Released, ..CORRECT },
+        Rules { at_end: |entry, ended| forget(entry, ended == Ended::Released), ..CORRECT },
     ),
     Flaw::rule(
         "token-resets-on-expiry",
         "the counter goes with the entry when it expires",
         &["SF-15"],
-        Rules { forgets: |reason| reason == LossReason::Removed, ..CORRECT },
+        Rules { at_end: |entry, ended| forget(entry, ended == Ended::Expired), ..CORRECT },
     ),
     Flaw::rule(
         "token-resets-on-restart",
@@ -159,27 +170,35 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "no-ttl",
         "an entry without ttl: a holder that crashed holds for ever",
         &["C11-01"],
-        Rules { granted_for: |_| FOR_EVER, renewed_for: |_| FOR_EVER, ..CORRECT },
+        Rules {
+            granted_until: |_, begins| begins.for_ttl(FOR_EVER),
+            renewed_until: |_, _, begins| begins.for_ttl(FOR_EVER),
+            ..CORRECT
+        },
     ),
     Flaw::rule(
         "expires-early",
         "the store keeps a grant for less than the ttl that it reports",
         &["SF-10"],
-        Rules { granted_for: |ttl| ttl / 2, ..CORRECT },
+        Rules { granted_until: |_, begins| begins.for_ttl(begins.ttl / 2), ..CORRECT },
     ),
     Flaw::rule(
         "expires-late",
         "the store keeps a grant for three ttls",
         &["C11-01"],
-        Rules { granted_for: |ttl| ttl * 3, renewed_for: |ttl| ttl * 3, ..CORRECT },
+        Rules {
+            granted_until: |_, begins| begins.for_ttl(begins.ttl * 3),
+            renewed_until: |_, _, begins| begins.for_ttl(begins.ttl * 3),
+            ..CORRECT
+        },
     ),
     Flaw::rule(
         "expires-in-whole-seconds",
         "a ttl is rounded down to whole seconds: EXPIRE instead of PEXPIRE",
         &["SF-10"],
         Rules {
-            granted_for: |ttl| Duration::from_secs(ttl.as_secs()),
-            renewed_for: |ttl| Duration::from_secs(ttl.as_secs()),
+            granted_until: |_, begins| begins.for_ttl(in_seconds(begins.ttl)),
+            renewed_until: |_, _, begins| begins.for_ttl(in_seconds(begins.ttl)),
             ..CORRECT
         },
     ),
@@ -187,13 +206,17 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "ttl-overflows",
         "a ttl is kept in 16 bits of milliseconds, and a long one wraps",
         &["C12-01"],
-        Rules { granted_for: in_16_bits, renewed_for: in_16_bits, ..CORRECT },
+        Rules {
+            granted_until: |_, begins| begins.for_ttl(in_16_bits(begins.ttl)),
+            renewed_until: |_, _, begins| begins.for_ttl(in_16_bits(begins.ttl)),
+            ..CORRECT
+        },
     ),
     Flaw::rule(
         "renewal-shortens",
         "a renewal adds less than the ttl that it reports",
         &["C11-01"],
-        Rules { renewed_for: |ttl| ttl / 2, ..CORRECT },
+        Rules { renewed_until: |_, _, begins| begins.for_ttl(begins.ttl / 2), ..CORRECT },
     ),
     Flaw::rule(
         "restart-loses-grants",
@@ -207,19 +230,19 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "release-unchecked",
         "a release ends whatever grant there is: a plain DEL",
         &["SF-01"],
-        Rules { releases: |_, _, _| true, ..CORRECT },
+        Rules { releases: |_, _| true, ..CORRECT },
     ),
     Flaw::rule(
         "renewal-unchecked",
         "a renewal extends whatever grant there is, and says that it is still ours",
         &["SF-04"],
-        Rules { renews: |_, _, _| true, ..CORRECT },
+        Rules { renews: |_, _| true, ..CORRECT },
     ),
     Flaw::rule(
         "renewal-creates",
         "a renewal brings back a grant that has ended: SET instead of PEXPIRE",
         &["SF-04"],
-        Rules { renewal_creates: true, ..CORRECT },
+        Rules { renewal_creates: |_| true, ..CORRECT },
     ),
     Flaw::rule(
         "revocation-unchecked",
@@ -231,26 +254,26 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "withdrawal-unchecked",
         "a withdrawal ends whatever grant there is",
         &["AT-10"],
-        Rules { withdraws: |_, _| true, ..CORRECT },
+        Rules { withdraws: |_, _, _| true, ..CORRECT },
     ),
     // Residue.
     Flaw::rule(
         "withdrawal-leaves-grant",
         "a withdrawal that comes after the grant leaves it behind",
         &["AT-09"],
-        Rules { withdraws: |_, _| false, ..CORRECT },
+        Rules { withdraws: |_, _, _| false, ..CORRECT },
     ),
     Flaw::rule(
         "withdrawal-leaves-place",
         "a withdrawal leaves the place in the queue to its own expiry",
         &["AT-10"],
-        Rules { withdraws_place: |_, _| false, ..CORRECT },
+        Rules { withdraws_place: |_, _, _| false, ..CORRECT },
     ),
     Flaw::rule(
         "withdrawal-clears-queue",
         "who leaves the queue takes everybody along",
         &["LV-12"],
-        Rules { withdraws_place: |_, _| true, ..CORRECT },
+        Rules { withdraws_place: |_, _, _| true, ..CORRECT },
     ),
     Flaw::rule(
         "refusal-leaves-place",
@@ -276,7 +299,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "an attempt that does not wait overtakes the queue",
         &["FR-02"],
         Rules {
-            turn: |queue, place, ask| ask == Ask::Now || (CORRECT.turn)(queue, place, ask),
+            turn: |entry, turn| turn.ask == Ask::Now || (CORRECT.turn)(entry, turn),
             ..CORRECT
         },
     ),
@@ -285,7 +308,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "a waiter that has just come overtakes the queue",
         &["FR-04"],
         Rules {
-            turn: |queue, place, ask| ask == Ask::Queue || (CORRECT.turn)(queue, place, ask),
+            turn: |entry, turn| turn.ask == Ask::Queue || (CORRECT.turn)(entry, turn),
             ..CORRECT
         },
     ),
@@ -305,6 +328,6 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "wake-up-lost",
         "nobody is told that the name is free",
         &["LV-14"],
-        Rules { wakes: |_| {}, ..CORRECT },
+        Rules { wakes: |_| false, ..CORRECT },
     ),
 ];

@@ -5,11 +5,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockkit_core::{
-    Applied, Clock, Error, FencingToken, Holder, Inspection, Instant, LockName, LossReason,
-    Request, RequestId, Result,
+    Applied, Clock, Error, FencingToken, Holder, Inspection, Instant, LockName, Request, Result,
 };
 use tokio::sync::watch;
 
+use super::entry::{Ask, Begins, Caller, Done, Ended, Entry, Granted, Held, Place, Turn, What};
 use super::rules::Rules;
 
 /// All names, behind the rules that every client lives by.
@@ -33,50 +33,10 @@ pub(crate) enum Server {
 #[derive(Debug)]
 struct State {
     names: BTreeMap<String, Entry>,
+    /// The ttl of each client's first request.
+    clients: HashMap<u64, Duration>,
     /// The clock of the newest request: operators bring none of their own.
     clock: Clock,
-}
-
-/// One name. It is kept for ever, so that its tokens never go back.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) name: LockName,
-    pub(crate) last_token: u64,
-    pub(crate) held: Option<Held>,
-    pub(crate) queue: Vec<Place>,
-    /// How the requests ended that are over for good.
-    over: HashMap<RequestId, LossReason>,
-}
-
-/// A grant that is live.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) id: RequestId,
-    pub(crate) client: u64,
-    pub(crate) token: FencingToken,
-    pub(crate) expires: Instant,
-    label: String,
-    since: Instant,
-    ended: watch::Sender<Option<LossReason>>,
-}
-
-/// A place in the queue. Its waiter keeps it alive by asking again.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) id: RequestId,
-    expires: Instant,
-    wake: watch::Sender<()>,
-}
-
-/// How a request asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// For the name at once, or not at all.
-    Now,
-    /// For the name, or a place in the queue.
-    Queue,
-    /// Again, from the place it has.
-    Again,
 }
 
 #[derive(Debug)]
@@ -85,13 +45,6 @@ pub(crate) enum Answer {
     Held(Waiting),
     /// The place is gone: withdrawn, or not kept alive.
     Gone,
-}
-
-#[derive(Debug)]
-pub(crate) struct Granted {
-    pub(crate) token: FencingToken,
-    /// Tells when and how the grant ended.
-    pub(crate) ended: watch::Receiver<Option<LossReason>>,
 }
 
 #[derive(Debug)]
@@ -105,8 +58,9 @@ pub(crate) struct Waiting {
 
 impl Store {
     pub(crate) fn new(rules: Rules) -> Self {
-        let state = State { names: BTreeMap::new(), clock: Clock::system() };
-        Self { rules, state: Mutex::new(state), server: watch::Sender::new(Server::Running) }
+        let (names, clients, clock) = (BTreeMap::new(), HashMap::new(), Clock::system());
+        let state = Mutex::new(State { names, clients, clock });
+        Self { rules, state, server: watch::Sender::new(Server::Running) }
     }
 
     /// Returns once the server answers, or with why it does not; `limit` is what one call may take.
@@ -149,55 +103,95 @@ impl Store {
 
     /// One attempt of `request`, made by the client of this number.
     pub(crate) fn ask(&self, client: u64, request: &Request, ask: Ask) -> Answer {
+        let client_ttl = *self.state().clients.entry(client).or_insert(request.ttl());
         let rules = &self.rules;
-        self.step(request.name(), request.clock(), |entry, now| {
-            if let Some(held) =
-                entry.held.as_mut().filter(|held| (rules.replays)(held, client, request.id()))
+        self.step(request.name(), request.clock(), |entry, now, done| {
+            let id = request.id();
+            entry.past.newest = Some((request.ttl(), request.label().to_string()));
+            let place = entry.queue.iter().position(|place| place.id == id);
+            let stood = place.map(|at| (entry.queue[at].since, entry.queue[at].expires));
+            let begins = Begins { now, sent: now, ttl: request.ttl(), client_ttl, place: stood };
+            if let Some(held) = entry.held.as_mut().filter(|held| (rules.replays)(held, client, id))
             {
-                held.renew(rules, now, request.ttl());
+                if rules.replay_extends {
+                    held.renew(rules, &entry.past, &begins);
+                }
                 return Answer::Granted(held.granted());
             }
-            let place = entry.queue.iter().position(|place| place.id == request.id());
-            let over = entry.over.contains_key(&request.id());
-            if over || (ask == Ask::Again && place.is_none()) {
+            if let Some(token) = (rules.replayed)(entry, id) {
+                return Answer::Granted(Granted::unheard(token));
+            }
+            let over = entry.recall(rules, now, id).is_some();
+            let full = place.is_none() && ask != Ask::Now && entry.queue.len() >= rules.queue_takes;
+            if over || full || (ask == Ask::Again && place.is_none()) {
                 return Answer::Gone;
             }
-            if (rules.free)(entry) && (rules.turn)(&entry.queue, place, ask) {
+            let mut tell = |what, token| {
+                done.push(Done { what, client, token, now, ttl: request.ttl() });
+            };
+            let turn = Turn { ask, client, now, place, next: (rules.next)(entry) };
+            if (rules.free)(entry) && (rules.turn)(entry, &turn) {
                 if let Some(place) = place.filter(|_| rules.grant_ends_place) {
                     entry.queue.remove(place);
                 }
-                return Answer::Granted(entry.grant(rules, now, client, request));
+                let granted = entry.grant(rules, client, &begins, request);
+                tell(What::Granted, Some(granted.token));
+                return Answer::Granted(granted);
             }
             let queues = ask != Ask::Now || rules.refusal_queues;
-            let wake = queues.then(|| entry.stand(rules, now, place, request));
+            let wake = queues.then(|| entry.stand(rules, &turn, request));
+            if !queues {
+                (rules.at_refusal)(entry);
+                tell(What::Refused, None);
+            }
             Answer::Held(Waiting { holder: entry.holder(now), wake, free_at: entry.free_at() })
         })
     }
 
-    /// One more ttl for this grant; `false` once it has ended.
-    pub(crate) fn renew(&self, request: &Request, token: FencingToken) -> bool {
+    /// One more ttl for this grant; `false` once it has ended. The client sent it at `sent`.
+    pub(crate) fn renew(
+        &self,
+        client: u64,
+        request: &Request,
+        token: FencingToken,
+        sent: Instant,
+    ) -> bool {
+        let client_ttl = self.state().clients.get(&client).copied().unwrap_or(request.ttl());
         let rules = &self.rules;
-        self.step(request.name(), request.clock(), |entry, now| match &mut entry.held {
-            Some(held) if (rules.renews)(held, request.id(), token) => {
-                held.renew(rules, now, request.ttl());
-                true
+        self.step(request.name(), request.clock(), |entry, now, done| {
+            let ttl = request.ttl();
+            let caller = Caller { client, id: request.id(), token, now };
+            let begins = Begins { now, sent, ttl, client_ttl, place: None };
+            let renewed = match &mut entry.held {
+                Some(held) if (rules.renews)(held, &caller) => {
+                    held.renew(rules, &entry.past, &begins);
+                    true
+                }
+                Some(_) => false,
+                None => {
+                    let again = (rules.renewal_creates)(entry);
+                    again.then(|| entry.grant(rules, client, &begins, request)).is_some()
+                }
+            };
+            if renewed {
+                let token = Some(token);
+                done.push(Done { what: What::Renewed, client, token, now, ttl });
             }
-            Some(_) => false,
-            None => {
-                let again = rules.renewal_creates.then(|| entry.grant(rules, now, 0, request));
-                again.is_some()
-            }
+            renewed
         })
     }
 
     /// Ends this grant; `false` if it had ended before.
-    pub(crate) fn release(&self, request: &Request, token: FencingToken) -> bool {
+    pub(crate) fn release(&self, client: u64, request: &Request, token: FencingToken) -> bool {
         let rules = &self.rules;
-        self.step(request.name(), request.clock(), |entry, _| {
-            let meant = |held: &Held| (rules.releases)(held, request.id(), token);
-            let ended = entry.end(rules, LossReason::Released, meant);
+        self.step(request.name(), request.clock(), |entry, now, done| {
+            let caller = Caller { client, id: request.id(), token, now };
+            let meant = |held: &Held| (rules.releases)(held, &caller);
+            let ended = entry.end(rules, now, Ended::Released, meant).is_some();
             if ended {
-                entry.remember(rules, request, LossReason::Released);
+                entry.remember(rules, now, request.id(), Ended::Released);
+                let (what, token) = (What::Ended(Ended::Released), Some(token));
+                done.push(Done { what, client, token, now, ttl: request.ttl() });
             }
             ended
         })
@@ -205,18 +199,26 @@ impl Store {
 
     /// Whether this request was granted and has released its grant.
     pub(crate) fn was_released(&self, request: &Request) -> bool {
-        self.step(request.name(), request.clock(), |entry, _| {
-            entry.over.get(&request.id()) == Some(&LossReason::Released)
+        self.step(request.name(), request.clock(), |entry, now, _| {
+            entry.recall(&self.rules, now, request.id()) == Some(Ended::Released)
         })
     }
 
     /// Removes every trace of `request`.
-    pub(crate) fn withdraw(&self, request: &Request) {
-        let rules = &self.rules;
-        self.step(request.name(), request.clock(), |entry, _| {
-            entry.queue.retain(|place| !(rules.withdraws_place)(place, request.id()));
-            entry.end(rules, LossReason::Removed, |held| (rules.withdraws)(held, request.id()));
-            entry.remember(rules, request, LossReason::Removed);
+    pub(crate) fn withdraw(&self, client: u64, request: &Request) {
+        let (rules, id) = (&self.rules, request.id());
+        self.step(request.name(), request.clock(), |entry, now, done| {
+            for place in (0..entry.queue.len()).rev() {
+                if (rules.withdraws_place)(&entry.queue[place], client, id) {
+                    (rules.leaves)(&mut entry.queue, place);
+                }
+            }
+            let meant = |held: &Held| (rules.withdraws)(held, client, id);
+            entry.end(rules, now, Ended::Withdrawn, meant);
+            entry.remember(rules, now, id, Ended::Withdrawn);
+            (rules.at_withdrawal)(entry);
+            let what = What::Withdrew;
+            done.push(Done { what, client, token: None, now, ttl: request.ttl() });
         });
     }
 
@@ -224,16 +226,28 @@ impl Store {
     pub(crate) fn revoke(&self, name: &LockName, token: FencingToken) -> bool {
         let clock = self.state().clock.clone();
         let rules = &self.rules;
-        self.step(name, &clock, |entry, _| {
-            entry.end(rules, LossReason::Revoked, |held| (rules.revokes)(held, token))
+        self.step(name, &clock, |entry, now, done| {
+            let meant = |held: &Held| (rules.revokes)(held, token);
+            let ended = entry.end(rules, now, Ended::Revoked, meant);
+            let (token, ttl) = (Some(token), Duration::ZERO);
+            done.push(Done { what: What::Revokes, client: 0, token, now, ttl });
+            if let Some(client) = ended {
+                let what = What::Ended(Ended::Revoked);
+                done.push(Done { what, client, token, now, ttl });
+            }
+            ended.is_some()
         })
     }
 
     /// Ends whatever grant there is, as somebody with the store's own tools would.
     pub(crate) fn remove(&self, name: &LockName) {
         let clock = self.state().clock.clone();
-        self.step(name, &clock, |entry, _| {
-            entry.end(&self.rules, LossReason::Removed, |_| true);
+        self.step(name, &clock, |entry, now, done| {
+            let ended = entry.end(&self.rules, now, Ended::Removed, |_| true);
+            if let Some(client) = ended {
+                let (what, ttl) = (What::Ended(Ended::Removed), Duration::ZERO);
+                done.push(Done { what, client, token: None, now, ttl });
+            }
         });
     }
 
@@ -243,8 +257,7 @@ impl Store {
     }
 
     pub(crate) fn inspect(&self, name: &LockName) -> Inspection {
-        let clock = self.state().clock.clone();
-        self.step(name, &clock, |entry, now| entry.inspect(now))
+        self.see(name, self.rules.inspection_expires)
     }
 
     pub(crate) fn list(
@@ -254,14 +267,19 @@ impl Store {
         limit: usize,
     ) -> Vec<Inspection> {
         let names: Vec<_> = self.state().names.values().map(|entry| entry.name.clone()).collect();
-        names
-            .iter()
-            .filter(|name| name.as_str().starts_with(prefix))
-            .filter(|name| after.is_none_or(|after| *name > after))
-            .map(|name| self.inspect(name))
-            .filter(|seen| !seen.holders.is_empty() || seen.waiters != Some(0))
-            .take(limit)
-            .collect()
+        let seen = names.iter().map(|name| self.see(name, self.rules.list_expires)).collect();
+        (self.rules.page)(seen, prefix, after, limit)
+    }
+
+    /// What an operator sees of the name, once what has expired is gone.
+    fn see(&self, name: &LockName, expires: bool) -> Inspection {
+        let clock = self.state().clock.clone();
+        if expires {
+            return self.step(name, &clock, |entry, now, _| (self.rules.inspects)(entry, now));
+        }
+        let (key, now) = ((self.rules.stored_as)(name.as_str()), clock.now());
+        let entry = self.state().names.get(&key).map(|entry| entry.inspect(now));
+        entry.unwrap_or_else(|| Inspection::new(name.clone(), Vec::new(), Some(0)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -273,115 +291,34 @@ impl Store {
         &self,
         name: &LockName,
         clock: &Clock,
-        step: impl FnOnce(&mut Entry, Instant) -> T,
+        step: impl FnOnce(&mut Entry, Instant, &mut Vec<Done>) -> T,
     ) -> T {
+        let (rules, now, mut done) = (&self.rules, clock.now(), Vec::new());
         let mut state = self.state();
         state.clock.clone_from(clock);
-        let now = clock.now();
         let entry = state
             .names
-            .entry((self.rules.stored_as)(name.as_str()))
-            .or_insert_with(|| Entry::new(name.clone()));
+            .entry((rules.stored_as)(name.as_str()))
+            .or_insert_with(|| Entry::new(name.clone(), now));
         entry.queue.retain(|place| now < place.expires);
-        entry.end(&self.rules, LossReason::Removed, |held| now >= held.expires);
-        let answer = step(entry, now);
-        if entry.held.is_none() {
-            (self.rules.wakes)(&entry.queue);
+        if let Some(client) = entry.end(rules, now, Ended::Expired, |held| now >= held.expires) {
+            let (what, ttl) = (What::Ended(Ended::Expired), Duration::ZERO);
+            done.push(Done { what, client, token: None, now, ttl });
+        }
+        if entry.held.is_none() && entry.queue.is_empty() {
+            (rules.at_idleness)(entry, now.saturating_since(entry.past.used));
+        }
+        entry.past.used = now;
+        let answer = step(entry, now, &mut done);
+        if entry.held.is_none() && (rules.wakes)(entry) {
+            let next = (rules.next)(entry).and_then(|next| entry.queue.get(next));
+            next.iter().for_each(|next| next.wake());
+        }
+        if let Some(elsewhere) = rules.elsewhere {
+            for entry in state.names.values_mut().filter(|entry| entry.name != *name) {
+                done.iter().for_each(|done| elsewhere(entry, done));
+            }
         }
         answer
-    }
-}
-
-impl Entry {
-    fn new(name: LockName) -> Self {
-        Self { name, last_token: 0, held: None, queue: Vec::new(), over: HashMap::new() }
-    }
-
-    fn remember(&mut self, rules: &Rules, request: &Request, ended: LossReason) {
-        if (rules.remembers)(ended) {
-            self.over.entry(request.id()).or_insert(ended);
-        }
-    }
-
-    fn grant(&mut self, rules: &Rules, now: Instant, client: u64, request: &Request) -> Granted {
-        self.last_token = (rules.next_token)(self.last_token);
-        let token = FencingToken::new(self.last_token).expect("a store this small never runs out");
-        let held = self.held.insert(Held {
-            id: request.id(),
-            client,
-            token,
-            expires: now.saturating_add((rules.granted_for)(request.ttl())),
-            label: request.label().to_string(),
-            since: now,
-            ended: watch::Sender::new(None),
-        });
-        held.granted()
-    }
-
-    /// Keeps the request's place alive, at the end of the queue if it has none yet.
-    fn stand(
-        &mut self,
-        rules: &Rules,
-        now: Instant,
-        place: Option<usize>,
-        request: &Request,
-    ) -> watch::Receiver<()> {
-        let expires = now.saturating_add((rules.place_lasts)(request.ttl()));
-        let place = place.unwrap_or_else(|| {
-            self.queue.push(Place { id: request.id(), expires, wake: watch::Sender::new(()) });
-            self.queue.len() - 1
-        });
-        self.queue[place].expires = expires;
-        self.queue[place].wake.subscribe()
-    }
-
-    fn end(
-        &mut self,
-        rules: &Rules,
-        reason: LossReason,
-        meant: impl FnOnce(&Held) -> bool,
-    ) -> bool {
-        let Some(held) = self.held.take_if(|held| meant(held)) else { return false };
-        held.ended.send_replace(Some(reason));
-        if (rules.forgets)(reason) {
-            self.last_token = 0;
-        }
-        true
-    }
-
-    fn free_at(&self) -> Option<Instant> {
-        let holder = self.held.as_ref().map(|held| held.expires);
-        holder.or_else(|| self.queue.first().map(|head| head.expires))
-    }
-
-    fn inspect(&self, now: Instant) -> Inspection {
-        let holders = self.holder(now).into_iter().collect();
-        Inspection::new(self.name.clone(), holders, Some(self.queue.len()))
-    }
-
-    fn holder(&self, now: Instant) -> Option<Holder> {
-        let held = self.held.as_ref()?;
-        let holder = Holder::new(&*held.label)
-            .with_token(held.token)
-            .with_age(now.saturating_since(held.since))
-            .with_expires_in(held.expires.saturating_since(now));
-        Some(holder)
-    }
-}
-
-impl Held {
-    fn renew(&mut self, rules: &Rules, now: Instant, ttl: Duration) {
-        self.expires = now.saturating_add((rules.renewed_for)(ttl));
-        self.token = (rules.renewed_token)(self.token);
-    }
-
-    fn granted(&self) -> Granted {
-        Granted { token: self.token, ended: self.ended.subscribe() }
-    }
-}
-
-impl Place {
-    pub(crate) fn wake(&self) {
-        self.wake.send_replace(());
     }
 }

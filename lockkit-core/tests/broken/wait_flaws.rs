@@ -10,10 +10,11 @@ use lockkit_core::{
 use tokio::sync::watch;
 
 use super::client::{Client, worth_asking};
+use super::entry::{Ask, Granted};
 use super::flaw::Flaw;
 use super::rule_flaws::{FOR_EVER, LAST_IN_FIRST_OUT};
 use super::rules::Rules;
-use super::store::{Answer, Ask, Granted};
+use super::store::Answer;
 use super::twist::Twist;
 
 pub(crate) fn wait_flaws() -> Vec<Flaw> {

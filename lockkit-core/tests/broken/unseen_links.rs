@@ -1,0 +1,80 @@
+//! Mistakes of a client in what it makes of its link (C5, C9, C12).
+
+use super::flaw::Flaw;
+use super::habits::{Call, Habits};
+
+const CORRECT: Habits = Habits::CORRECT;
+
+pub(crate) const UNSEEN_LINKS: &[Flaw] = &[
+    counts(
+        "attempt-term-at-receipt",
+        "the term of a name that was tried counts from the answer",
+        &[],
+        |call| call == Call::Attempt,
+    ),
+    counts(
+        "wait-term-at-receipt",
+        "the term of a free name that a waiter found counts from the answer",
+        &[],
+        |call| call == Call::Wait,
+    ),
+    counts(
+        "hand-off-term-at-receipt",
+        "the term of a name that was handed over counts from the answer",
+        &[],
+        |call| call == Call::HandOff,
+    ),
+    counts(
+        "renewal-term-at-its-receipt",
+        "the term of a renewal counts from the answer, that of a grant does not",
+        &[],
+        |call| call == Call::Renewal,
+    ),
+    Flaw::habit(
+        "hand-off-term-from-its-queueing",
+        "over a link, the term of a waiter's grant counts from when the waiter came",
+        &[],
+        Habits { term_from_queueing: true, ..CORRECT },
+    )
+    .breaks("C5"),
+    leaks(
+        "connection-leaked-per-attempt",
+        "each name that is taken leaves a connection open",
+        &[],
+        |call| call != Call::Renewal,
+    ),
+    leaks(
+        "connection-leaked-per-wait",
+        "each wait that is granted leaves a connection open",
+        &[],
+        |call| call == Call::HandOff,
+    ),
+    leaks("connection-leaked-per-renewal", "each renewal leaves a connection open", &[], |call| {
+        call == Call::Renewal
+    }),
+    Flaw::habit(
+        "pings-after-close",
+        "a client that is closed goes on asking the store whether it is there",
+        &[],
+        Habits { pings_after_close: true, ..CORRECT },
+    )
+    .breaks("C9"),
+];
+
+const fn counts(
+    name: &'static str,
+    mistake: &'static str,
+    caught_by: &'static [&'static str],
+    term_from_receipt: fn(Call) -> bool,
+) -> Flaw {
+    Flaw::habit(name, mistake, caught_by, Habits { term_from_receipt, ..CORRECT }).breaks("C5")
+}
+
+const fn leaks(
+    name: &'static str,
+    mistake: &'static str,
+    caught_by: &'static [&'static str],
+    leaks_connection: fn(Call) -> bool,
+) -> Flaw {
+    Flaw::habit(name, mistake, caught_by, Habits { leaks_connection, ..CORRECT }).breaks("C9")
+}

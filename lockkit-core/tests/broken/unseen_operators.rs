@@ -1,0 +1,301 @@
+//! Mistakes of a store in what operators see (C16).
+
+use lockkit_core::{Inspection, LockName};
+
+use super::entry::Entry;
+use super::flaw::Flaw;
+use super::rules::{Rules, in_use};
+
+const CORRECT: Rules = Rules::CORRECT;
+
+const fn shows(
+    name: &'static str,
+    mistake: &'static str,
+    caught_by: &'static [&'static str],
+    rules: Rules,
+) -> Flaw {
+    Flaw::rule(name, mistake, caught_by, rules).breaks("C16")
+}
+
+type Page = fn(Vec<Inspection>, &str, Option<&LockName>, usize) -> Vec<Inspection>;
+
+const fn lists(
+    name: &'static str,
+    mistake: &'static str,
+    caught_by: &'static [&'static str],
+    page: Page,
+) -> Flaw {
+    shows(name, mistake, caught_by, Rules { page, ..CORRECT })
+}
+
+const fn labels(
+    name: &'static str,
+    mistake: &'static str,
+    caught_by: &'static [&'static str],
+    label: fn(&Entry, &str) -> String,
+) -> Flaw {
+    shows(name, mistake, caught_by, Rules { label, ..CORRECT })
+}
+
+pub(crate) fn unseen_operators() -> Vec<Flaw> {
+    [INSPECTIONS, LISTS, LABELS].concat()
+}
+
+const INSPECTIONS: &[Flaw] = &[
+    shows(
+        "inspection-shows-expired",
+        "an inspection shows a holder whose ttl has passed, until the name is asked for",
+        &[],
+        Rules { inspection_expires: false, ..CORRECT },
+    ),
+    shows(
+        "list-shows-expired",
+        "a list shows holders whose ttl has passed, until their names are asked for",
+        &[],
+        Rules { list_expires: false, ..CORRECT },
+    ),
+    shows(
+        "inspection-shows-the-counter",
+        "refused attempts count too, and the holder's token is shown as the counter: Redisson",
+        &[],
+        Rules {
+            at_refusal: |entry| entry.last_token += 1,
+            inspects: |entry, now| {
+                let mut seen = entry.inspect(now);
+                let counter = lockkit_core::FencingToken::new(entry.last_token).ok();
+                seen.holders.iter_mut().for_each(|holder| holder.token = counter);
+                seen
+            },
+            ..CORRECT
+        },
+    ),
+    shows(
+        "inspection-counts-to-ten",
+        "ten waiters are shown at most: the count of one SCAN",
+        &[],
+        Rules {
+            inspects: |entry, now| {
+                let mut seen = entry.inspect(now);
+                seen.waiters = seen.waiters.map(|waiters| waiters.min(10));
+                seen
+            },
+            ..CORRECT
+        },
+    ),
+    shows(
+        "inspection-ages-since-renewal",
+        "a holder's age counts from its last renewal",
+        &[],
+        Rules {
+            inspects: |entry, now| {
+                let renewed = entry.held.as_ref().map(|held| held.renewed);
+                let mut seen = entry.inspect(now);
+                for holder in &mut seen.holders {
+                    holder.age = renewed.map(|renewed| now.saturating_since(renewed));
+                }
+                seen
+            },
+            ..CORRECT
+        },
+    ),
+    shows(
+        "inspection-shows-the-ttl",
+        "a holder's whole ttl is shown, not what is left of it",
+        &[],
+        Rules {
+            inspects: |entry, now| {
+                let ttl = entry.held.as_ref().map(|held| held.ttl);
+                let mut seen = entry.inspect(now);
+                seen.holders.iter_mut().for_each(|holder| holder.expires_in = ttl);
+                seen
+            },
+            ..CORRECT
+        },
+    ),
+    shows(
+        "inspection-labels-the-last-asker",
+        "a holder is shown with the label of the request that asked last",
+        &[],
+        Rules {
+            inspects: |entry, now| {
+                let newest = entry.past.newest.as_ref().map(|(_, label)| label.clone());
+                let mut seen = entry.inspect(now);
+                for holder in &mut seen.holders {
+                    holder.label = newest.clone().unwrap_or_default();
+                }
+                seen
+            },
+            ..CORRECT
+        },
+    ),
+];
+
+/// The names that start with a prefix in the eyes of `starts`, from after a name, up to a limit.
+fn paged(
+    names: Vec<Inspection>,
+    after: Option<&LockName>,
+    limit: usize,
+    starts: impl Fn(&str) -> bool,
+) -> Vec<Inspection> {
+    let in_use = names.into_iter().filter(in_use).filter(|seen| starts(seen.name.as_str()));
+    in_use.filter(|seen| after.is_none_or(|after| seen.name > *after)).take(limit).collect()
+}
+
+/// Whether `text` starts with `pattern`, in which `any` stands for any text and `one` for one
+/// character.
+fn matches(text: &str, pattern: &str, any: char, one: char) -> bool {
+    let Some(first) = pattern.chars().next() else { return true };
+    let rest = &pattern[first.len_utf8()..];
+    if first == any {
+        let tails = text.char_indices().map(|(at, _)| &text[at..]).chain([""]);
+        return tails.into_iter().any(|tail| matches(tail, rest, any, one));
+    }
+    let Some(head) = text.chars().next() else { return false };
+    (first == one || first == head) && matches(&text[head.len_utf8()..], rest, any, one)
+}
+
+const LISTS: &[Flaw] = &[
+    lists(
+        "list-by-like",
+        "a prefix's `%` and `_` stand for any text and any character: LIKE",
+        &[],
+        |names, prefix, after, limit| {
+            paged(names, after, limit, |name| matches(name, prefix, '%', '_'))
+        },
+    ),
+    lists(
+        "list-by-glob",
+        "a prefix's `*` and `?` stand for any text and any character: SCAN MATCH",
+        &[],
+        |names, prefix, after, limit| {
+            paged(names, after, limit, |name| matches(name, prefix, '*', '?'))
+        },
+    ),
+    lists(
+        "list-in-any-case",
+        "a prefix in capitals finds names in small letters: ILIKE",
+        &[],
+        |names, prefix, after, limit| {
+            paged(names, after, limit, |name| {
+                name.to_lowercase().starts_with(&prefix.to_lowercase())
+            })
+        },
+    ),
+    lists(
+        "list-of-paths",
+        "a prefix finds itself and what stands below it as a path",
+        &[],
+        |names, prefix, after, limit| {
+            let below = |name: &str| {
+                name.strip_prefix(prefix).is_some_and(|rest| {
+                    rest.is_empty() || prefix.is_empty() || rest.starts_with('/')
+                })
+            };
+            paged(names, after, limit, below)
+        },
+    ),
+    lists(
+        "list-after-must-be-held",
+        "a page starts over once the name that it comes after is free",
+        &[],
+        |names, prefix, after, limit| {
+            let held =
+                names.iter().filter(|seen| in_use(seen)).any(|seen| Some(&seen.name) == after);
+            (CORRECT.page)(names, prefix, after.filter(|_| held), limit)
+        },
+    ),
+    lists(
+        "list-after-must-have-the-prefix",
+        "a page that comes after a name without the prefix is empty",
+        &[],
+        |names, prefix, after, limit| match after {
+            Some(after) if !after.as_str().starts_with(prefix) => Vec::new(),
+            after => (CORRECT.page)(names, prefix, after, limit),
+        },
+    ),
+    lists(
+        "list-limits-before-it-filters",
+        "the limit counts free names too: a page is shorter, or empty, though more is held",
+        &[],
+        |names, prefix, after, limit| {
+            let known = names.into_iter().filter(|seen| seen.name.as_str().starts_with(prefix));
+            let known = known.filter(|seen| after.is_none_or(|after| seen.name > *after));
+            known.take(limit).filter(in_use).collect()
+        },
+    ),
+    lists(
+        "list-of-holders-only",
+        "a list leaves out names that are waited for and not held at the moment",
+        &[],
+        |names, prefix, after, limit| {
+            let held = names.into_iter().filter(|seen| !seen.holders.is_empty()).collect();
+            (CORRECT.page)(held, prefix, after, limit)
+        },
+    ),
+    lists(
+        "list-without-a-limit-of-none",
+        "a limit of none means no limit",
+        &[],
+        |names, prefix, after, limit| {
+            (CORRECT.page)(names, prefix, after, if limit == 0 { usize::MAX } else { limit })
+        },
+    ),
+    lists(
+        "list-shows-no-waiters",
+        "a list says of each name that nobody waits, which an inspection does not",
+        &[],
+        |names, prefix, after, limit| {
+            let mut seen = (CORRECT.page)(names, prefix, after, limit);
+            seen.iter_mut().for_each(|seen| seen.waiters = Some(0));
+            seen
+        },
+    ),
+    lists(
+        "list-shows-no-labels",
+        "a list shows holders without their labels, an inspection with them",
+        &[],
+        |names, prefix, after, limit| {
+            let mut seen = (CORRECT.page)(names, prefix, after, limit);
+            seen.iter_mut().flat_map(|seen| &mut seen.holders).for_each(|held| held.label.clear());
+            seen
+        },
+    ),
+];
+
+const LABELS: &[Flaw] = &[
+    labels("label-cut-at-newline", "a label ends at its first newline", &[], |_, label| {
+        label.split('\n').next().unwrap_or_default().to_owned()
+    }),
+    labels("label-cut-at-nul", "a label ends at its first NUL byte", &[], |_, label| {
+        label.split('\0').next().unwrap_or_default().to_owned()
+    }),
+    labels(
+        "label-cut-at-colon",
+        "a label is kept between colons, and ends at its own",
+        &[],
+        |_, label| label.split(':').next().unwrap_or_default().to_owned(),
+    ),
+    labels("label-of-64", "a label of more than 64 characters is cut off", &[], |_, label| {
+        label.chars().take(64).collect()
+    }),
+    labels("label-trimmed", "white space around a label is dropped", &[], |_, label| {
+        label.trim().to_owned()
+    }),
+    labels("label-decoded", "a percent sequence in a label is decoded", &[], |_, label| {
+        label.replace("%20", " ").replace("%2F", "/").replace("%25", "%")
+    }),
+    labels(
+        "label-in-the-plane",
+        "characters beyond 16 bits become question marks",
+        &[],
+        |_, label| label.replace(|c: char| u32::from(c) > 0xffff, "?"),
+    ),
+    labels(
+        "label-of-the-first-holder",
+        "a name shows the label of the first that ever held it",
+        &[],
+        |entry, label| {
+            entry.past.first.as_ref().map_or(label, |(_, first)| first.as_str()).to_owned()
+        },
+    ),
+];
