@@ -1,6 +1,6 @@
 //! A small store: what a server keeps of each name, and what it answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -266,7 +266,8 @@ impl Store {
         after: Option<&LockName>,
         limit: usize,
     ) -> Vec<Inspection> {
-        let names: Vec<_> = self.state().names.values().map(|entry| entry.name.clone()).collect();
+        let names: BTreeSet<_> =
+            self.state().names.values().map(|entry| entry.name.clone()).collect();
         let seen = names.iter().map(|name| self.see(name, self.rules.list_expires)).collect();
         (self.rules.page)(seen, prefix, after, limit)
     }

@@ -36,7 +36,7 @@ fn waits() -> Vec<Flaw> {
         Flaw::twist(
             "waits-for-one-name-at-a-time",
             "a client that waits for one name asks for no other: one blocking connection",
-            &[],
+            &["PF-10"],
             WaitsForOneName::default(),
         )
         .breaks("C8"),
@@ -55,21 +55,21 @@ fn caches() -> Vec<Flaw> {
         Flaw::twist(
             "refusals-cached",
             "a name that was held is not asked for again within a second",
-            &[],
+            &["C1-02"],
             RefusalsCached::default(),
         )
         .breaks("C1"),
         Flaw::twist(
             "loss-sticks-to-the-name",
             "a client that lost a name is told so of each later lease of it",
-            &[],
+            &["C7-03"],
             LossSticks::default(),
         )
         .breaks("C7"),
         Flaw::twist(
             "renewal-after-release",
             "a renewal of a lease that was released is answered with a fresh term",
-            &[],
+            &["SF-04"],
             RenewalAfterRelease::default(),
         )
         .breaks("C6"),
@@ -83,7 +83,7 @@ fn caches() -> Vec<Flaw> {
         Flaw::twist(
             "inspection-cached",
             "an inspection shows what the client saw within the last second",
-            &[],
+            &["C16-01"],
             InspectionCached::default(),
         )
         .breaks("C16"),

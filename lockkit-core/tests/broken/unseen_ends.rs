@@ -39,13 +39,13 @@ const OF_A_CLIENT: &[Flaw] = &[
     ends(
         "withdrawal-by-client",
         "a withdrawal ends the client's grant of the name, whichever request it was for",
-        &[],
+        &["PF-03"],
         Rules { withdraws: |held, client, _| held.client == client, ..CORRECT },
     ),
     ends(
         "withdrawal-of-all-waits",
         "a withdrawal removes every place that the client has in the name's queue",
-        &[],
+        &["LV-12"],
         Rules { withdraws_place: |place, client, _| place.client == client, ..CORRECT },
     ),
     ends(
@@ -77,7 +77,7 @@ const OF_A_CLIENT: &[Flaw] = &[
     ends(
         "grant-ends-waits",
         "a grant removes the other places that its client has in the queue",
-        &[],
+        &["LV-12"],
         Rules {
             at_grant: |entry| {
                 let client = entry.held.as_ref().map(|held| held.client);
@@ -133,7 +133,7 @@ const OF_A_QUEUE: &[Flaw] = &[
     ends(
         "expiry-clears-queue",
         "the expiry of a grant removes whoever waits for the name",
-        &[],
+        &["SF-02"],
         Rules { at_end: |entry, ended| clear(entry, ended == Ended::Expired), ..CORRECT },
     ),
     ends(
@@ -202,7 +202,7 @@ const OF_THE_PAST: &[Flaw] = &[
     Flaw::rule(
         "restart-forgets-ttls",
         "a restart keeps who holds, and not until when",
-        &[],
+        &["LV-10"],
         Rules {
             restarts: |entry| {
                 if let Some(held) = &mut entry.held {

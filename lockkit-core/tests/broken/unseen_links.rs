@@ -9,7 +9,7 @@ pub(crate) const UNSEEN_LINKS: &[Flaw] = &[
     counts(
         "attempt-term-at-receipt",
         "the term of a name that was tried counts from the answer",
-        &[],
+        &["PF-10-link"],
         |call| call == Call::Attempt,
     ),
     counts(
@@ -27,7 +27,7 @@ pub(crate) const UNSEEN_LINKS: &[Flaw] = &[
     counts(
         "renewal-term-at-its-receipt",
         "the term of a renewal counts from the answer, that of a grant does not",
-        &[],
+        &["PF-10-link"],
         |call| call == Call::Renewal,
     ),
     Flaw::habit(

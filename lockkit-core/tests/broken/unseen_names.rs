@@ -29,13 +29,13 @@ pub(crate) const UNSEEN_NAMES: &[Flaw] = &[
     written(
         "names-in-java-hash",
         "names are kept by Java's String.hashCode() alone",
-        &[],
+        &["SF-25"],
         |name| {
             let add = |hash: u32, unit| hash.wrapping_mul(31).wrapping_add(u32::from(unit));
             name.encode_utf16().fold(0, add).to_string()
         },
     ),
-    written("names-in-adler-32", "names are kept by their Adler-32 alone", &[], |name| {
+    written("names-in-adler-32", "names are kept by their Adler-32 alone", &["C3-02"], |name| {
         let (low, high) = name.bytes().fold((1, 0), |(low, high), byte| {
             let low = (low + u32::from(byte)) % 65521;
             (low, (high + low) % 65521)
@@ -45,25 +45,30 @@ pub(crate) const UNSEEN_NAMES: &[Flaw] = &[
     written(
         "names-in-16-bits",
         "two bytes of a name's hash are kept: tooz on Postgres",
-        &[],
+        &["C3-02"],
         |name| (fnv(name) & 0xffff).to_string(),
     ),
     written(
         "names-pad-space",
         "blanks at the end do not count: PAD SPACE collations",
-        &[],
+        &["SF-25"],
         |name| name.trim_end_matches(' ').to_owned(),
     ),
-    written("names-composed", "names are composed: \u{e9} and e\u{301} meet", &[], |name| {
+    written("names-composed", "names are composed: \u{e9} and e\u{301} meet", &["SF-25"], |name| {
         name.replace("e\u{301}", "\u{e9}")
     }),
-    written("names-decoded", "a percent sequence in a name is decoded", &[], |name| {
+    written("names-decoded", "a percent sequence in a name is decoded", &["SF-25"], |name| {
         name.replace("%2F", "/").replace("%00", "\0")
     }),
-    written("names-resolved", "`a/./b` and `a//b` meet: the store resolves paths", &[], |name| {
-        let parts: Vec<_> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-        if parts.is_empty() { name.to_owned() } else { parts.join("/") }
-    }),
+    written(
+        "names-resolved",
+        "`a/./b` and `a//b` meet: the store resolves paths",
+        &["SF-25"],
+        |name| {
+            let parts: Vec<_> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+            if parts.is_empty() { name.to_owned() } else { parts.join("/") }
+        },
+    ),
     written(
         "names-meet-queues",
         "a name's queue is kept as `name:queue`, where a lock of that name meets it",

@@ -72,7 +72,7 @@ const INSPECTIONS: &[Flaw] = &[
     shows(
         "inspection-counts-to-ten",
         "ten waiters are shown at most: the count of one SCAN",
-        &[],
+        &["PF-03"],
         Rules {
             inspects: |entry, now| {
                 let mut seen = entry.inspect(now);
@@ -115,7 +115,7 @@ const INSPECTIONS: &[Flaw] = &[
     shows(
         "inspection-labels-the-last-asker",
         "a holder is shown with the label of the request that asked last",
-        &[],
+        &["C16-01"],
         Rules {
             inspects: |entry, now| {
                 let newest = entry.past.newest.as_ref().map(|(_, label)| label.clone());
@@ -184,7 +184,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-of-paths",
         "a prefix finds itself and what stands below it as a path",
-        &[],
+        &["C16-02"],
         |names, prefix, after, limit| {
             let below = |name: &str| {
                 name.strip_prefix(prefix).is_some_and(|rest| {

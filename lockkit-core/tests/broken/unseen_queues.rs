@@ -54,13 +54,13 @@ const BARGING: &[Flaw] = &[
     orders(
         "whoever-asks-first",
         "a free name goes to whoever asks first, though the head of the queue was told",
-        &[],
+        &["FR-02"],
         Rules { turn: |_, _| true, ..CORRECT },
     ),
     orders(
         "slow-head-overtaken",
         "a free name that its next waiter has not fetched within 5 ms goes to whoever asks",
-        &[],
+        &["AT-18"],
         Rules {
             turn: |entry, turn| lies_about(entry, turn) || (CORRECT.turn)(entry, turn),
             ..CORRECT
@@ -93,7 +93,7 @@ const BARGING: &[Flaw] = &[
     orders(
         "last-holder-barges",
         "the client that held the name last takes it again before those who wait",
-        &[],
+        &["FR-04"],
         Rules {
             turn: |entry, turn| {
                 let last = entry.past.last.is_some_and(|(client, _)| client == turn.client);
@@ -108,7 +108,7 @@ const ORDER: &[Flaw] = &[
     orders(
         "queue-in-lexical-order",
         "places are sorted as text: 10 comes before 9",
-        &[],
+        &["FR-01"],
         Rules { next: |entry| least(entry, |at| entry.queue[at].number.to_string()), ..CORRECT },
     ),
     orders(
@@ -120,7 +120,7 @@ const ORDER: &[Flaw] = &[
     orders(
         "own-waiters-first",
         "the waiters of the client that held the name last come first",
-        &[],
+        &["FR-01"],
         Rules {
             next: |entry| of_last_client(entry, true).or_else(|| (CORRECT.next)(entry)),
             ..CORRECT
@@ -129,7 +129,7 @@ const ORDER: &[Flaw] = &[
     orders(
         "clients-take-turns",
         "the waiters of the client that held the name last come after all others",
-        &[],
+        &["AT-18"],
         Rules {
             next: |entry| of_last_client(entry, false).or_else(|| (CORRECT.next)(entry)),
             ..CORRECT
@@ -152,7 +152,7 @@ const ORDER: &[Flaw] = &[
     orders(
         "leaving-swaps-places",
         "the last waiter takes the place of one that leaves",
-        &[],
+        &["FR-05"],
         Rules { leaves: |queue, place| drop(queue.swap_remove(place)), ..CORRECT },
     ),
     orders(
@@ -178,7 +178,7 @@ const PLACES: &[Flaw] = &[
     Flaw::rule(
         "replay-queues-twice",
         "a replay of a waiter's request has a second place in the queue",
-        &[],
+        &["C2-01"],
         Rules { keeps_place: |_, place, ask| (ask == Ask::Again).then_some(place), ..CORRECT },
     )
     .breaks("C2"),
@@ -220,7 +220,7 @@ const PLACES: &[Flaw] = &[
     Flaw::rule(
         "withdrawal-wakes-nobody",
         "the next waiter is not told that a grant was withdrawn, and finds out when it asks again",
-        &[],
+        &["AT-10"],
         Rules { wakes: |entry| entry.freed_by() != Some(Ended::Withdrawn), ..CORRECT },
     )
     .breaks("C8"),

@@ -58,7 +58,7 @@ const GRANTS: &[Flaw] = &[
     outlasts(
         "ttl-of-a-second-at-least",
         "a ttl of less than a second lasts a second",
-        &[],
+        &["SF-10"],
         Rules {
             granted_until: |_, begins| begins.for_ttl(begins.ttl.max(Duration::from_secs(1))),
             renewed_until: |_, _, begins| begins.for_ttl(begins.ttl.max(Duration::from_secs(1))),
@@ -68,7 +68,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "ttl-of-ten-minutes-at-most",
         "a ttl of more than ten minutes lasts ten minutes",
-        &[],
+        &["C12-01"],
         Rules {
             granted_until: |_, begins| begins.for_ttl(begins.ttl.min(10 * MINUTE)),
             renewed_until: |_, _, begins| begins.for_ttl(begins.ttl.min(10 * MINUTE)),
@@ -78,7 +78,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "ttl-of-the-first-grant",
         "a name has the ttl of its first grant for ever",
-        &[],
+        &["SF-27"],
         Rules {
             granted_until: |entry, begins| begins.for_ttl(first_ttl(entry, begins)),
             ..CORRECT
@@ -87,7 +87,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "ttl-of-the-client",
         "all leases of a client have the ttl of its first request: one session",
-        &[],
+        &["SF-27"],
         Rules {
             granted_until: |_, begins| begins.for_ttl(begins.client_ttl),
             renewed_until: |_, _, begins| begins.for_ttl(begins.client_ttl),
@@ -97,7 +97,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "hand-off-counts-from-queueing",
         "the store counts the ttl of a waiter's grant from when the waiter came",
-        &[],
+        &["C11-01"],
         Rules {
             granted_until: |_, begins| {
                 let since = begins.place.map_or(begins.now, |(since, _)| since);
@@ -109,7 +109,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "hand-off-ends-with-its-place",
         "a waiter's grant ends when its place in the queue would have",
-        &[],
+        &["C1-01"],
         Rules {
             granted_until: |_, begins| {
                 begins.place.map_or(begins.for_ttl(begins.ttl), |(_, expires)| expires)
@@ -120,7 +120,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "hand-off-takes-the-last-ttl",
         "a waiter's grant has the ttl of the holder before it",
-        &[],
+        &["SF-02"],
         Rules {
             granted_until: |entry, begins| match (begins.place, entry.past.last) {
                 (Some(_), Some((_, ttl))) => begins.for_ttl(ttl),
@@ -132,7 +132,7 @@ const GRANTS: &[Flaw] = &[
     outlasts(
         "hand-off-lasts-twice",
         "a waiter's grant lasts two ttls, unless it is renewed",
-        &[],
+        &["SF-02"],
         Rules {
             granted_until: |_, begins| {
                 begins.for_ttl(begins.ttl * if begins.place.is_some() { 2 } else { 1 })
@@ -173,7 +173,7 @@ const RENEWALS: &[Flaw] = &[
     lasts(
         "renewal-in-whole-seconds",
         "a renewal's ttl is rounded down to whole seconds, a grant's is not",
-        &[],
+        &["C11-01"],
         Rules {
             renewed_until: |_, _, begins| begins.for_ttl(in_steps(begins.ttl, 1000)),
             ..CORRECT
@@ -200,7 +200,7 @@ const RENEWALS: &[Flaw] = &[
     lasts(
         "grants-end-after-an-hour",
         "no grant lasts longer than an hour, however often it is renewed",
-        &[],
+        &["C5-02"],
         Rules {
             renewed_until: |held, _, begins| {
                 begins.for_ttl(begins.ttl).min(held.since.saturating_add(60 * MINUTE))
@@ -220,7 +220,7 @@ const RENEWALS: &[Flaw] = &[
     lasts(
         "renewal-too-soon",
         "a renewal within a tenth of a ttl of the one before is answered, and extends nothing",
-        &[],
+        &["C5-01"],
         Rules {
             renewed_until: |held, _, begins| {
                 let since = begins.now.saturating_since(held.renewed);
@@ -244,7 +244,7 @@ const RENEWALS: &[Flaw] = &[
     outlasts(
         "renewals-add-up",
         "each renewal adds a ttl to what is left",
-        &[],
+        &["C11-01"],
         Rules {
             renewed_until: |held, _, begins| held.expires.saturating_add(begins.ttl),
             ..CORRECT

@@ -40,7 +40,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-resets-on-withdrawal",
         "the counter goes with the entry when a withdrawal leaves it empty",
-        &[],
+        &["C1-01"],
         Rules {
             at_withdrawal: |entry| {
                 if entry.held.is_none() && entry.queue.is_empty() {
@@ -53,7 +53,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-resets-on-revocation",
         "the counter goes with the entry when an operator ends the grant",
-        &[],
+        &["C16-03"],
         Rules {
             at_end: |entry, ended| {
                 if ended == Ended::Revoked {
@@ -66,7 +66,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-kept-after-revocation",
         "who comes after a revocation has the token that was revoked",
-        &[],
+        &["C16-03"],
         Rules {
             next_token: |entry, _, _| match entry.freed_by() {
                 Some(Ended::Revoked) => entry.last_token,
@@ -90,7 +90,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-in-milliseconds",
         "the token is the store's time in milliseconds: two grants of one share it",
-        &[],
+        &["SF-14"],
         Rules {
             next_token: |_, _, now| {
                 u64::try_from(now.since_origin().as_millis()).map_or(1, |millis| millis + 1)
