@@ -77,6 +77,8 @@ pub struct Traffic {
     pub sent: u64,
     /// The bytes that the client was given.
     pub received: u64,
+    /// The connections that are open now, where the link can tell.
+    pub open: Option<u64>,
 }
 
 /// A client and the link that all its connections go through.

@@ -23,7 +23,16 @@ impl Queue {
         client: &Arc<dyn LockProvider>,
         tail: &str,
     ) -> Verdict {
-        let request = cx.request(tail)?;
+        self.add_request(cx, client, cx.request(tail)?).await
+    }
+
+    /// The same with a request of the case's own.
+    pub(super) async fn add_request(
+        &mut self,
+        cx: &Context,
+        client: &Arc<dyn LockProvider>,
+        request: Request,
+    ) -> Verdict {
         let (asker, asked, number) = (Arc::clone(client), request.clone(), self.waiters.len());
         self.waiting.spawn(async move { (number, asker.acquire(&asked).await) });
         cx.queued(&request).await?;

@@ -48,6 +48,8 @@ pub(crate) struct Habits {
     pub(crate) term_from_queueing: bool,
     /// Whether this call leaves a connection behind that is never used again.
     pub(crate) leaks_connection: fn(Call) -> bool,
+    /// Whether a client that is closed closes its connection.
+    pub(crate) closes_its_connection: bool,
     /// Whether the client goes on asking the store whether it is there once it is closed.
     pub(crate) pings_after_close: bool,
 }
@@ -71,6 +73,7 @@ impl Habits {
         term_from_receipt: |_| false,
         term_from_queueing: false,
         leaks_connection: |_| false,
+        closes_its_connection: true,
         pings_after_close: false,
     };
 }

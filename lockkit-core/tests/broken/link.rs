@@ -297,6 +297,10 @@ impl conformance::Link for SmallLink {
     }
 
     async fn traffic(&self) -> Result<Traffic> {
-        Ok(self.0.state().traffic)
+        let state = self.0.state();
+        let open = state.connections.iter().filter(|connection| !*connection.over.borrow()).count();
+        let mut traffic = state.traffic;
+        traffic.open = u64::try_from(open).ok();
+        Ok(traffic)
     }
 }

@@ -263,6 +263,10 @@ impl LockProvider for LinkedClient {
     }
 
     async fn close(&self) -> Result<()> {
+        let open = self.connection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(open) = open.filter(|_| self.habits.closes_its_connection) {
+            self.network.close(open);
+        }
         if self.habits.pings_after_close {
             let client = self.clone();
             tokio::spawn(async move {

@@ -22,14 +22,14 @@ fn waits() -> Vec<Flaw> {
         Flaw::twist(
             "waiter-refused-after-50-s",
             "a waiter is refused after 50 s: the proxy's limit of one request",
-            &[],
+            &["C8-03"],
             WaiterRefused,
         )
         .breaks("C8"),
         Flaw::twist(
             "hand-off-term-from-queueing",
             "the term of a waiter's grant counts from when the waiter came",
-            &[],
+            &["C8-03"],
             TermFromQueueing,
         )
         .breaks("C5"),
@@ -43,7 +43,7 @@ fn waits() -> Vec<Flaw> {
         Flaw::twist(
             "renewals-behind-waits",
             "a client that waits for one name renews no other: one blocking connection",
-            &[],
+            &["C12-04"],
             RenewalsBehindWaits::default(),
         )
         .breaks("C12"),
@@ -90,7 +90,7 @@ fn caches() -> Vec<Flaw> {
         Flaw::twist(
             "inspection-by-prefix",
             "an inspection counts the waiters of each name that starts with it: a range read",
-            &[],
+            &["C16-06"],
             InspectionByPrefix,
         )
         .breaks("C16"),

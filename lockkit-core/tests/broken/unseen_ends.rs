@@ -64,7 +64,7 @@ const OF_A_CLIENT: &[Flaw] = &[
     ends(
         "release-ends-waits",
         "a release removes its client from the queues of the other names",
-        &[],
+        &["C16-06"],
         Rules {
             elsewhere: Some(|entry, done| {
                 if done.what == What::Ended(Ended::Released) {
@@ -127,7 +127,7 @@ const OF_A_QUEUE: &[Flaw] = &[
     ends(
         "revocation-clears-queue",
         "a revocation removes whoever waits for the name",
-        &[],
+        &["C8-04"],
         Rules { at_end: |entry, ended| clear(entry, ended == Ended::Revoked), ..CORRECT },
     ),
     ends(
@@ -178,7 +178,7 @@ const OF_THE_PAST: &[Flaw] = &[
     Flaw::rule(
         "tombstones-of-a-second",
         "an end is forgotten after a second, and a copy that comes later is granted",
-        &[],
+        &["AT-07-old"],
         Rules {
             recalls: |over, now, _| now.saturating_since(over.at) < Duration::from_secs(1),
             ..CORRECT
@@ -188,7 +188,7 @@ const OF_THE_PAST: &[Flaw] = &[
     Flaw::rule(
         "tombstones-of-sixteen",
         "the last sixteen ends of a name are remembered, and a copy from before them is granted",
-        &[],
+        &["AT-07-old"],
         Rules { recalls: |over, _, ends| ends - over.number <= 16, ..CORRECT },
     )
     .breaks("C9"),

@@ -15,13 +15,13 @@ pub(crate) const UNSEEN_LINKS: &[Flaw] = &[
     counts(
         "wait-term-at-receipt",
         "the term of a free name that a waiter found counts from the answer",
-        &[],
+        &["C5-03"],
         |call| call == Call::Wait,
     ),
     counts(
         "hand-off-term-at-receipt",
         "the term of a name that was handed over counts from the answer",
-        &[],
+        &["C5-03"],
         |call| call == Call::HandOff,
     ),
     counts(
@@ -33,29 +33,39 @@ pub(crate) const UNSEEN_LINKS: &[Flaw] = &[
     Flaw::habit(
         "hand-off-term-from-its-queueing",
         "over a link, the term of a waiter's grant counts from when the waiter came",
-        &[],
+        &["C5-03"],
         Habits { term_from_queueing: true, ..CORRECT },
     )
     .breaks("C5"),
     leaks(
         "connection-leaked-per-attempt",
         "each name that is taken leaves a connection open",
-        &[],
+        &["C9-04"],
         |call| call != Call::Renewal,
     ),
     leaks(
         "connection-leaked-per-wait",
         "each wait that is granted leaves a connection open",
-        &[],
+        &["C9-04"],
         |call| call == Call::HandOff,
     ),
-    leaks("connection-leaked-per-renewal", "each renewal leaves a connection open", &[], |call| {
-        call == Call::Renewal
-    }),
+    leaks(
+        "connection-leaked-per-renewal",
+        "each renewal leaves a connection open",
+        &["C9-04"],
+        |call| call == Call::Renewal,
+    ),
+    Flaw::habit(
+        "connection-left-by-close",
+        "a client that is closed leaves its connection open",
+        &["C9-05"],
+        Habits { closes_its_connection: false, ..CORRECT },
+    )
+    .breaks("C9"),
     Flaw::habit(
         "pings-after-close",
         "a client that is closed goes on asking the store whether it is there",
-        &[],
+        &["C9-05"],
         Habits { pings_after_close: true, ..CORRECT },
     )
     .breaks("C9"),

@@ -15,7 +15,7 @@ const fn written(
 }
 
 pub(crate) const UNSEEN_NAMES: &[Flaw] = &[
-    written("names-in-crc-32", "names are kept by their CRC-32 alone", &[], |name| {
+    written("names-in-crc-32", "names are kept by their CRC-32 alone", &["C3-03"], |name| {
         let crc = name.bytes().fold(u32::MAX, |crc, byte| {
             (0..8).fold(crc ^ u32::from(byte), |crc, _| {
                 (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
@@ -23,9 +23,12 @@ pub(crate) const UNSEEN_NAMES: &[Flaw] = &[
         });
         (!crc).to_string()
     }),
-    written("names-in-fnv-32", "names are kept by their 32-bit FNV-1a hash alone", &[], |name| {
-        fnv(name).to_string()
-    }),
+    written(
+        "names-in-fnv-32",
+        "names are kept by their 32-bit FNV-1a hash alone",
+        &["C3-03"],
+        |name| fnv(name).to_string(),
+    ),
     written(
         "names-in-java-hash",
         "names are kept by Java's String.hashCode() alone",
@@ -72,7 +75,7 @@ pub(crate) const UNSEEN_NAMES: &[Flaw] = &[
     written(
         "names-meet-queues",
         "a name's queue is kept as `name:queue`, where a lock of that name meets it",
-        &[],
+        &["C3-04"],
         |name| name.strip_suffix(":queue").unwrap_or(name).to_owned(),
     ),
 ];

@@ -45,13 +45,13 @@ const INSPECTIONS: &[Flaw] = &[
     shows(
         "inspection-shows-expired",
         "an inspection shows a holder whose ttl has passed, until the name is asked for",
-        &[],
+        &["C16-07"],
         Rules { inspection_expires: false, ..CORRECT },
     ),
     shows(
         "list-shows-expired",
         "a list shows holders whose ttl has passed, until their names are asked for",
-        &[],
+        &["C16-07"],
         Rules { list_expires: false, ..CORRECT },
     ),
     shows(
@@ -85,7 +85,7 @@ const INSPECTIONS: &[Flaw] = &[
     shows(
         "inspection-ages-since-renewal",
         "a holder's age counts from its last renewal",
-        &[],
+        &["C16-07"],
         Rules {
             inspects: |entry, now| {
                 let renewed = entry.held.as_ref().map(|held| held.renewed);
@@ -101,7 +101,7 @@ const INSPECTIONS: &[Flaw] = &[
     shows(
         "inspection-shows-the-ttl",
         "a holder's whole ttl is shown, not what is left of it",
-        &[],
+        &["C16-07"],
         Rules {
             inspects: |entry, now| {
                 let ttl = entry.held.as_ref().map(|held| held.ttl);
@@ -158,7 +158,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-by-like",
         "a prefix's `%` and `_` stand for any text and any character: LIKE",
-        &[],
+        &["C16-04"],
         |names, prefix, after, limit| {
             paged(names, after, limit, |name| matches(name, prefix, '%', '_'))
         },
@@ -166,7 +166,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-by-glob",
         "a prefix's `*` and `?` stand for any text and any character: SCAN MATCH",
-        &[],
+        &["C16-04"],
         |names, prefix, after, limit| {
             paged(names, after, limit, |name| matches(name, prefix, '*', '?'))
         },
@@ -174,7 +174,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-in-any-case",
         "a prefix in capitals finds names in small letters: ILIKE",
-        &[],
+        &["C16-04"],
         |names, prefix, after, limit| {
             paged(names, after, limit, |name| {
                 name.to_lowercase().starts_with(&prefix.to_lowercase())
@@ -197,7 +197,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-after-must-be-held",
         "a page starts over once the name that it comes after is free",
-        &[],
+        &["C16-05"],
         |names, prefix, after, limit| {
             let held =
                 names.iter().filter(|seen| in_use(seen)).any(|seen| Some(&seen.name) == after);
@@ -207,7 +207,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-after-must-have-the-prefix",
         "a page that comes after a name without the prefix is empty",
-        &[],
+        &["C16-05"],
         |names, prefix, after, limit| match after {
             Some(after) if !after.as_str().starts_with(prefix) => Vec::new(),
             after => (CORRECT.page)(names, prefix, after, limit),
@@ -216,7 +216,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-limits-before-it-filters",
         "the limit counts free names too: a page is shorter, or empty, though more is held",
-        &[],
+        &["C16-05"],
         |names, prefix, after, limit| {
             let known = names.into_iter().filter(|seen| seen.name.as_str().starts_with(prefix));
             let known = known.filter(|seen| after.is_none_or(|after| seen.name > *after));
@@ -226,7 +226,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-of-holders-only",
         "a list leaves out names that are waited for and not held at the moment",
-        &[],
+        &["C16-06"],
         |names, prefix, after, limit| {
             let held = names.into_iter().filter(|seen| !seen.holders.is_empty()).collect();
             (CORRECT.page)(held, prefix, after, limit)
@@ -235,7 +235,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-without-a-limit-of-none",
         "a limit of none means no limit",
-        &[],
+        &["C16-05"],
         |names, prefix, after, limit| {
             (CORRECT.page)(names, prefix, after, if limit == 0 { usize::MAX } else { limit })
         },
@@ -243,7 +243,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-shows-no-waiters",
         "a list says of each name that nobody waits, which an inspection does not",
-        &[],
+        &["C16-06"],
         |names, prefix, after, limit| {
             let mut seen = (CORRECT.page)(names, prefix, after, limit);
             seen.iter_mut().for_each(|seen| seen.waiters = Some(0));
@@ -253,7 +253,7 @@ const LISTS: &[Flaw] = &[
     lists(
         "list-shows-no-labels",
         "a list shows holders without their labels, an inspection with them",
-        &[],
+        &["C16-06"],
         |names, prefix, after, limit| {
             let mut seen = (CORRECT.page)(names, prefix, after, limit);
             seen.iter_mut().flat_map(|seen| &mut seen.holders).for_each(|held| held.label.clear());

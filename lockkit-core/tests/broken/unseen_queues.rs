@@ -60,7 +60,7 @@ const BARGING: &[Flaw] = &[
     orders(
         "slow-head-overtaken",
         "a free name that its next waiter has not fetched within 5 ms goes to whoever asks",
-        &["AT-18"],
+        &["FR-10"],
         Rules {
             turn: |entry, turn| lies_about(entry, turn) || (CORRECT.turn)(entry, turn),
             ..CORRECT
@@ -69,7 +69,7 @@ const BARGING: &[Flaw] = &[
     orders(
         "slow-head-overtaken-by-attempts",
         "a free name that its next waiter has not fetched within 5 ms goes to whoever tries",
-        &[],
+        &["FR-10"],
         Rules {
             turn: |entry, turn| {
                 let barges = turn.ask == Ask::Now && lies_about(entry, turn);
@@ -81,7 +81,7 @@ const BARGING: &[Flaw] = &[
     orders(
         "slow-head-overtaken-by-newcomers",
         "a free name that its next waiter has not fetched within 5 ms goes to a newer waiter",
-        &[],
+        &["FR-10"],
         Rules {
             turn: |entry, turn| {
                 let barges = turn.ask == Ask::Queue && lies_about(entry, turn);
@@ -114,7 +114,7 @@ const ORDER: &[Flaw] = &[
     orders(
         "queue-by-deadline",
         "places are sorted by their deadlines: a short ttl comes first",
-        &[],
+        &["FR-11"],
         Rules { next: |entry| least(entry, |at| entry.queue[at].expires), ..CORRECT },
     ),
     orders(
@@ -138,7 +138,7 @@ const ORDER: &[Flaw] = &[
     orders(
         "keep-alive-goes-to-the-tail",
         "a waiter that keeps its place alive comes after all others from then on",
-        &[],
+        &["FR-11"],
         Rules {
             keeps_place: |queue, place, ask| {
                 if ask == Ask::Again {
@@ -200,20 +200,20 @@ const PLACES: &[Flaw] = &[
     Flaw::rule(
         "queue-of-sixty-four",
         "the queue takes sixty-four waiters, and the next is told that its place is gone",
-        &[],
+        &["C8-05"],
         Rules { queue_takes: 64, ..CORRECT },
     )
     .breaks("C8"),
     orders(
         "place-of-ten-minutes",
         "a waiter loses its place after ten minutes, and comes after all others",
-        &[],
+        &["C8-03"],
         Rules { place_kept_for: Duration::from_secs(600), ..CORRECT },
     ),
     Flaw::rule(
         "revocation-wakes-nobody",
         "the next waiter is not told of a revocation, and finds out when it asks again",
-        &[],
+        &["C8-04"],
         Rules { wakes: |entry| entry.freed_by() != Some(Ended::Revoked), ..CORRECT },
     )
     .breaks("C8"),

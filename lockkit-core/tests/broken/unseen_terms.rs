@@ -182,13 +182,13 @@ const RENEWALS: &[Flaw] = &[
     lasts(
         "renewal-lowers-the-deadline",
         "a renewal that comes late sets the deadline that it was sent for, older than the one there is",
-        &[],
+        &["C5-04"],
         Rules { renewed_until: |_, _, begins| begins.sent.saturating_add(begins.ttl), ..CORRECT },
     ),
     lasts(
         "renewals-end-after-a-minute",
         "a grant of more than a minute ago is renewed in words only",
-        &[],
+        &["C8-03"],
         Rules {
             renewed_until: |held, _, begins| {
                 let held_for = begins.now.saturating_since(held.since);
@@ -211,7 +211,7 @@ const RENEWALS: &[Flaw] = &[
     lasts(
         "renewals-in-8-bits",
         "after 255 renewals no other extends the grant",
-        &[],
+        &["C8-03"],
         Rules {
             renewed_until: |held, _, begins| renewed_while(held.renewals < 255, held, begins),
             ..CORRECT
@@ -286,7 +286,7 @@ const OTHERS: &[Flaw] = &[
     outlasts(
         "inspection-renews",
         "an inspection extends the grant that it shows: an idle time, not a ttl",
-        &[],
+        &["C16-07"],
         Rules { inspects: touched, ..CORRECT },
     ),
     outlasts(

@@ -21,7 +21,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-forgotten-when-idle",
         "the counter goes with a name that nobody used for a minute",
-        &[],
+        &["C4-04"],
         Rules {
             at_idleness: |entry, idle| {
                 if idle > Duration::from_secs(60) {
@@ -34,7 +34,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-in-16-bits",
         "a token is kept in 16 bits, and starts again after 65,535 grants",
-        &[],
+        &["C4-05"],
         Rules { next_token: |entry, _, _| entry.last_token % 0xffff + 1, ..CORRECT },
     ),
     counted(
@@ -78,7 +78,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-kept-after-withdrawal",
         "who comes after a grant that was withdrawn has its token",
-        &[],
+        &["C8-04"],
         Rules {
             next_token: |entry, _, _| match entry.freed_by() {
                 Some(Ended::Withdrawn) => entry.last_token,

@@ -181,7 +181,7 @@ async fn overtaken_request(cx: Arc<Context>, asked: Asked) -> Verdict {
 }
 
 /// Lets a client open what its requests of this ttl share, so that the request itself is late.
-async fn warm(cx: &Context, client: &dyn LockProvider, tail: &str) -> Verdict {
+pub(super) async fn warm(cx: &Context, client: &dyn LockProvider, tail: &str) -> Verdict {
     let request = cx.request_with_ttl(&format!("{tail}-before"), cx.long_ttl())?;
     client.acquire(&request).await?.lease.release().await?;
     Ok(())
@@ -195,7 +195,7 @@ async fn holder(cx: &Context, asked: Asked, tail: &str) -> Verdict<Option<Guard>
 }
 
 /// Once all is delivered, nobody but this holder is there; a ghost would stay for long.
-async fn nothing_stays(
+pub(super) async fn nothing_stays(
     cx: &Context,
     holder: Option<Guard>,
     tail: &str,

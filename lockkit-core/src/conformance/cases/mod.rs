@@ -8,14 +8,20 @@ mod expiry;
 mod fairness;
 mod link_calls;
 mod link_cuts;
+mod link_ends;
 mod link_late;
 mod link_outages;
+mod link_slow;
 mod link_traffic;
 mod link_waits;
 mod liveness;
+mod long_times;
+mod long_waits;
 mod loss;
+mod name_pairs;
 mod names;
 mod operator;
+mod operator_lists;
 mod performance;
 mod processes;
 mod safety;
@@ -50,10 +56,14 @@ const GROUPS: &[&[Case]] = &[
     expiry::CASES,
     tokens::CASES,
     names::CASES,
+    name_pairs::CASES,
+    long_times::CASES,
+    long_waits::CASES,
     loss::CASES,
     fairness::CASES,
     performance::CASES,
     operator::CASES,
+    operator_lists::CASES,
     split_brain::CASES,
     link_cuts::CASES,
     link_calls::CASES,
@@ -61,6 +71,8 @@ const GROUPS: &[&[Case]] = &[
     link_outages::CASES,
     link_waits::CASES,
     link_traffic::CASES,
+    link_slow::CASES,
+    link_ends::CASES,
     server::CASES,
     walks::CASES,
 ];

@@ -150,7 +150,7 @@ async fn near_names(cx: Context) -> Verdict {
 }
 
 /// Holds all of `names` at once, which excludes any two of them sharing a lock, and releases half.
-async fn each_its_own(cx: &Context, names: &[String]) -> Verdict {
+pub(super) async fn each_its_own(cx: &Context, names: &[String]) -> Verdict {
     let (ours, theirs) = (cx.locks().await?, cx.locks().await?);
     let mut guards = Vec::new();
     for name in names {
