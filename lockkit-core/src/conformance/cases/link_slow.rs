@@ -51,7 +51,7 @@ const WAY: Duration = Duration::from_millis(100);
 async fn terms(cx: Context) -> Verdict {
     let Linked { client, link } = cx.linked().await?;
     // Its call limit leaves room for a few round trips.
-    let ttl = 3 * cx.ttl();
+    let ttl = 2 * cx.ttl();
     warm(&cx, &*client, "terms").await?;
     link.delay(WAY).await?;
     let request = cx.request_with_ttl("terms", ttl)?;

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+
 use crate::conformance::case::Challenge::{Fairness, Liveness};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
-use crate::conformance::stop::{Verdict, require, require_held};
+use crate::conformance::stop::{Verdict, all, require, require_held};
 use crate::{Error, LockProvider};
 
 pub(super) const CASES: &[Case] = &[
@@ -114,20 +116,20 @@ async fn many(cx: Context) -> Verdict {
         clients.push(cx.connect().await?);
     }
     let request = || cx.request_with_ttl("many", cx.long_ttl());
-    let holder = cx.granted(&*cx.provider, &request()?).await?;
+    // It is renewed, for as long as it takes them all to come and go.
+    let holder = cx.lock("many").await?.acquire().await?;
     let mut queue = Queue::default();
     for waiter in 0..waiters {
         queue.add_request(&cx, &clients[waiter % clients.len()], request()?).await?;
     }
     require!(!queue.someone_ended(&cx).await, "one of {waiters} waiters was turned away");
-    for waiter in 0..waiters - 1 {
-        queue.withdraw(waiter).await?;
-    }
+    all(join_all((0..waiters - 1).map(|waiter| queue.withdraw(waiter))).await)?;
     for _ in 0..waiters - 1 {
         let (number, ended) = queue.ended(&cx).await?;
         require!(ended.is_err(), "waiter {number}, which was withdrawn, ended with {ended:?}");
     }
-    holder.lease.release().await?;
+    require_held(&holder, "a holder before many waiters")?;
+    holder.release().await?;
     let (last, grant) = queue.granted(&cx).await?;
     require!(last == waiters - 1, "waiter {last} was granted, which was withdrawn");
     grant.lease.release().await?;

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use crate::conformance::case::Challenge::Safety;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
-use crate::conformance::stop::{Stop, Verdict, require};
-use crate::{Guard, Inspection, LockName, Locks};
+use crate::conformance::stop::{Stop, Verdict, all, require, require_in_time};
+use crate::{Guard, Holder, Inspection, LockName, Locks};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -155,8 +157,8 @@ async fn as_inspected(cx: Context) -> Verdict {
     };
     let (listed, inspected) = (what(listed), what(&inspected));
     require!(listed == inspected, "{listed:?} is listed, and {inspected:?} inspected");
-    require!(listed.1[0].1 == Some(holder.token), "{:?} is shown for {holder:?}", listed.1);
-    require!(listed.1[0].0 == "who holds", "the holder's label is {:?}", listed.1);
+    let expected = [("who holds".to_owned(), Some(holder.token))];
+    require!(listed.1 == expected, "{:?} is shown for {holder:?}", listed.1);
     holder.lease.release().await?;
     for _ in 0..2 {
         queue.granted(&cx).await?.1.lease.release().await?;
@@ -192,41 +194,57 @@ async fn passes_between_them(cx: &Context) -> Verdict {
 }
 
 async fn over_time(cx: Context) -> Verdict {
-    let operator = cx.operator()?;
-    let (client, ttl) = (cx.connect().await?, cx.ttl());
-    for lists in [false, true] {
-        let tail = format!("over-{lists}");
-        let name = cx.lock_name(&tail)?;
-        let look = || async {
-            let mut seen = match lists {
-                true => operator.list(name.as_str(), None, 10).await?,
-                false => vec![operator.inspect(&name).await?],
-            };
-            Verdict::Ok(seen.pop().map(|seen| seen.holders).unwrap_or_default().pop())
+    let looks = [Look::Inspect, Look::List].map(|look| shown_over_time(&cx, look));
+    all(join_all(looks).await)?;
+    Ok(())
+}
+
+/// How an operator looks at a name.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    Inspect,
+    List,
+}
+
+impl Look {
+    async fn at(self, cx: &Context, name: &LockName) -> Verdict<Option<Holder>> {
+        let operator = cx.operator()?;
+        let seen = match self {
+            Self::Inspect => Some(operator.inspect(name).await?),
+            Self::List => operator.list(name.as_str(), None, 10).await?.pop(),
         };
-        let grant = cx.granted(&*client, &cx.request_with_ttl(&tail, 3 * ttl)?).await?;
-        let began = cx.clock.now();
-        cx.sleep(ttl / 2).await;
-        grant.lease.renew().await?;
-        let renewed = cx.clock.now();
-        cx.sleep(ttl).await;
-        let (passed, since) = (cx.clock.now().saturating_since(began), ttl);
-        let Some(seen) = look().await? else {
-            return Err(Stop::failed("a holder within its ttl is not shown"));
-        };
-        // What a store rounds, and what a busy machine adds.
-        let rounded = ttl / 10;
-        let age = seen.age.unwrap_or(passed);
-        require!(age + rounded >= passed, "held for {passed:?}, and shown for {age:?}");
-        let left = seen.expires_in.unwrap_or_default();
-        let most = 3 * ttl - since + rounded;
-        require!(left <= most, "at most {most:?} are left, and {left:?} are shown");
-        // Nobody renews it from here on, and nobody asks for it.
-        let end = renewed.saturating_add(3 * ttl).saturating_add(cx.expiry_slack());
-        cx.sleep(end.saturating_since(cx.clock.now()) + Duration::from_millis(1)).await;
-        let seen = look().await?;
-        require!(seen.is_none(), "a holder whose ttl has passed is shown: {seen:?}");
-        require!(grant.lease.renew().await.is_err(), "a grant that has expired was renewed");
+        Ok(seen.and_then(|seen| seen.holders.into_iter().next()))
     }
+}
+
+async fn shown_over_time(cx: &Context, look: Look) -> Verdict {
+    let (client, ttl) = (cx.connect().await?, cx.ttl());
+    let tail = format!("over-{look:?}");
+    let name = cx.lock_name(&tail)?;
+    let grant = cx.granted(&*client, &cx.request_with_ttl(&tail, 3 * ttl)?).await?;
+    let began = cx.clock.now();
+    cx.sleep(ttl / 2).await;
+    grant.lease.renew().await?;
+    let renewed = cx.clock.now();
+    cx.sleep(ttl).await;
+    let now = cx.clock.now();
+    let (held, since) = (now.saturating_since(began), now.saturating_since(renewed));
+    let Some(seen) = look.at(cx, &name).await? else {
+        require_in_time!(since < 2 * ttl, "a holder is not shown, {since:?} after its renewal");
+        return Err(Stop::failed(format!("{look:?} does not show a holder within its ttl")));
+    };
+    // What a store rounds.
+    let range = cx.guarantees.expiry.range();
+    let rounded = ttl / 10 + range.map_or(Duration::ZERO, |range| 2 * range.granularity);
+    let age = seen.age.unwrap_or(held);
+    require!(age + rounded >= held, "{look:?} shows a holder of {held:?} as one of {age:?}");
+    let (left, most) = (seen.expires_in.unwrap_or_default(), 3 * ttl + rounded);
+    require!(left + since <= most, "{look:?} shows {left:?}, {since:?} after a renewal");
+    // Nobody renews it from here on, and nobody asks for it.
+    let end = renewed.saturating_add(3 * ttl).saturating_add(cx.expiry_slack());
+    cx.sleep(end.saturating_since(cx.clock.now())).await;
+    let seen = look.at(cx, &name).await?;
+    require!(seen.is_none(), "{look:?} shows a holder whose ttl has passed: {seen:?}");
+    require!(grant.lease.renew().await.is_err(), "a grant that has expired was renewed");
     Ok(())
 }
