@@ -10,6 +10,7 @@ mod broken {
     pub(crate) mod attempt_flaws;
     pub(crate) mod client;
     pub(crate) mod end_flaws;
+    pub(crate) mod entry;
     pub(crate) mod flaw;
     pub(crate) mod habits;
     pub(crate) mod link;
