@@ -7,7 +7,7 @@ use crate::conformance::case::Challenge::{Atomicity, Performance};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::cases::link_late::{nothing_stays, warm};
 use crate::conformance::context::Context;
-use crate::conformance::faults::{Link, Linked, Way};
+use crate::conformance::faults::{Link, Linked, Traffic, Way};
 use crate::conformance::hook::Hook;
 use crate::conformance::outcome::Outcome;
 use crate::conformance::stop::{Stop, Verdict, require};
@@ -79,12 +79,19 @@ async fn some_calls(cx: &Context, client: &Arc<dyn LockProvider>, tail: &str) ->
     Ok(next.lease.release().await?)
 }
 
+async fn used(link: &dyn Link) -> Verdict<Traffic> {
+    let traffic = link.traffic().await?;
+    require!(traffic.sent > 0, "calls send nothing over the link");
+    Ok(traffic)
+}
+
+/// How many connections of this link, over which calls have gone, are open.
 async fn open(link: &dyn Link) -> Verdict<u64> {
     let untold = || {
         let why = "the link does not tell which connections are open";
         Stop::Final(Outcome::NotReached(why.into()))
     };
-    link.traffic().await?.open.ok_or_else(untold)
+    used(link).await?.open.ok_or_else(untold)
 }
 
 async fn no_connection_stays(cx: Context) -> Verdict {
@@ -111,7 +118,7 @@ async fn quiet_once_closed(cx: Context) -> Verdict {
     some_calls(&cx, &client, "closed").await?;
     client.close().await?;
     cx.sleep(cx.slack()).await;
-    let before = link.traffic().await?;
+    let before = used(&*link).await?;
     cx.sleep(if cx.is_virtual() { Duration::from_secs(60) } else { 3 * cx.ttl() }).await;
     let after = link.traffic().await?;
     let sent = after.sent - before.sent;
