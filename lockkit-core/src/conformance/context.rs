@@ -17,6 +17,8 @@ use crate::{
 const TTL: Duration = Duration::from_millis(1500);
 /// The ttl of cases that let many leases expire.
 const SHORT_TTL: Duration = Duration::from_millis(100);
+/// A ttl that no rounding leaves as it is.
+const ODD_TTL: Duration = Duration::from_millis(1337);
 /// The ttl of holders that nobody renews.
 const LONG_TTL: Duration = Duration::from_secs(60);
 
@@ -225,8 +227,12 @@ impl Context {
         self.fit(LONG_TTL)
     }
 
-    /// The least ttl of at least `wished` that the store grants.
-    pub(super) fn fit(&self, wished: Duration) -> Duration {
+    /// A ttl that is no round number, as the store grants it.
+    pub(super) fn odd_ttl(&self) -> Duration {
+        self.fit(ODD_TTL)
+    }
+
+    fn fit(&self, wished: Duration) -> Duration {
         let Some(range) = self.guarantees.expiry.range() else { return wished };
         let step = range.granularity.max(Duration::from_millis(1));
         let steps = wished.max(range.min).as_nanos().div_ceil(step.as_nanos());

@@ -76,7 +76,7 @@ fn caches() -> Vec<Flaw> {
         Flaw::twist(
             "release-hides-revocation",
             "a release of a grant that an operator has revoked is called a success",
-            &[],
+            &["C6-05"],
             ReleaseHidesRevocation,
         )
         .breaks("C6"),

@@ -27,13 +27,13 @@ const OF_A_CLIENT: &[Flaw] = &[
     ends(
         "release-by-client",
         "a release ends the client's grant of the name, whichever request it was for",
-        &[],
+        &["C6-04"],
         Rules { releases: |held, caller| held.client == caller.client, ..CORRECT },
     ),
     ends(
         "renewal-by-client",
         "a renewal extends the client's grant of the name, whichever request it was for",
-        &[],
+        &["C6-04"],
         Rules { renews: |held, caller| held.client == caller.client, ..CORRECT },
     ),
     ends(
@@ -51,7 +51,7 @@ const OF_A_CLIENT: &[Flaw] = &[
     ends(
         "withdrawal-of-all-names",
         "a withdrawal removes the client from the queues of all names",
-        &[],
+        &["C6-04"],
         Rules {
             elsewhere: Some(|entry, done| {
                 if done.what == What::Withdrew {
@@ -89,7 +89,7 @@ const OF_A_CLIENT: &[Flaw] = &[
     Flaw::rule(
         "loss-told-to-all-names",
         "the loss of one name is told to every lease of its client",
-        &[],
+        &["C6-05"],
         Rules {
             elsewhere: Some(|entry, done| {
                 let lost = match done.what {
@@ -112,7 +112,7 @@ const OF_A_QUEUE: &[Flaw] = &[
     ends(
         "revocation-of-all-names",
         "a revocation ends each grant with that token, whatever its name",
-        &[],
+        &["C6-05"],
         Rules {
             elsewhere: Some(|entry, done| {
                 let revokes = done.what == What::Revokes;
@@ -145,7 +145,7 @@ const OF_A_QUEUE: &[Flaw] = &[
     ends(
         "renewal-undoes-revocation",
         "a renewal brings back a grant that an operator has revoked",
-        &[],
+        &["C6-05"],
         Rules { renewal_creates: |entry| entry.freed_by() == Some(Ended::Revoked), ..CORRECT },
     ),
 ];
@@ -160,13 +160,13 @@ const OF_THE_PAST: &[Flaw] = &[
     ends(
         "replay-from-a-cache",
         "a replay is given the answer that it had, also when its grant has expired since",
-        &[],
+        &["C6-04"],
         Rules { replayed: |entry, id| entry.past.granted.get(&id).copied(), ..CORRECT },
     ),
     ends(
         "replay-from-a-cache-while-free",
         "a replay is given the answer that it had, when its grant has expired and nobody holds",
-        &[],
+        &["C6-04"],
         Rules {
             replayed: |entry, id| {
                 let free = entry.held.is_none() && entry.queue.is_empty();

@@ -57,7 +57,7 @@ const INSPECTIONS: &[Flaw] = &[
     shows(
         "inspection-shows-the-counter",
         "refused attempts count too, and the holder's token is shown as the counter: Redisson",
-        &[],
+        &["C16-08"],
         Rules {
             at_refusal: |entry| entry.last_token += 1,
             inspects: |entry, now| {
@@ -263,37 +263,40 @@ const LISTS: &[Flaw] = &[
 ];
 
 const LABELS: &[Flaw] = &[
-    labels("label-cut-at-newline", "a label ends at its first newline", &[], |_, label| {
+    labels("label-cut-at-newline", "a label ends at its first newline", &["C16-08"], |_, label| {
         label.split('\n').next().unwrap_or_default().to_owned()
     }),
-    labels("label-cut-at-nul", "a label ends at its first NUL byte", &[], |_, label| {
+    labels("label-cut-at-nul", "a label ends at its first NUL byte", &["C16-08"], |_, label| {
         label.split('\0').next().unwrap_or_default().to_owned()
     }),
     labels(
         "label-cut-at-colon",
         "a label is kept between colons, and ends at its own",
-        &[],
+        &["C16-08"],
         |_, label| label.split(':').next().unwrap_or_default().to_owned(),
     ),
-    labels("label-of-64", "a label of more than 64 characters is cut off", &[], |_, label| {
-        label.chars().take(64).collect()
-    }),
-    labels("label-trimmed", "white space around a label is dropped", &[], |_, label| {
+    labels(
+        "label-of-64",
+        "a label of more than 64 characters is cut off",
+        &["C16-08"],
+        |_, label| label.chars().take(64).collect(),
+    ),
+    labels("label-trimmed", "white space around a label is dropped", &["C16-08"], |_, label| {
         label.trim().to_owned()
     }),
-    labels("label-decoded", "a percent sequence in a label is decoded", &[], |_, label| {
+    labels("label-decoded", "a percent sequence in a label is decoded", &["C16-08"], |_, label| {
         label.replace("%20", " ").replace("%2F", "/").replace("%25", "%")
     }),
     labels(
         "label-in-the-plane",
         "characters beyond 16 bits become question marks",
-        &[],
+        &["C16-08"],
         |_, label| label.replace(|c: char| u32::from(c) > 0xffff, "?"),
     ),
     labels(
         "label-of-the-first-holder",
         "a name shows the label of the first that ever held it",
-        &[],
+        &["C16-08"],
         |entry, label| {
             entry.past.first.as_ref().map_or(label, |(_, first)| first.as_str()).to_owned()
         },

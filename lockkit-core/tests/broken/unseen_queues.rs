@@ -31,7 +31,7 @@ const BARGING: &[Flaw] = &[
     orders(
         "expiry-barges",
         "a name whose holder expired goes to whoever asks first",
-        &[],
+        &["C10-03"],
         Rules {
             turn: |entry, turn| {
                 entry.freed_by() == Some(Ended::Expired) || (CORRECT.turn)(entry, turn)
@@ -42,7 +42,7 @@ const BARGING: &[Flaw] = &[
     orders(
         "expiry-in-the-wrong-order",
         "a name whose holder expired goes to the newest waiter",
-        &[],
+        &["C10-03"],
         Rules {
             next: |entry| match entry.freed_by() {
                 Some(Ended::Expired) => entry.queue.len().checked_sub(1),

@@ -48,7 +48,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "ttl-in-tenths",
         "a ttl is rounded down to tenths of a second",
-        &[],
+        &["C11-05"],
         Rules {
             granted_until: |_, begins| in_tenths(begins),
             renewed_until: |_, _, begins| in_tenths(begins),
@@ -143,7 +143,7 @@ const GRANTS: &[Flaw] = &[
     lasts(
         "replay-extends-nothing",
         "a replay of the holder's request reports a fresh term, and extends nothing",
-        &[],
+        &["C11-05"],
         Rules { replay_extends: false, ..CORRECT },
     ),
 ];
@@ -161,7 +161,7 @@ const RENEWALS: &[Flaw] = &[
     lasts(
         "renewal-by-the-last-asker",
         "a renewal extends by the ttl of whichever request asked last",
-        &[],
+        &["C11-05"],
         Rules {
             renewed_until: |_, past, begins| {
                 let newest = past.newest.as_ref().map_or(begins.ttl, |(ttl, _)| *ttl);
@@ -232,7 +232,7 @@ const RENEWALS: &[Flaw] = &[
     lasts(
         "renewal-too-late",
         "a renewal in the last tenth of its ttl is told that the grant has ended",
-        &[],
+        &["C11-06"],
         Rules {
             renews: |held, caller| {
                 (CORRECT.renews)(held, caller)
@@ -256,7 +256,7 @@ const OTHERS: &[Flaw] = &[
     outlasts(
         "renewal-keeps-all-names",
         "a renewal of one name extends all that its client holds: one session",
-        &[],
+        &["C11-05"],
         Rules {
             elsewhere: Some(|entry, done| {
                 let renewed = done.what == What::Renewed;
@@ -271,7 +271,7 @@ const OTHERS: &[Flaw] = &[
     outlasts(
         "attempt-keeps-all-names",
         "whatever a client asks for keeps all that it holds: the store saw it alive",
-        &[],
+        &["C11-05"],
         Rules {
             elsewhere: Some(|entry, done| {
                 let asked = matches!(done.what, What::Granted | What::Refused);
@@ -292,7 +292,7 @@ const OTHERS: &[Flaw] = &[
     outlasts(
         "refusal-renews",
         "an attempt that is refused extends the grant that it met",
-        &[],
+        &["C11-05"],
         Rules {
             at_refusal: |entry| {
                 let (ttl, used) = (entry.held.as_ref().map(|held| held.ttl), entry.past.used);

@@ -101,7 +101,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-of-the-first-grant",
         "a request that comes again after its expiry gets the token that it had",
-        &[],
+        &["C6-04"],
         Rules {
             at_grant: |entry| {
                 let held = entry.held.as_mut();

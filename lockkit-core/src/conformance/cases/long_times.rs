@@ -6,8 +6,9 @@ use crate::Fairness as Claim;
 use crate::conformance::case::Challenge::{Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
+use crate::conformance::outcome::Outcome;
 use crate::conformance::queue::Queue;
-use crate::conformance::stop::{Verdict, require, require_held};
+use crate::conformance::stop::{Stop, Verdict, require, require_held};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -56,7 +57,12 @@ async fn idle(cx: Context) -> Verdict {
 }
 
 async fn many_grants(cx: Context) -> Verdict {
+    let began = cx.clock.now();
     let mut last = cx.is_free("busy").await?;
+    if cx.clock.now() > began {
+        let why = "its calls take time, and so many of them too much";
+        return Err(Stop::Final(Outcome::NotReached(why.into())));
+    }
     for _ in 0..u32::from(u16::MAX) + 2 {
         let grant = cx.granted(&*cx.provider, &cx.request("busy")?).await?;
         require!(grant.token > last, "token {} came after {last}", grant.token);

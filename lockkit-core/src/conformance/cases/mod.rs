@@ -25,6 +25,7 @@ mod operator_lists;
 mod performance;
 mod processes;
 mod safety;
+mod same_client;
 mod server;
 mod split_brain;
 mod terms;
@@ -59,6 +60,7 @@ const GROUPS: &[&[Case]] = &[
     name_pairs::CASES,
     long_times::CASES,
     long_waits::CASES,
+    same_client::CASES,
     loss::CASES,
     fairness::CASES,
     performance::CASES,

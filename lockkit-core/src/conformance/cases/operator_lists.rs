@@ -39,6 +39,14 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Operator]),
     Case::new(
+        "C16-08",
+        Safety,
+        "C16",
+        "inspect and list show each holder's label as it was given, and its token after any refusals",
+        |cx| Box::pin(labels(cx)),
+    )
+    .needs(&[Need::Operator]),
+    Case::new(
         "C16-07",
         Safety,
         "C16",
@@ -191,6 +199,48 @@ async fn passes_between_them(cx: &Context) -> Verdict {
     let grant = cx.by(cx.wake_up(), "the waiter is granted", waiting).await??;
     grant.lease.release().await?;
     cx.no_residue("passing").await
+}
+
+/// Labels that a store may take apart, cut off or write in another way.
+const LABELS: &[&str] = &[
+    "plain",
+    "two\nlines\r\n",
+    "a\0b",
+    "a:b:c",
+    "host/1/program|{\"a\": [1, 2]}",
+    "  blanks at both ends\t ",
+    "%20%2F%25 %s",
+    "\u{1f512} \u{e9} e\u{301} \u{5d0}\u{202e}",
+    "'; -- \"`$(x)\\",
+    "\u{1}\u{7f}",
+    "last",
+];
+
+async fn labels(cx: Context) -> Verdict {
+    let (client, other) = (cx.connect().await?, cx.connect().await?);
+    let name = cx.lock_name("labelled")?;
+    let long = ["a label of many words, ".repeat(12), "\u{e9}".repeat(100)];
+    for label in LABELS.iter().copied().chain(long.iter().map(String::as_str)) {
+        let request = cx.request_with_ttl("labelled", cx.long_ttl())?.with_label(label);
+        let grant = cx.granted(&*client, &request).await?;
+        let refused = cx.request("labelled")?.with_label("one that is refused");
+        let refused = other.try_acquire(&refused).await?;
+        require!(refused.is_none(), "granted beside a holder");
+        for look in [Look::Inspect, Look::List] {
+            let Some(seen) = look.at(&cx, &name).await? else {
+                return Err(Stop::failed(format!("{look:?} shows no holder of {label:?}")));
+            };
+            require!(
+                seen.label == label,
+                "{look:?} shows the label {:?} for {label:?}",
+                seen.label
+            );
+            let token = seen.token;
+            require!(token == Some(grant.token), "{look:?} shows {token:?} for {}", grant.token);
+        }
+        grant.lease.release().await?;
+    }
+    cx.no_residue("labelled").await
 }
 
 async fn over_time(cx: Context) -> Verdict {

@@ -362,7 +362,7 @@ impl<'a> World<'a> {
         if self.asked.len() >= MOST_REQUESTS {
             return Ok(None);
         }
-        let odd = self.cx.fit(Duration::from_millis(1337));
+        let odd = self.cx.odd_ttl();
         let ttls = [odd, self.cx.ttl(), self.cx.long_ttl(), odd];
         let ttl = ttls[wish % ttls.len()];
         let request = Request::new(self.names[name].name.clone(), ttl, self.cx.clock.clone())?;
