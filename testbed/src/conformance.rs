@@ -82,6 +82,7 @@ impl conformance::Link for Link {
         traffic.connections = counts.accepted;
         traffic.sent = counts.to_server.delivered;
         traffic.received = counts.to_client.delivered;
+        traffic.open = Some(counts.open);
         Ok(traffic)
     }
 }

@@ -1,7 +1,9 @@
 //! Mistakes that were written down before any case was made to catch them, over names, tokens, terms,
 //! ends, queues, operators, clients, links and long times.
 //!
-//! One that no case catches has none named: it survives, as an ignored trial of `broken.rs` shows.
+//! One that no case catches has none named: it survives, as an ignored trial of `broken.rs` shows. Four do.
+//! No store promises its waiters a word of what is removed by hand, nor their places over a restart,
+//! which ends the connections on which a late copy could come.
 
 use super::flaw::Flaw;
 use super::unseen_clients::unseen_clients;

@@ -185,7 +185,7 @@ const PLACES: &[Flaw] = &[
     Flaw::rule(
         "replay-goes-to-the-tail",
         "a replay of a waiter's request comes after all others",
-        &[],
+        &["C2-01"],
         Rules {
             keeps_place: |queue, place, ask| {
                 if ask == Ask::Queue {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
+use crate::Fairness as Claim;
 use crate::conformance::case::Case;
 use crate::conformance::case::Challenge::Atomicity;
 use crate::conformance::context::Context;
@@ -204,18 +205,31 @@ async fn replay_of_a_waiter(cx: Context) -> Verdict {
     }
     let lock = cx.lock("replayed").await?;
     // Releases at once: where the order is not promised, it may come before the replayed one.
-    let follower = tokio::spawn(async move { lock.acquire().await?.release().await });
+    let follower = tokio::spawn(async move {
+        let guard = lock.acquire().await?;
+        let token = guard.token();
+        guard.release().await.map(|()| token)
+    });
     pass(20).await;
+    // A replay that comes after the follower has the place before it all the same.
+    let mut behind = pin!(client.acquire(&request));
+    tokio::select! {
+        ended = &mut behind => require!(false, "granted beside a holder: {ended:?}"),
+        () = cx.sleep(Duration::from_millis(20)) => {}
+    }
     holder.release().await?;
     let either = async {
         tokio::select! {
             granted = &mut first => granted,
             granted = &mut again => granted,
+            granted = &mut behind => granted,
         }
     };
     let grant = cx.by(cx.wake_up(), "a replayed waiter is granted", either).await??;
     grant.lease.release().await?;
-    cx.by(cx.wake_up(), "its follower is granted", follower).await???;
+    let followed = cx.by(cx.wake_up(), "its follower is granted", follower).await???;
+    let in_order = cx.guarantees.fairness != Claim::Fifo || followed > grant.token;
+    require!(in_order, "a waiter that was replayed came after its follower");
     client.withdraw(&request).await?;
     cx.no_residue("replayed").await
 }
