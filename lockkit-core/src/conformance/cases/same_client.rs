@@ -224,10 +224,21 @@ async fn expired_in_order(cx: Context) -> Verdict {
     }
     let mut later = Queue::default();
     later.add_request(&cx, &other, cx.request_with_ttl("expiring", cx.long_ttl())?).await?;
-    // Its waiter is not polled while the holder expires.
-    cx.sleep(cx.ttl() + cx.expiry_slack()).await;
-    let barged = cx.provider.try_acquire(&cx.request("expiring")?).await?;
-    require!(barged.is_none(), "an attempt took a name that expired, past two waiters");
+    // Its waiter keeps its place until the holder is about to expire, and is not polled while it does.
+    let end = holder.term.sent.saturating_add(cx.ttl());
+    let about = end.saturating_sub(cx.slack() / 5).saturating_since(cx.clock.now());
+    tokio::select! {
+        granted = &mut head => {
+            require!(cx.clock.now() >= end, "granted before the holder's end: {granted:?}");
+            return Err(Stop::late("the holder expired before this case looked"));
+        }
+        () = cx.sleep(about) => {}
+    }
+    while cx.clock.now() <= end.saturating_add(cx.slack() / 2) {
+        let barged = cx.provider.try_acquire(&cx.request("expiring")?).await?;
+        require!(barged.is_none(), "an attempt took a name that expired, past two waiters");
+        cx.sleep(cx.slack() / 10).await;
+    }
     let newcomer = cx.request_with_ttl("expiring", cx.long_ttl())?;
     later.add_request(&cx, &Arc::clone(&cx.provider), newcomer).await?;
     require!(!later.someone_ended(&cx).await, "a name that expired went to a later waiter");
