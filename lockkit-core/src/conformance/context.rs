@@ -10,7 +10,7 @@ use super::outcome::Outcome;
 use super::stop::{Stop, Verdict};
 use crate::{
     Clock, Expiry, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator,
-    Request, RequestId, Result, StoreSays, WakeUp,
+    Request, RequestId, Result, StoreSays,
 };
 
 /// The ttl of most cases: a third of it, the limit of an attempt, is what a busy machine may add.
@@ -21,6 +21,10 @@ const SHORT_TTL: Duration = Duration::from_millis(100);
 const ODD_TTL: Duration = Duration::from_millis(1337);
 /// The ttl of holders that nobody renews.
 const LONG_TTL: Duration = Duration::from_secs(60);
+/// The least ttl that any caller may wish for.
+const LEAST_TTL: Duration = Duration::from_millis(50);
+/// So many calls fit into any ttl: a third of it, the limit of one, is four of them.
+const CALLS: u32 = 12;
 
 /// One run of one case.
 pub(super) struct Context {
@@ -33,7 +37,9 @@ pub(super) struct Context {
     pub(super) notes: Notes,
     /// The id of the case, and its own time limit.
     case: &'static str,
-    case_limit: Duration,
+    pub(super) case_limit: Duration,
+    /// What a call on the store takes, beyond what the slack covers on any store; zero on most.
+    pub(super) call: Duration,
     /// Starts every name of this run, so that runs on one store do not meet.
     prefix: String,
 }
@@ -53,19 +59,22 @@ impl Context {
         let run = RequestId::random().map(|id| id.to_string()).unwrap_or_default();
         let prefix = format!("conformance-{case}-{run}");
         let guarantees = provider.guarantees();
-        Self { fixture, guarantees, provider, clock, notes, case, case_limit, prefix }
+        let call = Duration::ZERO;
+        Self { fixture, guarantees, provider, clock, notes, case, case_limit, call, prefix }
     }
 
     /// The same run on another fixture's store.
     pub(super) async fn on(&self, fixture: Arc<dyn Fixture>) -> Verdict<Self> {
         let provider = fixture.connect().await?;
-        Ok(Self::new(self.case, self.case_limit, fixture, provider, self.notes.clone()))
+        let other = Self::new(self.case, self.case_limit, fixture, provider, self.notes.clone());
+        Ok(other.at_its_pace().await)
     }
 
-    /// After how long a case hangs: its own limit, longer where ttls are; a busy machine takes three
-    /// times as long, and in virtual time more costs nothing.
+    /// After how long a case hangs: its own limit, longer where ttls, polls or calls are; a busy
+    /// machine takes three times as long, and in virtual time more costs nothing.
     pub(super) fn limit(&self) -> Duration {
-        let limit = self.case_limit + 20 * self.ttl().saturating_sub(TTL);
+        let longer = 20 * self.ttl().saturating_sub(TTL) + 60 * self.poll() + 1000 * self.call;
+        let limit = self.case_limit + longer;
         if self.is_virtual() { 4 * limit } else { 3 * limit }
     }
 
@@ -163,7 +172,11 @@ impl Context {
         let end = self.clock.now().saturating_add(self.wake_up());
         while let Some(seen) = self.residue(name).await? {
             if self.clock.now() >= end {
-                return Err(Stop::failed(format!("something is left in the store: {seen}")));
+                let bound = self.wake_up();
+                return Err(Stop::failed(format!(
+                    "C9: all that used {name:?} has ended, and within {bound:?} the store must know of \
+                     nobody there; it still shows {seen}"
+                )));
             }
             self.sleep(Duration::from_millis(5)).await;
         }
@@ -214,12 +227,17 @@ impl Context {
 
     /// The ttl of most cases, as the store grants it.
     pub(super) fn ttl(&self) -> Duration {
-        self.fit(TTL)
+        self.fit(TTL.max(CALLS * self.call))
     }
 
     /// The least ttl for many expiries, as the store grants it.
     pub(super) fn short_ttl(&self) -> Duration {
-        self.fit(SHORT_TTL)
+        self.fit(SHORT_TTL.max(CALLS * self.call))
+    }
+
+    /// The least ttl that a caller may wish for and be granted before it is over.
+    pub(super) fn least_ttl(&self) -> Duration {
+        LEAST_TTL.max(CALLS * self.call)
     }
 
     /// A ttl that outlasts any case, as the store grants it.
@@ -232,7 +250,7 @@ impl Context {
         self.fit(ODD_TTL)
     }
 
-    fn fit(&self, wished: Duration) -> Duration {
+    pub(super) fn fit(&self, wished: Duration) -> Duration {
         let Some(range) = self.guarantees.expiry.range() else { return wished };
         let step = range.granularity.max(Duration::from_millis(1));
         let steps = wished.max(range.min).as_nanos().div_ceil(step.as_nanos());
@@ -249,18 +267,19 @@ impl Context {
         matches!(self.guarantees.expiry, Expiry::Connection(_))
     }
 
-    /// What a busy machine may add to any bound.
+    /// What a busy machine may add to any bound, and a few calls where calls take long.
     pub(super) fn slack(&self) -> Duration {
+        self.noise() + 4 * self.call
+    }
+
+    /// What a busy machine may add to any bound.
+    pub(super) fn noise(&self) -> Duration {
         Duration::from_millis(if self.is_virtual() { 50 } else { 500 })
     }
 
     /// By when a waiter knows that the name is free, as declared (C8).
     pub(super) fn wake_up(&self) -> Duration {
-        let declared = match self.guarantees.wake_up {
-            WakeUp::Push => Duration::ZERO,
-            WakeUp::Poll(every) => every,
-        };
-        declared + 2 * self.slack()
+        self.poll() + 2 * self.slack()
     }
 
     /// By when after its ttl a holder that is not heard of has lost the name (C11).

@@ -67,6 +67,7 @@ mod hook;
 mod notes;
 mod one_run;
 mod outcome;
+mod pace;
 mod poll;
 mod pressure;
 mod queue;

@@ -85,7 +85,9 @@ async fn in_time(
     if let Some(outcome) = case.barred(&*fixture, &*provider) {
         return Err(Stop::Final(outcome));
     }
-    let context = Context::new(case.id, case.limit_in(fixture.time()), fixture, provider, notes);
+    let limit = case.limit_in(fixture.time());
+    let context = Context::new(case.id, limit, fixture, provider, notes);
+    let context = context.at_its_pace().await;
     let limit = context.limit();
     // Whoever waits has given up, or hears it.
     report.send(Step::Begun(limit)).ok();

@@ -23,7 +23,7 @@ impl Queue {
         client: &Arc<dyn LockProvider>,
         tail: &str,
     ) -> Verdict {
-        self.add_request(cx, client, cx.request(tail)?).await
+        self.add_request(cx, client, cx.request_with_ttl(tail, cx.patient_ttl())?).await
     }
 
     /// The same with a request of the case's own.
@@ -60,8 +60,7 @@ impl Queue {
 
     /// Whether somebody's wait has ended already; looks after the others had time to move.
     pub(super) async fn someone_ended(&mut self, cx: &Context) -> bool {
-        let moment = std::time::Duration::from_millis(20);
-        cx.sleep(moment).await;
+        cx.sleep(cx.arrival()).await;
         self.waiting.try_join_next().is_some()
     }
 

@@ -8,10 +8,34 @@ use super::context::Context;
 use super::counted::{CountedClient, CountedLink, CountedServer};
 use super::faults::{Linked, Server};
 use super::stop::{Stop, Verdict, require};
-use crate::{Error, Result};
+use crate::{Applied, Error, Result};
 
 /// The most that one call may wait for a store (C12).
 const CALL: Duration = Duration::from_secs(2);
+
+/// How late each message is where round trips are counted.
+const ONE_WAY: Duration = Duration::from_millis(40);
+
+/// How many round trips an attempt takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RoundTrips {
+    One,
+    /// The first call reads, or makes room, and a later one takes: whoever got no reply to the first
+    /// may not have asked for the name yet.
+    Several,
+}
+
+impl RoundTrips {
+    /// Whether an attempt without a reply is answered as it must be: it may have had effect. One in
+    /// several round trips may know that it had none.
+    pub(super) fn unanswered<T>(self, answer: &Result<T>) -> bool {
+        match answer {
+            Err(Error::Unavailable { applied: Applied::Maybe, .. }) => true,
+            Err(Error::Unavailable { applied: Applied::No, .. }) => self == Self::Several,
+            _ => false,
+        }
+    }
+}
 
 impl Context {
     /// One more client of the store, behind a link of its own; calls and faults are counted.
@@ -49,6 +73,32 @@ impl Context {
     /// By when a call has ended, whatever the store does (C12).
     pub(super) fn call_limit(&self) -> Duration {
         CALL + self.slack()
+    }
+
+    /// Whether an attempt of this store's clients is in one round trip, or in several; measured on a
+    /// link that takes its time.
+    pub(super) async fn round_trips(&self) -> Verdict<RoundTrips> {
+        let Linked { client, link } = self.linked().await?;
+        // The least of two: what a busy machine adds to one of them, it does not add to both.
+        let took = async || {
+            let mut least = Duration::MAX;
+            for _ in 0..2 {
+                let began = self.clock.now();
+                let grant = self.granted(&*client, &self.request("round-trips")?).await?;
+                least = least.min(self.clock.now().saturating_since(began));
+                grant.lease.release().await?;
+            }
+            Verdict::Ok(least)
+        };
+        // The first time connects.
+        took().await?;
+        let at_once = took().await?;
+        link.delay(ONE_WAY).await?;
+        let delayed = took().await?;
+        link.pass().await?;
+        let added = delayed.saturating_sub(at_once);
+        self.notes.time("added to an attempt by a round trip of 80 ms", added);
+        Ok(if added < 3 * ONE_WAY { RoundTrips::One } else { RoundTrips::Several })
     }
 
     /// Repeats a call, as the driver does, until the store answers.

@@ -72,7 +72,7 @@ async fn late_attempt(cx: Context) -> Verdict {
     let lock = cx.locks_of(tap.clone()).lock(cx.name("late"));
     for waits in [false, true] {
         tap.hold_up_attempts(ttl / 2);
-        let limit = Duration::from_millis(20);
+        let limit = cx.arrival();
         let given_up = if waits {
             lock.acquire_within(limit).await.map(Some)
         } else {
@@ -81,7 +81,7 @@ async fn late_attempt(cx: Context) -> Verdict {
         require!(given_up.is_err(), "granted before the request was sent: {given_up:?}");
         require!(tap.withdrawals() > 0 || !waits, "given up without a withdrawal");
         // The request arrives now, long after the first withdrawal.
-        cx.sleep(ttl / 2 + cx.slack() / 5).await;
+        cx.sleep(ttl / 2 + cx.moment()).await;
         cx.is_free("late").await?;
         cx.no_residue("late").await?;
     }
@@ -93,17 +93,21 @@ type Last = Arc<Mutex<Option<GuardWatch>>>;
 
 async fn everything_at_once(cx: Context) -> Verdict {
     const TASKS: u64 = 12;
-    let rounds = if cx.is_virtual() { 150 } else { 60 };
+    let most = if cx.is_virtual() { 150 } else { 60 };
+    let budget = cx.budget();
     let last = Last::default();
     let silent = matches!(cx.guarantees.expiry, Expiry::Ttl(_));
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {
         let tap = Tap::on(cx.connect().await?, &cx.clock);
         let lock = cx.locks_of(tap.clone()).lock(cx.name("busy")).ttl(cx.short_ttl());
-        let (clock, last) = (cx.clock.clone(), Arc::clone(&last));
+        let (clock, last, budget) = (cx.clock.clone(), Arc::clone(&last), budget.clone());
         let mut random = Random(task + 1);
         tasks.spawn(async move {
-            for _ in 0..rounds {
+            for round in 0..most {
+                if round >= 3 && budget.is_spent() {
+                    break;
+                }
                 let turn = Duration::from_micros(random.below(3000));
                 match random.below(if silent { 25 } else { 24 }) {
                     0..8 => release(take(&lock, &last).await?, clock.sleep(turn)).await?,

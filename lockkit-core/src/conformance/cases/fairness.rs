@@ -235,7 +235,7 @@ async fn nobody_starves(cx: Context) -> Verdict {
     let mut held = cx.granted(&*client, &cx.request("busy")?).await?;
     let lock = cx.lock("busy").await?;
     let waiter = tokio::spawn(async move { lock.acquire().await?.release().await });
-    cx.sleep(Duration::from_millis(20)).await;
+    cx.sleep(cx.arrival()).await;
     for _ in 0..ROUNDS {
         cx.sleep(Duration::from_millis(2)).await;
         // No turn for anybody else between the two, unless the store gives it.

@@ -15,6 +15,7 @@ use crate::conformance::context::Context;
 use crate::conformance::faults::{Link, Linked, Way};
 use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
+use crate::conformance::under_faults::RoundTrips;
 use crate::{Applied, Error, Grant, LockProvider, Request, Result};
 
 pub(super) const CASES: &[Case] = &[
@@ -27,8 +28,8 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
-    .operations(24)
-    .faults(8),
+    .operations(36)
+    .faults(9),
     Case::new(
         "C15-02",
         Safety,
@@ -38,8 +39,8 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
-    .operations(24)
-    .faults(8),
+    .operations(36)
+    .faults(9),
     Case::new(
         "C6-02",
         Safety,
@@ -49,8 +50,8 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
-    .operations(16)
-    .faults(8),
+    .operations(28)
+    .faults(9),
     Case::new(
         "AT-08-link",
         Atomicity,
@@ -60,8 +61,8 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Hook(Hook::Link)])
     .within(60)
-    .operations(8)
-    .faults(2),
+    .operations(20)
+    .faults(3),
     Case::new(
         "PF-10-link",
         Performance,
@@ -104,6 +105,7 @@ const CALLS: [Call; 4] = [Call::Attempt, Call::Renewal, Call::Release, Call::Wit
 /// Every call under each of these faults, side by side.
 async fn each(cx: Context, faults: &[Fault]) -> Verdict {
     let cx = Arc::new(cx);
+    let round_trips = cx.round_trips().await?;
     let mut trials = JoinSet::new();
     for (call, fault) in
         CALLS.iter().flat_map(|call| faults.iter().map(move |fault| (*call, *fault)))
@@ -111,7 +113,7 @@ async fn each(cx: Context, faults: &[Fault]) -> Verdict {
         let cx = Arc::clone(&cx);
         trials.spawn(async move {
             let tail = format!("{call:?}-{fault:?}");
-            let trial = Trial::start(&cx, &tail, call).await?;
+            let trial = Trial::start(&cx, &tail, call, round_trips).await?;
             trial.under(fault).await.map_err(|stop| stop.of(format_args!("{call:?}, {fault:?}")))
         });
     }
@@ -126,6 +128,8 @@ struct Trial<'a> {
     cx: &'a Context,
     tail: &'a str,
     call: Call,
+    /// How many an attempt takes.
+    round_trips: RoundTrips,
     client: Arc<dyn LockProvider>,
     link: Arc<dyn Link>,
     request: Request,
@@ -133,8 +137,28 @@ struct Trial<'a> {
     grant: Option<Grant>,
 }
 
+impl Fault {
+    /// What a call must answer that meets it.
+    const fn expected(self) -> &'static str {
+        match self {
+            Self::LostRequest => "its request was lost, so it must be Unavailable",
+            Self::LostReply => "its reply was lost, so it must be Unavailable, and say Maybe",
+            Self::TooLateReply => {
+                "its reply came after its limit, so it must be Unavailable, Maybe"
+            }
+            Self::LateReply => "its reply came late, but within its limit, so it must be done",
+            Self::Reset => "it was reset after it had arrived, so it must be done, or say Maybe",
+        }
+    }
+}
+
 impl<'a> Trial<'a> {
-    async fn start(cx: &'a Context, tail: &'a str, call: Call) -> Verdict<Self> {
+    async fn start(
+        cx: &'a Context,
+        tail: &'a str,
+        call: Call,
+        round_trips: RoundTrips,
+    ) -> Verdict<Self> {
         let Linked { client, link } = cx.linked().await?;
         // The client has its connections before anything is disturbed.
         cx.granted(&*client, &cx.request(tail)?).await?.lease.release().await?;
@@ -144,7 +168,7 @@ impl<'a> Trial<'a> {
             Call::Attempt => None,
             _ => Some(cx.granted(&*client, &request).await?),
         };
-        Ok(Self { cx, tail, call, client, link, request, grant })
+        Ok(Self { cx, tail, call, round_trips, client, link, request, grant })
     }
 
     /// Makes the call; `Some`: a grant that it gave.
@@ -185,7 +209,10 @@ impl<'a> Trial<'a> {
         let (answer, took) = (answer?, cx.clock.now().saturating_since(started));
         let done = self.is_done(&answer);
         let unknown = matches!(&answer, Err(Error::Unavailable { .. }));
-        let maybe = matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
+        let maybe = match self.call {
+            Call::Attempt => self.round_trips.unanswered(&answer),
+            _ => matches!(&answer, Err(Error::Unavailable { applied: Applied::Maybe, .. })),
+        };
         if fault == Fault::LateReply && unknown {
             return Err(Stop::late(format!("after {took:?} it answered {answer:?}")));
         }
@@ -197,11 +224,11 @@ impl<'a> Trial<'a> {
             // A client may ask again by itself.
             Fault::Reset => done || maybe,
         };
-        require!(right, "after {took:?} it answered {answer:?}");
+        require!(right, "C15: after {took:?} it answered {answer:?}; {}", fault.expected());
         // A client that hears nothing may end its session, and what was asked for on it.
         let unheard = self.call == Call::Attempt && fault != Fault::LostRequest;
         if !(cx.has_sessions() && unheard || cx.ends_with_connection() && fault == Fault::Reset) {
-            self.look(fault != Fault::LostRequest).await?;
+            self.look(self.reached(fault, &answer)).await?;
         }
         match fault {
             // The reply comes to a caller that has long had another answer.
@@ -220,20 +247,41 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// What of the call has reached the store; `None`: that depends on which of its round trips it was
+    /// in.
+    fn reached(&self, fault: Fault, answer: &Result<Option<Grant>>) -> Option<bool> {
+        match (fault, answer) {
+            (Fault::LostRequest, _) => Some(false),
+            // Whoever says that nothing was done has to be right.
+            (_, Err(Error::Unavailable { applied: Applied::No, .. })) => Some(false),
+            (_, Err(Error::Unavailable { .. })) if self.is_in_several_round_trips() => None,
+            _ => Some(true),
+        }
+    }
+
+    fn is_in_several_round_trips(&self) -> bool {
+        self.call == Call::Attempt && self.round_trips == RoundTrips::Several
+    }
+
     fn may_be_lost(&self) -> bool {
         self.call == Call::Release || (self.call == Call::Renewal && self.cx.ends_with_connection())
     }
 
     /// The store has done what reached it, and nothing else.
-    async fn look(&self, reached: bool) -> Verdict {
+    async fn look(&self, reached: Option<bool>) -> Verdict {
         let cx = self.cx;
-        let is_held = match self.call {
-            Call::Attempt => reached,
-            Call::Renewal => true,
-            Call::Release | Call::Withdrawal => !reached,
-        };
         let other = cx.provider.try_acquire(&cx.request(self.tail)?).await?;
-        require!(other.is_none() == is_held, "held must be {is_held}, another got {other:?}");
+        let is_held = match (self.call, reached) {
+            (Call::Attempt, Some(reached)) => reached,
+            (Call::Renewal, _) => true,
+            (Call::Release | Call::Withdrawal, Some(reached)) => !reached,
+            (_, None) => other.is_none(),
+        };
+        require!(
+            other.is_none() == is_held,
+            "C15: the store must have done what reached it, so that the name is held is {is_held}; another \
+             client asked for it and got {other:?}"
+        );
         if let Some(other) = other {
             other.lease.release().await?;
         }
@@ -256,7 +304,7 @@ impl<'a> Trial<'a> {
         let answer = Ok(answer.await?);
         require!(self.is_done(&answer), "asked again, it answered {answer:?}");
         if self.call == Call::Attempt {
-            self.look(true).await?;
+            self.look(Some(true)).await?;
         }
         cx.answered("the withdrawal is answered", || self.client.withdraw(request)).await?;
         cx.granted(&*cx.provider, &cx.request(tail)?).await?.lease.release().await?;
@@ -265,9 +313,10 @@ impl<'a> Trial<'a> {
 }
 
 async fn twice(cx: Context) -> Verdict {
+    let round_trips = cx.round_trips().await?;
     for released in [false, true] {
         let tail = if released { "released" } else { "held" };
-        let trial = Trial::start(&cx, tail, Call::Attempt).await?;
+        let trial = Trial::start(&cx, tail, Call::Attempt, round_trips).await?;
         let Trial { client, link, request, .. } = &trial;
         link.hold_old(Way::Requests).await?;
         let first = cx.by(cx.call_limit(), "a call has a limit", client.try_acquire(request));
@@ -275,7 +324,7 @@ async fn twice(cx: Context) -> Verdict {
         let grant = match first {
             // Asked again by the client itself, over a new connection.
             Ok(Some(grant)) => grant,
-            Err(Error::Unavailable { applied: Applied::Maybe, .. }) => {
+            unanswered if round_trips.unanswered(&unanswered) => {
                 let again = cx.answered("a replay", || client.try_acquire(request)).await?;
                 again.ok_or_else(|| Stop::failed("a free name was refused"))?
             }
@@ -286,7 +335,7 @@ async fn twice(cx: Context) -> Verdict {
         }
         // Here the first one arrives.
         link.deliver().await?;
-        cx.sleep(cx.slack() / 5).await;
+        cx.sleep(cx.moment()).await;
         let other = cx.provider.try_acquire(&cx.request(tail)?).await?;
         require!(other.is_some() == released, "released is {released}, another got {other:?}");
         if let Some(other) = other {
@@ -311,7 +360,7 @@ async fn slow(cx: Context) -> Verdict {
     const DELAY: Duration = Duration::from_millis(50);
     /// What a call may take: one round trip is the aim, but not the contract.
     const ROUND_TRIPS: u32 = 4;
-    let trial = Trial::start(&cx, "slow", Call::Attempt).await?;
+    let trial = Trial::start(&cx, "slow", Call::Attempt, RoundTrips::One).await?;
     trial.link.delay(DELAY).await?;
     let (least, most) = (2 * DELAY, ROUND_TRIPS * 2 * DELAY + cx.slack());
     let mut times = [const { Vec::new() }; CALLS.len() - 1];

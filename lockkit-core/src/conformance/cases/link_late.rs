@@ -11,7 +11,8 @@ use crate::conformance::context::Context;
 use crate::conformance::faults::{Linked, Way};
 use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_held};
-use crate::{Applied, Error, Guard, Lease, LockProvider};
+use crate::conformance::under_faults::RoundTrips;
+use crate::{Error, Guard, Lease, LockProvider};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -22,8 +23,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(lost_replies(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .operations(4)
-    .faults(2),
+    .operations(16)
+    .faults(3),
     Case::new(
         "AT-07-link",
         Atomicity,
@@ -32,8 +33,8 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(late_requests(cx)),
     )
     .needs(&[Need::Hook(Hook::Link)])
-    .operations(16)
-    .faults(6),
+    .operations(28)
+    .faults(7),
     Case::new(
         "AT-07-waiting",
         Atomicity,
@@ -87,6 +88,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 async fn lost_replies(cx: Context) -> Verdict {
+    let round_trips = cx.round_trips().await?;
     let Linked { client, link, .. } = cx.linked().await?;
     let locks = cx.locks_of(client);
     // So long that no ttl mends anything here.
@@ -94,8 +96,11 @@ async fn lost_replies(cx: Context) -> Verdict {
     let probe = cx.lock("ambiguous").await?;
     link.lose(Way::Replies).await?;
     let tried = cx.by(cx.call_limit(), "an attempt has a limit", lock.try_acquire()).await?;
-    let ambiguous = matches!(&tried, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
-    require!(ambiguous, "an attempt whose reply was lost answered {tried:?}");
+    require!(
+        round_trips.unanswered(&tried),
+        "C15: the reply to an attempt in {round_trips:?} round trips was lost; it must be Unavailable, and \
+         say Maybe of what the store may have done; it answered {tried:?}"
+    );
     link.pass().await?;
     let free = probe.acquire_within(cx.healed()).await;
     let free = free.map_err(|error| Stop::error(&error, "an ambiguous grant stays"))?;
@@ -125,10 +130,11 @@ enum Asked {
 
 async fn late_requests(cx: Context) -> Verdict {
     let cx = Arc::new(cx);
+    let round_trips = cx.round_trips().await?;
     let mut tasks = JoinSet::new();
     for asked in [Asked::Once, Asked::Waiting, Asked::WaitingBehindAHolder] {
         tasks.spawn(late_request(Arc::clone(&cx), asked));
-        tasks.spawn(overtaken_request(Arc::clone(&cx), asked));
+        tasks.spawn(overtaken_request(Arc::clone(&cx), asked, round_trips));
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;
@@ -159,7 +165,7 @@ async fn late_request(cx: Arc<Context>, asked: Asked) -> Verdict {
 }
 
 /// The request arrives after its withdrawal, which went over a new connection.
-async fn overtaken_request(cx: Arc<Context>, asked: Asked) -> Verdict {
+async fn overtaken_request(cx: Arc<Context>, asked: Asked, round_trips: RoundTrips) -> Verdict {
     let tail = format!("{asked:?}-overtaken");
     let Linked { client, link, .. } = cx.linked().await?;
     warm(&cx, &*client, &tail).await?;
@@ -173,8 +179,11 @@ async fn overtaken_request(cx: Arc<Context>, asked: Asked) -> Verdict {
         }
     };
     let given_up = cx.by(cx.call_limit(), "a request that is held up ends", given_up).await?;
-    let ambiguous = matches!(&given_up, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
-    require!(ambiguous, "a request that was held up answered {given_up:?}");
+    require!(
+        round_trips.unanswered(&given_up),
+        "C15: a request in {round_trips:?} round trips was held up on its way; it must be Unavailable, and \
+         say Maybe of what may still come; it answered {given_up:?}"
+    );
     cx.answered("the withdrawal is answered", || client.withdraw(&request)).await?;
     link.deliver().await?;
     nothing_stays(&cx, holder, &tail, cx.wake_up()).await
@@ -201,7 +210,7 @@ pub(super) async fn nothing_stays(
     tail: &str,
     bound: Duration,
 ) -> Verdict {
-    cx.sleep(cx.slack() / 5).await;
+    cx.sleep(cx.moment()).await;
     if let Some(holder) = holder {
         cx.have_come(tail, 1).await?;
         require_held(&holder, "a request that was given up ended a holder")?;
@@ -250,10 +259,10 @@ async fn answers_of_their_own(cx: Context) -> Verdict {
         link.hold(Way::Replies).await?;
         let before = tokio::spawn(lock.try_acquire());
         // The store has answered by then.
-        cx.sleep(cx.slack() / 5).await;
+        cx.sleep(cx.moment()).await;
         holder.release().await?;
         let after = tokio::spawn(lock.try_acquire());
-        cx.sleep(cx.slack() / 5).await;
+        cx.sleep(cx.moment()).await;
         link.deliver().await?;
         let mut granted = Vec::new();
         for tried in [before, after] {
@@ -285,7 +294,7 @@ async fn late_calls(cx: Context) -> Verdict {
         link.deliver().await?;
         let ended = cx.by(cx.call_limit(), "a late call ends", called).await??;
         require!(ended.is_err(), "a call delivered after the next grant was acknowledged");
-        cx.sleep(cx.slack() / 5).await;
+        cx.sleep(cx.moment()).await;
         let other = cx.connect().await?;
         let third = other.try_acquire(&cx.request("late")?).await?;
         require!(third.is_none(), "a late call ended the next holder's grant");
@@ -326,7 +335,7 @@ async fn overtaken_calls(cx: Context) -> Verdict {
     let ttl = 2 * cx.ttl();
     let next = cx.granted(&*cx.provider, &cx.request_with_ttl("overtaken", ttl)?).await?;
     link.deliver().await?;
-    cx.sleep(cx.slack() / 5).await;
+    cx.sleep(cx.moment()).await;
     let (other, after) = (cx.connect().await?, cx.request("overtaken")?);
     let third = other.try_acquire(&cx.request("overtaken")?).await?;
     require!(third.is_none(), "a call that was overtaken ended the next holder's grant");

@@ -231,7 +231,7 @@ async fn at_risk_at_once(cx: Context) -> Verdict {
     // So long that nothing but the store's own signal can tell in time.
     let lock = cx.locks_of(client).lock(cx.name("risky")).ttl(cx.long_ttl());
     let guard = lock.acquire().await?;
-    cx.sleep(cx.slack() / 5).await;
+    cx.sleep(cx.moment()).await;
     require!(guard.at_risk().now_or_never().is_none(), "at risk on a link that is whole");
     link.refuse().await?;
     link.reset().await?;

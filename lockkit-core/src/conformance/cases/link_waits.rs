@@ -143,12 +143,12 @@ async fn late_grant_ends(cx: Context) -> Verdict {
     let first = cx.request_with_ttl("late", cx.long_ttl())?;
     link.hold(Way::Replies).await?;
     let late = tokio::spawn(wait_once(Arc::clone(&client), first.clone()));
-    cx.sleep(cx.slack() / 5).await;
+    cx.sleep(cx.moment()).await;
     let withdrawn = {
         let (client, first) = (Arc::clone(&client), first.clone());
         tokio::spawn(async move { client.withdraw(&first).await })
     };
-    cx.sleep(cx.slack() / 5).await;
+    cx.sleep(cx.moment()).await;
     link.deliver().await?;
     cx.by(cx.call_limit(), "a withdrawal is answered", withdrawn).await???;
     let late = cx.by(cx.call_limit(), "a withdrawn request ends", late).await??;
@@ -163,7 +163,7 @@ async fn late_grant_ends(cx: Context) -> Verdict {
         let known = matches!(released, Ok(()) | Err(Error::Lost { .. }));
         require!(known, "the release of a grant that came late answered {released:?}");
     }
-    cx.sleep(cx.slack() / 5).await;
+    cx.sleep(cx.moment()).await;
     require!(!waiting.is_finished(), "granted, or refused, beside a holder");
     holder.lease.release().await?;
     let granted = cx.by(cx.wake_up(), "a waiter is granted", waiting).await???;
@@ -203,7 +203,7 @@ async fn one_is_reset(cx: Context) -> Verdict {
         links.push(link);
     }
     links[RESET].reset().await?;
-    cx.sleep(cx.slack() / 5).await;
+    cx.sleep(cx.moment()).await;
     holder.lease.release().await?;
     let mut order = Vec::new();
     for _ in 0..WAITERS {

@@ -278,7 +278,7 @@ async fn closed(cx: Context) -> Verdict {
     let holder = cx.lock("waited").await?.acquire().await?;
     // One waits for another client, and one for what this close() releases.
     let waiters = ["waited", "held"].map(|name| tokio::spawn(locks.lock(cx.name(name)).acquire()));
-    cx.sleep(Duration::from_millis(20)).await;
+    cx.sleep(cx.arrival()).await;
     cx.by(2 * cx.wake_up(), "close() ends", locks.close(cx.wake_up())).await??;
     for waiter in waiters {
         let waited = cx.by(cx.slack(), "close() ends a waiter", waiter).await??;

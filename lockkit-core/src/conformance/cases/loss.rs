@@ -170,7 +170,7 @@ async fn sticky_signal(cx: Context) -> Verdict {
     // Asked for the first time after it happened.
     let grant = cx.granted(&*client, &cx.request("removed")?).await?;
     cx.fixture.remove(&name).await?;
-    cx.sleep(Duration::from_millis(20)).await;
+    cx.sleep(cx.arrival()).await;
     cx.by(bound, "a loss from before it was asked for is told", grant.lease.lost()).await?;
     // Asked, and dropped before it happened.
     let grant = cx.granted(&*client, &cx.request("removed")?).await?;

@@ -1,7 +1,5 @@
 //! Operators: what they see is so, and what they end is what they mean.
 
-use std::time::Duration;
-
 use crate::conformance::case::Challenge::{Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
@@ -106,7 +104,7 @@ async fn revoked(cx: Context) -> Verdict {
     let operator = cx.operator()?;
     let guard = cx.lock("revoked").await?.acquire().await?;
     let waiter = tokio::spawn(cx.lock("revoked").await?.acquire());
-    cx.sleep(Duration::from_millis(20)).await;
+    cx.sleep(cx.arrival()).await;
     let (name, token) = (guard.name().clone(), guard.token());
     for wrong in [token.as_u64() - 1, token.as_u64() + 1] {
         let Ok(wrong) = FencingToken::new(wrong) else { continue };

@@ -75,7 +75,7 @@ async fn uncontended(cx: Context) -> Verdict {
         released.push(cx.clock.now().saturating_since(granted));
     }
     // What a busy machine adds to one of them, it does not add to half of them.
-    let bound = cx.slack() / 5;
+    let bound = cx.moment();
     for (what, took) in [("acquire", acquired), ("release", released)] {
         let median = cx.notes.times(what, took);
         require_in_time!(
@@ -94,7 +94,7 @@ async fn hand_offs(cx: Context) -> Verdict {
         let holder = ours.acquire().await?;
         let (waiter, clock) = (theirs.acquire(), cx.clock.clone());
         let waiter = tokio::spawn(async move { waiter.await.map(|guard| (clock.now(), guard)) });
-        cx.sleep(Duration::from_millis(5)).await;
+        cx.sleep(Duration::from_millis(5) + cx.call).await;
         let released = cx.clock.now();
         holder.release().await?;
         let (granted, guard) = cx.by(cx.wake_up(), "a hand-off", waiter).await???;
@@ -103,8 +103,8 @@ async fn hand_offs(cx: Context) -> Verdict {
     }
     let median = cx.notes.times("hand-off", took);
     // What a busy machine adds to one of them, it does not add to half of them.
-    let declared = cx.wake_up().saturating_sub(2 * cx.slack());
-    let bound = declared + cx.slack() / 5;
+    let declared = cx.poll();
+    let bound = declared + cx.moment();
     require_in_time!(
         median <= bound,
         "the median hand-off took {median:?}, declared are {declared:?}"
@@ -147,11 +147,10 @@ async fn drained(cx: Context) -> Verdict {
         let lock = clients[waiter as usize % clients.len()].lock(cx.name("drained"));
         waiters.spawn(async move { lock.acquire().await?.release().await });
     }
-    cx.sleep(Duration::from_millis(50)).await;
+    cx.sleep(Duration::from_millis(50) + cx.call).await;
     holder.release().await?;
     // Each hand-off has the whole declared time, but a busy machine's slack counts only once.
-    let declared = cx.wake_up().saturating_sub(2 * cx.slack());
-    let bound = WAITERS * (declared + Duration::from_millis(20)) + 2 * cx.slack();
+    let bound = WAITERS * (cx.poll() + cx.arrival()) + 2 * cx.slack();
     let drain = async {
         while let Some(ended) = waiters.join_next().await {
             ended??;
@@ -185,7 +184,7 @@ async fn busy(cx: Context) -> Verdict {
     }
     let each = cx.clock.now().saturating_since(started) / 100;
     cx.notes.time("attempt on a held name, mean", each);
-    require_in_time!(each <= cx.slack() / 5, "an attempt on a held name took {each:?}");
+    require_in_time!(each <= cx.moment(), "an attempt on a held name took {each:?}");
     require_held(&holder, "attempts ended the holder's lease")?;
     holder.release().await?;
     cx.no_residue("busy").await
@@ -207,7 +206,7 @@ async fn no_head_of_line(cx: Context) -> Verdict {
     let alone = cx.clock.now().saturating_since(started);
     let waiters: Vec<_> =
         (0..20).map(|_| tokio::spawn(locks.lock(cx.name("held")).acquire())).collect();
-    cx.sleep(Duration::from_millis(20)).await;
+    cx.sleep(cx.arrival()).await;
     let bound = alone * 3 + Duration::from_secs(1) + cx.slack();
     let started = cx.clock.now();
     let beside = others("beside");

@@ -162,7 +162,7 @@ async fn one_client_twice(cx: Context) -> Verdict {
     let again = client.try_acquire(&cx.request("twice")?).await?;
     require!(again.is_none(), "one client was granted a name twice, by a plain request");
     let waiter = tokio::spawn(locks.lock(cx.name("twice")).acquire());
-    cx.sleep(Duration::from_millis(20)).await;
+    cx.sleep(cx.arrival()).await;
     require!(!waiter.is_finished(), "one client was granted a name twice, by waiting");
     let token = guard.token();
     guard.release().await?;
@@ -201,7 +201,7 @@ async fn ttls(cx: Context) -> Verdict {
         require!(matches!(refused, Err(Error::Invalid { .. })), "a ttl of {ttl:?}: {refused:?}");
     }
     let range = cx.guarantees.expiry.range();
-    for ttl in [millis(50), Duration::from_micros(1_234_567), day] {
+    for ttl in [cx.least_ttl(), cx.least_ttl().max(Duration::from_micros(1_234_567)), day] {
         let lock = lock.clone().ttl(ttl);
         let guard = cx.by(cx.wake_up(), "a good ttl is granted", lock.acquire()).await??;
         let least = range.map(|range| ttl.min(range.max));

@@ -136,7 +136,8 @@ async fn no_wake_up_is_lost(cx: Context) -> Verdict {
         let holder = ours.acquire().await?;
         let request = cx.request("paused")?;
         let mut waiting = pin!(client.acquire(&request));
-        let early = tokio::time::timeout(Duration::from_millis(10), polled(&mut waiting, polls));
+        let moment = Duration::from_millis(10) + cx.call;
+        let early = tokio::time::timeout(moment, polled(&mut waiting, polls));
         let early = early.await.ok().flatten();
         require!(early.is_none(), "granted beside a holder: {early:?}");
         // Not polled while the name becomes free.
@@ -169,7 +170,7 @@ async fn stalled_waiter(cx: Context) -> Verdict {
     let bound = cx.ttl() + cx.expiry_slack();
     let guard = cx.by(bound, "the follower of a stalled waiter is granted", follower).await???;
     // It wakes up: whatever it is told, it is not that it holds.
-    if let Ok(Ok(grant)) = tokio::time::timeout(Duration::from_millis(20), stalled).await {
+    if let Ok(Ok(grant)) = tokio::time::timeout(cx.arrival(), stalled).await {
         let end = grant.term.ttl.map(|ttl| grant.term.sent.saturating_add(ttl));
         let over = end.is_some_and(|end| end <= cx.clock.now());
         require!(over, "a stalled waiter was granted beside its follower");
