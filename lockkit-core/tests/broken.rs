@@ -1,6 +1,6 @@
 //! The suite is itself tested: each provider that is broken on purpose is caught by its named case,
-//! in every run of three, and a provider that is right is caught by none. `LOCKKIT_RUNS=20` runs more,
-//! as `cargo xtask soak` does.
+//! in every run of three, and a provider that is right is caught by none, however unusual it is.
+//! `LOCKKIT_RUNS=20` runs more, as `cargo xtask soak` does.
 //!
 //! `cargo test --test broken -- --ignored` prints every case that catches each of them, and checks that
 //! the mistakes that no case is named for still survive them all.
@@ -34,9 +34,11 @@ mod broken {
     pub(crate) mod wait_flaws;
 }
 mod in_memory;
+mod unusual;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
 
 use broken::attempt_flaws::attempt_flaws;
 use broken::claim_flaws::claim_flaws;
@@ -51,6 +53,8 @@ use broken::wait_flaws::wait_flaws;
 use in_memory::InMemory;
 use libtest_mimic::{Arguments, Failed, Trial};
 use lockkit_core::conformance::{Case, Fixture, Level, Outcome, Time, cases, check};
+use unusual::fixture::UnusualFixture;
+use unusual::manner::{Manner, manners};
 
 /// How often each flaw must be caught, unless `LOCKKIT_RUNS` says: a case that misses one is no
 /// safeguard.
@@ -91,6 +95,10 @@ fn main() -> ExitCode {
             }
         }));
     }
+    for manner in manners() {
+        let name = format!("no case finds anything in {}: {}", manner.name, manner.what);
+        trials.push(Trial::test(name, move || acquitted(manner)));
+    }
     for flaw in flaws {
         let name = format!("{}: {}", flaw.name, flaw.mistake);
         let table = format!("which cases catch {}", flaw.name);
@@ -120,6 +128,32 @@ fn caught(flaw: &Flaw) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// Fails with every case that finds something in a store that is right.
+///
+/// Cases that need threads, or time that passes by itself, run in real time: those that the manner
+/// names, and all where more runs are asked for.
+fn acquitted(manner: &'static Manner) -> Result<(), Failed> {
+    let found = |id: &str, time| match check(id, Arc::new(UnusualFixture::new(manner, time))) {
+        Outcome::Failed(why) => Some(format!("{id}: {why}")),
+        _ => None,
+    };
+    let real =
+        cases().iter().filter(|case| manner.in_real_time.contains(&case.id) || runs() > RUNS);
+    let mut convicted: Vec<String> = thread::scope(|scope| {
+        let real: Vec<_> =
+            real.map(|case| scope.spawn(move || found(case.id, Time::Real))).collect();
+        let told = cases().iter().filter(|case| manner.concerns(case));
+        let mut convicted: Vec<_> = told.filter_map(|case| found(case.id, Time::Virtual)).collect();
+        convicted.extend(real.into_iter().filter_map(|case| case.join().expect("no panic")));
+        convicted
+    });
+    convicted.sort();
+    match &convicted[..] {
+        [] => Ok(()),
+        _ => Err(convicted.join("\n").into()),
+    }
 }
 
 fn runs() -> usize {

@@ -124,6 +124,9 @@ async fn answers(store: &Store, request: &Request) -> Result<()> {
 
 /// Waits for the wake-up, the end of whoever stands before, or the time to keep the place alive.
 pub(crate) async fn worth_asking(request: &Request, asked: Instant, waiting: Waiting) {
+    if let Some(poll) = waiting.poll {
+        return request.clock().sleep_until(poll).await;
+    }
     let keep_alive = asked.saturating_add(request.ttl() / 3);
     let again = waiting.free_at.map_or(keep_alive, |free_at| free_at.min(keep_alive));
     let timer = request.clock().sleep_until(again);

@@ -52,6 +52,9 @@ pub(crate) struct Habits {
     pub(crate) closes_its_connection: bool,
     /// Whether the client goes on asking the store whether it is there once it is closed.
     pub(crate) pings_after_close: bool,
+    /// Whether an attempt has the store make room for the name first, by a call of its own; what the
+    /// attempt says of its effect if that call got no answer.
+    pub(crate) makes_room_first: Option<Applied>,
 }
 
 impl Habits {
@@ -75,5 +78,6 @@ impl Habits {
         leaks_connection: |_| false,
         closes_its_connection: true,
         pings_after_close: false,
+        makes_room_first: None,
     };
 }

@@ -112,8 +112,15 @@ impl LinkedClient {
     /// One attempt, over which connection it went, and what it is told later: that it is worth
     /// asking again.
     async fn ask(&self, request: &Request, ask: Ask) -> Result<(Answer, usize)> {
-        let (number, asked) = (self.number, request.clone());
-        let told = self.call(limit(request), move |store| store.ask(number, &asked, ask));
+        let (number, asked, began) = (self.number, request.clone(), request.clock().now());
+        if let Some(applied) = self.habits.makes_room_first.filter(|_| ask != Ask::Again) {
+            let name = request.name().clone();
+            let room = self.call(limit(request), move |store| drop(store.inspect(&name)));
+            room.await.map_err(|error| Error::unavailable(applied, error))?;
+        }
+        // Both calls have one limit together.
+        let left = limit(request).saturating_sub(request.clock().now().saturating_since(began));
+        let told = self.call(left, move |store| store.ask(number, &asked, ask));
         let (answer, connection) = told.await?;
         let Answer::Held(mut waiting) = answer else { return Ok((answer, connection)) };
         if let Some(wake) = waiting.wake.take() {

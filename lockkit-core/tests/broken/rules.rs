@@ -84,6 +84,8 @@ pub(crate) struct Rules {
     pub(crate) inspects: fn(&mut Entry, Instant) -> Inspection,
     /// What an operator's list shows of all names, which are in order.
     pub(crate) page: fn(Vec<Inspection>, &str, Option<&LockName>, usize) -> Vec<Inspection>,
+    /// Where waiters are told of nothing: how often each asks again.
+    pub(crate) polled_every: Option<Duration>,
     /// What a restart of the server does to what it keeps of a name.
     pub(crate) restarts: fn(&mut Entry),
 }
@@ -129,6 +131,7 @@ impl Rules {
         list_expires: true,
         inspects: |entry, now| entry.inspect(now),
         page,
+        polled_every: None,
         restarts: |_| {},
     };
 }

@@ -54,6 +54,8 @@ pub(crate) struct Waiting {
     pub(crate) wake: Option<watch::Receiver<()>>,
     /// When whoever stands before the request is gone unless heard of.
     pub(crate) free_at: Option<Instant>,
+    /// When to ask again, where the store tells its waiters of nothing.
+    pub(crate) poll: Option<Instant>,
 }
 
 impl Store {
@@ -144,7 +146,9 @@ impl Store {
                 (rules.at_refusal)(entry);
                 tell(What::Refused, None);
             }
-            Answer::Held(Waiting { holder: entry.holder(now), wake, free_at: entry.free_at() })
+            let (holder, free_at) = (entry.holder(now), entry.free_at());
+            let poll = rules.polled_every.map(|every| now.saturating_add(every));
+            Answer::Held(Waiting { holder, wake, free_at, poll })
         })
     }
 
