@@ -11,7 +11,7 @@ use crate::broken::habits::Habits;
 use crate::broken::rules::Rules;
 
 /// What is unusual about a store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Manner {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
@@ -31,65 +31,91 @@ pub(crate) struct Manner {
 
 const SECOND: Duration = Duration::from_secs(1);
 const QUARTER: Duration = Duration::from_millis(250);
+const CALL: Duration = Duration::from_millis(150);
 
 /// All of them.
 pub(crate) fn manners() -> &'static [Manner] {
-    static MANNERS: LazyLock<Vec<Manner>> = LazyLock::new(|| {
-        vec![
-            Manner::in_two_round_trips(
-                "two-round-trips",
-                "an attempt has the store make room for the name, and then takes it; if the first call got no \
-         answer, it says that it had no effect",
-                Applied::No,
-            ),
-            Manner::in_two_round_trips(
-                "two-round-trips-maybe",
-                "the same; if the first call got no answer, it says that it may have had an effect",
-                Applied::Maybe,
-            ),
-            Manner {
-                in_real_time: &["AT-14"],
-                ..Manner::polled(
-                    "polls-each-250-ms",
-                    "a waiter is told nothing, and asks again each 250 ms",
-                    QUARTER,
-                    |ttl| ttl.saturating_add(QUARTER),
-                )
-            },
-            Manner {
-                in_real_time: &["AT-14", "AT-15"],
-                fairness: Fairness::Eventual,
-                ..Manner::polled(
-                    "polls-each-second",
-                    "a waiter is told nothing, and asks again each second; no order is promised",
-                    SECOND,
-                    |ttl| ttl.saturating_add(SECOND),
-                )
-            },
-            Manner {
-                name: "slow-calls",
-                what: "each call takes 150 ms",
-                in_real_time: &["AT-14", "LV-20"],
-                call: Duration::from_millis(150),
-                ..Manner::USUAL
-            },
-            Manner {
-                name: "long-ttls",
-                what: "the least ttl is 5 s",
-                in_real_time: &["AT-14", "C9-02"],
-                range: TtlRange { min: Duration::from_secs(5), ..TtlRange::ANY },
-                ..Manner::USUAL
-            },
-            Manner {
-                name: "whole-seconds",
-                what: "ttls go in steps of 1 s",
-                in_real_time: &["AT-14", "AT-15", "C9-02", "LV-20"],
-                range: TtlRange { min: SECOND, granularity: SECOND, ..TtlRange::ANY },
-                ..Manner::USUAL
-            },
-        ]
-    });
+    static MANNERS: LazyLock<Vec<Manner>> =
+        LazyLock::new(|| [in_what_it_asks(), in_how_it_waits(), in_time()].concat());
     &MANNERS
+}
+
+fn in_what_it_asks() -> Vec<Manner> {
+    vec![
+        Manner::in_two_round_trips(
+            "two-round-trips",
+            "an attempt first has the store make room for the name; without an answer to that, it says \
+             that it had no effect",
+            Applied::No,
+        ),
+        Manner::in_two_round_trips(
+            "two-round-trips-maybe",
+            "the same; without an answer to that, it says that it may have had an effect",
+            Applied::Maybe,
+        ),
+    ]
+}
+
+fn in_how_it_waits() -> Vec<Manner> {
+    vec![
+        Manner {
+            in_real_time: &["AT-14"],
+            ..Manner::polled(
+                "polls-each-250-ms",
+                "a waiter is told nothing, and asks again each 250 ms",
+                QUARTER,
+                |ttl| ttl.max(QUARTER * 5 / 4),
+            )
+        },
+        Manner {
+            in_real_time: &["AT-14", "AT-15"],
+            fairness: Fairness::Eventual,
+            ..Manner::polled(
+                "polls-each-second",
+                "a waiter is told nothing, and asks again each second; no order is promised",
+                SECOND,
+                |ttl| ttl.max(SECOND * 5 / 4),
+            )
+        },
+    ]
+}
+
+fn in_time() -> Vec<Manner> {
+    vec![
+        Manner {
+            name: "slow-calls",
+            what: "each call takes 150 ms",
+            in_real_time: &["AT-14", "LV-20"],
+            call: CALL,
+            ..Manner::USUAL
+        },
+        Manner {
+            name: "long-ttls",
+            what: "the least ttl is 5 s",
+            in_real_time: &["AT-14", "C9-02"],
+            range: TtlRange { min: 5 * SECOND, ..TtlRange::ANY },
+            ..Manner::USUAL
+        },
+        Manner {
+            name: "whole-seconds",
+            what: "ttls go in steps of 1 s",
+            in_real_time: &["AT-14", "AT-15", "C9-02", "LV-20"],
+            range: TtlRange { min: SECOND, granularity: SECOND, ..TtlRange::ANY },
+            ..Manner::USUAL
+        },
+        Manner {
+            name: "all-at-once",
+            what: "two round trips for an attempt, 150 ms for a call, polls each second, ttls of whole \
+                   seconds from 5 s on",
+            call: CALL,
+            range: TtlRange { min: 5 * SECOND, granularity: SECOND, ..TtlRange::ANY },
+            wake_up: WakeUp::Poll(SECOND),
+            small: Manner::in_two_round_trips("", "", Applied::No)
+                .small
+                .with_rules(Manner::polled_rules(SECOND, |ttl| ttl.max(SECOND * 5 / 4))),
+            ..Manner::USUAL
+        },
+    ]
 }
 
 impl Manner {
@@ -114,18 +140,20 @@ impl Manner {
         Self { name, what, small, level: Some(Level::Link), ..Self::USUAL }
     }
 
-    /// The store whose waiters keep their places by asking again each `every`; a place lasts longer than
-    /// that, whatever its ttl.
+    /// The store whose waiters keep their places by asking again each `every`; a place lasts for its ttl,
+    /// or longer than that where the ttl is shorter.
     const fn polled(
         name: &'static str,
         what: &'static str,
         every: Duration,
         place_lasts: fn(Duration) -> Duration,
     ) -> Self {
-        let rules =
-            Rules { wakes: |_| {}, polled_every: Some(every), place_lasts, ..Rules::CORRECT };
-        let small = Flaw::rule(name, what, &[], rules);
+        let small = Flaw::rule(name, what, &[], Self::polled_rules(every, place_lasts));
         Self { name, what, small, wake_up: WakeUp::Poll(every), ..Self::USUAL }
+    }
+
+    const fn polled_rules(every: Duration, place_lasts: fn(Duration) -> Duration) -> Rules {
+        Rules { wakes: |_| {}, polled_every: Some(every), place_lasts, ..Rules::CORRECT }
     }
 
     /// Whether this case can tell the store from the small one.
