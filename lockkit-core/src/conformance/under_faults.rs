@@ -13,8 +13,8 @@ use crate::{Applied, Error, Result};
 /// The most that one call may wait for a store (C12).
 const CALL: Duration = Duration::from_secs(2);
 
-/// How late each message is where round trips are counted.
-const ONE_WAY: Duration = Duration::from_millis(40);
+/// How late each message is where round trips are counted: more than a kernel delays an acknowledgement.
+const ONE_WAY: Duration = Duration::from_millis(100);
 
 /// How many round trips an attempt takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Context {
         let delayed = took().await?;
         link.pass().await?;
         let added = delayed.saturating_sub(at_once);
-        self.notes.time("added to an attempt by a round trip of 80 ms", added);
+        self.notes.time("added to an attempt by a round trip of 200 ms", added);
         Ok(if added < 3 * ONE_WAY { RoundTrips::One } else { RoundTrips::Several })
     }
 
