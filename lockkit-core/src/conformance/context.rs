@@ -174,8 +174,8 @@ impl Context {
             if self.clock.now() >= end {
                 let bound = self.wake_up();
                 return Err(Stop::failed(format!(
-                    "C9: all that used {name:?} has ended, and within {bound:?} the store must know of \
-                     nobody there; it still shows {seen}"
+                    "C9: all that used {name:?} has ended, and {bound:?} later something is left in the \
+                     store: {seen}"
                 )));
             }
             self.sleep(Duration::from_millis(5)).await;

@@ -12,7 +12,7 @@ use crate::conformance::case::Challenge::Atomicity;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::fixture::Time;
-use crate::conformance::runtime::runtime;
+use crate::conformance::runtime::{Ending, runtime};
 use crate::conformance::stop::{Stop, Verdict, require, require_held};
 use crate::{Guard, Locks};
 
@@ -113,10 +113,10 @@ async fn waiter_ends(cx: Context) -> Verdict {
                 dropped(waiting).await?;
             }
             Some(end) => {
-                let ending = runtime(Time::Real)?;
+                let ending = Ending::new(Time::Real)?;
                 let waiting = ending.spawn(call);
                 cx.queued(&request).await?;
-                end(ending);
+                ending.end(end);
                 dropped(waiting).await?;
             }
         }
@@ -140,11 +140,11 @@ async fn runtime_ends(cx: Context) -> Verdict {
     for (way, end) in ways {
         let (held, waited) = (format!("held-{way}"), format!("waited-{way}"));
         let blocker = cx.lock(&waited).await?.acquire().await?;
-        let ending = runtime(Time::Real)?;
-        let Ending { locks, guard, waiting } = Ending::begin(&cx, &ending, &held, &waited).await?;
+        let ending = Ending::new(Time::Real)?;
+        let Inside { locks, guard, waiting } = Inside::begin(&cx, &ending, &held, &waited).await?;
         require_held(&guard, "lost before its runtime ended")?;
 
-        let ended = tokio::task::spawn_blocking(move || end(ending));
+        let ended = tokio::task::spawn_blocking(move || ending.end(end));
         cx.by(Duration::from_secs(1) + cx.slack(), "a runtime that holds ends", ended).await??;
         cx.by(cx.slack(), "a guard whose driver has ended tells so", guard.lost()).await?;
         require!(!guard.is_held(), "held by a driver that has ended");
@@ -167,13 +167,13 @@ async fn runtime_ends(cx: Context) -> Verdict {
 }
 
 /// What lives in a runtime that is about to end.
-struct Ending {
+struct Inside {
     locks: Locks,
     guard: Guard,
     waiting: JoinHandle<crate::Result<Guard>>,
 }
 
-impl Ending {
+impl Inside {
     async fn begin(cx: &Context, runtime: &Runtime, held: &str, waited: &str) -> Verdict<Self> {
         let fixture = Arc::clone(&cx.fixture);
         let builder = Locks::builder().clock(cx.clock.clone()).ttl(cx.ttl());
