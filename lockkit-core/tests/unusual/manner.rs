@@ -153,7 +153,7 @@ impl Manner {
     }
 
     const fn polled_rules(every: Duration, place_lasts: fn(Duration) -> Duration) -> Rules {
-        Rules { wakes: |_| {}, polled_every: Some(every), place_lasts, ..Rules::CORRECT }
+        Rules { wakes: |_| false, polled_every: Some(every), place_lasts, ..Rules::CORRECT }
     }
 
     /// Whether this case can tell the store from the small one.
