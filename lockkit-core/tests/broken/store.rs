@@ -314,8 +314,12 @@ impl Store {
             (rules.at_idleness)(entry, now.saturating_since(entry.past.used));
         }
         entry.past.used = now;
+        let held = |entry: &Entry| entry.held.as_ref().map(|held| held.token);
+        let before = held(entry);
         let answer = step(entry, now, &mut done);
-        if entry.held.is_none() && (rules.wakes)(entry) {
+        // Behind a new holder the next waiter has to know by when that one is gone.
+        let is_new = entry.held.is_none() || held(entry) != before;
+        if is_new && (rules.wakes)(entry) {
             let next = (rules.next)(entry).and_then(|next| entry.queue.get(next));
             next.iter().for_each(|next| next.wake());
         }

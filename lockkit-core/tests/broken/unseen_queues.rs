@@ -220,7 +220,7 @@ const PLACES: &[Flaw] = &[
     Flaw::rule(
         "withdrawal-wakes-nobody",
         "the next waiter is not told that a grant was withdrawn, and finds out when it asks again",
-        &["AT-10"],
+        &["C8-04"],
         Rules { wakes: |entry| entry.freed_by() != Some(Ended::Withdrawn), ..CORRECT },
     )
     .breaks("C8"),

@@ -58,7 +58,7 @@ const GRANTS: &[Flaw] = &[
     outlasts(
         "ttl-of-a-second-at-least",
         "a ttl of less than a second lasts a second",
-        &["SF-10"],
+        &["C6-04"],
         Rules {
             granted_until: |_, begins| begins.for_ttl(begins.ttl.max(Duration::from_secs(1))),
             renewed_until: |_, _, begins| begins.for_ttl(begins.ttl.max(Duration::from_secs(1))),

@@ -367,8 +367,13 @@ impl World<'_> {
         if holders.is_empty() {
             return Ok(());
         }
-        let every = holders.iter().map(|at| self.asked[*at].request.ttl()).min();
-        let every = every.unwrap_or(long).min(long) / 3;
+        // What is left of each term when its turn comes is more than a step takes.
+        let calls = self.room * u32::try_from(holders.len() + 2).unwrap_or(u32::MAX);
+        let ttl = holders.iter().map(|at| self.asked[*at].request.ttl()).min();
+        let every = ttl.unwrap_or(long).min(long).saturating_sub(calls) / 3;
+        if every.is_zero() {
+            return Ok(());
+        }
         let end = self.now().saturating_add(long);
         self.tell(format!("{long:?} pass, in which the holders renew every {every:?}"));
         while self.now() < end {

@@ -135,7 +135,7 @@ impl<'a> Walks<'a> {
             grant.lease.release().await?;
         }
         let least = Duration::from_millis(if cx.is_virtual() { 2 } else { 200 });
-        let room = (slowest * 4).clamp(least, cx.ttl() / 3);
+        let room = (slowest * 2).clamp(least, cx.odd_ttl() / 6);
         Ok(Self { cx, clients, _links: links, delays, room, count: seed * 1000, taken: 0 })
     }
 

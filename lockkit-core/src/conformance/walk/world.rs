@@ -154,22 +154,21 @@ impl<'a> World<'a> {
             let now = self.now();
             let mut next = (until > now).then_some(until);
             for name in 0..self.names.len() {
-                if let Some(at) = self.look(name, now, until).await? {
+                if let Some(at) = self.look(name, now).await? {
                     next = Some(next.map_or(at, |next| next.min(at)));
                 }
             }
             let Some(next) = next else { return Ok(()) };
-            self.cx.clock.sleep_until(next).await;
+            // While time passes, terms come to their end that were not about to.
+            let ends = (0..self.names.len()).filter_map(|name| self.ends_of(name));
+            let soon = ends.map(|(least, _)| least.saturating_sub(self.room * 2));
+            let soon = soon.filter(|soon| *soon > now).min();
+            self.cx.clock.sleep_until(soon.map_or(next, |soon| soon.min(next))).await;
         }
     }
 
     /// Brings a name up to now; when it must be looked at again.
-    async fn look(
-        &mut self,
-        name: usize,
-        now: Instant,
-        until: Instant,
-    ) -> Verdict<Option<Instant>> {
+    async fn look(&mut self, name: usize, now: Instant) -> Verdict<Option<Instant>> {
         if let Some(over) = self.names[name].over {
             return self.look_for_the_next(name, now, over).await;
         }
@@ -183,7 +182,7 @@ impl<'a> World<'a> {
                 overtaken?;
             }
             let soon = least.saturating_sub(self.room * 2);
-            return Ok(if soon <= now { Some(least) } else { Some(soon).filter(|at| *at < until) });
+            return Ok((soon <= now).then_some(least));
         }
         if let Some(at) = self.names[name].holder.take() {
             self.tell(format!("the term of {} runs out", self.who(at)));
@@ -311,7 +310,8 @@ impl<'a> World<'a> {
         let wish = self.asked[at].request.ttl();
         require!(ttl >= wish, "C5: {who} asked for {wish:?} and was granted {ttl:?}");
         let least = term.sent.saturating_add(ttl);
-        require!(least > now, "C5: the term of {who} was over when the grant came");
+        let ago = now.saturating_since(term.sent);
+        require!(least > now, "C5: {who} is granted {ttl:?} from {ago:?} ago: that is over");
         let most = now.saturating_add(ttl).saturating_add(self.cx.expiry_slack());
         Ok(self.expires.then_some((least, most)))
     }
@@ -410,25 +410,21 @@ impl<'a> World<'a> {
         self.asked[at].held.as_ref().map(|held| Arc::clone(&held.lease))
     }
 
-    /// Ends all, and checks that nothing is left in the store.
+    /// Releases what is held, and what is granted then, and checks that nothing is left in the store.
     pub(super) async fn finish(&mut self) -> Verdict {
         if self.unsure {
             self.abandon().await;
             return Ok(());
         }
         for name in 0..self.names.len() {
-            for at in std::mem::take(&mut self.names[name].queue) {
-                self.client(at).withdraw(&self.asked[at].request).await?;
-                let Some(waits) = self.asked[at].waits.take() else { continue };
-                let ended = self.cx.by(self.cx.wake_up(), "a withdrawn wait ends", waits).await??;
-                require!(ended.is_err(), "C9: a request is granted that was withdrawn");
-            }
-            if let Some(at) = self.names[name].holder.take()
-                && let Some(lease) = self.lease(at)
-            {
+            self.pass(self.now()).await?;
+            while let Some(at) = self.names[name].holder {
+                let Some(lease) = self.lease(at) else { break };
+                self.tell(format!("{} releases", self.who(at)));
                 let released = lease.release().await;
                 let why = || format!("C6: {} holds, and cannot release", self.who(at));
                 released.map_err(|error| Stop::error(&error, why()))?;
+                self.ended(at).await?;
             }
             self.cx.no_residue(&self.tails[name]).await?;
         }
