@@ -59,13 +59,13 @@ impl Operator for Client {
         }
         let mut seen = Vec::new();
         for name in names {
+            if seen.len() >= limit {
+                break;
+            }
             let found = self.inspect(&name).await?;
             // It may have ended since the scan.
             if !found.holders.is_empty() || found.waiters != Some(0) {
                 seen.push(found);
-            }
-            if seen.len() >= limit {
-                break;
             }
         }
         Ok(seen)

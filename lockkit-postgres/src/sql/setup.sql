@@ -100,13 +100,13 @@ BEGIN
         IF is_head THEN
             -- One that cannot be woken comes by itself, within its life.
             IF waiting.wake IS NOT NULL AND in_is_free THEN
-                UPDATE @.waiter w SET alive_until = in_t + interval '500 ms'
+                UPDATE @.waiter w SET alive_until = in_t + interval '1500 ms'
                     WHERE w.name = in_name AND w.request = waiting.request;
             END IF;
             PERFORM pg_notify(waiting.wake, 'go ' || waiting.request)
                 WHERE waiting.wake IS NOT NULL;
         ELSIF in_is_free THEN
-            PERFORM pg_notify(waiting.wake, 'arm ' || waiting.request || ' 500')
+            PERFORM pg_notify(waiting.wake, 'arm ' || waiting.request || ' 1500')
                 WHERE waiting.wake IS NOT NULL;
         END IF;
         is_head := false;
