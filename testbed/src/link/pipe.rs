@@ -1,9 +1,10 @@
 //! What a link does with its listener and its connections.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -34,12 +35,15 @@ pub(super) async fn serve(
             let state = shared.state();
             (state.is_open, state.is_ended, state.is_listening)
         };
+        if (is_ended || !is_open)
+            && let Some(listener) = listener.take()
+        {
+            close(&listener);
+        }
         if is_ended {
             return;
         }
-        if !is_open {
-            listener = None;
-        } else if listener.is_none() {
+        if is_open && listener.is_none() {
             listener = TcpListener::bind(own).await.ok();
         }
         if listener.is_some() != was_listening {
@@ -56,6 +60,13 @@ pub(super) async fn serve(
             () = sleep(RETRY), if is_open && listener.is_none() => {}
         }
     }
+}
+
+/// Ends the listening, also for a child process that has not run its own program yet and so has the
+/// listener open too.
+fn close(listener: &TcpListener) {
+    // It fails only for a socket that listens no more.
+    SockRef::from(listener).shutdown(Shutdown::Both).ok();
 }
 
 async fn accept(listener: Option<&TcpListener>) -> Option<TcpStream> {

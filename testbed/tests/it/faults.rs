@@ -1,11 +1,14 @@
 //! Each fault of a link does what it says, to the byte.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Bench, LONG, Tested, bytes, is_reset, is_silent, read, read_all};
-use testbed::{Connections, End, Fault, Link, Per, Port, Way, in_time, timing};
+use testbed::{Connections, End, Error, Fault, Link, Per, Port, Way, in_time, timing};
 
 fn cut(after: u64, per: Per, end: End) -> Fault {
     Fault::Cut { after, per, end }
@@ -17,7 +20,7 @@ fn a_link_passes_bytes_and_ends_both_ways() -> Tested {
     let (mut client, mut server) = bench.connect()?;
     let sent = bytes(3_000_000);
     let (to_server, to_client) = (sent.clone(), sent.clone());
-    std::thread::scope(|scope| -> Tested {
+    thread::scope(|scope| -> Tested {
         let mut sender = client.try_clone()?;
         let mut answerer = server.try_clone()?;
         scope.spawn(move || {
@@ -207,13 +210,39 @@ fn a_refusing_link_refuses_new_connections_only() -> Tested {
     for _ in 0..20 {
         bench.link.refuse()?;
         let refused = TcpStream::connect(bench.link.address()).map(drop);
-        assert!(refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused));
+        assert!(refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
         bench.link.accept()?;
         bench.connect()?;
     }
     client.write_all(b"goes on")?;
     assert_eq!(read(&mut server, 7)?, b"goes on");
     Ok(())
+}
+
+#[test]
+fn a_refusing_link_refuses_while_processes_are_started_that_inherit_its_listener() -> Tested {
+    let bench = Bench::new()?;
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Until a child runs its own program, it has the listener open too.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                Command::new("true").status().expect("it is in every system");
+            }
+        });
+        let connected = (0..300).map(|_| {
+            bench.link.refuse()?;
+            let connected = TcpStream::connect(bench.link.address()).map(drop);
+            bench.link.accept()?;
+            Ok(connected)
+        });
+        let connected: Result<Vec<_>, Error> = connected.collect();
+        is_over.store(true, Ordering::SeqCst);
+        for connected in connected? {
+            assert!(connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
+        }
+        Ok(())
+    })
 }
 
 #[test]
@@ -301,7 +330,7 @@ fn random_delays_repeat_for_a_seed() -> Tested {
         }
         least
     };
-    let [first, again, other] = std::thread::scope(|scope| {
+    let [first, again, other] = thread::scope(|scope| {
         let runs = [1, 1, 2].map(|seed| scope.spawn(move || least(seed)));
         runs.map(|run| run.join().expect("the least of some runs"))
     });
