@@ -89,7 +89,7 @@ async fn in_time(
     let context = Context::new(case.id, limit, fixture, provider, notes);
     let context = context.at_its_pace().await;
     let limit = context.limit();
-    // Whoever waits has given up, or hears it.
+    // The thread that waits for it hears it, or has given up.
     report.send(Step::Begun(limit)).ok();
     let ended = tokio::time::timeout(limit, (case.body)(context)).await;
     let late = |_| Stop::late(format!("no end within {limit:?}: something waits for ever"));

@@ -20,8 +20,8 @@ const ONE_WAY: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RoundTrips {
     One,
-    /// The first call reads, or makes room, and a later one takes: whoever got no reply to the first
-    /// may not have asked for the name yet.
+    /// The first call reads, or makes room, and a later one takes: a client that got no reply to the
+    /// first may not have asked for the name yet.
     Several,
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Rules {
     pub(crate) at_end: fn(&mut Entry, Ended),
     pub(crate) at_refusal: fn(&mut Entry),
     pub(crate) at_withdrawal: fn(&mut Entry),
-    /// What happens to a name that nobody holds, waits for or asked for, for so long.
+    /// What happens to a name that no request has held, waited for or asked for since so long.
     pub(crate) at_idleness: fn(&mut Entry, Duration),
     /// What it means for each other name that this was done to one; `None`: nothing.
     pub(crate) elsewhere: Option<fn(&mut Entry, &Done)>,

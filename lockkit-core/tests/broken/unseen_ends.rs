@@ -126,19 +126,19 @@ const OF_A_QUEUE: &[Flaw] = &[
     ),
     ends(
         "revocation-clears-queue",
-        "a revocation removes whoever waits for the name",
+        "a revocation removes the waiters of the name",
         &["C8-04"],
         Rules { at_end: |entry, ended| clear(entry, ended == Ended::Revoked), ..CORRECT },
     ),
     ends(
         "expiry-clears-queue",
-        "the expiry of a grant removes whoever waits for the name",
+        "the expiry of a grant removes the waiters of the name",
         &["SF-02"],
         Rules { at_end: |entry, ended| clear(entry, ended == Ended::Expired), ..CORRECT },
     ),
     ends(
         "removal-clears-queue",
-        "whoever waits for a name goes when its entry is removed by hand",
+        "the waiters of a name go when its entry is removed by hand",
         &[],
         Rules { at_end: |entry, ended| clear(entry, ended == Ended::Removed), ..CORRECT },
     ),
@@ -165,7 +165,7 @@ const OF_THE_PAST: &[Flaw] = &[
     ),
     ends(
         "replay-from-a-cache-while-free",
-        "a replay is given the answer that it had, when its grant has expired and nobody holds",
+        "a replay is given the answer that it had, when its grant has expired and no request holds",
         &["C6-04"],
         Rules {
             replayed: |entry, id| {

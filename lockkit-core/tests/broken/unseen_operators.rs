@@ -242,7 +242,7 @@ const LISTS: &[Flaw] = &[
     ),
     lists(
         "list-shows-no-waiters",
-        "a list says of each name that nobody waits, which an inspection does not",
+        "a list says of each name that no request waits, which an inspection does not",
         &["C16-06"],
         |names, prefix, after, limit| {
             let mut seen = (CORRECT.page)(names, prefix, after, limit);

@@ -30,7 +30,7 @@ fn lies_about(entry: &Entry, turn: &Turn) -> bool {
 const BARGING: &[Flaw] = &[
     orders(
         "expiry-barges",
-        "a name whose holder expired goes to whoever asks first",
+        "a name whose holder expired goes to the first request that asks",
         &["C10-03"],
         Rules {
             turn: |entry, turn| {
@@ -52,14 +52,14 @@ const BARGING: &[Flaw] = &[
         },
     ),
     orders(
-        "whoever-asks-first",
-        "a free name goes to whoever asks first, though the head of the queue was told",
+        "first-to-ask",
+        "a free name goes to the first request that asks, though the head of the queue was told",
         &["FR-02"],
         Rules { turn: |_, _| true, ..CORRECT },
     ),
     orders(
         "slow-head-overtaken",
-        "a free name that its next waiter has not fetched within 5 ms goes to whoever asks",
+        "a free name that its next waiter has not fetched within 5 ms goes to any request that asks",
         &["FR-10"],
         Rules {
             turn: |entry, turn| lies_about(entry, turn) || (CORRECT.turn)(entry, turn),
@@ -68,7 +68,7 @@ const BARGING: &[Flaw] = &[
     ),
     orders(
         "slow-head-overtaken-by-attempts",
-        "a free name that its next waiter has not fetched within 5 ms goes to whoever tries",
+        "a free name that its next waiter has not fetched within 5 ms goes to any attempt",
         &["FR-10"],
         Rules {
             turn: |entry, turn| {
@@ -211,21 +211,21 @@ const PLACES: &[Flaw] = &[
         Rules { place_kept_for: Duration::from_secs(600), ..CORRECT },
     ),
     Flaw::rule(
-        "revocation-wakes-nobody",
+        "revocation-wakes-no-waiter",
         "the next waiter is not told of a revocation, and finds out when it asks again",
         &["C8-04"],
         Rules { wakes: |entry| entry.freed_by() != Some(Ended::Revoked), ..CORRECT },
     )
     .breaks("C8"),
     Flaw::rule(
-        "withdrawal-wakes-nobody",
+        "withdrawal-wakes-no-waiter",
         "the next waiter is not told that a grant was withdrawn, and finds out when it asks again",
         &["C8-04"],
         Rules { wakes: |entry| entry.freed_by() != Some(Ended::Withdrawn), ..CORRECT },
     )
     .breaks("C8"),
     Flaw::rule(
-        "removal-wakes-nobody",
+        "removal-wakes-no-waiter",
         "the next waiter is not told that an entry was removed by hand",
         &[],
         Rules { wakes: |entry| entry.freed_by() != Some(Ended::Removed), ..CORRECT },

@@ -20,7 +20,7 @@ const fn counted(
 pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-forgotten-when-idle",
-        "the counter goes with a name that nobody used for a minute",
+        "the counter goes with a name that no request used for a minute",
         &["C4-04"],
         Rules {
             at_idleness: |entry, idle| {

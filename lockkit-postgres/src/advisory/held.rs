@@ -22,7 +22,7 @@ pub(super) struct Held {
     pub(super) ttl: Duration,
     pub(super) state: watch::Sender<State>,
     renewed: Mutex<Instant>,
-    /// Taken when the session's lock goes on to somebody else, or ends.
+    /// Taken when the session's lock goes on to another request, or ends.
     life: Mutex<Option<Life>>,
 }
 
@@ -67,7 +67,7 @@ impl Drop for Life {
         if self.is_over || self.session.is_ended() {
             return;
         }
-        // Whoever was to free it has ended, with its runtime; the session may live in another one.
+        // The task that was to free it has ended with its runtime; the session may live in another one.
         if self.session.is_waiting() {
             self.session.cut();
         } else {
@@ -112,7 +112,7 @@ impl Held {
         matches!(*self.state.borrow(), State::Lost(_))
     }
 
-    /// Whether its session has ended, also where nobody has taken it in yet.
+    /// Whether its session has ended, also where no task has taken it in yet.
     pub(super) fn is_cut_off(&self) -> bool {
         self.life().as_ref().is_some_and(|life| life.session.is_ended())
     }

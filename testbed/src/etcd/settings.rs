@@ -31,13 +31,13 @@ impl Builder {
     }
 
     /// One more user, who may read and write the keys with this prefix; from the first one on
-    /// nobody may do anything without a login.
+    /// no client may do anything without a login.
     #[must_use]
     pub fn user(self, name: &str, password: &str, prefix: &str) -> Self {
         self.with_user(name, Some(password), prefix)
     }
 
-    /// The same for whoever shows the client's certificate of [`Certificates`], without a password.
+    /// The same for clients that show the client's certificate of [`Certificates`], without a password.
     #[must_use]
     pub fn user_by_certificate(self, prefix: &str) -> Self {
         self.with_user(Certificates::CLIENT, None, prefix)

@@ -252,7 +252,7 @@ impl<'a> Trial<'a> {
     fn reached(&self, fault: Fault, answer: &Result<Option<Grant>>) -> Option<bool> {
         match (fault, answer) {
             (Fault::LostRequest, _) => Some(false),
-            // Whoever says that nothing was done has to be right.
+            // A client that says that nothing was done has to be right.
             (_, Err(Error::Unavailable { applied: Applied::No, .. })) => Some(false),
             (_, Err(Error::Unavailable { .. })) if self.is_in_several_round_trips() => None,
             _ => Some(true),

@@ -298,7 +298,7 @@ async fn late_calls(cx: Context) -> Verdict {
         let other = cx.connect().await?;
         let third = other.try_acquire(&cx.request("late")?).await?;
         require!(third.is_none(), "a late call ended the next holder's grant");
-        // Nobody renews it, and nothing has changed its end.
+        // The case does not renew it, and nothing has changed its end.
         let after = cx.request("late")?;
         let bound = ttl + cx.expiry_slack();
         let after = cx.by(bound, "the next grant ends in time", other.acquire(&after)).await??;
@@ -339,7 +339,7 @@ async fn overtaken_calls(cx: Context) -> Verdict {
     let (other, after) = (cx.connect().await?, cx.request("overtaken")?);
     let third = other.try_acquire(&cx.request("overtaken")?).await?;
     require!(third.is_none(), "a call that was overtaken ended the next holder's grant");
-    // Nobody renews it, and nothing has extended it.
+    // The case does not renew it, and nothing has extended it.
     let bound = ttl + cx.expiry_slack();
     let after = cx.by(bound, "the next grant ends in time", other.acquire(&after)).await??;
     require!(after.token > next.token, "token {} came after {}", after.token, next.token);

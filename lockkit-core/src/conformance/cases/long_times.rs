@@ -92,7 +92,7 @@ async fn an_hour(cx: Context) -> Verdict {
         let (number, grant) = queue.granted(&cx).await?;
         let in_turn = cx.guarantees.fairness != Claim::Fifo || number == expected;
         require!(in_turn, "waiter {number} was granted instead of waiter {expected}");
-        // Nobody renews it: a third of the ttl is gone at most before its waiter has it.
+        // The case does not renew it: its waiter has it before more than a third of the ttl is over.
         let end = grant.term.ttl.map(|ttl| grant.term.sent.saturating_add(ttl / 2));
         let whole = end.is_none_or(|end| end > cx.clock.now());
         require!(whole, "half of a waiter's term was gone when it was granted");

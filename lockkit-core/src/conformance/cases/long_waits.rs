@@ -82,7 +82,7 @@ enum End {
 async fn told_of_any_end(cx: Context) -> Verdict {
     let (ours, theirs) = (cx.connect().await?, cx.connect().await?);
     for end in [End::Withdrawn, End::Revoked] {
-        // So long that nobody asks again by itself in time.
+        // So long that no waiter asks again by itself in time.
         let request = cx.request_with_ttl("ended", cx.long_ttl())?;
         let holder = cx.granted(&*ours, &request).await?;
         let mut queue = Queue::default();

@@ -50,7 +50,7 @@ pub(super) const CASES: &[Case] = &[
         "C16-07",
         Safety,
         "C16",
-        "inspect and list show how long a holder has held and has left, and nobody once it expired",
+        "inspect and list show how long a holder has held and has left, and no holder once it has expired",
         |cx| Box::pin(over_time(cx)),
     )
     .needs(&[Need::Operator, Need::LeaseTtl]),
@@ -291,7 +291,7 @@ async fn shown_over_time(cx: &Context, look: Look) -> Verdict {
     require!(age + rounded >= held, "{look:?} shows a holder of {held:?} as one of {age:?}");
     let (left, most) = (seen.expires_in.unwrap_or_default(), 3 * ttl + rounded);
     require!(left + since <= most, "{look:?} shows {left:?}, {since:?} after a renewal");
-    // Nobody renews it from here on, and nobody asks for it.
+    // From here on the case neither renews it nor asks for the name.
     let end = renewed.saturating_add(3 * ttl).saturating_add(cx.expiry_slack());
     cx.sleep(end.saturating_since(cx.clock.now())).await;
     let seen = look.at(cx, &name).await?;

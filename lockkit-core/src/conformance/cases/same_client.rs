@@ -50,7 +50,7 @@ pub(super) const CASES: &[Case] = &[
         "C10-03",
         Fairness,
         "C10",
-        "a name whose holder has expired goes to the next waiter, and to nobody who came later",
+        "a name whose holder has expired goes to the next waiter, and to no request that came later",
         |cx| Box::pin(expired_in_order(cx)),
     )
     .needs(&[Need::LeaseTtl, Need::Fifo]),

@@ -48,7 +48,7 @@ impl World<'_> {
     }
 
     async fn wait(&mut self, step: Step) -> Verdict {
-        if !self.has_room(step) {
+        if !self.has_room(step.name) {
             return Ok(());
         }
         let Some(at) = self.ask(step)? else { return Ok(()) };
@@ -132,53 +132,66 @@ impl World<'_> {
 
     async fn renew(&mut self, step: Step) -> Verdict {
         let Some(at) = self.pick(step, |asked| asked.held.is_some()) else { return Ok(()) };
-        self.renew_one(at).await
-    }
-
-    async fn renew_one(&mut self, at: usize) -> Verdict {
-        let who = self.who(at);
-        let Some(lease) = self.lease(at) else { return Ok(()) };
+        let (who, Some(lease)) = (self.who(at), self.lease(at)) else { return Ok(()) };
         self.tell(format!("{who} renews"));
-        match (lease.renew().await, self.holds(at)) {
-            (Ok(term), true) => self.renewed(at, term),
-            (Ok(_), false) => {
+        if self.holds(at) {
+            return self.renew_live(at).await;
+        }
+        match lease.renew().await {
+            Ok(_) => {
                 Err(Stop::failed(format!("C6: the grant of {who} has ended, and was renewed")))
             }
-            (Err(error), true) => {
-                Err(Stop::error(&error, format_args!("C6, C11: {who} holds, and cannot renew")))
-            }
-            (Err(Error::Lost { .. }), false) => {
+            Err(Error::Lost { .. }) => {
                 self.outcome("lost");
                 Ok(())
             }
-            (Err(error), false) => {
+            Err(error) => {
                 Err(Stop::error(&error, format_args!("C6: a renewal of {who}, which has ended")))
             }
         }
     }
 
+    /// Renews a grant that is live.
+    async fn renew_live(&mut self, at: usize) -> Verdict {
+        let Some(lease) = self.lease(at) else { return Ok(()) };
+        let term = lease.renew().await.map_err(|error| {
+            let who = self.who(at);
+            Stop::error(&error, format_args!("C6, C11: {who} holds, and cannot renew"))
+        })?;
+        self.renewed(at, term)
+    }
+
     async fn release(&mut self, step: Step) -> Verdict {
         let Some(at) = self.pick(step, |asked| asked.held.is_some()) else { return Ok(()) };
-        let who = self.who(at);
-        let Some(lease) = self.lease(at) else { return Ok(()) };
+        if self.holds(at) {
+            return self.release_live(at).await;
+        }
+        let (who, Some(lease)) = (self.who(at), self.lease(at)) else { return Ok(()) };
         self.tell(format!("{who} releases"));
         let released = lease.release().await;
-        match (&released, self.holds(at)) {
-            (Ok(()), true) => self.ended(at).await,
-            (Err(error), true) => {
-                Err(Stop::error(error, format_args!("C6: {who} holds, and cannot release")))
-            }
-            (Ok(()) | Err(Error::Lost { .. }), false) => {
+        match &released {
+            Ok(()) | Err(Error::Lost { .. }) => {
                 let hides = released.is_ok() && self.asked[at].is_revoked;
                 require!(!hides, "C16: {who} was revoked, and its release does not tell");
                 self.asked[at].is_revoked = false;
                 self.outcome("it had ended before");
                 Ok(())
             }
-            (Err(error), false) => {
+            Err(error) => {
                 Err(Stop::error(error, format_args!("C6: a release of {who}, which has ended")))
             }
         }
+    }
+
+    /// Releases a grant that is live, and sees the next waiter granted.
+    pub(super) async fn release_live(&mut self, at: usize) -> Verdict {
+        let (who, Some(lease)) = (self.who(at), self.lease(at)) else { return Ok(()) };
+        self.tell(format!("{who} releases"));
+        let released = lease.release().await;
+        released.map_err(|error| {
+            Stop::error(&error, format_args!("C6: {who} holds, and cannot release"))
+        })?;
+        self.ended(at).await
     }
 
     async fn withdraw(&mut self, step: Step) -> Verdict {
@@ -196,11 +209,11 @@ impl World<'_> {
     }
 
     fn operator(&self, step: Step) -> Option<&dyn Operator> {
-        self.clients[step.client % self.clients.len()].operator()
+        self.clients[step.client].operator()
     }
 
     async fn revoke(&mut self, step: Step) -> Verdict {
-        let name = step.name % self.names.len();
+        let name = step.name;
         let Some(token) = self.token(name, step) else { return Ok(()) };
         let (lock, holder) = (self.names[name].name.clone(), self.names[name].holder);
         let held = holder.and_then(|at| self.asked[at].held.as_ref());
@@ -248,7 +261,7 @@ impl World<'_> {
     }
 
     async fn inspect(&mut self, step: Step) -> Verdict {
-        let name = step.name % self.names.len();
+        let name = step.name;
         let lock = self.names[name].name.clone();
         let begun = self.now();
         let Some(operator) = self.operator(step) else { return Ok(()) };
@@ -303,7 +316,7 @@ impl World<'_> {
         let run = self.tails[0].trim_end_matches('a');
         let tails = ["", "a", "A/", "A/%", "a_", "_", "a*", "*"];
         let prefix = self.cx.name(&format!("{run}{}", tails[step.request % tails.len()]));
-        let afters = [None, Some(step.name % self.names.len())];
+        let afters = [None, Some(step.name)];
         let after = afters[step.wish % 2].map(|name| self.names[name].name.clone());
         let limit = [1, 2, 100][step.wish % 3];
         let is_listed = |name: &LockName| {
@@ -326,7 +339,7 @@ impl World<'_> {
 
     /// Asks for a held name as late as it must still be refused.
     async fn probe(&mut self, step: Step) -> Verdict {
-        let name = step.name % self.names.len();
+        let name = step.name;
         let Some((least, _)) = self.ends_of(name) else { return Ok(()) };
         let late = least.saturating_sub(self.room * 3);
         if !self.is_soon(late) || late < self.now() {
@@ -347,7 +360,7 @@ impl World<'_> {
     }
 
     async fn run_out(&mut self, step: Step) -> Verdict {
-        match self.ends_of(step.name % self.names.len()) {
+        match self.ends_of(step.name) {
             Some((least, most)) if self.is_soon(most) => self.pass(least).await,
             _ => Ok(()),
         }
@@ -378,13 +391,7 @@ impl World<'_> {
         self.tell(format!("{long:?} pass, in which the holders renew every {every:?}"));
         while self.now() < end {
             for at in &holders {
-                let Some(lease) = self.lease(*at) else { continue };
-                let who = self.who(*at);
-                let renewed = lease.renew().await;
-                let term = renewed.map_err(|error| {
-                    Stop::error(&error, format_args!("C6, C11: {who} holds, and cannot renew"))
-                })?;
-                self.renewed(*at, term)?;
+                self.renew_live(*at).await?;
             }
             self.pass(self.now().saturating_add(every)).await?;
         }
@@ -397,13 +404,7 @@ impl World<'_> {
         let idle =
             if self.cx.is_virtual() { idle[step.wish % 3] } else { Duration::from_millis(50) };
         for name in 0..self.names.len() {
-            while let Some(at) = self.names[name].holder {
-                let who = self.who(at);
-                let Some(lease) = self.lease(at) else { break };
-                self.tell(format!("{who} releases"));
-                lease.release().await?;
-                self.ended(at).await?;
-            }
+            self.give_back(name).await?;
         }
         self.tell(format!("{idle:?} pass, in which no request holds"));
         self.pass(self.now().saturating_add(idle)).await

@@ -2,8 +2,12 @@
 
 use crate::conformance::simulation::Random;
 
-/// What a step does. The numbers beside it choose the client, the name, the request and the wish among
-/// those that are there, so that a walk from which steps were taken out is a walk still.
+/// How many clients walk, and over how many names.
+pub(super) const CLIENTS: usize = 3;
+pub(super) const NAMES: usize = 5;
+
+/// What a step does. The numbers beside it choose the client, the name, the request and the wish; the last
+/// two among those that are there, so that a walk from which steps were taken out is a walk still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Asks for a name without waiting.
@@ -77,6 +81,8 @@ impl Step {
             drawn -= weight;
         }
         let mut number = || random.place(840);
-        Self { action, client: number(), name: number(), request: number(), wish: number() }
+        // The world's own numbers of clients and names divide what is drawn.
+        let (client, name) = (number() % CLIENTS, number() % NAMES);
+        Self { action, client, name, request: number(), wish: number() }
     }
 }

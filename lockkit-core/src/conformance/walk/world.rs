@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::step::{Action, Step};
+use super::step::{Action, NAMES, Step};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Stop, Verdict, require};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What the names of a walk end with: texts that patterns, paths and languages treat in a way of their own.
-const TAILS: [&str; 5] = ["a", "A/%", "a_b", "a*[b]?", "\u{e9}\"'"];
+const TAILS: [&str; NAMES] = ["a", "A/%", "a_b", "a*[b]?", "\u{e9}\"'"];
 const LABELS: [&str; 5] = [
     "plain",
     "two words, 'and' \"quotes\"",
@@ -78,7 +78,7 @@ pub(super) struct Held {
     told: Arc<OnceLock<LossReason>>,
     listens: JoinHandle<()>,
     /// Leases of replays: dropping them could end the grant.
-    _others: Vec<Arc<Box<dyn Lease>>>,
+    replays: Vec<Arc<Box<dyn Lease>>>,
 }
 
 impl<'a> World<'a> {
@@ -141,8 +141,11 @@ impl<'a> World<'a> {
         taken?;
         for at in self.names.iter().filter_map(|name| name.holder) {
             let told = self.asked[at].held.as_ref().and_then(|held| held.told.get());
-            let who = self.who(at);
-            require!(told.is_none(), "C7: {who} holds, and was told of a loss: {told:?}");
+            require!(
+                told.is_none(),
+                "C7: {} holds, and was told of a loss: {told:?}",
+                self.who(at)
+            );
         }
         Ok(())
     }
@@ -173,13 +176,13 @@ impl<'a> World<'a> {
             return self.look_for_the_next(name, now, over).await;
         }
         let Some((least, most)) = self.ends_of(name) else {
-            self.nobody_overtook(name, "while another request holds")?;
+            self.all_still_wait(name, "while another request holds")?;
             return Ok(None);
         };
         if now < least {
-            let overtaken = self.nobody_overtook(name, "before the term of the holder was over");
+            let still_wait = self.all_still_wait(name, "before the term of the holder was over");
             if self.now() < least {
-                overtaken?;
+                still_wait?;
             }
             let soon = least.saturating_sub(self.room * 2);
             return Ok((soon <= now).then_some(least));
@@ -228,7 +231,7 @@ impl<'a> World<'a> {
     }
 
     /// Fails if the wait for a name has ended.
-    fn nobody_overtook(&self, name: usize, when: &str) -> Verdict {
+    fn all_still_wait(&self, name: usize, when: &str) -> Verdict {
         let Some(place) = self.granted_waiter(name) else { return Ok(()) };
         let who = self.who(self.names[name].queue[place]);
         Err(Stop::failed(format!("C1, C8: the wait of {who} ended {when}")))
@@ -284,7 +287,7 @@ impl<'a> World<'a> {
             let _ = heard.set(listening.lost().await);
         });
         let since = (grant.term.sent, now);
-        let held = Held { token, lease, ends, since, told, listens, _others: Vec::new() };
+        let held = Held { token, lease, ends, since, told, listens, replays: Vec::new() };
         let name = self.asked[at].name;
         self.names[name].holder = Some(at);
         self.names[name].last = Some(token);
@@ -312,8 +315,14 @@ impl<'a> World<'a> {
         let least = term.sent.saturating_add(ttl);
         let ago = now.saturating_since(term.sent);
         require!(least > now, "C5: {who} is granted {ttl:?} from {ago:?} ago: that is over");
+        Ok(self.ends_by(term, now))
+    }
+
+    /// Between which instants a term ends that was answered now; `None` without an expiry.
+    fn ends_by(&self, term: Term, now: Instant) -> Option<(Instant, Instant)> {
+        let ttl = term.ttl.filter(|_| self.expires)?;
         let most = now.saturating_add(ttl).saturating_add(self.cx.expiry_slack());
-        Ok(self.expires.then_some((least, most)))
+        Some((term.sent.saturating_add(ttl), most))
     }
 
     /// Fails if a term counts from an instant after the request had left.
@@ -336,26 +345,24 @@ impl<'a> World<'a> {
         let (token, own) = (grant.token, held.token);
         require!(token == own, "C2: a replay of {who} has token {token}, its grant has {own}");
         held.ends = ends.max(held.ends);
-        held._others.push(Arc::new(grant.lease));
+        held.replays.push(Arc::new(grant.lease));
         Ok(())
     }
 
     /// Extends what is known of a grant by a renewal's term.
     pub(super) fn renewed(&mut self, at: usize, term: Term) -> Verdict {
-        let (now, slack) = (self.now(), self.cx.expiry_slack());
+        let now = self.now();
         self.is_sent_before(at, 2, term, now)?;
-        let (expires, Some(held)) = (self.expires, &mut self.asked[at].held) else { return Ok(()) };
-        if let (true, Some(ttl)) = (expires, term.ttl) {
-            let ends =
-                (term.sent.saturating_add(ttl), now.saturating_add(ttl).saturating_add(slack));
-            held.ends = Some(ends).max(held.ends);
+        let ends = self.ends_by(term, now);
+        if let Some(held) = &mut self.asked[at].held {
+            held.ends = ends.max(held.ends);
         }
         Ok(())
     }
 
     /// A fresh request of a client.
     pub(super) fn ask(&mut self, step: Step) -> Verdict<Option<usize>> {
-        self.ask_for(step.client % self.clients.len(), step.name % self.names.len(), step.wish)
+        self.ask_for(step.client, step.name, step.wish)
     }
 
     fn ask_for(&mut self, client: usize, name: usize, wish: usize) -> Verdict<Option<usize>> {
@@ -379,8 +386,8 @@ impl<'a> World<'a> {
         Ok(Some(self.asked.len() - 1))
     }
 
-    pub(super) fn has_room(&self, step: Step) -> bool {
-        self.names[step.name % self.names.len()].queue.len() < MOST_WAITERS
+    pub(super) fn has_room(&self, name: usize) -> bool {
+        self.names[name].queue.len() < MOST_WAITERS
     }
 
     /// The request that a step means, of those for which `is_meant` holds.
@@ -418,15 +425,16 @@ impl<'a> World<'a> {
         }
         for name in 0..self.names.len() {
             self.pass(self.now()).await?;
-            while let Some(at) = self.names[name].holder {
-                let Some(lease) = self.lease(at) else { break };
-                self.tell(format!("{} releases", self.who(at)));
-                let released = lease.release().await;
-                let why = || format!("C6: {} holds, and cannot release", self.who(at));
-                released.map_err(|error| Stop::error(&error, why()))?;
-                self.ended(at).await?;
-            }
+            self.give_back(name).await?;
             self.cx.no_residue(&self.tails[name]).await?;
+        }
+        Ok(())
+    }
+
+    /// Releases a name's holder, and each waiter that is granted then.
+    pub(super) async fn give_back(&mut self, name: usize) -> Verdict {
+        while let Some(at) = self.names[name].holder {
+            self.release_live(at).await?;
         }
         Ok(())
     }
