@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fixture::{Fixture, Time};
+use super::logged::LoggedClient;
 use super::notes::Notes;
 use super::outcome::Outcome;
 use super::stop::{Stop, Verdict};
@@ -58,6 +59,8 @@ impl Context {
         };
         let run = RequestId::random().map(|id| id.to_string()).unwrap_or_default();
         let prefix = format!("conformance-{case}-{run}");
+        notes.calls().names_contain(&format!("{prefix}-"));
+        let provider: Arc<dyn LockProvider> = Arc::new(LoggedClient::new(provider, &notes, &clock));
         let guarantees = provider.guarantees();
         let call = Duration::ZERO;
         Self { fixture, guarantees, provider, clock, notes, case, case_limit, call, prefix }
@@ -94,8 +97,12 @@ impl Context {
 
     /// One more client of the store.
     pub(super) async fn connect(&self) -> Verdict<Arc<dyn LockProvider>> {
-        let connected = self.fixture.connect().await;
-        connected.map_err(|error| Stop::error(&error, "the fixture connects no further client"))
+        let connected = self
+            .fixture
+            .connect()
+            .await
+            .map_err(|error| Stop::error(&error, "the fixture connects no further client"))?;
+        Ok(Arc::new(LoggedClient::new(connected, &self.notes, &self.clock)))
     }
 
     /// The locks of one more client.
@@ -210,7 +217,9 @@ impl Context {
         future: impl Future<Output = T>,
     ) -> Verdict<T> {
         let ended = tokio::time::timeout(bound, future).await;
-        ended.map_err(|_| Stop::late(format!("{what}: not within {bound:?}")))
+        ended.map_err(|_| {
+            Stop::late(format!("{what}: not within {bound:?}, the suite's limit for it"))
+        })
     }
 
     /// Waits until `holds` for at most `bound`.

@@ -1,6 +1,5 @@
-//! Clients, links and servers that count: a case that did too little proves nothing.
+//! Links and servers that count their faults: a case that made too few proves nothing.
 
-use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,84 +8,7 @@ use async_trait::async_trait;
 
 use super::faults::{Link, Server, Traffic, Way};
 use super::notes::Notes;
-use crate::{Grant, Guarantees, Lease, LockProvider, LossReason, Operator, Request, Result, Term};
-
-/// A client that counts the calls on it.
-#[derive(Debug)]
-pub(super) struct CountedClient {
-    pub(super) client: Arc<dyn LockProvider>,
-    pub(super) notes: Notes,
-}
-
-impl CountedClient {
-    fn counted(&self, grant: Grant) -> Grant {
-        let Grant { token, term, lease } = grant;
-        Grant::new(token, term, CountedLease { lease, notes: self.notes.clone() })
-    }
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)] // what wraps forwards all
-impl LockProvider for CountedClient {
-    fn guarantees(&self) -> Guarantees {
-        self.client.guarantees()
-    }
-
-    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        self.notes.operation();
-        Ok(self.client.try_acquire(request).await?.map(|grant| self.counted(grant)))
-    }
-
-    async fn acquire(&self, request: &Request) -> Result<Grant> {
-        self.notes.operation();
-        Ok(self.counted(self.client.acquire(request).await?))
-    }
-
-    async fn withdraw(&self, request: &Request) -> Result<()> {
-        self.notes.operation();
-        self.client.withdraw(request).await
-    }
-
-    fn operator(&self) -> Option<&dyn Operator> {
-        self.client.operator()
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.client.close().await
-    }
-}
-
-#[derive(Debug)]
-struct CountedLease {
-    lease: Box<dyn Lease>,
-    notes: Notes,
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)] // what wraps forwards all
-impl Lease for CountedLease {
-    async fn renew(&self) -> Result<Term> {
-        self.notes.operation();
-        self.lease.renew().await
-    }
-
-    async fn lost(&self) -> LossReason {
-        self.lease.lost().await
-    }
-
-    async fn out_of_reach(&self) {
-        self.lease.out_of_reach().await;
-    }
-
-    async fn release(&self) -> Result<()> {
-        self.notes.operation();
-        self.lease.release().await
-    }
-
-    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.lease.native()
-    }
-}
+use crate::Result;
 
 /// A link that counts the faults made at it, as soon as it has carried something: one that the
 /// client does not go through disturbs nobody.

@@ -55,6 +55,7 @@
 // Cases are programs of their own: they spawn and block as programs do.
 #![allow(clippy::disallowed_methods)]
 
+mod call_log;
 mod case;
 mod cases;
 mod child;
@@ -64,6 +65,7 @@ mod faults;
 mod fixture;
 pub mod history;
 mod hook;
+mod logged;
 mod notes;
 mod one_run;
 mod outcome;

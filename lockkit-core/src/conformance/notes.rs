@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::call_log::CallLog;
+
 /// So many times have a median worth telling.
 const ENOUGH: usize = 20;
 
@@ -39,10 +41,11 @@ impl fmt::Display for Measure {
 
 /// The notes of one run of a case; clones share them, so that they outlive its end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Notes(Arc<Inner>);
+pub(super) struct Notes(Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct Shared {
+    calls: CallLog,
     figures: Mutex<Vec<Figure>>,
     operations: AtomicU64,
     faults: AtomicU64,
@@ -73,6 +76,11 @@ impl Notes {
             }
         }
         at(50)
+    }
+
+    /// The calls of the case.
+    pub(super) fn calls(&self) -> &CallLog {
+        &self.0.calls
     }
 
     /// One more call on a client whose link or server the suite disturbs.

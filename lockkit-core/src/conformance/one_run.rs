@@ -45,7 +45,9 @@ pub(super) fn ended(case: &'static Case, fixture: Arc<dyn Fixture>, notes: &Note
             Ok(Step::Begun(_)) => {}
             // A thread that blocks cannot be ended: it is left behind.
             Err(_) => {
-                let why = format!("no end within {limit:?}: something blocks a thread");
+                let why = format!(
+                    "the case has a limit of {limit:?}, and is still in a call that blocks its thread"
+                );
                 return Err(Stop::late(why));
             }
         }
@@ -92,7 +94,8 @@ async fn in_time(
     // The thread that waits for it hears it, or has given up.
     report.send(Step::Begun(limit)).ok();
     let ended = tokio::time::timeout(limit, (case.body)(context)).await;
-    let late = |_| Stop::late(format!("no end within {limit:?}: something waits for ever"));
+    let late =
+        |_| Stop::late(format!("the case has a limit of {limit:?}, and has not ended within it"));
     ended.unwrap_or_else(|elapsed| Err(late(elapsed)))
 }
 

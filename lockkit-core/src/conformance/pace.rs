@@ -30,6 +30,7 @@ impl Context {
         let measured = tokio::time::timeout(PATIENCE, self.measured()).await;
         // A call that fails here fails in the case too.
         let measured = measured.ok().and_then(Result::ok).unwrap_or_default();
+        self.notes.calls().begin();
         // The noise covers a call that takes a moment.
         self.call = measured.saturating_sub(self.noise() / 25);
         self

@@ -62,7 +62,14 @@ impl Run {
         let Self { ended, notes, took, starved } = self;
         let (rerun, took_before) = before.unzip();
         let took = took + took_before.unwrap_or_default();
-        CaseRun { rerun, ..CaseRun::new(case, outcome(ended, starved), took, &notes) }
+        let outcome = match outcome(ended, starved) {
+            Outcome::Failed(why) => {
+                let calls = notes.calls();
+                Outcome::Failed(calls.short(why) + &calls.story())
+            }
+            outcome => outcome,
+        };
+        CaseRun { rerun, ..CaseRun::new(case, outcome, took, &notes) }
     }
 }
 

@@ -212,9 +212,10 @@ fn trial(
     let (fixture, runs) = (Arc::clone(fixture), Arc::clone(runs));
     let trial = Trial::ignorable_test(case.to_string(), move || {
         let run = run_case(case, fixture);
-        match &runs[case_number(case)].get_or_init(|| run).outcome {
+        let run = runs[case_number(case)].get_or_init(|| run);
+        match &run.outcome {
             Outcome::Passed => Ok(Completion::Completed),
-            Outcome::Failed(why) => Err(why.into()),
+            Outcome::Failed(_) => Err(run.failure().into()),
             Outcome::NotClaimed(why) | Outcome::NotReached(why) => {
                 Ok(Completion::ignored_with(why))
             }

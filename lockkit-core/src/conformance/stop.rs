@@ -1,7 +1,6 @@
 //! How a case's body ends early: for good, or by a time bound that it missed.
 
 use std::fmt;
-use std::panic::Location;
 use std::time::Duration;
 
 use super::outcome::Outcome;
@@ -71,23 +70,20 @@ pub(super) fn all<T>(parts: impl IntoIterator<Item = Verdict<T>>) -> Verdict<Vec
 }
 
 impl From<Error> for Stop {
-    #[track_caller]
     fn from(error: Error) -> Self {
-        Self::error(&error, format_args!("unexpected error at {}", Location::caller()))
+        Self::error(&error, "a call that must succeed here did not")
     }
 }
 
 impl From<tokio::task::JoinError> for Stop {
-    #[track_caller]
     fn from(error: tokio::task::JoinError) -> Self {
-        Self::failed(format!("a task of the case ended at {}: {error}", Location::caller()))
+        Self::failed(format!("a call of the client panicked, or its task was ended: {error}"))
     }
 }
 
 impl From<std::io::Error> for Stop {
-    #[track_caller]
     fn from(error: std::io::Error) -> Self {
-        Self::failed(format!("a process of the case failed at {}: {error}", Location::caller()))
+        Self::failed(format!("a process that the case started did not work: {error}"))
     }
 }
 

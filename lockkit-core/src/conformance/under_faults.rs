@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
-use super::counted::{CountedClient, CountedLink, CountedServer};
+use super::counted::{CountedLink, CountedServer};
 use super::faults::{Linked, Server};
+use super::logged::LoggedClient;
 use super::stop::{Stop, Verdict, require};
 use crate::{Applied, Error, Result};
 
@@ -45,7 +46,7 @@ impl Context {
                 Stop::error(&error, "the fixture connects no client through a link")
             });
         let Linked { client, link } = linked?;
-        let client = CountedClient { client, notes: self.notes.clone() };
+        let client = LoggedClient::new(client, &self.notes, &self.clock).counted();
         let link = CountedLink::new(link, self.notes.clone());
         Ok(Linked::new(Arc::new(client), link))
     }

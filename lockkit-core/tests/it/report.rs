@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use lockkit_core::conformance::{Challenge, Fixture, Hook, Outcome, Report, Time, cases, run};
+use lockkit_core::conformance::{
+    Challenge, Fixture, Hook, Level, Outcome, Report, Time, cases, run,
+};
 use lockkit_core::{Applied, Error, LockName, LockProvider, Memory, Result, async_trait};
 use serde_json::Value;
 
@@ -154,6 +156,39 @@ fn a_failed_case_is_seen_everywhere() {
     assert!(html.contains("<h2>What failed</h2>"), "{html}");
     assert!(html.contains("<a class=\"failed\" href=\"#SF-19\""), "{html}");
     assert!(!good().to_html().contains("<h2>What failed</h2>"));
+}
+
+#[test]
+fn a_failure_tells_what_was_seen_what_the_contract_expects_and_what_was_done() {
+    let text = bad().to_string();
+    let failure = text.split_once("\nfailed: SF-19: ").unwrap().1;
+    let mut lines = failure.lines();
+    let seen = lines.next().unwrap();
+    assert!(seen.starts_with("a call that must succeed here did not: the store is unavailable"));
+    let expected = lines.next().unwrap();
+    assert!(expected.starts_with("  Clause C7 ("), "{expected}");
+    assert!(expected.ends_with("is told, and the next is granted"), "{expected}");
+    assert!(lines.next().unwrap().starts_with("  The last calls, "), "{failure}");
+    let first = lines.next().unwrap().trim_start();
+    assert!(first.contains("s  client ") && first.contains(": granted with token 1"), "{first}");
+    assert!(!failure.contains(".rs:"), "a line of the suite's source: {failure}");
+}
+
+#[test]
+fn the_failures_of_fewest_calls_come_first_and_the_verdict_says_what_was_not_reached() {
+    let report = bad();
+    let calls: Vec<_> = report.failed().map(|run| (run.case.level(), run.calls)).collect();
+    assert!(calls.len() > 1 && calls.is_sorted(), "{calls:?}");
+    let levels: Vec<_> = report.levels_not_reached().collect();
+    assert_eq!(levels, [Level::Link, Level::Processes]);
+    let verdict = "not reached: level 3 the link, level 4 processes and servers";
+    for (report, outcome) in [(good(), "passed"), (report, "FAILED, ")] {
+        let text = report.to_string();
+        let head = text.lines().next().unwrap();
+        assert!(head.contains(outcome) && head.ends_with(verdict), "{head}");
+        assert!(text.contains("All clients ran on one host"), "{text}");
+        assert!(report.to_html().contains("not reached: level 3 the link"), "the page");
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use crate::conformance::case::Case;
 use crate::conformance::case::Challenge::Safety;
 use crate::conformance::context::Context;
-use crate::conformance::stop::{Verdict, require};
-use crate::{Error, LockName};
+use crate::conformance::stop::{Stop, Verdict, require};
+use crate::{Error, Guard, Lock, LockName};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -156,7 +156,17 @@ pub(super) async fn each_its_own(cx: &Context, names: &[String]) -> Verdict {
     for name in names {
         // It is not about renewals, which a busy machine may miss.
         let lock = ours.lock(name).ttl(cx.long_ttl());
-        let guard = lock.acquire_within(cx.wake_up()).await?;
+        let guard = match lock.acquire_within(cx.wake_up()).await {
+            Ok(guard) => guard,
+            Err(error @ Error::TimedOut { .. }) => {
+                let held = guards.into_iter().flatten().collect();
+                let Some(other) = held_under(&lock, held).await? else { return Err(error.into()) };
+                return Err(Stop::failed(format!(
+                    "C3: {other:?} was held, and {name:?}, another name, was refused for it"
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        };
         require!(guard.name().as_str() == name, "{name:?} became {:?}", guard.name());
         guards.push(Some(guard));
     }
@@ -184,6 +194,18 @@ pub(super) async fn each_its_own(cx: &Context, names: &[String]) -> Verdict {
         guard.release().await?;
     }
     Ok(())
+}
+
+/// The name whose release lets `lock` be taken: the store takes the two for each other.
+async fn held_under(lock: &Lock, held: Vec<Guard>) -> Verdict<Option<String>> {
+    for guard in held.into_iter().rev() {
+        let name = guard.name().to_string();
+        guard.release().await?;
+        if lock.try_acquire().await?.is_some() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 async fn no_names(cx: Context) -> Verdict {

@@ -7,8 +7,8 @@ use minijinja::value::Serde;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::Serialize;
 
-use super::Report;
 use super::json::View;
+use super::{CaseRun, Report};
 use crate::conformance::case::Level;
 use crate::conformance::notes::Measure;
 
@@ -17,10 +17,10 @@ use crate::conformance::notes::Measure;
 const HEADLINES: [(&str, &str, &str); 7] = [
     ("SF-10", "margin, smallest", "smallest margin at an expiry"),
     ("LV-03", "margin, smallest", "smallest margin at an expiry"),
-    ("PF-02", "hand-off, p50", "hand-off, half of them"),
-    ("PF-02", "hand-off, p99", "hand-off, 99 of a hundred"),
-    ("PF-01", "acquire, p50", "acquire, uncontended"),
-    ("PF-01", "release, p50", "release, uncontended"),
+    ("PF-02", "hand-off, p50", "hand-off, p50"),
+    ("PF-02", "hand-off, p99", "hand-off, p99"),
+    ("PF-01", "acquire, p50", "acquire, uncontended, p50"),
+    ("PF-01", "release, p50", "release, uncontended, p50"),
     ("LV-01", "end to next grant, slowest", "killed holder to next grant"),
 ];
 
@@ -30,6 +30,8 @@ struct Page<'a> {
     style: &'static str,
     report: View<'a>,
     extent: String,
+    /// In the order in which the report tells them.
+    failed: Vec<Failed>,
     headlines: Vec<Headline>,
     claims: Vec<(&'static str, String)>,
     /// In the order of the report's levels.
@@ -37,10 +39,23 @@ struct Page<'a> {
 }
 
 #[derive(Serialize)]
+struct Failed {
+    id: &'static str,
+    sentence: &'static str,
+    why: String,
+}
+
+#[derive(Serialize)]
 struct Headline {
     name: &'static str,
     id: &'static str,
     value: String,
+}
+
+impl Failed {
+    fn of(run: &CaseRun) -> Self {
+        Self { id: run.case.id, sentence: run.case.sentence, why: run.failure() }
+    }
 }
 
 impl Report {
@@ -55,6 +70,7 @@ fn page(report: &Report) -> String {
         style: include_str!("page.css"),
         report: View::of(report),
         extent: report.extent(),
+        failed: report.failed().map(Failed::of).collect(),
         headlines: headlines(report),
         claims: report.claims(),
         level_names: Level::ALL.map(|level| level.to_string()),

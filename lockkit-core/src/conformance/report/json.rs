@@ -33,6 +33,9 @@ pub(super) struct View<'a> {
     seconds: f64,
     passed: bool,
     is_whole: bool,
+    verdict: String,
+    levels_not_reached: Vec<u8>,
+    limits: &'static str,
     hooks: Vec<String>,
     declared: Declared,
     summary: Tally,
@@ -100,6 +103,7 @@ struct OneCase<'a> {
     seconds: f64,
     operations: u64,
     faults: u64,
+    calls: usize,
     figures: Vec<Measured<'a>>,
 }
 
@@ -135,6 +139,9 @@ impl<'a> View<'a> {
             time: if report.time == Time::Virtual { "virtual" } else { "real" },
             seconds: report.took.as_secs_f64(),
             passed: report.is_passed(),
+            verdict: report.verdict(),
+            levels_not_reached: report.levels_not_reached().map(Level::number).collect(),
+            limits: Report::limits(),
             is_whole: report.runs.len() == cases().len(),
             hooks: report.hooks.iter().map(ToString::to_string).collect(),
             declared: Declared::of(&report.guarantees),
@@ -191,6 +198,7 @@ impl<'a> OneCase<'a> {
             seconds: run.took.as_secs_f64(),
             operations: run.operations,
             faults: run.faults,
+            calls: run.calls,
             figures: run.figures.iter().map(Measured::of).collect(),
         }
     }

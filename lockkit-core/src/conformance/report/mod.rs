@@ -10,7 +10,7 @@ use std::{fs, io};
 
 use serde::Serialize;
 
-use super::case::{Case, Challenge};
+use super::case::{Case, Challenge, Level};
 use super::cases::cases;
 use super::fixture::{Fixture, Time};
 use super::hook::Hook;
@@ -68,6 +68,8 @@ pub struct CaseRun {
     pub operations: u64,
     /// The faults that it made at links and servers.
     pub faults: u64,
+    /// The calls that it made on its clients.
+    pub calls: usize,
     /// Why its first run was inconclusive; all else is of the second one, but `took` of both. `None`:
     /// it ran once at most.
     pub rerun: Option<String>,
@@ -81,11 +83,21 @@ impl CaseRun {
         notes: &Notes,
     ) -> Self {
         let (operations, faults) = (notes.operations(), notes.faults());
-        Self { case, outcome, took, figures: notes.figures(), operations, faults, rerun: None }
+        let (figures, calls) = (notes.figures(), notes.calls().count());
+        Self { case, outcome, took, figures, operations, faults, calls, rerun: None }
     }
 
     pub(super) fn barred(case: &'static Case, outcome: Outcome) -> Self {
         Self::new(case, outcome, Duration::ZERO, &Notes::default())
+    }
+
+    /// What a failed case tells: what was seen, what the contract says, and what was done.
+    pub(super) fn failure(&self) -> String {
+        let Case { clause, sentence, .. } = self.case;
+        let (title, reason) = (clause_title(clause), self.outcome.reason().unwrap_or_default());
+        let (seen, done) = reason.split_once('\n').unwrap_or((reason, ""));
+        let done = if done.is_empty() { String::new() } else { format!("\n{done}") };
+        format!("{seen}\n  Clause {clause} ({title}) expects: {sentence}{done}")
     }
 }
 
@@ -115,9 +127,37 @@ impl Report {
         &self.runs
     }
 
-    /// Those that failed.
+    /// Those that failed, the clearest first: those of the lowest level, and of these the one that made the
+    /// fewest calls.
     pub fn failed(&self) -> impl Iterator<Item = &CaseRun> {
-        self.runs.iter().filter(|run| matches!(run.outcome, Outcome::Failed(_)))
+        let is_failed = |run: &&CaseRun| matches!(run.outcome, Outcome::Failed(_));
+        let mut failed: Vec<_> = self.runs.iter().filter(is_failed).collect();
+        failed.sort_by_key(|run| (run.case.level(), run.calls));
+        failed.into_iter()
+    }
+
+    /// The levels of which no case ran, since the fixture gives no means to.
+    pub fn levels_not_reached(&self) -> impl Iterator<Item = Level> {
+        let is_reached = |level: &Level| {
+            let tally = self.tally(|run| run.case.level() == *level);
+            tally.passed + tally.failed > 0 || tally.not_reached == 0
+        };
+        Level::ALL.into_iter().filter(move |level| !is_reached(level))
+    }
+
+    /// Whether the store passed, and what was not tried.
+    fn verdict(&self) -> String {
+        let failed = self.failed().count();
+        let verdict = match failed {
+            0 if self.is_passed() => "passed".to_owned(),
+            0 => "nothing passed".to_owned(),
+            failed => format!("FAILED, {failed} cases"),
+        };
+        let levels: Vec<_> = self.levels_not_reached().map(|level| level.to_string()).collect();
+        if levels.is_empty() {
+            return verdict;
+        }
+        format!("{verdict}; not reached: level {}", levels.join(", level "))
     }
 
     /// Those that ran once more, since their first run was inconclusive.
@@ -173,6 +213,13 @@ impl Report {
                 },
             ),
         ]
+    }
+
+    /// What no run on one host can show, whatever passed.
+    const fn limits() -> &'static str {
+        "All clients ran on one host and one clock. Not shown: what clocks that differ do to leases and \
+         tokens, a failover that the fixture does not make, and pauses of a network file system or a \
+         virtual machine."
     }
 
     /// How many cases there are: fewer than all were asked for if a filter chose them.

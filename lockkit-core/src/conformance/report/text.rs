@@ -12,7 +12,14 @@ const HEAD: [&str; 4] = ["passed", "failed", "not claimed", "not reached"];
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = if self.time == Time::Virtual { ", in virtual time" } else { "" };
-        writeln!(f, "{}: {} in {:.1?}{time}", self.store, self.extent(), self.took)?;
+        writeln!(
+            f,
+            "{}: {} in {:.1?}{time}: {}",
+            self.store,
+            self.extent(),
+            self.took,
+            self.verdict()
+        )?;
 
         let [passed, failed, not_claimed, not_reached] = HEAD;
         let head = format_args!("{passed:>7}{failed:>8}{not_claimed:>13}{not_reached:>13}");
@@ -48,11 +55,15 @@ impl fmt::Display for Report {
         for word in ["not claimed", "not reached"] {
             skipped(f, self, word)?;
         }
-        for run in self.failed() {
-            let why = run.outcome.reason().unwrap_or_default();
-            writeln!(f, "\nfailed: {} ({why})", run.case)?;
+        rerun(f, self)?;
+        writeln!(f, "\n{}", Self::limits())?;
+        if self.failed().count() > 1 {
+            writeln!(f, "\n{} cases failed; the clearest comes first.", self.failed().count())?;
         }
-        rerun(f, self)
+        for run in self.failed() {
+            writeln!(f, "\nfailed: {}: {}", run.case.id, run.failure())?;
+        }
+        Ok(())
     }
 }
 

@@ -194,6 +194,8 @@ impl<'a> Walks<'a> {
             part /= 2;
         }
         let (why, story) = shortest;
+        // The story tells more than the last calls, which are those of the shortest walk's tries.
+        self.cx.notes.calls().forget();
         Stop::failed(format!(
             "{why}\n  What was done (seed {seed}, made shorter):\n    {}",
             story.join("\n    ")
