@@ -5,19 +5,27 @@
 //! keeps a model beside it: who holds, until when at least and at most, who waits and in which order. A
 //! step whose answer could be either, because a term ends meanwhile, is not taken: the world lets the
 //! term run out first. A walk that fails is made shorter for as long as it still fails, and told as a story.
+//!
+//! A scene (`scene`) is a walk that is not random: a holder, a waiter and a newcomer under a combination of
+//! circumstances, of which each two meet in some scene (`pairs`).
 
 mod act;
+mod pairs;
+mod scene;
 mod step;
 mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::context::Context;
 use super::faults::{Link, Linked};
 use super::outcome::Outcome;
 use super::stop::{Stop, Verdict, all, require_in_time};
 use crate::LockProvider;
+use scene::{Scene, scenes};
 use step::{CLIENTS, Step, steps};
 use world::World;
 
@@ -26,7 +34,7 @@ const DELAYS: [Duration; CLIENTS] =
     [Duration::ZERO, Duration::from_millis(4), Duration::from_millis(15)];
 /// How many steps a walk has.
 const STEPS: usize = 40;
-/// How many walks there are in virtual time.
+/// How many walks there are in virtual time; in real time the budget ends them.
 const WALKS: u64 = 60;
 /// For how long walks begin in real time.
 const REAL_BUDGET: Duration = Duration::from_secs(8);
@@ -49,45 +57,96 @@ pub(super) enum Over {
 /// Walks from one seed after the other, until the budget is used up or an answer is wrong. In real time,
 /// which mostly passes in waits, several do so side by side.
 pub(super) async fn walks(cx: &Context, over: Over) -> Verdict {
-    let first = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let walked = if cx.is_virtual() {
-        walks_from(cx, over, first).await?
+    let first = seed();
+    let count = if cx.is_virtual() { WALKS } else { 10 * WALKS };
+    let from = |first: u64| (first..first + count).map(Walk::random).collect();
+    let lanes = if cx.is_virtual() {
+        vec![from(first)]
     } else {
-        let [second, third] = [first + APART, first + 2 * APART];
-        let walked = tokio::join!(
-            walks_from(cx, over, first),
-            walks_from(cx, over, second),
-            walks_from(cx, over, third)
-        );
-        all([walked.0, walked.1, walked.2])?
-            .into_iter()
-            .fold((0, 0), |(walks, steps), walked| (walks + walked.0, steps + walked.1))
+        vec![from(first), from(first + APART), from(first + 2 * APART)]
     };
-    // Each walk may have ended at its first step, where a step takes longer than terms allow.
-    let (least, taken) = (STEPS as u64, walked.1);
-    require_in_time!(taken >= least, "{taken} steps were in time, which proves nothing");
-    cx.notes.count("walks", walked.0);
-    cx.notes.count("steps of them", taken);
+    let walked = side_by_side(cx, over, lanes).await?;
+    cx.notes.count("walks", walked.walks);
+    cx.notes.count("steps of them", walked.steps);
     Ok(())
 }
 
-/// How many walks there were, and how many steps they took.
-async fn walks_from(cx: &Context, over: Over, first: u64) -> Verdict<(u64, u64)> {
-    let mut walks = Walks::begin(cx, over, first).await?;
-    let end = cx.clock.now().saturating_add(REAL_BUDGET);
-    let mut seed = first;
-    while if cx.is_virtual() { seed - first < WALKS } else { cx.clock.now() < end } {
-        let steps = steps(seed, STEPS);
-        match walks.walk(&steps).await {
-            Ok(()) => {}
-            Err((stop, story)) => match wrong(cx, stop) {
-                Ok(why) => return Err(walks.told(seed, steps, (why, story)).await),
-                Err(stop) => return Err(stop.of(format_args!("the walk of seed {seed}"))),
-            },
-        }
-        seed += 1;
+/// Plays the scenes of a seed, until all were played, the budget is used up, or an answer is wrong.
+pub(super) async fn combinations(cx: &Context, over: Over) -> Verdict {
+    let seed = seed();
+    let scenes = scenes(seed).into_iter().map(|scene| Walk::scene(seed, scene));
+    let mut lanes = vec![Vec::new(); if cx.is_virtual() { 1 } else { 3 }];
+    let count = lanes.len();
+    scenes.enumerate().for_each(|(number, scene)| lanes[number % count].push(scene));
+    let all: usize = lanes.iter().map(Vec::len).sum();
+    let walked = side_by_side(cx, over, lanes).await?;
+    cx.notes.count("combinations", walked.walks);
+    cx.notes.count("of", u64::try_from(all).unwrap_or(u64::MAX));
+    Ok(())
+}
+
+/// The first seed: of the environment, or 1.
+fn seed() -> u64 {
+    std::env::var(SEED).ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
+/// What is walked, and what a failure calls it.
+#[derive(Clone, Debug)]
+struct Walk {
+    seed: u64,
+    called: String,
+    steps: Vec<Step>,
+}
+
+impl Walk {
+    fn random(seed: u64) -> Self {
+        Self { seed, called: format!("seed {seed}"), steps: steps(seed, STEPS) }
     }
-    Ok((seed - first, walks.taken))
+
+    fn scene(seed: u64, scene: Scene) -> Self {
+        Self { seed, called: format!("seed {seed}, {scene}"), steps: scene.steps() }
+    }
+}
+
+/// How many walks there were, and how many steps they took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Walked {
+    walks: u64,
+    steps: u64,
+}
+
+/// Walks each lane's walks one after the other, and the lanes side by side.
+async fn side_by_side(cx: &Context, over: Over, lanes: Vec<Vec<Walk>>) -> Verdict<Walked> {
+    let lanes = lanes.into_iter().enumerate();
+    let walked = join_all(lanes.map(|(lane, walks)| in_turn(cx, over, lane, walks))).await;
+    let walked = all(walked)?.into_iter().fold(Walked::default(), |sum, lane| Walked {
+        walks: sum.walks + lane.walks,
+        steps: sum.steps + lane.steps,
+    });
+    // Each walk may have ended at its first step, where a step takes longer than terms allow.
+    let (least, taken) = (STEPS as u64, walked.steps);
+    require_in_time!(taken >= least, "{taken} steps were in time, which proves nothing");
+    Ok(walked)
+}
+
+async fn in_turn(cx: &Context, over: Over, lane: usize, lane_of: Vec<Walk>) -> Verdict<Walked> {
+    let mut walks = Walks::begin(cx, over, lane).await?;
+    let end = cx.clock.now().saturating_add(REAL_BUDGET);
+    let mut walked = Walked::default();
+    for walk in lane_of {
+        if !cx.is_virtual() && cx.clock.now() >= end {
+            break;
+        }
+        if let Err((stop, story)) = walks.walk(&walk.steps).await {
+            return Err(match wrong(cx, stop) {
+                Ok(why) => walks.told(walk, (why, story)).await,
+                Err(stop) => stop.of(format_args!("the walk of seed {}", walk.seed)),
+            });
+        }
+        walked.walks += 1;
+        walked.steps = walks.taken;
+    }
+    Ok(walked)
 }
 
 /// Why a walk is wrong, whatever the machine did; in virtual time no machine makes it late.
@@ -114,7 +173,7 @@ struct Walks<'a> {
 }
 
 impl<'a> Walks<'a> {
-    async fn begin(cx: &'a Context, over: Over, seed: u64) -> Verdict<Self> {
+    async fn begin(cx: &'a Context, over: Over, lane: usize) -> Verdict<Self> {
         let (mut clients, mut links) = (Vec::new(), Vec::new());
         let delays = if over == Over::Links { DELAYS } else { [Duration::ZERO; CLIENTS] };
         for delay in delays {
@@ -129,7 +188,7 @@ impl<'a> Walks<'a> {
         }
         let mut slowest = Duration::ZERO;
         for client in clients.iter().cycle().take(2 * CLIENTS) {
-            let request = cx.request(&format!("measured-{seed}"))?;
+            let request = cx.request(&format!("measured-{lane}"))?;
             let begun = cx.clock.now();
             let grant = cx.granted(&**client, &request).await?;
             slowest = slowest.max(cx.clock.now().saturating_since(begun));
@@ -137,7 +196,8 @@ impl<'a> Walks<'a> {
         }
         let least = Duration::from_millis(if cx.is_virtual() { 2 } else { 200 });
         let room = (slowest * 2).clamp(least, cx.odd_ttl() / 6);
-        Ok(Self { cx, clients, _links: links, delays, room, count: seed * 1000, taken: 0 })
+        let count = u64::try_from(lane).unwrap_or(0) * APART;
+        Ok(Self { cx, clients, _links: links, delays, room, count, taken: 0 })
     }
 
     /// Takes the steps; if one fails, why, and the story so far.
@@ -168,8 +228,7 @@ impl<'a> Walks<'a> {
     /// Makes a walk that failed as short as it can be, and tells it.
     async fn told(
         &mut self,
-        seed: u64,
-        mut steps: Vec<Step>,
+        Walk { called, mut steps, .. }: Walk,
         mut shortest: (String, Vec<String>),
     ) -> Stop {
         let end = self.cx.clock.now().saturating_add(SHRINK_BUDGET);
@@ -197,7 +256,7 @@ impl<'a> Walks<'a> {
         // The story tells more than the last calls, which are those of the shortest walk's tries.
         self.cx.notes.calls().forget();
         Stop::failed(format!(
-            "{why}\n  What was done (seed {seed}, made shorter):\n    {}",
+            "{why}\n  What was done ({called}, made shorter):\n    {}",
             story.join("\n    ")
         ))
     }
