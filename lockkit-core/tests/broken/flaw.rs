@@ -99,11 +99,18 @@ pub(crate) struct SmallFixture {
     flaw: Flaw,
     store: Arc<Store>,
     time: Time,
+    has_link: bool,
 }
 
 impl SmallFixture {
     pub(crate) fn new(flaw: &Flaw, time: Time) -> Self {
-        Self { flaw: flaw.clone(), store: Arc::new(Store::new(flaw.rules)), time }
+        let store = Arc::new(Store::new(flaw.rules));
+        Self { flaw: flaw.clone(), store, time, has_link: true }
+    }
+
+    /// The same, for authors who give the suite no link.
+    pub(crate) fn without_link(self) -> Self {
+        Self { has_link: false, ..self }
     }
 }
 
@@ -125,11 +132,15 @@ impl Fixture for SmallFixture {
     }
 
     fn hooks(&self) -> &[Hook] {
-        &[Hook::Remove, Hook::Forget, Hook::Link, Hook::Server]
+        match self.has_link {
+            true => &[Hook::Remove, Hook::Forget, Hook::Link, Hook::Server],
+            false => &[Hook::Remove, Hook::Forget, Hook::Server],
+        }
     }
 
     fn fresh(&self) -> Option<Arc<dyn Fixture>> {
-        Some(Arc::new(Self::new(&self.flaw, self.time)))
+        let fresh = Self::new(&self.flaw, self.time);
+        Some(Arc::new(if self.has_link { fresh } else { fresh.without_link() }))
     }
 
     async fn remove(&self, name: &LockName) -> Result<()> {

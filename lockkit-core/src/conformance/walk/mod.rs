@@ -93,18 +93,17 @@ fn seed() -> u64 {
 /// What is walked, and what a failure calls it.
 #[derive(Clone, Debug)]
 struct Walk {
-    seed: u64,
     called: String,
     steps: Vec<Step>,
 }
 
 impl Walk {
     fn random(seed: u64) -> Self {
-        Self { seed, called: format!("seed {seed}"), steps: steps(seed, STEPS) }
+        Self { called: format!("seed {seed}"), steps: steps(seed, STEPS) }
     }
 
     fn scene(seed: u64, scene: Scene) -> Self {
-        Self { seed, called: format!("seed {seed}, {scene}"), steps: scene.steps() }
+        Self { called: format!("seed {seed}, {scene}"), steps: scene.steps() }
     }
 }
 
@@ -140,7 +139,7 @@ async fn in_turn(cx: &Context, over: Over, lane: usize, lane_of: Vec<Walk>) -> V
         if let Err((stop, story)) = walks.walk(&walk.steps).await {
             return Err(match wrong(cx, stop) {
                 Ok(why) => walks.told(walk, (why, story)).await,
-                Err(stop) => stop.of(format_args!("the walk of seed {}", walk.seed)),
+                Err(stop) => stop.of(format_args!("the walk of {}", walk.called)),
             });
         }
         walked.walks += 1;

@@ -176,13 +176,15 @@ impl<'a> World<'a> {
             return self.look_for_the_next(name, now, over).await;
         }
         let Some((least, most)) = self.ends_of(name) else {
-            self.all_still_wait(name, "while another request holds")?;
+            if let Some(place) = self.granted_waiter(name) {
+                return Err(self.too_early(name, place, "while another request holds").await);
+            }
             return Ok(None);
         };
         if now < least {
-            let still_wait = self.all_still_wait(name, "before the term of the holder was over");
-            if self.now() < least {
-                still_wait?;
+            let ended = self.granted_waiter(name);
+            if let Some(place) = ended.filter(|_| self.now() < least) {
+                return Err(self.too_early(name, place, "behind a holder that has its term").await);
             }
             let soon = least.saturating_sub(self.room * 2);
             return Ok((soon <= now).then_some(least));
@@ -230,11 +232,16 @@ impl<'a> World<'a> {
         self.names[name].queue.iter().position(has_ended)
     }
 
-    /// Fails if the wait for a name has ended.
-    fn all_still_wait(&self, name: usize, when: &str) -> Verdict {
-        let Some(place) = self.granted_waiter(name) else { return Ok(()) };
-        let who = self.who(self.names[name].queue[place]);
-        Err(Stop::failed(format!("C1, C8: the wait of {who} ended {when}")))
+    /// Why a wait may not end yet, of the waiter in this place of a name's queue.
+    async fn too_early(&mut self, name: usize, place: usize, when: &str) -> Stop {
+        let at = self.names[name].queue[place];
+        let what = format!("C1, C8: {} waits {when}", self.who(at));
+        let Some(waits) = self.asked[at].waits.take() else { return Stop::failed(what) };
+        match waits.await {
+            Ok(Ok(grant)) => Stop::failed(format!("{what}, and is granted token {}", grant.token)),
+            Ok(Err(error)) => Stop::error(&error, what),
+            Err(error) => error.into(),
+        }
     }
 
     /// When the grant of a name ends, at least and at most.
