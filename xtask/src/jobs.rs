@@ -156,7 +156,7 @@ impl<'a> Job<'a> {
     fn run(&self) -> Ran {
         let (started, pressure) = (Instant::now(), Pressure::now());
         let log = log_of(&self.program.name);
-        let (has_passed, said) = said(self.command(&self.tests), &log);
+        let (has_passed, said) = said(self.command(&self.tests), &log, LIMIT);
         let mut ran = Ran {
             name: self.program.name.clone(),
             log,
@@ -187,7 +187,7 @@ impl<'a> Job<'a> {
             eprintln!("    it runs once more");
             ran.reruns.push(format!("{}: {}", failure.test, failure.first_line()));
             let log = log_of(&format!("{} again", ran.name));
-            let (has_passed, said) = said(self.alone(&failure.test), &log);
+            let (has_passed, said) = said(self.alone(&failure.test), &log, LIMIT);
             if has_passed {
                 ran.passed += 1;
             } else {
@@ -272,8 +272,8 @@ impl Ran {
 }
 
 /// Runs a program that writes to `log`; whether it passed, and what it said.
-fn said(mut command: Command, log: &Path) -> (bool, String) {
-    let passed = to_its_end(&mut command, log);
+pub(crate) fn said(mut command: Command, log: &Path, limit: Duration) -> (bool, String) {
+    let passed = to_its_end(&mut command, log, limit);
     let said = fs::read(log).map(|said| String::from_utf8_lossy(&said).into_owned());
     match (passed, said) {
         (Ok(()), Ok(said)) => (true, said),
@@ -283,7 +283,7 @@ fn said(mut command: Command, log: &Path) -> (bool, String) {
 }
 
 /// Waits for the end of a program, and ends one that hangs.
-fn to_its_end(command: &mut Command, log: &Path) -> Result<()> {
+fn to_its_end(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
     let failed = |error: io::Error| format!("{}: {error}", log.display());
     let output = File::create(log).map_err(failed)?;
     let errors = output.try_clone().map_err(failed)?;
@@ -294,9 +294,9 @@ fn to_its_end(command: &mut Command, log: &Path) -> Result<()> {
         if let Some(status) = child.try_wait().map_err(failed)? {
             return status.success().then_some(()).ok_or_else(|| format!("it ended with {status}"));
         }
-        if started.elapsed() > LIMIT {
+        if started.elapsed() > limit {
             child.kill().and_then(|()| child.wait()).map_err(failed)?;
-            return Err(format!("no end within {LIMIT:?}: something waits for ever"));
+            return Err(format!("no end within {limit:?}: something waits for ever"));
         }
         thread::sleep(LOOK);
     }
@@ -334,7 +334,7 @@ impl Room {
     }
 }
 
-fn own<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn own<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -7,6 +7,7 @@ mod licences;
 mod matrix;
 mod metadata;
 mod msrv;
+mod mutants;
 mod output;
 mod peers;
 mod pressure;
@@ -39,6 +40,9 @@ cargo xtask features     builds each feature alone, and runs the examples
 cargo xtask bench        the benchmarks, or those whose name contains the words that follow
 cargo xtask circles      whether files import each other in a circle that the list of them lacks
 cargo xtask msrv         whether each crate builds with the Rust version that it declares
+cargo xtask mutants      builds each store's client with one mistake at a time, and runs the case that must
+                         convict it; or one store's, `mutants redis`, or one mistake, `mutants redis NAME`;
+                         `--whole` runs every case
 cargo xtask table        writes docs/stores.md's table of what the stores declare
 cargo xtask unclaimed    writes the list of cases that the last reports do not count as passed
 ";
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         ["bench", ..] => bench(&args[1..]),
         ["features"] => matrix::run(),
         ["msrv"] => msrv::run(),
+        ["mutants", ..] => mutants::run(&args[1..]),
         ["table"] => table(),
         ["unclaimed"] => reports::write_list(),
         ["circles"] => circles::check(),

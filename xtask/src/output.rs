@@ -6,6 +6,8 @@ const INCONCLUSIVE: &str = "inconclusive: the machine ";
 /// How the errors look that a limit explains: no answer, no grant, or no renewal in time.
 const LATE: [&str; 3] =
     ["Unavailable { applied: ", "TimedOut { holder: ", "Lost { reason: Expired"];
+/// What has failed where a program fails and names no test.
+pub(crate) const PROGRAM: &str = "the program itself";
 /// How many characters of a long output are shown.
 const SHOWN: usize = 20_000;
 
@@ -83,7 +85,7 @@ pub(crate) fn failures(said: &str) -> Vec<Failure> {
         }
     }
     if failures.is_empty() {
-        failures.push(Failure::of_program("the program itself", said));
+        failures.push(Failure::of_program(PROGRAM, said));
     }
     failures
 }

@@ -7,7 +7,7 @@ use crate::jobs::{self, FEW, Job};
 use crate::programs;
 use crate::steps::{Steps, has};
 use crate::tiers::{self, Table, Tier};
-use crate::{Result, peers, setup};
+use crate::{Result, mutants, peers, setup};
 
 /// How often each broken provider must be caught.
 const RUNS: &str = "20";
@@ -52,7 +52,8 @@ pub(crate) fn run() -> Result<()> {
     let simulate =
         "run --release --locked -p lockkit-core --features conformance --example simulate";
     steps.cargo(&format!("{simulate} -- --days 365"));
-    steps.step("each change to the code that keeps the promises is noticed", mutants);
+    steps.step("the suite convicts each mistake made in a store's client", mutants::all);
+    steps.step("each change to the code that keeps the promises is noticed", of_the_core);
     steps.finish()
 }
 
@@ -83,7 +84,8 @@ fn borrowed<'a>(variables: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a st
     variables.iter().map(|(name, value)| (*name, &**value)).collect()
 }
 
-fn mutants() -> Result<()> {
+/// What `cargo-mutants` changes in the driver and its like.
+fn of_the_core() -> Result<()> {
     if !has("cargo-mutants") {
         return Err("install it first: cargo install --locked cargo-mutants".to_owned());
     }
