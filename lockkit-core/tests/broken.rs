@@ -13,6 +13,7 @@ mod broken {
     pub(crate) mod entry;
     pub(crate) mod flaw;
     pub(crate) mod habits;
+    pub(crate) mod handed_on;
     pub(crate) mod link;
     pub(crate) mod link_flaws;
     pub(crate) mod linked;

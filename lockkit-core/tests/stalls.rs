@@ -11,6 +11,7 @@ mod broken {
     pub(crate) mod entry;
     pub(crate) mod flaw;
     pub(crate) mod habits;
+    pub(crate) mod handed_on;
     pub(crate) mod link;
     pub(crate) mod linked;
     pub(crate) mod rule_flaws;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::context::Context;
-use super::stop::Verdict;
+use super::stop::{Verdict, require_in_time};
 use crate::{Clock, Instant, WakeUp};
 
 /// How often the calls are made that are measured.
@@ -71,6 +71,18 @@ impl Context {
             WakeUp::Push => Duration::ZERO,
             WakeUp::Poll(every) => every,
         }
+    }
+
+    /// That the quickest of these waiters was granted within the declared wake-up: a machine that is busy
+    /// does not hold up all of them, and a waiter that is not told asks by itself much later.
+    pub(super) fn require_prompt(&self, what: &str, took: &[Duration]) -> Verdict {
+        let (least, declared) = (took.iter().min().copied().unwrap_or_default(), self.poll());
+        let bound = declared + self.moment();
+        require_in_time!(
+            least <= bound,
+            "{what} was granted after {least:?} at the earliest, declared are {declared:?}"
+        );
+        Ok(())
     }
 
     /// The ttl of leases that nothing renews over some calls on them.

@@ -32,6 +32,10 @@ pub(crate) struct Habits {
     pub(crate) asks_from_its_place: bool,
     /// Whether a waiter asks again as soon as its connection has ended.
     pub(crate) hears_resets: bool,
+    /// Whether wake-ups are listened to over any connection, and not only over the first.
+    pub(crate) listens_again: bool,
+    /// Whether a holder hands the name on to a waiter of its client, and leaves the store to learn it.
+    pub(crate) hands_on_itself: bool,
     /// Whether a lease is renewed again after a renewal that failed.
     pub(crate) renews_after_an_error: bool,
     /// Whether a lease outlives the connection that it was granted over.
@@ -68,6 +72,8 @@ impl Habits {
         retries_under_a_new_id: false,
         asks_from_its_place: true,
         hears_resets: true,
+        listens_again: true,
+        hands_on_itself: false,
         renews_after_an_error: true,
         lease_outlives_connection: true,
         waits_through_outages: true,

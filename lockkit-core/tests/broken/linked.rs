@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use super::client::{guarantees, next_client, worth_asking};
 use super::entry::Ask;
 use super::habits::{Call, Habits};
+use super::handed_on::HandedOn;
 use super::link::Network;
 use super::store::{Answer, Store};
 
@@ -33,6 +34,7 @@ pub(crate) struct LinkedClient {
     connection: Arc<Mutex<Option<usize>>>,
     turn: Arc<tokio::sync::Mutex<()>>,
     trying: Arc<Mutex<HashMap<LockName, watch::Receiver<()>>>>,
+    handed_on: HandedOn,
 }
 
 fn limit(request: &Request) -> Duration {
@@ -42,8 +44,8 @@ fn limit(request: &Request) -> Duration {
 impl LinkedClient {
     pub(crate) fn connect(store: &Arc<Store>, network: &Network, habits: Habits) -> Self {
         let (store, network) = (Arc::clone(store), network.clone());
-        let (connection, turn, trying) = Default::default();
-        Self { store, number: next_client(), network, habits, connection, turn, trying }
+        let (connection, turn, trying, handed_on) = Default::default();
+        Self { store, number: next_client(), network, habits, connection, turn, trying, handed_on }
     }
 
     /// The attempt on this name that is under way; if there is none, ours is until it is dropped.
@@ -139,8 +141,9 @@ impl LinkedClient {
         tell: watch::Sender<()>,
     ) {
         let (tell, mut over) = (Arc::new(tell), self.network.over(connection));
+        let listens = connection == 0 || self.habits.listens_again;
         tokio::select! {
-            _ = wake.changed() => {
+            _ = wake.changed(), if listens => {
                 let told = Arc::clone(&tell);
                 self.network.send(connection, Way::Replies, move || told.send_replace(()));
             }
@@ -148,7 +151,7 @@ impl LinkedClient {
             () = tell.closed() => {}
         }
         // Whose connection has ended asks again over another one, unless nobody tells it.
-        if !self.habits.hears_resets {
+        if !self.habits.hears_resets || connection > 0 && !self.habits.listens_again {
             tell.closed().await;
         }
     }
@@ -239,7 +242,13 @@ impl LockProvider for LinkedClient {
                 }
                 Answer::Held(waiting) => {
                     request.report(StoreSays::Held(waiting.holder.clone()));
-                    worth_asking(request, sent, waiting).await;
+                    tokio::select! {
+                        () = worth_asking(request, sent, waiting) => {}
+                        Ok(token) = self.handed_on.waits(request.name()) => {
+                            let now = request.clock().now();
+                            return Ok(self.grant(request, now, token, connection, Call::HandOff));
+                        }
+                    }
                 }
                 Answer::Gone => {
                     return Err(Error::unavailable(Applied::No, "the place in the queue is gone"));
@@ -359,6 +368,9 @@ impl Lease for LinkedLease {
 
     async fn release(&self) -> Result<()> {
         let (asked, token, number) = (self.request.clone(), self.token, self.client.number);
+        if self.client.habits.hands_on_itself {
+            self.client.handed_on.hand_on(asked.name(), token);
+        }
         let told = self.client.call(limit(&asked), move |store| {
             store.release(number, &asked, token) || store.was_released(&asked)
         });

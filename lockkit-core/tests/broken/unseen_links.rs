@@ -37,6 +37,21 @@ pub(crate) const UNSEEN_LINKS: &[Flaw] = &[
         Habits { term_from_queueing: true, ..CORRECT },
     )
     .breaks("C5"),
+    Flaw::habit(
+        "hand-off-term-from-itself",
+        "a client hands a name on to its own waiter, whose term counts from then and not from what the store \
+         has acknowledged",
+        &["C5-05"],
+        Habits { hands_on_itself: true, ..CORRECT },
+    )
+    .breaks("C5"),
+    Flaw::habit(
+        "wake-ups-over-the-first-connection",
+        "when the connection for wake-ups has ended, none is listened to over the next",
+        &["C8-07"],
+        Habits { listens_again: false, ..CORRECT },
+    )
+    .breaks("C8"),
     leaks(
         "connection-leaked-per-attempt",
         "each name that is taken leaves a connection open",

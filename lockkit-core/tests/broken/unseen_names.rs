@@ -64,6 +64,12 @@ pub(crate) const UNSEEN_NAMES: &[Flaw] = &[
         name.replace("%2F", "/").replace("%00", "\0")
     }),
     written(
+        "names-half-escaped",
+        "a brace in a name is escaped, and the character that begins the sequence is not",
+        &["C3-05"],
+        |name| name.replace('{', "%7B").replace('}', "%7D"),
+    ),
+    written(
         "names-resolved",
         "`a/./b` and `a//b` meet: the store resolves paths",
         &["SF-25"],

@@ -1,6 +1,6 @@
 //! Mistakes of a store in what operators see (C16).
 
-use lockkit_core::{Inspection, LockName};
+use lockkit_core::{Holder, Inspection, LockName};
 
 use super::entry::Entry;
 use super::flaw::Flaw;
@@ -53,6 +53,21 @@ const INSPECTIONS: &[Flaw] = &[
         "a list shows holders whose ttl has passed, until their names are asked for",
         &["C16-07"],
         Rules { list_expires: false, ..CORRECT },
+    ),
+    shows(
+        "next-waiter-shown-as-holder",
+        "a free name that is kept for its next waiter is shown as held",
+        &["C16-06"],
+        Rules {
+            inspects: |entry, now| {
+                let mut seen = entry.inspect(now);
+                if seen.holders.is_empty() && !entry.queue.is_empty() {
+                    seen.holders.push(Holder::new("the next"));
+                }
+                seen
+            },
+            ..CORRECT
+        },
     ),
     shows(
         "inspection-shows-the-counter",

@@ -91,6 +91,18 @@ const BARGING: &[Flaw] = &[
         },
     ),
     orders(
+        "slow-head-overtaken-by-waiters",
+        "a free name that its next waiter has not fetched within 5 ms goes to any other waiter that asks",
+        &["FR-10"],
+        Rules {
+            turn: |entry, turn| {
+                let barges = turn.place.is_some() && lies_about(entry, turn);
+                barges || (CORRECT.turn)(entry, turn)
+            },
+            ..CORRECT
+        },
+    ),
+    orders(
         "last-holder-barges",
         "the client that held the name last takes it again before those who wait",
         &["FR-04"],
@@ -210,6 +222,13 @@ const PLACES: &[Flaw] = &[
         &["C8-03"],
         Rules { place_kept_for: Duration::from_secs(600), ..CORRECT },
     ),
+    Flaw::rule(
+        "waiters-ask-by-themselves",
+        "a waiter is told of nothing and asks every 60 ms, although a word is declared",
+        &["PF-02", "C8-04"],
+        Rules { polled_every: Some(Duration::from_millis(60)), ..CORRECT },
+    )
+    .breaks("C8"),
     Flaw::rule(
         "revocation-wakes-no-waiter",
         "the next waiter is not told of a revocation, and finds out when it asks again",

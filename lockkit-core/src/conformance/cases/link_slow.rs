@@ -10,7 +10,7 @@ use crate::conformance::context::Context;
 use crate::conformance::faults::{Linked, Way};
 use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
-use crate::{Grant, Instant, LockProvider, Request, Term};
+use crate::{Error, Expiry, Grant, Instant, LockProvider, Request, Term};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -34,10 +34,20 @@ pub(super) const CASES: &[Case] = &[
     .operations(3)
     .faults(1),
     Case::new(
+        "C5-05",
+        Safety,
+        "C5",
+        "the term of a grant that comes while the link is dark counts from before that",
+        |cx| Box::pin(granted_in_the_dark(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .operations(4)
+    .faults(1),
+    Case::new(
         "FR-10",
         Fairness,
         "C10",
-        "a waiter on a slow link is overtaken neither by attempts nor by a newcomer on a fast one",
+        "a waiter on a slow link is overtaken neither by attempts nor by other waiters on a fast one",
         |cx| Box::pin(slow_head(cx)),
     )
     .needs(&[Need::Hook(Hook::Link), Need::Fifo])
@@ -80,6 +90,47 @@ async fn terms(cx: Context) -> Verdict {
     grant.lease.release().await?;
     link.pass().await?;
     cx.no_residue("terms").await
+}
+
+async fn granted_in_the_dark(cx: Context) -> Verdict {
+    let Linked { client, link } = cx.linked().await?;
+    let holder = cx.granted(&*client, &cx.request_with_ttl("dark", cx.long_ttl())?).await?;
+    let request = cx.request_with_ttl("dark", cx.long_ttl())?;
+    let waiting = tokio::spawn(waited(Arc::clone(&client), request.clone()));
+    cx.queued(&request).await?;
+    link.blackhole().await?;
+    let dark = cx.clock.now();
+    cx.sleep(cx.moment()).await;
+    // The store hears nothing of it. A client may hand the name on to its own waiter all the same.
+    let released = holder.lease.release();
+    drop(cx.by(cx.call_limit(), "a release has a limit", released).await?);
+    let granted = if waiting.is_finished() {
+        match waiting.await? {
+            Err(Error::Unavailable { .. }) => None,
+            granted => Some(granted?.0),
+        }
+    } else {
+        waiting.abort();
+        None
+    };
+    link.pass().await?;
+    let last = if let Some(grant) = granted {
+        let since = grant.term.sent.saturating_since(dark);
+        let counts = "the term of a grant that the store did not hear of counts from";
+        require!(grant.term.sent <= dark, "{counts} {since:?} after the link went dark");
+        grant
+    } else {
+        cx.answered("a withdrawal is answered", || client.withdraw(&request)).await?;
+        holder
+    };
+    let released = || async {
+        match last.lease.release().await {
+            Err(Error::Lost { .. }) => Ok(()),
+            ended => ended,
+        }
+    };
+    cx.answered("a release is answered", released).await?;
+    cx.no_residue("dark").await
 }
 
 /// A grant, and when it came.
@@ -129,15 +180,30 @@ async fn overtaken_renewal(cx: Context) -> Verdict {
 async fn slow_head(cx: Context) -> Verdict {
     let Linked { client, link } = cx.linked().await?;
     let fast = cx.connect().await?;
-    for _ in 0..3 {
+    let can_expire = matches!(cx.guarantees.expiry, Expiry::Ttl(_));
+    for expires in [false, can_expire, false] {
         let ttl = cx.long_ttl();
-        let holder = cx.granted(&*cx.provider, &cx.request_with_ttl("slow", ttl)?).await?;
+        let held_for = if expires { cx.patient_ttl() } else { ttl };
+        let holder = cx.granted(&*cx.provider, &cx.request_with_ttl("slow", held_for)?).await?;
         let request = cx.request_with_ttl("slow", ttl)?;
         let slow = tokio::spawn(waited(Arc::clone(&client), request.clone()));
         cx.queued(&request).await?;
+        let behind = cx.request_with_ttl("slow", ttl)?;
+        tokio::select! {
+            early = fast.acquire(&behind) => {
+                return Err(Stop::failed(format!("a waiter behind a holder ended: {early:?}")));
+            }
+            queued = cx.queued(&behind) => queued?,
+        }
         link.delay(WAY).await?;
-        holder.lease.release().await?;
-        cx.sleep(WAY / 2).await;
+        if expires {
+            let expired =
+                holder.term.sent.saturating_add(held_for).saturating_since(cx.clock.now());
+            cx.sleep(expired).await;
+        } else {
+            holder.lease.release().await?;
+            cx.sleep(WAY / 2).await;
+        }
         let newcomer = cx.request_with_ttl("slow", ttl)?;
         let newcomer = tokio::spawn(waited(Arc::clone(&fast), newcomer));
         let end = cx.clock.now().saturating_add(cx.healed());
@@ -145,8 +211,14 @@ async fn slow_head(cx: Context) -> Verdict {
             let barged = cx.provider.try_acquire(&cx.request("slow")?).await?;
             require!(barged.is_none(), "an attempt was granted past a waiter on a slow link");
             require_in_time!(cx.clock.now() < end, "a waiter on a slow link was not granted");
-            cx.sleep(WAY / 10).await;
+            // It came later, and asks again and again.
+            let overtakes = tokio::select! {
+                granted = fast.acquire(&behind) => granted.map(|_| true)?,
+                () = cx.sleep(WAY / 10) => false,
+            };
+            require!(!overtakes, "a waiter was granted past the one before it, on a slow link");
         }
+        fast.withdraw(&behind).await?;
         let (first, _) = slow.await??;
         let early = "a newcomer was granted past a waiter on a slow link";
         require!(!newcomer.is_finished(), "{early}");

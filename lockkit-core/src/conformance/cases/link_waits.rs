@@ -25,6 +25,16 @@ pub(super) const CASES: &[Case] = &[
     .operations(18)
     .faults(12),
     Case::new(
+        "C8-07",
+        Liveness,
+        "C8",
+        "a client whose connections were cut, and refused for a while, is told of releases as before",
+        |cx| Box::pin(told_again(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Push])
+    .operations(20)
+    .faults(2),
+    Case::new(
         "LV-09-link",
         Liveness,
         "C8",
@@ -95,6 +105,51 @@ async fn cut_wake_ups(cx: Context) -> Verdict {
         cx.no_residue("waiting").await?;
     }
     Ok(())
+}
+
+async fn told_again(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    for is_refused in [false, true] {
+        // The first time, so that there is a connection that brings wake-ups.
+        hand_over(&cx, &client).await?;
+        if is_refused {
+            link.refuse().await?;
+            link.reset().await?;
+            cx.sleep(cx.slack()).await;
+            link.pass().await?;
+        } else {
+            link.reset().await?;
+        }
+        // It may need a call and a wait to notice that; then a pause, and a connection.
+        if let Ok(Some(grant)) = client.try_acquire(&cx.request("elsewhere")?).await {
+            drop(grant.lease.release().await);
+        }
+        hand_over(&cx, &client).await?;
+        cx.sleep(cx.recovery()).await;
+        let mut took = Vec::new();
+        for _ in 0..3 {
+            took.push(hand_over(&cx, &client).await?);
+        }
+        let how = if is_refused { "cut, and refused," } else { "cut," };
+        cx.require_prompt(&format!("after its link was {how} a waiter"), &took)?;
+    }
+    cx.no_residue("told").await
+}
+
+/// Has a waiter of this client wait for a release; how long it took from there to its grant.
+async fn hand_over(cx: &Context, client: &Arc<dyn LockProvider>) -> Verdict<Duration> {
+    let request = || cx.request_with_ttl("told", cx.long_ttl());
+    let holder = cx.granted(&*cx.provider, &request()?).await?;
+    let asked = request()?;
+    let waiter = tokio::spawn(wait(Arc::clone(client), asked.clone()));
+    cx.queued(&asked).await?;
+    cx.sleep(cx.arrival()).await;
+    let released = cx.clock.now();
+    holder.lease.release().await?;
+    let grant = cx.by(cx.healed(), "a waiter is granted", waiter).await???;
+    let took = cx.clock.now().saturating_since(released);
+    grant.lease.release().await?;
+    Ok(took)
 }
 
 async fn through_an_outage(cx: Context) -> Verdict {

@@ -81,7 +81,8 @@ enum End {
 
 async fn told_of_any_end(cx: Context) -> Verdict {
     let (ours, theirs) = (cx.connect().await?, cx.connect().await?);
-    for end in [End::Withdrawn, End::Revoked] {
+    let mut took = [Vec::new(), Vec::new()];
+    for end in [End::Withdrawn, End::Revoked].repeat(3) {
         // So long that no waiter asks again by itself in time.
         let request = cx.request_with_ttl("ended", cx.long_ttl())?;
         let holder = cx.granted(&*ours, &request).await?;
@@ -89,6 +90,7 @@ async fn told_of_any_end(cx: Context) -> Verdict {
         for _ in 0..2 {
             queue.add_request(&cx, &theirs, cx.request_with_ttl("ended", cx.long_ttl())?).await?;
         }
+        let ends = cx.clock.now();
         let ended = match (end, cx.provider.operator()) {
             (End::Withdrawn, _) => ours.withdraw(&request).await.map(|()| true),
             (End::Revoked, Some(operator)) => operator.revoke(request.name(), holder.token).await,
@@ -103,8 +105,12 @@ async fn told_of_any_end(cx: Context) -> Verdict {
             let (_, grant) =
                 queue.granted(&cx).await.map_err(|stop| stop.of(format!("{end:?}")))?;
             require!(grant.token > holder.token, "{} came after {}", grant.token, holder.token);
+            took[end as usize].push(cx.clock.now().saturating_since(ends));
             grant.lease.release().await?;
         }
+    }
+    for (end, took) in [End::Withdrawn, End::Revoked].into_iter().zip(took) {
+        cx.require_prompt(&format!("{end:?}: a waiter"), &took)?;
     }
     cx.no_residue("ended").await
 }

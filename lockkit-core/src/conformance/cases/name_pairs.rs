@@ -1,5 +1,7 @@
 //! Names that a store takes for each other if it keeps less than the name, or more beside it.
 
+use std::collections::BTreeSet;
+
 use crate::conformance::case::Case;
 use crate::conformance::case::Challenge::Safety;
 use crate::conformance::cases::names::each_its_own;
@@ -23,6 +25,13 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(derived(cx)),
     )
     .within(60),
+    Case::new(
+        "C3-05",
+        Safety,
+        "C3",
+        "a name with a special character and one that spells its escape sequence are two locks",
+        |cx| Box::pin(escaped(cx)),
+    ),
 ];
 
 /// What has the same hash, also with the same text behind it.
@@ -85,11 +94,30 @@ const BESIDE: &[&str] = &[
     "1",
 ];
 
+/// What a store may write down in another way. It forgets easily that the character which begins such a
+/// sequence needs that too.
+const SPECIAL: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t";
+
 async fn colliding(cx: Context) -> Verdict {
     // Runs of the suite do not meet by this tail.
     let tail = cx.name("");
     let names: Vec<_> = COLLISIONS.iter().map(|start| format!("{start}{tail}")).collect();
     each_its_own(&cx, &names).await
+}
+
+async fn escaped(cx: Context) -> Verdict {
+    let mut names = BTreeSet::new();
+    for special in SPECIAL.chars() {
+        let code = u32::from(special);
+        let spelt = [
+            special.to_string(),
+            format!("%{code:02X}"),
+            format!("%{code:02x}"),
+            format!("\\{special}"),
+        ];
+        names.extend(spelt.iter().map(|spelt| cx.name(&format!("x{spelt}y"))));
+    }
+    each_its_own(&cx, &Vec::from_iter(names)).await
 }
 
 async fn derived(cx: Context) -> Verdict {

@@ -11,7 +11,7 @@ use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
 use crate::conformance::stop::{Stop, Verdict, all, require, require_in_time};
-use crate::{Guard, Holder, Inspection, LockName, Locks};
+use crate::{Guard, Holder, Inspection, LockName, LockProvider, Locks};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -177,11 +177,17 @@ async fn as_inspected(cx: Context) -> Verdict {
 }
 
 /// A name that was released, and that its next waiter has not come for yet.
+/// A name that goes from one client to another, or stays with one, while an operator looks.
 async fn passes_between_them(cx: &Context) -> Verdict {
-    let operator = cx.operator()?;
     let client = cx.connect().await?;
+    passes_on(cx, &*client, &*client).await?;
+    passes_on(cx, &*cx.provider, &*client).await
+}
+
+async fn passes_on(cx: &Context, from: &dyn LockProvider, client: &dyn LockProvider) -> Verdict {
+    let operator = cx.operator()?;
     let first = cx.request_with_ttl("passing", cx.long_ttl())?;
-    let holder = cx.granted(&*client, &first).await?;
+    let holder = cx.granted(from, &first).await?;
     let request = cx.request_with_ttl("passing", cx.long_ttl())?;
     let mut waiting = pin!(client.acquire(&request));
     tokio::select! {
@@ -192,11 +198,15 @@ async fn passes_between_them(cx: &Context) -> Verdict {
     let waits = operator.inspect(&name).await?.waiters.is_some_and(|waiters| waiters > 0);
     // Its waiter is not polled from here on.
     holder.lease.release().await?;
-    if waits {
-        let listed = operator.list(name.as_str(), None, 10).await?;
-        require!(listed.len() == 1, "a name that is waited for is listed as {listed:?}");
-    }
+    let listed = operator.list(name.as_str(), None, 10).await?;
+    require!(!waits || listed.len() == 1, "a name that is waited for is listed as {listed:?}");
+    let inspected = operator.inspect(&name).await?;
     let grant = cx.by(cx.wake_up(), "the waiter is granted", waiting).await??;
+    // Where the store has not granted the name by then, it has no holder.
+    for shown in listed.iter().chain([&inspected]).flat_map(|seen| &seen.holders) {
+        let granted = grant.token;
+        require!(shown.token == Some(granted), "{shown:?} is shown before the grant of {granted}");
+    }
     grant.lease.release().await?;
     cx.no_residue("passing").await
 }
