@@ -11,7 +11,7 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -64,37 +64,80 @@ fn of_store(store: &str, name: Option<&str>, is_whole: bool) -> Result<()> {
         return Err(format!("{store} has no such mutant"));
     }
     let workshop = Workshop::open(store)?;
-    let built: Mutex<VecDeque<Built<'_>>> = Mutex::default();
-    let outcomes: Mutex<Vec<(&Mutant, Outcome)>> = Mutex::default();
-    let note = |mutant, outcome: Outcome, took: Duration| {
-        println!("{} {:>5.1} s", line(mutant, &outcome), took.as_secs_f64());
-        jobs::own(&outcomes).push((mutant, outcome));
-    };
-    println!("{:<44} {:<4} {:<16} outcome", store, "", "case");
-    thread::scope(|scope| {
-        let mut workers = VecDeque::new();
-        for mutant in &mutants {
-            if workers.len() >= AT_A_TIME {
-                workers.pop_front().map(thread::ScopedJoinHandle::join);
+    println!("{store:<44} {:<4} {:<16} outcome", "", "case");
+    let trial = Trial { workshop, is_whole, outcomes: Mutex::default(), left: Mutex::default() };
+    trial.of_each(&mutants);
+    trial.of_those_left();
+    summed_up(store, &trial.outcomes.into_inner().unwrap_or_default())
+}
+
+/// The mutants of one store, one after the other: first the case of each, which takes seconds, and then
+/// the whole suite for those that passed it.
+#[derive(Debug)]
+struct Trial<'a> {
+    workshop: Workshop,
+    is_whole: bool,
+    outcomes: Mutex<Vec<(&'a Mutant, Outcome)>>,
+    left: Mutex<VecDeque<Built<'a>>>,
+}
+
+impl<'a> Trial<'a> {
+    /// Builds each, and runs its case while the next is built.
+    fn of_each(&self, mutants: &'a [Mutant]) {
+        let (send, built) = mpsc::sync_channel::<Built<'_>>(0);
+        let built = Mutex::new(built);
+        let next = || jobs::own(&built).recv();
+        thread::scope(|scope| {
+            for _ in 0..AT_A_TIME {
+                scope.spawn(|| {
+                    while let Ok(built) = next() {
+                        self.case(built);
+                    }
+                });
             }
-            match workshop.build(mutant) {
-                Ok(program) => jobs::own(&built).push_back(Built { mutant, program }),
-                Err(why) => {
-                    note(mutant, Outcome::Unfit(why), Duration::ZERO);
-                    continue;
+            for mutant in mutants {
+                match self.workshop.build(mutant) {
+                    Ok(program) => send.send(Built { mutant, program }).unwrap_or_default(),
+                    Err(why) => self.note(mutant, Outcome::Unfit(why), Duration::ZERO),
                 }
             }
-            workers.push_back(scope.spawn(|| {
-                let Some(built) = jobs::own(&built).pop_front() else { return };
-                let started = Instant::now();
-                let outcome = built.tried(&workshop, is_whole);
-                fs::remove_file(&built.program).ok();
-                note(built.mutant, outcome, started.elapsed());
-            }));
+            drop(send);
+        });
+    }
+
+    fn of_those_left(&self) {
+        thread::scope(|scope| {
+            for _ in 0..AT_A_TIME {
+                scope.spawn(|| {
+                    let next = || jobs::own(&self.left).pop_front();
+                    while let Some(built) = next() {
+                        self.end(&built, &built.run(&self.workshop, None));
+                    }
+                });
+            }
+        });
+    }
+
+    fn case(&self, built: Built<'a>) {
+        let case = match &built.mutant.fate {
+            Fate::Convicted(case) if !self.is_whole => case,
+            _ => return jobs::own(&self.left).push_back(built),
+        };
+        match built.run(&self.workshop, Some(case)) {
+            (Outcome::Survived, _) => jobs::own(&self.left).push_back(built),
+            ended => self.end(&built, &ended),
         }
-    });
-    let outcomes = outcomes.into_inner().unwrap_or_default();
-    summed_up(store, &outcomes)
+    }
+
+    fn end(&self, built: &Built<'a>, (outcome, took): &(Outcome, Duration)) {
+        fs::remove_file(&built.program).ok();
+        self.note(built.mutant, outcome.clone(), *took);
+    }
+
+    fn note(&self, mutant: &'a Mutant, outcome: Outcome, took: Duration) {
+        println!("{} {:>5.1} s", line(mutant, &outcome), took.as_secs_f64());
+        jobs::own(&self.outcomes).push((mutant, outcome));
+    }
 }
 
 fn summed_up(store: &str, outcomes: &[(&Mutant, Outcome)]) -> Result<()> {
@@ -122,7 +165,7 @@ fn line(mutant: &Mutant, outcome: &Outcome) -> String {
 }
 
 /// What came of a mutant.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Outcome {
     /// The case that the list names failed, or these did of the whole suite.
     Convicted { cases: Vec<String> },
@@ -166,18 +209,15 @@ struct Built<'a> {
 }
 
 impl Built<'_> {
-    /// Runs the case that should convict it; then, or where there is none, every case.
-    fn tried(&self, workshop: &Workshop, is_whole: bool) -> Outcome {
-        let case = match &self.mutant.fate {
-            Fate::Convicted(case) if !is_whole => Some(&**case),
-            _ => None,
-        };
-        match self.failed(workshop, case) {
+    /// What this case makes of it, or the whole suite, and how long that took.
+    fn run(&self, workshop: &Workshop, case: Option<&str>) -> (Outcome, Duration) {
+        let started = Instant::now();
+        let outcome = match self.failed(workshop, case) {
             Err(why) => Outcome::Unfit(why),
-            Ok(failed) if !failed.is_empty() => Outcome::Convicted { cases: failed },
-            Ok(_) if case.is_none() => Outcome::Survived,
-            Ok(_) => self.tried(workshop, true),
-        }
+            Ok(failed) if failed.is_empty() => Outcome::Survived,
+            Ok(cases) => Outcome::Convicted { cases },
+        };
+        (outcome, started.elapsed())
     }
 
     /// The ids of the cases that failed.
