@@ -55,6 +55,21 @@ pub(crate) const LINK_FLAWS: &[Flaw] = &[
     )
     .with_rules(Rules { remembers: |_| false, ..Rules::CORRECT }),
     Flaw::habit(
+        "place-lost-by-asking-again",
+        "a waiter that asks again, as after a reset, comes after all others",
+        &["FR-06"],
+        Habits { asks_from_its_place: false, ..CORRECT },
+    )
+    .with_rules(Rules {
+        keeps_place: |queue, place, ask| {
+            let moved = queue.remove(place);
+            let at = if ask == Ask::Queue { queue.len() } else { place };
+            queue.insert(at, moved);
+            Some(at)
+        },
+        ..Rules::CORRECT
+    }),
+    Flaw::habit(
         "reset-unheard",
         "a waiter listens on for a wake-up on a connection that is gone",
         &["LV-15", "AT-05-waiting"],

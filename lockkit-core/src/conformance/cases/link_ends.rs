@@ -65,10 +65,15 @@ async fn old_requests(cx: Context) -> Verdict {
 }
 
 /// An attempt and a wait that are granted, renewed and released.
-async fn some_calls(cx: &Context, client: &Arc<dyn LockProvider>, tail: &str) -> Verdict {
-    let holder = cx.granted(&**client, &cx.request_with_ttl(tail, cx.long_ttl())?).await?;
+async fn some_calls(
+    cx: &Context,
+    client: &Arc<dyn LockProvider>,
+    tail: &str,
+    ttl: Duration,
+) -> Verdict {
+    let holder = cx.granted(&**client, &cx.request_with_ttl(tail, ttl)?).await?;
     holder.lease.renew().await?;
-    let request = cx.request_with_ttl(tail, cx.long_ttl())?;
+    let request = cx.request_with_ttl(tail, ttl)?;
     let waiting = {
         let (client, request) = (Arc::clone(client), request.clone());
         tokio::spawn(async move { client.acquire(&request).await })
@@ -98,12 +103,12 @@ async fn no_connection_stays(cx: Context) -> Verdict {
     const ROUNDS: u64 = 20;
     let Linked { client, link } = cx.linked().await?;
     for _ in 0..ROUNDS / 2 {
-        some_calls(&cx, &client, "calls").await?;
+        some_calls(&cx, &client, "calls", cx.long_ttl()).await?;
     }
     cx.sleep(cx.slack()).await;
     let before = open(&*link).await?;
     for _ in 0..ROUNDS {
-        some_calls(&cx, &client, "calls").await?;
+        some_calls(&cx, &client, "calls", cx.long_ttl()).await?;
     }
     cx.sleep(cx.slack()).await;
     let after = open(&*link).await?;
@@ -115,7 +120,10 @@ async fn no_connection_stays(cx: Context) -> Verdict {
 
 async fn quiet_once_closed(cx: Context) -> Verdict {
     let Linked { client, link } = cx.linked().await?;
-    some_calls(&cx, &client, "closed").await?;
+    // A session of a short ttl is kept alive by calls that follow soon.
+    for ttl in [cx.long_ttl(), cx.patient_ttl()] {
+        some_calls(&cx, &client, "closed", ttl).await?;
+    }
     client.close().await?;
     cx.sleep(cx.slack()).await;
     let before = used(&*link).await?;

@@ -44,6 +44,16 @@ pub(super) const CASES: &[Case] = &[
     .operations(4)
     .faults(1),
     Case::new(
+        "C5-07",
+        Safety,
+        "C5",
+        "the store keeps a grant as long as its holder believes, whichever reply to its client was late",
+        |cx| Box::pin(late_replies(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link), Need::Ttl])
+    .operations(3)
+    .faults(2),
+    Case::new(
         "FR-10",
         Fairness,
         "C10",
@@ -131,6 +141,39 @@ async fn granted_in_the_dark(cx: Context) -> Verdict {
     };
     cx.answered("a release is answered", released).await?;
     cx.no_residue("dark").await
+}
+
+async fn late_replies(cx: Context) -> Verdict {
+    let Linked { client, link } = cx.linked().await?;
+    // Of another ttl: a session for this one is opened by the attempt.
+    warm(&cx, &*client, "late").await?;
+    let request = cx.request_with_ttl("late", 3 * cx.ttl())?;
+    link.hold(Way::Replies).await?;
+    let (asker, asked) = (Arc::clone(&client), request.clone());
+    let attempt = tokio::spawn(async move { asker.try_acquire(&asked).await });
+    cx.sleep(request.ttl() / 6).await;
+    link.deliver().await?;
+    let granted = match cx.by(cx.call_limit(), "an attempt has a limit", attempt).await?? {
+        Err(Error::Unavailable { .. }) => None,
+        granted => granted?,
+    };
+    // From here on nothing makes the store keep it for longer.
+    link.blackhole().await?;
+    if let Some(Grant { term, .. }) = &granted {
+        let end = term.sent.saturating_add(term.ttl.unwrap_or_default());
+        while cx.clock.now() < end {
+            let barged = cx.provider.try_acquire(&cx.request("late")?).await?;
+            let left = end.saturating_since(cx.clock.now());
+            require!(
+                barged.is_none() || left.is_zero(),
+                "granted {left:?} before its holder's end"
+            );
+            cx.sleep(WAY / 10).await;
+        }
+    }
+    link.pass().await?;
+    cx.answered("a withdrawal is answered", || client.withdraw(&request)).await?;
+    Ok(())
 }
 
 /// A grant, and when it came.

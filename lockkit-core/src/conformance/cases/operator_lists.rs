@@ -121,6 +121,7 @@ async fn pages(cx: Context) -> Verdict {
         let shown = names(operator.list(&prefix, Some(&after), 100).await?);
         require!(shown == rest, "after {after:?} come {rest:?}, and {shown:?} are shown");
     }
+    after_marks(&cx, &locks).await?;
     // The name that a page ended with may be free by the time of the next.
     let page = names(operator.list(&prefix, None, 3).await?);
     for guard in kept.drain(..3) {
@@ -129,6 +130,27 @@ async fn pages(cx: Context) -> Verdict {
     let shown = names(operator.list(&prefix, page.last(), 100).await?);
     require!(shown == expected[3..], "after a name that was released come {shown:?}");
     for guard in kept {
+        guard.release().await?;
+    }
+    Ok(())
+}
+
+/// A store that writes names down in another way may have them in another order.
+async fn after_marks(cx: &Context, locks: &Locks) -> Verdict {
+    let (operator, prefix) = (cx.operator()?, cx.name("mark"));
+    let with = |mark: &&str| [format!("{prefix}{mark}"), format!("{prefix}a{mark}z")];
+    let names: BTreeSet<_> = MARKS.iter().flat_map(with).collect();
+    let mut guards = Vec::new();
+    for name in &names {
+        guards.push(held(locks, cx, name).await?);
+    }
+    for (number, after) in names.iter().enumerate() {
+        let seen = operator.list(&prefix, Some(&LockName::new(after)?), 1000).await?;
+        let shown: Vec<_> = seen.iter().map(|seen| seen.name.as_str()).collect();
+        let rest: Vec<_> = names.iter().skip(number + 1).collect();
+        require!(shown == rest, "after {after:?} come {rest:?}, and {shown:?} are shown");
+    }
+    for guard in guards {
         guard.release().await?;
     }
     Ok(())
@@ -173,11 +195,37 @@ async fn as_inspected(cx: Context) -> Verdict {
     }
     longer.lease.release().await?;
     longer_queue.granted(&cx).await?.1.lease.release().await?;
+    who_came_first_holds(&cx).await?;
     passes_between_them(&cx).await
 }
 
-/// A name that was released, and that its next waiter has not come for yet.
-/// A name that goes from one client to another, or stays with one, while an operator looks.
+/// How a store calls its entries says nothing of their order: where chance does, it is asked often.
+async fn who_came_first_holds(cx: &Context) -> Verdict {
+    const ROUNDS: usize = 8;
+    const WAITERS: usize = 3;
+    let (operator, name, client) = (cx.operator()?, cx.lock_name("first")?, cx.connect().await?);
+    for _ in 0..ROUNDS {
+        let holder = cx.granted(&*client, &cx.request_with_ttl("first", cx.long_ttl())?).await?;
+        let mut queue = Queue::default();
+        for _ in 0..WAITERS {
+            queue.add_request(cx, &client, cx.request_with_ttl("first", cx.long_ttl())?).await?;
+        }
+        let listed = operator.list(name.as_str(), None, 10).await?;
+        for seen in listed.iter().chain([&operator.inspect(&name).await?]) {
+            let tokens: Vec<_> = seen.holders.iter().map(|holder| holder.token).collect();
+            let token = holder.token;
+            require!(tokens == [Some(token)], "{:?} are shown as holders of {token}", seen.holders);
+        }
+        holder.lease.release().await?;
+        for _ in 0..WAITERS {
+            queue.granted(cx).await?.1.lease.release().await?;
+        }
+    }
+    Ok(())
+}
+
+/// A name that was released, and that its next waiter has not come for yet: it stays with its client, or
+/// goes to another.
 async fn passes_between_them(cx: &Context) -> Verdict {
     let client = cx.connect().await?;
     passes_on(cx, &*client, &*client).await?;
