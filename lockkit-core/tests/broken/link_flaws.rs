@@ -3,7 +3,7 @@
 
 use lockkit_core::Applied;
 
-use super::entry::Ended;
+use super::entry::{Ask, Ended};
 use super::flaw::Flaw;
 use super::habits::Habits;
 use super::rules::Rules;

@@ -9,7 +9,7 @@ pub(crate) const UNSEEN_LINKS: &[Flaw] = &[
     counts(
         "attempt-term-at-receipt",
         "the term of a name that was tried counts from the answer",
-        &["PF-10-link"],
+        &["PF-10-link", "C5-07"],
         |call| call == Call::Attempt,
     ),
     counts(

@@ -70,6 +70,23 @@ const INSPECTIONS: &[Flaw] = &[
         },
     ),
     shows(
+        "holder-is-the-first-by-its-id",
+        "of a holder and its waiters, the one whose id comes first is shown as the holder",
+        &["C16-06"],
+        Rules {
+            inspects: |entry, now| {
+                let mut seen = entry.inspect(now);
+                let holder = entry.held.as_ref().map(|held| held.id.to_bytes());
+                let is_before = |id: [u8; 16]| holder.is_some_and(|holder| id < holder);
+                if entry.queue.iter().any(|place| is_before(place.id.to_bytes())) {
+                    seen.holders = vec![Holder::new("a waiter")];
+                }
+                seen
+            },
+            ..CORRECT
+        },
+    ),
+    shows(
         "inspection-shows-the-counter",
         "refused attempts count too, and the holder's token is shown as the counter: Redisson",
         &["C16-08"],
@@ -170,6 +187,18 @@ fn matches(text: &str, pattern: &str, any: char, one: char) -> bool {
 }
 
 const LISTS: &[Flaw] = &[
+    lists(
+        "list-goes-on-in-another-order",
+        "a list goes on after a name in the order of escaped names",
+        &["C16-05"],
+        |names, prefix, after, limit| {
+            let escaped = |name: &LockName| name.as_str().replace('%', "%25").replace('/', "%2F");
+            let is_later =
+                |name: &LockName| after.is_none_or(|after| escaped(name) > escaped(after));
+            let names = names.into_iter().filter(|seen| is_later(&seen.name)).collect();
+            (CORRECT.page)(names, prefix, after, limit)
+        },
+    ),
     lists(
         "list-by-like",
         "a prefix's `%` and `_` stand for any text and any character: LIKE",
