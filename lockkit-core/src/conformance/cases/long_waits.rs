@@ -1,6 +1,8 @@
 //! Waiters: many of them, of different ttls, for several ttls, beside other names, and who wakes them.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -24,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
         "C8-04",
         Liveness,
         "C8",
-        "a waiter is granted at once when the holder is revoked, and when its grant is withdrawn",
+        "a waiter is granted at once when the holder is revoked, or withdrawn, or the next in the queue leaves",
         |cx| Box::pin(told_of_any_end(cx)),
     ),
     Case::new(
@@ -112,7 +114,38 @@ async fn told_of_any_end(cx: Context) -> Verdict {
     for (end, took) in [End::Withdrawn, End::Revoked].into_iter().zip(took) {
         cx.require_prompt(&format!("{end:?}: a waiter"), &took)?;
     }
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        took.push(next_leaves(&cx, &*ours, &theirs).await?);
+    }
+    cx.require_prompt("a waiter behind one that left", &took)?;
     cx.no_residue("ended").await
+}
+
+/// Has the name freed for a waiter that does not come for it, and that leaves; how long it takes from there
+/// until the next is granted.
+async fn next_leaves(
+    cx: &Context,
+    ours: &dyn LockProvider,
+    theirs: &Arc<dyn LockProvider>,
+) -> Verdict<Duration> {
+    let request = || cx.request_with_ttl("ended", cx.long_ttl());
+    let (holder, leaves) = (cx.granted(&*cx.provider, &request()?).await?, request()?);
+    let mut waiting = pin!(ours.acquire(&leaves));
+    tokio::select! {
+        ended = &mut waiting => require!(false, "a waiter behind a holder ended: {ended:?}"),
+        queued = cx.queued(&leaves) => queued?,
+    }
+    let mut queue = Queue::default();
+    queue.add_request(cx, theirs, request()?).await?;
+    // The first waiter is not polled from here on.
+    holder.lease.release().await?;
+    let left = cx.clock.now();
+    ours.withdraw(&leaves).await?;
+    let (_, grant) = queue.granted(cx).await?;
+    let took = cx.clock.now().saturating_since(left);
+    grant.lease.release().await?;
+    Ok(took)
 }
 
 async fn many(cx: Context) -> Verdict {
