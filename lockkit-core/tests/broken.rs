@@ -25,6 +25,7 @@ mod broken {
     pub(crate) mod term_flaws;
     pub(crate) mod twist;
     pub(crate) mod unseen;
+    pub(crate) mod unseen_calls;
     pub(crate) mod unseen_clients;
     pub(crate) mod unseen_ends;
     pub(crate) mod unseen_links;

@@ -42,6 +42,8 @@ pub(crate) struct Habits {
     pub(crate) lease_outlives_connection: bool,
     /// Whether a waiter that is cut off may go on.
     pub(crate) waits_through_outages: bool,
+    /// Whether a waiter that is cut off tells so, and does not go on as one that waits for the holder.
+    pub(crate) tells_of_outages: bool,
     /// Whether a withdrawal that finds nothing is done.
     pub(crate) withdraws_nothing: bool,
     /// Whether an attempt waits for the answer to another one, and is refused with it.
@@ -77,6 +79,7 @@ impl Habits {
         renews_after_an_error: true,
         lease_outlives_connection: true,
         waits_through_outages: true,
+        tells_of_outages: true,
         withdraws_nothing: true,
         joins_attempts: false,
         term_from_receipt: |_| false,

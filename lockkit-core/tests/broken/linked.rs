@@ -226,6 +226,11 @@ impl LockProvider for LinkedClient {
         loop {
             let sent = request.clock().now();
             let (answer, connection) = match self.ask(request, ask).await {
+                Err(Error::Unavailable { .. }) if !self.habits.tells_of_outages => {
+                    request.report(StoreSays::Held(None));
+                    request.clock().sleep(Duration::from_millis(5)).await;
+                    continue;
+                }
                 // An earlier place in the queue may be there still.
                 Err(Error::Unavailable { .. }) if self.habits.waits_through_outages => {
                     return Err(Error::unavailable(Applied::Maybe, "the wait was cut off"));

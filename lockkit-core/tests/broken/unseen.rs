@@ -6,6 +6,7 @@
 //! which ends the connections on which a late copy could come.
 
 use super::flaw::Flaw;
+use super::unseen_calls::unseen_calls;
 use super::unseen_clients::unseen_clients;
 use super::unseen_ends::unseen_ends;
 use super::unseen_links::UNSEEN_LINKS;
@@ -24,6 +25,7 @@ pub(crate) fn unseen_flaws() -> Vec<Flaw> {
         unseen_queues(),
         unseen_operators(),
         unseen_clients(),
+        unseen_calls(),
         UNSEEN_LINKS.to_vec(),
     ]
     .concat()

@@ -12,8 +12,11 @@ use crate::Fairness as Claim;
 use crate::conformance::case::Case;
 use crate::conformance::case::Challenge::Atomicity;
 use crate::conformance::context::Context;
-use crate::conformance::poll::pass;
+use crate::conformance::poll::{pass, polled};
 use crate::conformance::stop::{Verdict, require};
+
+/// More polls than any provider needs for one call.
+const POLLS: u32 = 64;
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -57,6 +60,13 @@ pub(super) const CASES: &[Case] = &[
         "C2",
         "a replay of one waiting request keeps one place in the queue and gets one grant",
         |cx| Box::pin(replay_of_a_waiter(cx)),
+    ),
+    Case::new(
+        "C2-02",
+        Atomicity,
+        "C2",
+        "a call that is dropped at any poll ends no other call of its request, be the name free or held",
+        |cx| Box::pin(one_call_of_two_is_dropped(cx)),
     ),
 ];
 
@@ -251,4 +261,68 @@ async fn replay_of_a_waiter(cx: Context) -> Verdict {
     require!(in_order, "a waiter that was replayed came after its follower");
     client.withdraw(&request).await?;
     cx.no_residue("replayed").await
+}
+
+async fn one_call_of_two_is_dropped(cx: Context) -> Verdict {
+    // Dropped as the other call begins, and once that had time to ask.
+    for beside in [Duration::ZERO, cx.arrival()] {
+        one_of_two_at_a_free_name(&cx, beside).await?;
+    }
+    for first_leaves in [true, false] {
+        one_of_two_behind_others(&cx, first_leaves).await?;
+    }
+    Ok(())
+}
+
+async fn one_of_two_at_a_free_name(cx: &Context, beside: Duration) -> Verdict {
+    let client = cx.connect().await?;
+    for polls in 0..POLLS {
+        let request = cx.request("free")?;
+        let mut first = Box::pin(client.acquire(&request));
+        if let Some(granted) = polled(first.as_mut(), polls).await {
+            granted?.lease.release().await?;
+            break;
+        }
+        let (asker, asked) = (Arc::clone(&client), request.clone());
+        let second = tokio::spawn(async move { asker.acquire(&asked).await });
+        pass(20).await;
+        cx.sleep(beside).await;
+        drop(first);
+        let grant = cx.by(cx.wake_up(), "the other call is granted", second).await???;
+        grant.lease.release().await?;
+        client.withdraw(&request).await?;
+        cx.no_residue("free").await?;
+    }
+    Ok(())
+}
+
+async fn one_of_two_behind_others(cx: &Context, first_leaves: bool) -> Verdict {
+    let client = cx.connect().await?;
+    let holder = cx.lock("held").await?.acquire().await?;
+    // One more wait of this client for the same name, which releases at once: the order may be any.
+    let earlier = cx.request_with_ttl("held", cx.patient_ttl())?;
+    let (asker, asked) = (Arc::clone(&client), earlier.clone());
+    let before = tokio::spawn(async move { asker.acquire(&asked).await?.lease.release().await });
+    cx.queued(&earlier).await?;
+    let request = cx.request_with_ttl("held", cx.patient_ttl())?;
+    let ask = || {
+        let (asker, asked) = (Arc::clone(&client), request.clone());
+        tokio::spawn(async move { asker.acquire(&asked).await })
+    };
+    let mut calls = vec![ask()];
+    cx.queued(&request).await?;
+    calls.push(ask());
+    cx.sleep(cx.arrival()).await;
+    let leaves = calls.remove(usize::from(!first_leaves));
+    leaves.abort();
+    require!(leaves.await.is_err_and(|error| error.is_cancelled()), "granted beside a holder");
+    cx.sleep(cx.arrival()).await;
+    let stays = calls.remove(0);
+    require!(!stays.is_finished(), "a call has ended with another one of its request");
+    holder.release().await?;
+    let grant = cx.by(2 * cx.wake_up(), "the call that stayed is granted", stays).await???;
+    grant.lease.release().await?;
+    cx.by(cx.wake_up(), "the wait before it is granted", before).await???;
+    client.withdraw(&request).await?;
+    cx.no_residue("held").await
 }

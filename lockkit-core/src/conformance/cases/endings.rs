@@ -1,5 +1,6 @@
 //! Atomicity: guards and runtimes that end in every way.
 
+use std::future::pending;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
@@ -43,6 +44,14 @@ pub(super) const CASES: &[Case] = &[
         "a waiter that ends without a word, as with its runtime, frees its place although its client \
          is used on",
         |cx| Box::pin(waiter_ends(cx)),
+    ),
+    Case::new(
+        "C11-08",
+        Atomicity,
+        "C11",
+        "a holder that ends without a word, as with its runtime, frees its name although its client \
+         is used on",
+        |cx| Box::pin(holder_ends(cx)),
     ),
 ];
 
@@ -131,6 +140,41 @@ async fn waiter_ends(cx: Context) -> Verdict {
         cx.no_residue("waited").await?;
     }
     Ok(())
+}
+
+async fn holder_ends(cx: Context) -> Verdict {
+    let bound = cx.ttl() + cx.expiry_slack();
+    let client = cx.connect().await?;
+    // It uses the client to the end.
+    let kept = cx.locks_of(Arc::clone(&client)).lock(cx.name("kept")).acquire().await?;
+    for with_its_runtime in [false, true] {
+        if with_its_runtime && cx.is_virtual() {
+            continue;
+        }
+        let grant = cx.granted(&*client, &cx.request("held")?).await?;
+        if with_its_runtime {
+            let ending = Ending::new(Time::Real)?;
+            let holding = ending.spawn(async move {
+                let _grant = grant;
+                pending::<()>().await;
+            });
+            ending.end(Runtime::shutdown_background);
+            let ended = cx.by(cx.slack(), "a task ends with its runtime", holding).await?;
+            require!(ended.is_err(), "a task outlived its runtime");
+        } else {
+            drop(grant);
+        }
+        let next = cx.lock("held").await?.acquire_within(bound).await;
+        let next = next.map_err(|error| {
+            let way = if with_its_runtime { "with its runtime" } else { "unreleased" };
+            Stop::error(&error, format_args!("a lease was dropped {way}, and keeps its name"))
+        })?;
+        require_held(&kept, "lost with another lease of its client")?;
+        next.release().await?;
+        cx.no_residue("held").await?;
+    }
+    kept.release().await?;
+    cx.no_residue("kept").await
 }
 
 async fn runtime_ends(cx: Context) -> Verdict {

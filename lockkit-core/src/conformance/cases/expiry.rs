@@ -30,6 +30,13 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(kept_as_granted(cx)),
     )
     .needs(&[Need::LeaseTtl, Need::Operator]),
+    Case::new(
+        "C13-02",
+        Safety,
+        "C13",
+        "a ttl is granted as its declared range has it, whatever else its client was asked for",
+        |cx| Box::pin(granted_as_declared(cx)),
+    ),
 ];
 
 async fn stalled_attempt(cx: Context) -> Verdict {
@@ -87,5 +94,23 @@ async fn shown_as_granted(cx: &Context, guard: &Guard, asked: Instant) -> Verdic
     require!(shown + gone >= granted, "{granted:?} was granted, and the store keeps it {shown:?}");
     let left = guard.remaining();
     require!(left <= Some(shown + step), "the holder believes {left:?} are left, not {shown:?}");
+    Ok(())
+}
+
+async fn granted_as_declared(cx: Context) -> Verdict {
+    let client = cx.connect().await?;
+    let ttls = [cx.ttl(), cx.long_ttl(), cx.odd_ttl(), 3 * cx.ttl(), cx.ttl()];
+    let mut grants = Vec::new();
+    for (number, wished) in ttls.into_iter().enumerate() {
+        let request = cx.request_with_ttl(&format!("ttl-{number}"), wished)?;
+        let grant = cx.granted(&*client, &request).await?;
+        let expected = cx.guarantees.expiry.range().map(|_| cx.fit(wished));
+        let ttl = grant.term.ttl;
+        require!(ttl == expected, "{wished:?} was granted as {ttl:?}, {expected:?} is declared");
+        grants.push(grant);
+    }
+    for grant in grants {
+        grant.lease.release().await?;
+    }
     Ok(())
 }

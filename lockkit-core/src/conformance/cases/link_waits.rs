@@ -46,6 +46,16 @@ pub(super) const CASES: &[Case] = &[
     .operations(12)
     .faults(2),
     Case::new(
+        "C8-06",
+        Liveness,
+        "C8",
+        "a wait that runs out of time in an outage tells of that, and not of the holder before it",
+        |cx| Box::pin(outage_told(cx)),
+    )
+    .needs(&[Need::Hook(Hook::Link)])
+    .operations(1)
+    .faults(2),
+    Case::new(
         "C6-03",
         Safety,
         "C6",
@@ -189,6 +199,27 @@ async fn through_an_outage(cx: Context) -> Verdict {
         cx.no_residue("outage").await?;
     }
     Ok(())
+}
+
+async fn outage_told(cx: Context) -> Verdict {
+    let Linked { client, link, .. } = cx.linked().await?;
+    let holder = cx.lock("outage").await?.acquire().await?;
+    let lock = cx.locks_of(client).lock(cx.name("outage"));
+    // Time enough to find out that the link is broken.
+    let limit = cx.wake_up() + cx.call_limit();
+    let waiter = tokio::spawn(lock.acquire_within(limit));
+    cx.have_come("outage", 2).await?;
+    cx.sleep(cx.moment()).await;
+    link.refuse().await?;
+    link.reset().await?;
+    let ended = cx.by(limit + cx.slack(), "a wait ends with its time", waiter).await??;
+    let told = matches!(ended, Err(Error::Unavailable { .. }));
+    require!(told, "a wait that ran out of time in an outage ended with {ended:?}");
+    require_held(&holder, "an outage of its waiter ended a holder")?;
+    link.pass().await?;
+    holder.release().await?;
+    cx.is_free("outage").await?;
+    cx.no_residue("outage").await
 }
 
 async fn late_grant_ends(cx: Context) -> Verdict {

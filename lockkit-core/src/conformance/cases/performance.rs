@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::conformance::case::Challenge::Performance;
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
-use crate::conformance::stop::{Verdict, require, require_held, require_in_time};
+use crate::conformance::stop::{Stop, Verdict, require, require_held, require_in_time};
 use crate::conformance::tap::Tap;
 
 pub(super) const CASES: &[Case] = &[
@@ -211,6 +211,15 @@ async fn no_head_of_line(cx: Context) -> Verdict {
     let started = cx.clock.now();
     let beside = others("beside");
     cx.by(bound, "a hundred other names are granted beside waiters", beside).await??;
+    for number in 0..20 {
+        let guard = locks.lock(cx.name(&format!("tried-{number}"))).try_acquire().await?;
+        let Some(guard) = guard else {
+            return Err(Stop::failed(
+                "an attempt on a free name was refused beside waits for another",
+            ));
+        };
+        guard.release().await?;
+    }
     cx.notes.time("a hundred other names", cx.clock.now().saturating_since(started));
     for waiter in &waiters {
         waiter.abort();

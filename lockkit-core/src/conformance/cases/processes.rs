@@ -1,6 +1,7 @@
 //! Cases with several processes.
 
 use std::path::PathBuf;
+use std::time::Duration;
 use std::{env, fs};
 
 use crate::conformance::case::Challenge::{Atomicity, Fairness, Liveness};
@@ -55,6 +56,14 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(tokens_outlive_a_process(cx)),
     )
     .needs(PROCESSES),
+    Case::new(
+        "C16-10",
+        Liveness,
+        "C16",
+        "inspect and list show the holder in another process, and none soon after that was killed",
+        |cx| Box::pin(killed_and_not_shown(cx)),
+    )
+    .needs(&[Need::RealTime, Need::Hook(Hook::Processes), Need::Operator]),
 ];
 
 async fn one_of_many_processes_wins(cx: Context) -> Verdict {
@@ -104,11 +113,8 @@ async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
         require!(!waiter.is_finished(), "granted beside a holder that lives");
         let ended = cx.clock.now();
         end(&mut holder)?;
-        let bound = match cx.guarantees.expiry {
-            Expiry::HolderDeath => cx.wake_up(),
-            Expiry::Ttl(_) | Expiry::Session(_) | Expiry::Connection(_) => ttl + cx.expiry_slack(),
-        };
-        let guard = cx.by(bound, "the waiter of a dead holder is granted", waiter).await???;
+        let guard =
+            cx.by(dead_within(&cx), "the waiter of a dead holder is granted", waiter).await???;
         let after = cx.clock.now().saturating_since(ended);
         // The last renewal was sent at most half a ttl before the end.
         require!(
@@ -120,6 +126,40 @@ async fn holder_ends(cx: Context, end: fn(&mut Process) -> Verdict) -> Verdict {
     }
     cx.notes.times("end to next grant", took);
     cx.no_residue("orphaned").await
+}
+
+/// By when the name of a process that died is free, as declared.
+fn dead_within(cx: &Context) -> Duration {
+    match cx.guarantees.expiry {
+        Expiry::HolderDeath => cx.wake_up(),
+        Expiry::Ttl(_) | Expiry::Session(_) | Expiry::Connection(_) => cx.ttl() + cx.expiry_slack(),
+    }
+}
+
+async fn killed_and_not_shown(cx: Context) -> Verdict {
+    let (operator, name) = (cx.operator()?, cx.lock_name("shown")?);
+    let mut holder = Process::start(&cx).await?;
+    holder.tell(&format!("acquire {} {}", cx.ttl().as_millis(), cx.name("shown")))?;
+    holder.expect("granted").await?;
+    let seen = operator.inspect(&name).await?.holders;
+    require!(seen.len() == 1, "another process holds, and {seen:?} are shown");
+    let listed = operator.list(name.as_str(), None, 10).await?;
+    require!(listed.len() == 1, "another process holds, and {listed:?} are listed");
+    holder.kill()?;
+    let bound = dead_within(&cx);
+    let end = cx.clock.now().saturating_add(bound);
+    loop {
+        let seen = operator.inspect(&name).await?.holders;
+        let listed = operator.list(name.as_str(), None, 10).await?;
+        if seen.is_empty() && listed.is_empty() {
+            return Ok(());
+        }
+        require_in_time!(
+            cx.clock.now() < end,
+            "{bound:?} after its end a process is shown as the holder: {seen:?}, in a list: {listed:?}"
+        );
+        cx.sleep(cx.moment()).await;
+    }
 }
 
 async fn processes_share(cx: Context) -> Verdict {

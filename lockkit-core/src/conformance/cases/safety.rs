@@ -136,17 +136,13 @@ async fn renewal_of_an_expired_lease(cx: Context) -> Verdict {
 }
 
 async fn nothing_comes_back(cx: &Context, tail: &str, ended: &dyn crate::Lease) -> Verdict {
-    if cx.guarantees.expiry.range().is_some() {
-        let renewed = ended.renew().await;
-        let lost = matches!(renewed, Err(Error::Lost { .. }));
-        require!(lost, "renewing an ended lease of a free name answered {renewed:?}");
-    }
+    let renewed = ended.renew().await;
+    let lost = matches!(renewed, Err(Error::Lost { .. }));
+    require!(lost, "renewing an ended lease of a free name answered {renewed:?}");
     let next = cx.granted(&*cx.provider, &cx.request(tail)?).await?;
-    if cx.guarantees.expiry.range().is_some() {
-        let renewed = ended.renew().await;
-        let lost = matches!(renewed, Err(Error::Lost { .. }));
-        require!(lost, "renewing an ended lease of a taken name answered {renewed:?}");
-    }
+    let renewed = ended.renew().await;
+    let lost = matches!(renewed, Err(Error::Lost { .. }));
+    require!(lost, "renewing an ended lease of a taken name answered {renewed:?}");
     next.lease.renew().await?;
     let third = cx.connect().await?.try_acquire(&cx.request(tail)?).await?;
     require!(third.is_none(), "the next holder's name is free");

@@ -1,6 +1,7 @@
 //! Safety: tokens only grow.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -33,6 +34,13 @@ pub(super) const CASES: &[Case] = &[
         "C4",
         "a token is greater than the last one after a release, by a new client too",
         |cx| Box::pin(tokens_over_releases(cx)),
+    ),
+    Case::new(
+        "C4-06",
+        Safety,
+        "C4",
+        "a token is greater than the last one after a time in which the store had nothing to keep",
+        |cx| Box::pin(tokens_over_pauses(cx)),
     ),
     Case::new("C4-03", Safety, "C4", "a token stays the same across renewals", |cx| {
         Box::pin(token_across_renewals(cx))
@@ -124,6 +132,21 @@ async fn tokens_over_releases(cx: Context) -> Verdict {
         last = token;
         guard.release().await?;
         locks.close(cx.wake_up()).await?;
+    }
+    Ok(())
+}
+
+async fn tokens_over_pauses(cx: Context) -> Verdict {
+    let lock = cx.lock("tokens").await?;
+    let mut last = None;
+    for pause in [0, 100, 500, 1_000] {
+        // What is empty may be cleared away meanwhile, and a counter with it.
+        cx.sleep(Duration::from_millis(pause)).await;
+        let guard = lock.acquire().await?;
+        let token = Some(guard.token());
+        require!(token > last, "{token:?} came {pause} ms after {last:?} was released");
+        last = token;
+        guard.release().await?;
     }
     Ok(())
 }
