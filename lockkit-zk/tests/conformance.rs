@@ -23,9 +23,11 @@ struct Zk(OnceLock<Arc<ZkServer>>);
 /// The unit of the servers' time.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The suite has more clients than one host may usually have.
+/// The suite has more clients than one host may usually have. The servers look for empty queues all
+/// the time, and not once in a minute, so that the cases meet names whose node has been removed.
 fn start() -> testbed::Result<ZkServer> {
-    ZkServer::builder().tick(TICK).line("maxClientCnxns=0").start()
+    let server = ZkServer::builder().tick(TICK).line("maxClientCnxns=0");
+    server.property("znode.container.checkIntervalMs", "100").start()
 }
 
 impl Zk {
