@@ -203,13 +203,17 @@ async fn replay_of_a_grant(cx: Context) -> Verdict {
         let (token, new) = (first.token, replay.token);
         require!(new == token, "a replay by {how} got token {new} instead of {token}");
     }
+    // It is held for as long as one of its leases is.
+    drop(waiting);
+    cx.sleep(cx.arrival()).await;
+    first.lease.renew().await?;
     let other = cx.provider.try_acquire(&cx.request("replayed")?).await?;
     require!(other.is_none(), "a second request was granted beside a replayed one");
     // One grant, so one release ends it.
     first.lease.release().await?;
     let next = cx.is_free("replayed").await?;
     require!(next > first.token, "token {next} came after {}", first.token);
-    drop((again, waiting));
+    drop(again);
     client.withdraw(&request).await?;
     cx.no_residue("replayed").await
 }
