@@ -9,7 +9,7 @@ use std::time::Duration;
 use lockkit_core::conformance::{Fixture, Hook, Linked, Served, main as suite};
 use lockkit_core::{Applied, Error, LockName, LockProvider, Result, async_trait};
 use lockkit_zk::{ZkConfig, ZkProvider};
-use testbed::{Link, ZkServer};
+use testbed::{Link, ZkBuilder, ZkServer};
 use zookeeper_client::Client;
 
 fn main() -> ExitCode {
@@ -23,16 +23,20 @@ struct Zk(OnceLock<Arc<ZkServer>>);
 /// The unit of the servers' time.
 const TICK: Duration = Duration::from_millis(500);
 
-/// The suite has more clients than one host may usually have. The servers look for empty queues all
-/// the time, and not once in a minute, so that the cases meet names whose node has been removed.
-fn start() -> testbed::Result<ZkServer> {
-    let server = ZkServer::builder().tick(TICK).line("maxClientCnxns=0");
-    server.property("znode.container.checkIntervalMs", "100").start()
+/// The suite has more clients than one host may usually have.
+fn server() -> ZkBuilder {
+    ZkServer::builder().tick(TICK).line("maxClientCnxns=0")
+}
+
+/// A server that looks for empty queues all the time, and not once in a minute, so that a case of its own
+/// meets names whose queue has been removed. At the link that would cost calls round trips.
+fn tidy_server() -> testbed::Result<ZkServer> {
+    server().property("znode.container.checkIntervalMs", "100").start()
 }
 
 impl Zk {
     fn server(&self) -> &ZkServer {
-        self.0.get_or_init(|| Arc::new(start().unwrap()))
+        self.0.get_or_init(|| Arc::new(server().start().unwrap()))
     }
 }
 
@@ -84,7 +88,7 @@ impl Fixture for Zk {
     }
 
     async fn served(&self) -> Result<Served> {
-        let server = Arc::new(start().map_err(failed)?);
+        let server = Arc::new(tidy_server().map_err(failed)?);
         Ok(Served::new(Self(OnceLock::from(Arc::clone(&server))), server))
     }
 }

@@ -142,7 +142,8 @@ async fn tokens_over_pauses(cx: Context) -> Verdict {
     for pause in [0, 100, 500, 1_000] {
         // What is empty may be cleared away meanwhile, and a counter with it.
         cx.sleep(Duration::from_millis(pause)).await;
-        let guard = lock.acquire().await?;
+        let granted = cx.by(cx.wake_up(), "a name that was left alone is granted", lock.acquire());
+        let guard = granted.await??;
         let token = Some(guard.token());
         require!(token > last, "{token:?} came {pause} ms after {last:?} was released");
         last = token;
