@@ -116,9 +116,9 @@ impl Drop for Waits<'_> {
 #[async_trait]
 impl Twist for RefusedBesideAWait {
     async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
-        match lock(&self.0).get(&client.number()) {
-            Some(1..) => return Ok(None),
-            _ => {}
+        let waiting = lock(&self.0).get(&client.number()).copied();
+        if waiting.is_some_and(|waiting| waiting > 0) {
+            return Ok(None);
         }
         client.try_acquire(request).await
     }

@@ -125,7 +125,8 @@ async fn dropped_in_the_queue(cx: Context) -> Verdict {
                 cx.sleep(Duration::from_millis(6)).await;
                 holder.release().await
             };
-            let (ended, released) = join(attempt, release).await;
+            let both = cx.by(3 * cx.wake_up(), "a waiter is granted", join(attempt, release));
+            let (ended, released) = both.await?;
             released?;
             client.withdraw(&request).await?;
             let what = "the follower of a dropped waiter is granted";
