@@ -243,7 +243,7 @@ impl Slot {
     }
 }
 
-/// One request's trace in the store; dropping it removes the trace, since nothing else would.
+/// One request's trace in the store; dropping the last one removes the trace, since nothing else would.
 #[derive(Debug)]
 struct Presence {
     store: Arc<Inner>,
@@ -251,7 +251,7 @@ struct Presence {
     id: RequestId,
     clock: Clock,
     slot: Arc<Slot>,
-    /// Once granted, this grant alone is removed: a replay may have got another since.
+    /// Once granted, of this grant.
     token: Option<FencingToken>,
 }
 
@@ -267,16 +267,16 @@ impl Drop for Presence {
         let mut state = self.store.state();
         // The map's own and this one: no other call of the request waits, and it has no other lease.
         let is_last = Arc::strong_count(&self.slot) <= 2;
-        let message = match self.token {
-            Some(token) => Some(Message::End(token, LossReason::Released)),
-            None => is_last.then_some(Message::Withdraw(self.id)),
-        };
-        if let Some(message) = message {
-            state.step(self.clock.now(), &self.name, message);
+        if !is_last {
+            return;
         }
-        if is_last {
-            state.slots.remove(&self.id);
+        let now = self.clock.now();
+        if let Some(token) = self.token {
+            state.step(now, &self.name, Message::End(token, LossReason::Released));
         }
+        // A replay may have got another grant since, and was dropped before.
+        state.step(now, &self.name, Message::Withdraw(self.id));
+        state.slots.remove(&self.id);
     }
 }
 
