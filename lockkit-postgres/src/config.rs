@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use lockkit_core::kit::Url;
 use lockkit_core::{Error, LockName, Result};
@@ -10,9 +11,12 @@ use sqlx::postgres::PgConnectOptions;
 
 /// The schema of our tables and functions unless the configuration says otherwise.
 const SCHEMA: &str = "lockkit";
+/// The longest ttl that the table grants without a flush, unless the configuration says otherwise.
+const BARRIER: Duration = Duration::from_secs(60);
 const SHAPE: &str = "postgres://[user[:password]@]host[:port][/database]";
 /// What a URL may say of the locks; `ttl` and `token_base` are every store's.
-const OWN_OPTIONS: [&str; 5] = ["strategy", "schema", "connections", "budget", "creates"];
+const OWN_OPTIONS: [&str; 6] =
+    ["strategy", "schema", "connections", "barrier", "budget", "creates"];
 
 /// What the connection takes from a URL's options; the driver would only warn of others.
 const CONNECTION_OPTIONS: [&str; 16] = [
@@ -64,6 +68,7 @@ pub struct PostgresConfig {
     pub(crate) budget: Option<usize>,
     pub(crate) keys: HashMap<LockName, i64>,
     pub(crate) creates: bool,
+    pub(crate) barrier: Duration,
     pub(crate) token_base: u64,
 }
 
@@ -93,8 +98,8 @@ impl PostgresConfig {
     /// The server that this URL names: `postgres://[user[:password]@]host[:port][/database]`, with
     /// the scheme `postgres:` or `postgresql:`. What it leaves out comes from the environment.
     ///
-    /// Its options are `strategy` (`advisory`, `table`), `schema`, `connections`, `budget`, `creates`
-    /// (`true`, `false`), `token_base`, and the parameters of libpq that sqlx knows, such as `sslmode` and
+    /// Its options are `strategy` (`advisory`, `table`), `schema`, `connections`, `barrier` (`30s`), `budget`,
+    /// `creates` (`true`, `false`), `token_base`, and the parameters of libpq that sqlx knows, such as `sslmode` and
     /// `sslrootcert`.
     ///
     /// # Errors
@@ -112,6 +117,7 @@ impl PostgresConfig {
             budget: None,
             keys: HashMap::new(),
             creates: true,
+            barrier: BARRIER,
             token_base: 0,
         }
     }
@@ -167,6 +173,18 @@ impl PostgresConfig {
         self
     }
 
+    /// The longest ttl that the strategy [`Strategy::Table`] grants without waiting for the server's disk;
+    /// 60 s unless set here.
+    ///
+    /// A crash of the server may lose such grants, so after one, and after the promotion of a standby,
+    /// nothing is granted for as long as the longest of them: for at most this long. Grants with a longer
+    /// ttl are flushed.
+    #[must_use]
+    pub const fn barrier(mut self, longest: Duration) -> Self {
+        self.barrier = longest;
+        self
+    }
+
     /// What is added to the server's tokens; 0 unless set here. It upholds C4 where the locks move
     /// here from a store whose tokens were greater.
     #[must_use]
@@ -187,7 +205,26 @@ impl PostgresConfig {
     /// ```
     #[must_use]
     pub fn setup_sql(&self) -> String {
-        include_str!("sql/setup.sql").replace('@', &self.schema)
+        self.sql(include_str!("sql/setup.sql"))
+    }
+
+    /// The SQL that takes the strategy [`Strategy::Table`] from layout 1, of lockkit up to commit d389840, to
+    /// layout 2, for a role that owns our tables. Older programs are refused from then on.
+    ///
+    /// ```
+    /// use lockkit_postgres::PostgresConfig;
+    ///
+    /// let config = PostgresConfig::from_url("postgres://localhost/app")?;
+    /// assert!(config.migration_sql().contains("ALTER TABLE lockkit.lease RENAME TO lease_1"));
+    /// # Ok::<(), lockkit_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn migration_sql(&self) -> String {
+        self.sql(include_str!("sql/migrate_1_to_2.sql"))
+    }
+
+    fn sql(&self, script: &str) -> String {
+        script.replace("%table%", include_str!("sql/table.sql")).replace('@', &self.schema)
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -231,6 +268,8 @@ impl TryFrom<Url> for PostgresConfig {
         let number = |value: &str| value.parse().ok();
         let connections = url.take_parsed("connections", "give a whole number", number)?;
         config.connections = connections.unwrap_or(config.connections);
+        let barrier = url.take_time("barrier", "give a time as 30s or 500ms")?;
+        config.barrier = barrier.unwrap_or(config.barrier);
         config.budget = url.take_parsed("budget", "give a whole number", number)?;
         let creates =
             url.take_parsed("creates", "give true or false", |value| value.parse().ok())?;
@@ -274,6 +313,7 @@ impl fmt::Debug for PostgresConfig {
             .field("connections", &self.connections)
             .field("budget", &self.budget)
             .field("creates", &self.creates)
+            .field("barrier", &self.barrier)
             .field("token_base", &self.token_base)
             .finish_non_exhaustive()
     }

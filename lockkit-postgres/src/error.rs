@@ -38,8 +38,8 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
             ),
             // What it refuses of a startup message, pgbouncer says this way.
             "08P01" if !sent && text.contains("startup parameter") => Error::rejected(text, POOLER),
-            // It ended while the statement ran, or before.
-            code if code.starts_with(BROKEN) => Error::unavailable(maybe, text),
+            // It ended while the statement ran, or before; or the server does not know whether it ran.
+            code if code.starts_with(BROKEN) || code == "40003" => Error::unavailable(maybe, text),
             code if code.starts_with(ENDED) => {
                 Error::unavailable(maybe, format!("{text} ({code})"))
             }
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_connection_that_ends_once_a_statement_was_sent_leaves_it_open_whether_it_ran() {
         let of = |code, sent| to_error(&sqlx::Error::Database(Box::new(Said(code))), sent);
-        for code in ["08000", "08003", "08006", "08P01", "57P01"] {
+        for code in ["08000", "08003", "08006", "08P01", "57P01", "40003"] {
             for (sent, applied) in [(true, Applied::Maybe), (false, Applied::No)] {
                 let error = of(code, sent);
                 let says =

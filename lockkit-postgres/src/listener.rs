@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Row, ValueRef};
 
 use crate::connection::LIMIT;
 
@@ -56,9 +56,17 @@ impl Listener {
 
     /// Asks the server yes or no; `None`: the connection has ended.
     pub(crate) async fn ask(&mut self, sql: String) -> Option<bool> {
-        let asked = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(&mut self.0);
-        let row = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()?;
-        Some(row.try_get_raw(0).ok()?.as_str().ok()? == "t")
+        Some(self.text(sql).await?.as_deref() == Some("t"))
+    }
+
+    /// Asks the server for one text, which may be null; `None`: the connection has ended.
+    pub(crate) async fn text(&mut self, sql: String) -> Option<Option<String>> {
+        let asked = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_optional(&mut self.0);
+        let Some(row) = tokio::time::timeout(LIMIT, asked).await.ok()?.ok()? else {
+            return Some(None);
+        };
+        let value = row.try_get_raw(0).ok()?;
+        Some(if value.is_null() { None } else { Some(value.as_str().ok()?.to_owned()) })
     }
 
     /// Whether the connection lives.

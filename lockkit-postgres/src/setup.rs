@@ -3,15 +3,17 @@
 use lockkit_core::kit::check_layout;
 use lockkit_core::{Applied, Clock, Error, Result};
 
-use crate::PostgresConfig;
 use crate::connection::{Command, PATIENCE, Session};
 use crate::error::STANDBY;
+use crate::{PostgresConfig, Strategy};
 
 /// The oldest server that ends idle sessions.
 const OLDEST: u32 = 140_000;
 
-/// The layout of the tables and functions in the script, the newest that this version can share.
+/// The layout of what both strategies and the fence share, the newest that this version can share.
 const LAYOUT: u32 = 1;
+/// The layout of the strategy "table", the only one that this version can share.
+const TABLE_LAYOUT: u32 = 2;
 
 /// Refuses a server that would break what we declare, and makes our objects where they are missing.
 pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> Result<Server> {
@@ -60,11 +62,33 @@ pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> 
         // Advisory locks are the database's, whatever the schema.
         check_layout(format_args!("the schema {schema}"), number, LAYOUT, "database")?;
     }
+    if config.strategy == Strategy::Table {
+        check_table(config, session).await?;
+    }
     let garbled = || Error::unavailable(Applied::No, "PostgreSQL's settings make no sense");
     Ok(Server {
         lock_table: column(4).parse().map_err(|_| garbled())?,
         locks: column(5).parse().map_err(|_| garbled())?,
     })
+}
+
+/// Refuses the tables of another layout.
+async fn check_table(config: &PostgresConfig, session: &Session) -> Result<()> {
+    let schema = &config.schema;
+    let clock = Clock::system();
+    let ask = |sql: String| session.ask(&clock, PATIENCE, Command::Sql(sql));
+    let rows =
+        ask(format!("SELECT to_regprocedure('{schema}.table_layout()') IS NOT NULL")).await?;
+    if rows.first().and_then(|row| row.first()?.as_deref()) != Some("t") {
+        return Err(Error::rejected(
+            format!("the schema {schema} holds layout 1 of the strategy \"table\""),
+            "stop the programs that use it, run the SQL of PostgresConfig::migration_sql(), and start \
+             programs of this version",
+        ));
+    }
+    let rows = ask(format!("SELECT {schema}.table_layout()")).await?;
+    let number = rows.first().and_then(|row| row.first()?.as_deref());
+    check_layout(format_args!("the schema {schema}"), number, TABLE_LAYOUT, "schema")
 }
 
 /// What matters of the server.

@@ -1,31 +1,47 @@
 //! What all calls of the table strategy share, and how they ask the server.
 
-use std::convert::Infallible;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::kit::{self, Mailbox, Service, call_limit, waiter_life};
-use lockkit_core::{Request, Result};
+use lockkit_core::kit::{self, Mailbox, Requests, Service, call_limit};
+use lockkit_core::{Instant, Request, Result};
 use sqlx::postgres::PgConnectOptions;
 
+use super::beats::{self, Beats};
 use super::pool::{Answered, Pool};
-use super::wake::{self, Waiters};
 use crate::connection::Columns;
-use crate::protocol::{column, garbled, number, quoted, stored};
+use crate::protocol::{column, garbled, quoted, stored};
 
-pub(super) struct Client {
-    pub(super) pool: Pool,
-    pub(super) schema: String,
-    pub(super) token_base: u64,
-    /// How the listener connects, and its channel; `None` behind a pooler.
-    pub(super) listener: Option<(PgConnectOptions, String)>,
-    pub(super) waiters: Arc<Waiters>,
-    pub(super) listening: Service,
+/// A grant that the server told without being asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Granted {
+    pub(super) token: u64,
+    /// When the beat was sent from which the server counts the term.
+    pub(super) sent: Instant,
 }
 
 /// A call, or a lease, of a request.
-pub(super) type Entry = kit::Entry<Mailbox<Infallible>>;
+pub(super) type Entry = kit::Entry<Mailbox<Granted>>;
+
+/// What the calls share with the task that beats.
+pub(super) struct Shared {
+    pub(super) pool: Pool,
+    pub(super) schema: String,
+    /// How one connects to listen; `None` behind a pooler.
+    pub(super) listener: Option<PgConnectOptions>,
+    pub(super) waiters: Arc<Requests<Mailbox<Granted>>>,
+    pub(super) beats: Beats,
+    /// The longest ttl whose grants are not flushed.
+    pub(super) barrier: Duration,
+}
+
+pub(super) struct Client {
+    shared: Arc<Shared>,
+    pub(super) token_base: u64,
+    beating: Service,
+}
 
 impl fmt::Debug for Client {
     /// Without the options: they hold the password.
@@ -34,38 +50,66 @@ impl fmt::Debug for Client {
     }
 }
 
+impl Deref for Client {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
 /// The answer to an acquire.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Granted {
         token: u64,
     },
-    /// Held by another, or another's turn; in how long one of us asks again.
+    /// Held by another request, or its turn; in how long the holder's term is over.
     Held {
-        ask_in: Option<Duration>,
+        ends_in: Option<Duration>,
         label: Option<String>,
+    },
+    /// The server has crashed or was promoted; in how long grants begin again.
+    Closed {
+        opens_in: Duration,
     },
     Withdrawn,
 }
 
 impl Answer {
     fn of(rows: &[Columns]) -> Result<Self> {
-        let row = rows.first().ok_or_else(|| garbled(rows))?;
-        match column(row, 0) {
-            Some("granted") => {
-                Ok(Self::Granted { token: number(row, 1).ok_or_else(|| garbled(rows))? })
-            }
-            Some("held") => Ok(Self::Held {
-                ask_in: number(row, 1).map(Duration::from_millis),
-                label: column(row, 2).map(str::to_owned),
+        let said = rows.first().and_then(|row| column(row, 0)).ok_or_else(|| garbled(rows))?;
+        let mut words = said.splitn(3, ' ');
+        let what = words.next();
+        let number = words.next().and_then(|word| word.parse().ok());
+        match (what, number) {
+            (Some("granted"), Some(token)) => Ok(Self::Granted { token }),
+            (Some("held"), ms) => Ok(Self::Held {
+                ends_in: ms.map(Duration::from_millis),
+                label: words.next().filter(|label| !label.is_empty()).map(str::to_owned),
             }),
-            Some("withdrawn") => Ok(Self::Withdrawn),
+            (Some("closed"), Some(ms)) => Ok(Self::Closed { opens_in: Duration::from_millis(ms) }),
+            (Some("withdrawn"), _) => Ok(Self::Withdrawn),
             _ => Err(garbled(rows)),
         }
     }
 }
 
+/// What the end of a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// It held the name until now, or a call before this one was told so.
+    Released,
+    /// It does not hold the name; `is_sure`: and no call before this one ended its grant.
+    Nothing { is_sure: bool },
+}
+
 impl Client {
+    pub(super) fn new(shared: Shared, token_base: u64) -> Self {
+        let (shared, beating) = (Arc::new(shared), Service::default());
+        Self { shared, token_base, beating }
+    }
+
     /// Calls one of our functions about this request's lock.
     async fn call(&self, request: &Request, function: &str, more: &str) -> Result<Answered> {
         let name = quoted(&stored(request.name().as_str()));
@@ -92,13 +136,9 @@ impl Client {
     pub(super) async fn ask(&self, entry: &Entry, waits: bool) -> Result<Answer> {
         let request = entry.request();
         let Ok(sending) = entry.send() else { return Ok(Answer::Withdrawn) };
-        let (ttl, life) = (request.ttl().as_millis(), waiter_life(request.ttl()).as_millis());
-        let wake = match &self.listener {
-            Some((_, channel)) => format!("'{channel}'"),
-            None => "NULL".to_owned(),
-        };
+        let (ttl, client, barrier) = (request.ttl().as_millis(), self.beats.id, self.barrier());
         let label = quoted(&request.label().replace('\0', "\u{fffd}"));
-        let more = format!(", {ttl}, {life}, {wake}, {label}, {waits}");
+        let more = format!(", '{client}', {ttl}, {label}, {waits}, {barrier}");
         let answer = self.call(request, "acquire", &more).await;
         let is_answered = match &answer {
             Ok(answer) => !answer.replayed,
@@ -110,23 +150,76 @@ impl Client {
         Answer::of(&answer?.rows)
     }
 
-    /// Ends a request; whether it held the name.
-    pub(super) async fn leave(&self, entry: &Entry) -> Result<bool> {
-        let tombstone = entry.may_still_arrive();
-        self.is_so(entry.request(), "leave", &format!(", {tombstone}")).await
+    pub(super) fn barrier(&self) -> u128 {
+        self.shared.barrier.as_millis()
     }
 
-    /// A waiter listens from now on.
-    pub(super) fn listen(&self) -> Result<()> {
-        let Some((options, channel)) = &self.listener else { return Ok(()) };
-        self.listening.ensure(|alive| {
-            wake::serve(alive, Arc::clone(&self.waiters), options.clone(), channel.clone())
-        })
+    /// Ends a request.
+    pub(super) async fn leave(&self, entry: &Entry) -> Result<Left> {
+        let request = entry.request();
+        let (tombstone, barrier) = (entry.may_still_arrive(), self.barrier());
+        let flush = request.ttl() > self.shared.barrier;
+        let more = format!(", {tombstone}, {barrier}, {flush}");
+        let Answered { rows, replayed } = self.call(request, "leave", &more).await?;
+        match rows.first().and_then(|row| column(row, 0)) {
+            Some("released" | "again") => Ok(Left::Released),
+            Some("nothing") => Ok(Left::Nothing { is_sure: !replayed }),
+            _ => Err(garbled(&rows)),
+        }
+    }
+
+    /// Completes once the server knows that this client lives.
+    pub(super) async fn beat_for(&self, waiter: &beats::Waiter<'_>) -> Result<()> {
+        loop {
+            self.beat()?;
+            tokio::select! {
+                biased;
+                () = waiter.beating() => return Ok(()),
+                () = self.beating.lapsed() => {}
+            }
+        }
+    }
+
+    /// The task that beats runs, from now on or already.
+    pub(super) fn beat(&self) -> Result<()> {
+        self.beating.ensure(|alive| beats::serve(alive, Arc::clone(&self.shared)))
+    }
+
+    /// Completes when the task that beats has ended with its runtime, or for want of waiters.
+    pub(super) async fn lapsed(&self) {
+        self.beating.lapsed().await;
+    }
+
+    pub(super) fn close(&self) {
+        self.beating.stop();
+        self.pool.close();
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.listening.stop();
+        self.beating.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_in_words() {
+        let of = |said: &str| Answer::of(&[vec![Some(said.to_owned())]]);
+        assert_eq!(of("granted 17").expect("an answer"), Answer::Granted { token: 17 });
+        let held = |ends_in, label: Option<&str>| Answer::Held {
+            ends_in,
+            label: label.map(str::to_owned),
+        };
+        let ends_in = Some(Duration::from_millis(250));
+        assert_eq!(of("held 250 a label").expect("an answer"), held(ends_in, Some("a label")));
+        assert_eq!(of("held  ").expect("an answer"), held(None, None));
+        let opens_in = Duration::from_secs(2);
+        assert_eq!(of("closed 2000").expect("an answer"), Answer::Closed { opens_in });
+        assert_eq!(of("withdrawn").expect("an answer"), Answer::Withdrawn);
+        assert!(of("granted").is_err() && of("").is_err() && Answer::of(&[]).is_err());
     }
 }

@@ -1,27 +1,45 @@
 //! A grant's life in the table.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use lockkit_core::kit::Notice;
-use lockkit_core::{Error, FencingToken, Grant, Lease, LossReason, Result, Term};
+use lockkit_core::{Applied, Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 
-use super::client::{Client, Entry};
+use super::client::{Client, Entry, Left};
 
 #[derive(Debug)]
 struct TableLease {
     client: Arc<Client>,
     entry: Entry,
     released: AtomicBool,
+    /// A release was sent that has no answer: it may have ended the grant.
+    is_unclear: AtomicBool,
+    /// The term that ends last: before that the grant does not expire.
+    term: Mutex<Term>,
+}
+
+impl TableLease {
+    fn term(&self) -> MutexGuard<'_, Term> {
+        self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_expired(&self) -> bool {
+        let Term { sent, ttl } = *self.term();
+        let ends = sent.saturating_add(ttl.unwrap_or_default());
+        self.entry.request().clock().now() >= ends
+    }
 }
 
 /// What the server granted.
 pub(super) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
     let token = FencingToken::with_base(client.token_base, token)?;
-    let (client, released) = (Arc::clone(client), AtomicBool::new(false));
-    Ok(Grant::new(token, term, TableLease { client, entry, released }))
+    let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
+    let client = Arc::clone(client);
+    let lease = TableLease { client, entry, released, is_unclear, term: Mutex::new(term) };
+    Ok(Grant::new(token, term, lease))
 }
 
 #[async_trait]
@@ -29,8 +47,12 @@ impl Lease for TableLease {
     async fn renew(&self) -> Result<Term> {
         let request = self.entry.request();
         let term = request.term();
-        let more = format!(", {}", request.ttl().as_millis());
+        let more = format!(", {}, {}", request.ttl().as_millis(), self.client.barrier());
         if self.client.is_so(request, "renew", &more).await? {
+            let mut last = self.term();
+            if last.sent < term.sent {
+                *last = term;
+            }
             return Ok(term);
         }
         Err(Error::lost(LossReason::Removed))
@@ -48,11 +70,29 @@ impl Lease for TableLease {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        if self.client.leave(&self.entry).await? {
-            self.released.store(true, Ordering::SeqCst);
-            return Ok(());
+        let left = self.client.leave(&self.entry).await;
+        match left {
+            Ok(Left::Released) => {
+                self.released.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+            Ok(Left::Nothing { is_sure }) if is_sure && !self.is_unclear.load(Ordering::SeqCst) => {
+                Err(Error::lost(LossReason::Removed))
+            }
+            // The release without an answer ended it, and the next holder has come and gone since.
+            Ok(Left::Nothing { .. }) if !self.has_expired() => {
+                self.released.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+            Ok(Left::Nothing { .. }) => Err(Error::unavailable(
+                Applied::Maybe,
+                "a release had no answer; by now the term of the grant is over",
+            )),
+            Err(error) => {
+                self.is_unclear.fetch_or(error.is_ambiguous(), Ordering::SeqCst);
+                Err(error)
+            }
         }
-        Err(Error::lost(LossReason::Removed))
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -1,19 +1,22 @@
-//! Strategy "table": a row for each name, and functions that change it.
+//! Strategy "table": a row for each name, a queue of rows that never change, and functions of ours on both.
+//!
+//! A request asks once (`client`). Where it must wait, its client beats (`beats`), it enters the queue, and
+//! the release before it grants: the grant comes as a notice.
 
+mod beats;
 mod client;
 mod lease;
 mod operator;
 mod pool;
-mod wake;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockkit_core::kit::{Service, wait, waiter_life};
+use lockkit_core::kit::wait;
 use lockkit_core::{
-    Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider, Operator,
-    Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
+    Applied, Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider,
+    Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 use sqlx::postgres::PgConnectOptions;
 
@@ -21,25 +24,32 @@ use crate::PostgresConfig;
 use crate::connection::{Command, PATIENCE, Session};
 use crate::protocol::column;
 use crate::setup::check_server;
-use client::{Answer, Client};
+use beats::Beats;
+use client::{Answer, Client, Granted, Shared};
 use lease::grant;
 use pool::Pool;
 
 /// How often a waiter asks behind a pooler, through which no connection can listen.
 const POLL: Duration = Duration::from_millis(250);
+/// How often a waiter asks where it is told of its grant: only in case that word is lost.
+const RARELY: Duration = Duration::from_secs(300);
 /// What a statement begins with behind a pooler, whose connections may have settings of others.
 const PREAMBLE: &str = "SET LOCAL transaction_isolation = 'read committed'; \
-    SET LOCAL synchronous_commit = on; ";
+    SET LOCAL synchronous_commit = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off; ";
 
 #[derive(Debug)]
 pub(crate) struct Table(Arc<Client>);
 
 impl Table {
     pub(crate) async fn connect(config: PostgresConfig) -> Result<Self> {
-        let address = RequestId::random()?.to_string()[..16].to_owned();
+        let id = RequestId::random()?;
         let direct = config.options.clone().options([
             ("default_transaction_isolation", "read committed"),
-            ("synchronous_commit", "on"),
+            // What must outlive a crash of the server says so itself.
+            ("synchronous_commit", "off"),
+            // No plan may read all versions of a row, or all rows.
+            ("enable_seqscan", "off"),
+            ("jit", "off"),
             ("idle_session_timeout", "0"),
             ("client_connection_check_interval", "1000"),
         ]);
@@ -55,14 +65,15 @@ impl Table {
         let session = Session::open(&options, PATIENCE, PATIENCE).await?;
         check_server(&config, &session).await?;
         let preamble = if is_direct { "" } else { PREAMBLE };
-        Ok(Self(Arc::new(Client {
+        let shared = Shared {
             pool: Pool::new(options.clone(), preamble, config.connections, session),
             schema: config.schema,
-            token_base: config.token_base,
-            listener: is_direct.then(|| (options, format!("lockkit_{address}"))),
+            listener: is_direct.then_some(options),
             waiters: Arc::default(),
-            listening: Service::default(),
-        })))
+            beats: Beats::new(id),
+            barrier: config.barrier,
+        };
+        Ok(Self(Arc::new(Client::new(shared, config.token_base))))
     }
 }
 
@@ -87,9 +98,16 @@ pub(crate) fn declared(listens: bool) -> Guarantees {
     guarantees.belief_breaks_on = &[
         "a pause between a check and its use that outlasts the margin",
         "a jump of the server's clock",
-        "a failover to a standby",
+        "a failover to a standby while the old primary goes on, or of a ttl above `barrier`",
     ];
     guarantees
+}
+
+/// After a crash of the server, or a promotion, nothing is granted for as long as a grant may live that was
+/// lost with it.
+fn closed(opens_in: Duration) -> Error {
+    let why = format!("PostgreSQL has crashed or was promoted: it grants again in {opens_in:?}");
+    Error::unavailable(Applied::No, why)
 }
 
 #[async_trait]
@@ -104,24 +122,53 @@ impl LockProvider for Table {
         match self.0.ask(&entry, false).await? {
             Answer::Granted { token } => grant(&self.0, entry, term, token).map(Some),
             Answer::Held { .. } => Ok(None),
+            Answer::Closed { opens_in } => Err(closed(opens_in)),
             Answer::Withdrawn => Err(Error::withdrawn()),
         }
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         let entry = self.0.waiters.enter(request);
-        let listens = self.0.listener.is_some();
-        let heartbeat = if listens { waiter_life(request.ttl()) / 3 } else { POLL };
+        let heartbeat = if self.0.listener.is_some() { RARELY } else { POLL };
+        let waiter = self.0.beats.enter(request);
         loop {
+            // A waiter of a client that does not beat counts as dead: it only tries.
+            let is_beating = waiter.is_beating();
             let term = request.term();
-            let (ask_in, label) = match self.0.ask(&entry, true).await? {
+            match self.0.ask(&entry, is_beating).await? {
                 Answer::Granted { token } => return grant(&self.0, entry, term, token),
                 Answer::Withdrawn => return Err(Error::withdrawn()),
-                Answer::Held { ask_in, label } => (ask_in, label),
+                Answer::Closed { opens_in } => {
+                    request.report(StoreSays::Unreachable);
+                    waiter.look_in(opens_in);
+                }
+                Answer::Held { ends_in, label } => {
+                    if is_beating {
+                        request.report(StoreSays::Held(label.map(Holder::new)));
+                    }
+                    if let Some(ends_in) = ends_in {
+                        waiter.look_in(ends_in);
+                    }
+                }
+            }
+            if !is_beating {
+                tokio::select! {
+                    biased;
+                    () = entry.withdrawn() => return Err(Error::withdrawn()),
+                    beats = self.0.beat_for(&waiter) => beats?,
+                }
+                continue;
+            }
+            self.0.beat()?;
+            let granted = tokio::select! {
+                biased;
+                granted = wait(&entry, None, heartbeat) => granted?,
+                () = self.0.lapsed() => None,
             };
-            request.report(StoreSays::Held(label.map(Holder::new)));
-            self.0.listen()?;
-            wait(&entry, ask_in, heartbeat).await?;
+            if let Some(Granted { token, sent }) = granted {
+                let term = Term { sent, ttl: Some(request.ttl()) };
+                return grant(&self.0, entry, term, token);
+            }
         }
     }
 
@@ -137,8 +184,7 @@ impl LockProvider for Table {
     }
 
     async fn close(&self) -> Result<()> {
-        self.0.listening.stop();
-        self.0.pool.close();
+        self.0.close();
         Ok(())
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
+use lockkit_core::{
+    Clock, FencingToken, Holder, Inspection, LockName, Operator, RequestId, Result,
+};
 
 use super::client::Client;
 use crate::connection::{Columns, LIMIT};
@@ -21,7 +23,8 @@ impl Client {
             "WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), \
              l AS (SELECT name, CASE WHEN expires_at > now THEN token END AS token, label, \
              granted_at, expires_at, now, (SELECT count(*) FROM {schema}.waiter w \
-             WHERE w.name = lease.name AND w.alive_until > now) AS waiters \
+             JOIN {schema}.client c ON c.id = w.client WHERE w.name = lease.name \
+             AND c.last_seen + c.life * interval '1 ms' > now) AS waiters \
              FROM {schema}.lease, t WHERE {condition}) \
              SELECT name, token, label, trunc(1000000 * extract(epoch FROM now - granted_at)), \
              trunc(1000000 * extract(epoch FROM expires_at - now)), waiters \
@@ -69,7 +72,11 @@ impl Operator for Client {
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
         let name = quoted(&stored(name.as_str()));
-        let rows = self.look(&format!("SELECT {}.revoke({name}, {native})", self.schema)).await?;
+        let (schema, barrier) = (&self.schema, self.barrier());
+        // The statement may be sent twice: the second is told what the first did.
+        let call = RequestId::random()?;
+        let sql = format!("SELECT {schema}.revoke({name}, {native}, '{call}', {barrier})");
+        let rows = self.look(&sql).await?;
         match rows.first().and_then(|row| column(row, 0)) {
             Some(answer) => Ok(answer == "t"),
             None => Err(garbled(&rows)),

@@ -3,9 +3,10 @@
 use std::process::{Child, Stdio};
 use std::time::Instant;
 
+use lockkit_core::Error;
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::PostgresServer;
-use testbed::contenders::{queued, refused_for_its_layout};
+use testbed::contenders::refused_for_its_layout;
 
 use crate::common::{BOTH, SLACK, by, config, count, gone, join, key_of, ms};
 
@@ -25,20 +26,31 @@ fn recorded(rows: &str) -> PostgresServer {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_a_recorded_holder_and_waiter_go_first_and_later_tokens_are_greater() {
-    let (left, life) = (ms(1_200), ms(1_800));
+async fn rows_of_layout_1_are_refused_until_they_are_migrated_and_keep_their_end_and_their_token() {
+    let (left, life) = (ms(5_000), ms(1_800));
     let rows = TABLE.replace("<left>", &left.as_millis().to_string());
     let server = recorded(&rows.replace("<life>", &life.as_millis().to_string()));
     let began = Instant::now();
+    let config = config(&server.url(), Strategy::Table);
+    let refused = PostgresProvider::connect(config.clone()).await.unwrap_err();
+    let Error::Rejected { what, remedy } = &refused else { panic!("{refused}") };
+    assert!(what.contains("layout 1") && remedy.contains("migration_sql()"), "{refused}");
+    assert!(server.sql(&config.setup_sql()).is_err(), "the new functions over the old tables");
+
+    server.sql(&config.migration_sql()).unwrap();
+    let old =
+        "SELECT lockkit.acquire('held', '7da6d6eaf243ea13f1297c5b9edbb243', 1, 1, NULL, '', true)";
+    let refused = server.sql(old).unwrap_err().to_string();
+    assert!(refused.contains("newer than this program"), "{refused}");
+    server.sql(&config.setup_sql()).unwrap();
+
     let locks = join(&server.url(), Strategy::Table).await;
     let lock = locks.lock("held").ttl(ms(3_000));
     assert!(lock.try_acquire().await.unwrap().is_none());
     let seen = lock.inspect().await.unwrap();
-    assert_eq!((&*seen.holders[0].label, seen.waiters), ("recorded holder", Some(1)));
+    assert_eq!((&*seen.holders[0].label, seen.waiters), ("recorded holder", Some(0)));
     assert_eq!(seen.holders[0].token.unwrap().as_u64(), 1);
-    let waiting = tokio::spawn(lock.acquire());
-    queued(&lock, 2).await;
-    let next = by(ms(5_000) + SLACK, "a grant", waiting).await.unwrap().unwrap();
+    let next = by(ms(7_000) + SLACK, "a grant", lock.acquire()).await.unwrap();
     // The server may have begun to count before this test did.
     assert!(began.elapsed() + ms(200) >= left, "granted beside the recorded holder");
     assert!(next.token().as_u64() > 1);
@@ -103,4 +115,17 @@ async fn a_newer_layout_is_refused_at_connect_by_both_strategies_and_another_dat
         let other = server.url().replace("/postgres", "/other");
         drop(PostgresProvider::connect(config(&other, strategy)).await.unwrap());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_layout_of_the_table_is_refused_and_advisory_locks_are_not() {
+    let server = PostgresServer::start().unwrap();
+    drop(join(&server.url(), Strategy::Table).await);
+    let newer = "CREATE OR REPLACE FUNCTION lockkit.table_layout() RETURNS int LANGUAGE sql \
+        IMMUTABLE AS 'SELECT 3'";
+    server.sql(newer).unwrap();
+    let table = config(&server.url(), Strategy::Table);
+    let error = PostgresProvider::connect(table).await.unwrap_err();
+    assert!(error.to_string().contains("schema lockkit holds layout 3, newer"), "{error}");
+    drop(join(&server.url(), Strategy::Advisory).await);
 }

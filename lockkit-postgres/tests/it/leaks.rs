@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::common::{SLACK, advisory, by, gone, join, key_of, ms, until};
 use lockkit_core::{Error, FencingToken, Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use testbed::{Link, PostgresServer};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -190,17 +190,19 @@ async fn a_withdrawal_waits_for_the_first_acquire_of_a_new_name_that_is_under_wa
     drop(join(&server.url(), Strategy::Table).await);
     let mut first = PgConnection::connect(&server.url()).await.unwrap();
     let mut acquiring = first.begin().await.unwrap();
-    let acquire = "SELECT lockkit.acquire('new', 'abc', 60000, 1000, NULL, 'me', true)";
-    sqlx::raw_sql(acquire).execute(&mut *acquiring).await.unwrap();
+    let request = "'00000000-0000-0000-0000-000000000abc'";
+    let acquire =
+        format!("SELECT lockkit.acquire('new', {request}, {request}, 60000, 'me', true, 60000)");
+    sqlx::raw_sql(AssertSqlSafe(acquire.clone())).execute(&mut *acquiring).await.unwrap();
     let mut second = PgConnection::connect(&server.url()).await.unwrap();
-    let leaving = tokio::spawn(async move {
-        sqlx::raw_sql("SELECT lockkit.leave('new', 'abc', true)").execute(&mut second).await
-    });
+    let leave = format!("SELECT lockkit.leave('new', {request}, true, 60000, false)");
+    let leaving =
+        tokio::spawn(async move { sqlx::raw_sql(AssertSqlSafe(leave)).execute(&mut second).await });
     tokio::time::sleep(ms(200)).await;
     acquiring.commit().await.unwrap();
     by(SLACK, "the withdrawal", leaving).await.unwrap().unwrap();
     let held = "SELECT count(*) FROM lockkit.lease WHERE request IS NOT NULL";
     assert_eq!(crate::common::count(&server, held), 0);
     // And one that comes later finds that it was withdrawn.
-    assert!(server.sql(acquire).unwrap().contains("withdrawn"));
+    assert!(server.sql(&acquire).unwrap().contains("withdrawn"));
 }

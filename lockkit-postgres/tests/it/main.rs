@@ -4,6 +4,7 @@
 
 mod common;
 mod connect;
+mod fuzz;
 mod hand_offs;
 mod interop;
 mod layouts;
@@ -13,6 +14,7 @@ mod processes;
 mod runtimes;
 mod scale;
 mod server;
+mod table;
 #[cfg(feature = "tls")]
 mod tls;
 mod transaction;

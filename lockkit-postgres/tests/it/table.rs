@@ -1,0 +1,176 @@
+//! The strategy "table": what a crash costs, what waiting costs, and what it leaves.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use lockkit_core::{Guard, Locks};
+use lockkit_postgres::{PostgresProvider, Strategy};
+use testbed::{Data, Link, PostgresServer};
+
+use crate::common::{SLACK, by, config, count, join, ms, until};
+
+const WAITERS: &str = "SELECT count(*) FROM lockkit.waiter";
+
+async fn locks(server: &PostgresServer) -> Locks {
+    join(&server.url(), Strategy::Table).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_that_loses_a_grant_lets_no_other_in_before_its_term_is_over() {
+    let ttl = ms(3_000);
+    let server = PostgresServer::start().unwrap();
+    let (ours, theirs) = (locks(&server).await, locks(&server).await);
+    for round in 0..2 {
+        let asked = Instant::now();
+        let lost = ours.lock("crashed").ttl(ttl).renew_manually().acquire().await.unwrap();
+        server.kill().unwrap();
+        server.restart(Data::Kept).unwrap();
+        let next =
+            by(ttl * 4, "a grant after the barrier", theirs.lock("crashed").ttl(ttl).acquire());
+        let next = next.await.unwrap();
+        assert!(asked.elapsed() >= ttl, "round {round}: granted before the lost term was over");
+        assert!(!lost.is_held(), "round {round}: two believe");
+        assert!(
+            next.token() > lost.token(),
+            "round {round}: {} and {}",
+            next.token(),
+            lost.token()
+        );
+        next.release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_restart_costs_no_barrier_and_a_waiter_goes_on() {
+    let server = PostgresServer::start().unwrap();
+    let (ours, theirs) = (locks(&server).await, locks(&server).await);
+    let guard = ours.lock("restarted").ttl(ms(20_000)).acquire().await.unwrap();
+    let waiting = tokio::spawn(theirs.lock("restarted").ttl(ms(20_000)).acquire());
+    until(SLACK * 4, "it waits", || count(&server, WAITERS) == 1).await;
+    // In order, as `pg_ctl restart` does.
+    let pid = server.pid().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    until(ms(10_000), "it has stopped", || server.log().contains("database system is shut down"))
+        .await;
+    server.restart(Data::Kept).unwrap();
+    let token = guard.token();
+    guard.release().await.unwrap();
+    let next = by(ms(8_000), "the waiter is granted", waiting).await.unwrap().unwrap();
+    assert!(next.token() > token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_waiters_of_a_name_send_what_their_client_sends_and_are_granted_in_order() {
+    const MANY: usize = 1_000;
+    let server = PostgresServer::start().unwrap();
+    let holder = locks(&server).await.lock("many").ttl(ms(60_000)).acquire().await.unwrap();
+    let link = Link::to_postgres(server.address()).unwrap();
+    let url = format!("{}?sslmode=disable", server.url_at(link.address()));
+    let many = Locks::new(PostgresProvider::connect(config(&url, Strategy::Table)).await.unwrap());
+    let lock = many.lock("many").ttl(ms(60_000));
+    let waiting: Vec<_> = (0..MANY).map(|_| tokio::spawn(lock.acquire())).collect();
+    until(ms(30_000), "all wait", || count(&server, WAITERS) == MANY).await;
+    let sent = || link.counts().requests.get("Q").copied().unwrap_or_default();
+    tokio::time::sleep(ms(500)).await;
+    let before = sent();
+    tokio::time::sleep(ms(4_000)).await;
+    let idle = sent() - before;
+    assert!(idle <= 40, "{idle} statements in 4 s, for {MANY} waiters");
+    let mut guards = futures_util::stream::FuturesUnordered::from_iter(waiting);
+    holder.release().await.unwrap();
+    let mut last = None;
+    for _ in 0..20 {
+        let next = futures_util::StreamExt::next(&mut guards);
+        let guard: Guard = by(ms(2_000), "the next", next).await.unwrap().unwrap().unwrap();
+        assert!(Some(guard.token()) > last);
+        last = Some(guard.token());
+        guard.release().await.unwrap();
+    }
+    drop(guards);
+    many.close(ms(20_000)).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contention_cancels_and_closes_leave_no_line_in_the_servers_log_and_no_row() {
+    let server = PostgresServer::start().unwrap();
+    let clients = join_all((0..4).map(|_| locks(&server))).await;
+    let work = clients.iter().enumerate().map(|(number, locks)| async move {
+        for round in 0..40_u64 {
+            let lock = locks.lock("busy").ttl(ms(10_000));
+            // Some leave before their turn.
+            let limit = ms(if (round + number as u64).is_multiple_of(5) { 3 } else { 10_000 });
+            if let Ok(guard) = lock.acquire_within(limit).await {
+                guard.release().await.unwrap();
+            }
+        }
+    });
+    join_all(work).await;
+    // A holder that goes without a word is followed.
+    let gone = clients[0].lock("busy").ttl(ms(500)).renew_manually().acquire().await.unwrap();
+    let next = clients[1].lock("busy").ttl(ms(10_000)).acquire_within(ms(5_000)).await.unwrap();
+    assert!(!gone.is_held() && next.token() > gone.token());
+    next.release().await.unwrap();
+    for locks in &clients {
+        locks.close(ms(5_000)).await.unwrap();
+    }
+    until(SLACK * 4, "no waiter is left", || count(&server, WAITERS) == 0).await;
+    let held = "SELECT count(*) FROM lockkit.lease WHERE request IS NOT NULL";
+    assert_eq!(count(&server, held), 0);
+    let log = server.log();
+    let complains =
+        |line: &&str| ["WARNING:", "ERROR:", "FATAL:"].iter().any(|what| line.contains(what));
+    let complaints: Vec<_> = log.lines().filter(complains).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_an_open_snapshot_a_row_that_leaves_its_page_is_searched_where_it_is() {
+    let server = PostgresServer::start().unwrap();
+    let lock = locks(&server).await.lock("bloated").ttl(ms(30_000));
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lockkit.lease; \
+        SELECT pg_sleep(60)";
+    let mut snapshot = server.psql().unwrap().args(["-c", open]).spawn().unwrap();
+    let is_open = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    until(SLACK * 4, "a snapshot is open", || count(&server, is_open) == 1).await;
+    let mut last = None;
+    for _ in 0..400 {
+        let guard = lock.acquire().await.unwrap();
+        assert!(Some(guard.token()) > last);
+        last = Some(guard.token());
+        guard.release().await.unwrap();
+    }
+    let row = "SELECT gen FROM lockkit.lease WHERE name = 'bloated'";
+    let gen_now = count(&server, row);
+    assert!(gen_now >= 5, "after 800 updates behind a snapshot the row has gen {gen_now}");
+    let on_its_page = "SELECT count(*) FROM lockkit.lease WHERE name = 'bloated' \
+        AND ctid >= page_from AND ctid < page_to";
+    assert_eq!(count(&server, on_its_page), 1);
+    snapshot.kill().unwrap();
+    snapshot.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_forgotten_never_take_a_token_back() {
+    let server = PostgresServer::start().unwrap();
+    let locks = locks(&server).await;
+    let (idle, held) = (locks.lock("jobs/idle"), locks.lock("jobs/held").ttl(ms(30_000)));
+    let mut last = idle.acquire().await.unwrap();
+    for _ in 0..5 {
+        last.release().await.unwrap();
+        last = idle.acquire().await.unwrap();
+    }
+    let token = last.token();
+    last.release().await.unwrap();
+    let guard = held.acquire().await.unwrap();
+    assert_eq!(count(&server, "SELECT lockkit.forget('jobs/', '1 hour')"), 0);
+    assert_eq!(count(&server, "SELECT lockkit.forget('jobs/', '0')"), 1);
+    assert_eq!(count(&server, "SELECT count(*) FROM lockkit.lease"), 1);
+    testbed::held!(guard);
+    let again = idle.acquire().await.unwrap();
+    assert!(again.token() > token, "{} after {token}", again.token());
+    server.kill().unwrap();
+    server.restart(Data::Kept).unwrap();
+    let later = locks.lock("jobs/idle").acquire_within(Duration::from_secs(70)).await.unwrap();
+    assert!(later.token() > again.token());
+}
