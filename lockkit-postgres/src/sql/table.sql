@@ -27,9 +27,11 @@ CREATE TABLE IF NOT EXISTS @.lease (
     PRIMARY KEY (name, gen)
 ) WITH (fillfactor = 20);
 
--- A waiting request. Its row never changes; the smallest ticket is granted first.
+-- A waiting request. Its row never changes; the smallest ticket is granted first. The sequence is a logged
+-- one: that of an unlogged table begins again after a crash, and `last_ticket` would stand before it.
+CREATE SEQUENCE IF NOT EXISTS @.ticket AS bigint;
 CREATE UNLOGGED TABLE IF NOT EXISTS @.waiter (
-    ticket bigint GENERATED ALWAYS AS IDENTITY,
+    ticket bigint NOT NULL DEFAULT nextval('@.ticket'),
     name text COLLATE "C" NOT NULL,
     request uuid PRIMARY KEY,
     client uuid NOT NULL,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockkit_core::kit::{Alive, Backoff, Notice};
-use lockkit_core::{Clock, Instant, LockName, LossReason, Request, RequestId};
+use lockkit_core::{Clock, Instant, LockName, LossReason, Request, RequestId, StoreSays};
 use tokio::sync::{Notify, watch};
 
 use super::client::{Granted, Shared};
@@ -170,6 +170,10 @@ pub(super) async fn serve(mut alive: Alive, shared: Arc<Shared>) {
             Ended::Idle => break,
             Ended::Broken => backoff.reset(),
             Ended::NotConnected => {}
+        }
+        // What was said before of a holder is out of date until the server is asked again.
+        for waiter in shared.waiters.in_use() {
+            waiter.request().report(StoreSays::Unreachable);
         }
         tokio::select! {
             () = backoff.pause() => {}

@@ -41,6 +41,20 @@ async fn a_crash_that_loses_a_grant_lets_no_other_in_before_its_term_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_free_at_a_crash_is_granted_once_the_barrier_is_over() {
+    let server = PostgresServer::start().unwrap();
+    let locks = locks(&server).await;
+    let lock = locks.lock("free").ttl(ms(1_500));
+    for round in 0..4 {
+        let next = by(ms(6_000), &format!("the grant of round {round}"), lock.acquire()).await;
+        next.unwrap().release().await.unwrap();
+        tokio::time::sleep(ms(250)).await;
+        server.kill().unwrap();
+        server.restart(Data::Kept).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_restart_costs_no_barrier_and_a_waiter_goes_on() {
     let server = PostgresServer::start().unwrap();
     let (ours, theirs) = (locks(&server).await, locks(&server).await);

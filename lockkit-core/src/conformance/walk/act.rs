@@ -11,6 +11,9 @@ use crate::{
 };
 use tokio::task::JoinHandle;
 
+/// How often a waiter polls at most while a long time passes.
+const POLLS: u32 = 5_000;
+
 impl World<'_> {
     pub(super) async fn act(&mut self, step: Step) -> Verdict {
         match step.action {
@@ -376,6 +379,9 @@ impl World<'_> {
     async fn hold(&mut self, step: Step) -> Verdict {
         let long = [Duration::from_secs(90), Duration::from_secs(300), Duration::from_secs(3600)];
         let long = if self.cx.is_virtual() { long[step.wish % 3] } else { self.cx.ttl() };
+        // Waiters that poll take the machine's time for each hour.
+        let poll = self.cx.poll();
+        let long = if poll.is_zero() { long } else { long.min(poll * POLLS) };
         let holders: Vec<_> = self.names.iter().filter_map(|name| name.holder).collect();
         if holders.is_empty() {
             return Ok(());
