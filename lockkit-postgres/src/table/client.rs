@@ -5,37 +5,18 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::kit::{self, Mailbox, Requests, Service, call_limit};
-use lockkit_core::{Instant, Request, Result};
-use sqlx::postgres::PgConnectOptions;
+use lockkit_core::kit::{self, Mailbox, Service, call_limit};
+use lockkit_core::{Request, Result};
 
-use super::beats::{self, Beats};
-use super::pool::{Answered, Pool};
+use super::beating;
+use super::beats;
+use super::pool::Answered;
+use super::shared::{Granted, Shared};
 use crate::connection::Columns;
 use crate::protocol::{column, garbled, quoted, stored};
 
-/// A grant that the server told without being asked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Granted {
-    pub(super) token: u64,
-    /// When the beat was sent from which the server counts the term.
-    pub(super) sent: Instant,
-}
-
 /// A call, or a lease, of a request.
 pub(super) type Entry = kit::Entry<Mailbox<Granted>>;
-
-/// What the calls share with the task that beats.
-pub(super) struct Shared {
-    pub(super) pool: Pool,
-    pub(super) schema: String,
-    /// How one connects to listen; `None` behind a pooler.
-    pub(super) listener: Option<PgConnectOptions>,
-    pub(super) waiters: Arc<Requests<Mailbox<Granted>>>,
-    pub(super) beats: Beats,
-    /// The longest ttl whose grants are not flushed.
-    pub(super) barrier: Duration,
-}
 
 pub(super) struct Client {
     shared: Arc<Shared>,
@@ -182,7 +163,7 @@ impl Client {
 
     /// The task that beats runs, from now on or already.
     pub(super) fn beat(&self) -> Result<()> {
-        self.beating.ensure(|alive| beats::serve(alive, Arc::clone(&self.shared)))
+        self.beating.ensure(|alive| beating::serve(alive, Arc::clone(&self.shared)))
     }
 
     /// Completes when the task that beats has ended with its runtime, or for want of waiters.

@@ -1,13 +1,15 @@
 //! Strategy "table": a row for each name, a queue of rows that never change, and functions of ours on both.
 //!
-//! A request asks once (`client`). Where it must wait, its client beats (`beats`), it enters the queue, and
+//! A request asks once (`client`). Where it must wait, its client beats (`beating`), it enters the queue, and
 //! the release before it grants: the grant comes as a notice.
 
+mod beating;
 mod beats;
 mod client;
 mod lease;
 mod operator;
 mod pool;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +27,10 @@ use crate::connection::{Command, PATIENCE, Session};
 use crate::protocol::column;
 use crate::setup::check_server;
 use beats::Beats;
-use client::{Answer, Client, Granted, Shared};
+use client::{Answer, Client};
 use lease::grant;
 use pool::Pool;
+use shared::{Granted, Shared};
 
 /// How often a waiter asks behind a pooler, through which no connection can listen.
 const POLL: Duration = Duration::from_millis(250);
