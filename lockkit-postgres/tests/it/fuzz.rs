@@ -165,7 +165,7 @@ async fn random_clients_of_a_server_that_crashes_never_believe_two_at_once() {
     let mut beliefs = std::mem::take(&mut *beliefs.lock().unwrap());
     beliefs.sort_by_key(|belief| (belief.name, belief.token));
     println!("{} grants", beliefs.len());
-    assert!(beliefs.len() > 80, "{} grants show little", beliefs.len());
+    assert!(beliefs.len() > 50, "{} grants show little", beliefs.len());
     for pair in beliefs.windows(2).filter(|pair| pair[0].name == pair[1].name) {
         let [first, second] = pair else { unreachable!() };
         assert!(first.token < second.token, "{first:?} and {second:?}");
