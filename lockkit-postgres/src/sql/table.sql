@@ -111,7 +111,7 @@ END $$;
 
 -- Gives a name, whose row the caller has locked, to the first waiter that lives, or frees it.
 -- `in_asks` is the request that asks just now, `in_released` the one that ends.
-CREATE OR REPLACE FUNCTION @.grant_next(l @.lease, in_asks uuid, in_released uuid, in_barrier bigint)
+CREATE OR REPLACE FUNCTION @.grant_next(l @.lease, in_asks uuid, in_released uuid)
 RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
     m @.marker%ROWTYPE;
@@ -145,7 +145,8 @@ BEGIN
                 CONTINUE;
             END IF;
         END IF;
-        IF h.ttl > in_barrier THEN
+        -- By the barrier that is there: clients may be set to different ones.
+        IF h.ttl > m.ms THEN
             PERFORM set_config('synchronous_commit', 'on', true);
         END IF;
         DELETE FROM @.waiter w WHERE w.request = h.request;
@@ -232,7 +233,7 @@ BEGIN
     END IF;
     IF l.request IS NULL OR l.expires_at <= t THEN
         IF in_waits OR EXISTS (SELECT FROM @.waiter w WHERE w.name = in_name) THEN
-            IF @.grant_next(l, in_request, NULL, in_barrier) = in_request THEN
+            IF @.grant_next(l, in_request, NULL) = in_request THEN
                 SELECT e.token INTO l.token FROM @.lease e WHERE e.name = in_name AND e.gen >= l.gen;
                 RETURN 'granted ' || l.token;
             END IF;
@@ -256,7 +257,7 @@ END $$;
 -- Ends a request, granted or waiting: 'released', 'again' for the release that was answered so last, or
 -- 'nothing'. A tombstone has a late copy of the request refused.
 CREATE OR REPLACE FUNCTION @.leave(
-    in_name text, in_request uuid, in_tombstone boolean, in_barrier bigint, in_flush boolean
+    in_name text, in_request uuid, in_tombstone boolean, in_flush boolean
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     l @.lease%ROWTYPE;
@@ -294,7 +295,7 @@ BEGIN
             WHERE e.name = in_name AND e.gen = l.gen;
     END IF;
     IF l.request = in_request THEN
-        PERFORM @.grant_next(l, NULL, CASE WHEN l.expires_at > t THEN in_request END, in_barrier);
+        PERFORM @.grant_next(l, NULL, CASE WHEN l.expires_at > t THEN in_request END);
         RETURN CASE WHEN l.expires_at > t THEN 'released' ELSE 'nothing' END;
     END IF;
     DELETE FROM @.waiter w WHERE w.request = in_request;
@@ -331,7 +332,7 @@ BEGIN
 END $$;
 
 -- Ends the grant with this token, and tells its holder; the same call is told the same again.
-CREATE OR REPLACE FUNCTION @.revoke(in_name text, in_token bigint, in_call uuid, in_barrier bigint)
+CREATE OR REPLACE FUNCTION @.revoke(in_name text, in_token bigint, in_call uuid)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     l @.lease%ROWTYPE;
@@ -345,7 +346,7 @@ BEGIN
         RETURN false;
     END IF;
     -- A late copy of the request must not bring it back.
-    PERFORM @.leave(in_name, l.request, true, in_barrier, true);
+    PERFORM @.leave(in_name, l.request, true, true);
     UPDATE @.lease e SET revoked = in_call, released = NULL WHERE e.name = in_name AND e.gen >= l.gen;
     PERFORM pg_notify('lockkit_' || replace(l.client::text, '-', ''), format('lost %s', l.request));
     RETURN true;
@@ -361,7 +362,7 @@ $$;
 
 -- Grants on what has expired or is free of the names that a client waits for; in how many milliseconds
 -- the first of the others expires. Never in one transaction with a beat: it would lock in another order.
-CREATE OR REPLACE FUNCTION @.poke(in_names text[], in_barrier bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION @.poke(in_names text[]) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     seen @.lease%ROWTYPE;
     locked @.lease%ROWTYPE;
@@ -375,7 +376,7 @@ BEGIN
             SELECT * INTO locked FROM @.lease l WHERE l.name = seen.name AND l.gen = seen.gen AND l.waiting
                 AND (l.request IS NULL OR l.expires_at <= clock_timestamp()) FOR UPDATE SKIP LOCKED;
             IF FOUND THEN
-                PERFORM @.grant_next(locked, NULL, NULL, in_barrier);
+                PERFORM @.grant_next(locked, NULL, NULL);
             END IF;
         ELSE
             soonest := least(soonest, seen.expires_at);

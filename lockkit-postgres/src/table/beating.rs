@@ -175,8 +175,8 @@ async fn poke(shared: &Shared, line: &mut Line) -> Option<()> {
     let beats = &shared.beats;
     let names: Vec<LockName> = beats.due();
     let literals: Vec<_> = names.iter().map(|name| quoted(&stored(name.as_str()))).collect();
-    let (schema, barrier) = (&shared.schema, shared.barrier.as_millis());
-    let sql = format!("SELECT {schema}.poke(ARRAY[{}]::text[], {barrier})", literals.join(", "));
+    let schema = &shared.schema;
+    let sql = format!("SELECT {schema}.poke(ARRAY[{}]::text[])", literals.join(", "));
     let soonest = text(shared, line, sql).await?;
     if let Some(after) = soonest.and_then(|ms| ms.parse().ok()).map(Duration::from_millis) {
         beats.look_at(&names, after);

@@ -138,9 +138,9 @@ impl Client {
     /// Ends a request.
     pub(super) async fn leave(&self, entry: &Entry) -> Result<Left> {
         let request = entry.request();
-        let (tombstone, barrier) = (entry.may_still_arrive(), self.barrier());
+        let tombstone = entry.may_still_arrive();
         let flush = request.ttl() > self.shared.barrier;
-        let more = format!(", {tombstone}, {barrier}, {flush}");
+        let more = format!(", {tombstone}, {flush}");
         let Answered { rows, replayed } = self.call(request, "leave", &more).await?;
         match rows.first().and_then(|row| column(row, 0)) {
             Some("released" | "again") => Ok(Left::Released),

@@ -72,10 +72,9 @@ impl Operator for Client {
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
         let name = quoted(&stored(name.as_str()));
-        let (schema, barrier) = (&self.schema, self.barrier());
         // The statement may be sent twice: the second is told what the first did.
         let call = RequestId::random()?;
-        let sql = format!("SELECT {schema}.revoke({name}, {native}, '{call}', {barrier})");
+        let sql = format!("SELECT {}.revoke({name}, {native}, '{call}')", self.schema);
         let rows = self.look(&sql).await?;
         match rows.first().and_then(|row| column(row, 0)) {
             Some(answer) => Ok(answer == "t"),

@@ -195,7 +195,7 @@ async fn a_withdrawal_waits_for_the_first_acquire_of_a_new_name_that_is_under_wa
         format!("SELECT lockkit.acquire('new', {request}, {request}, 60000, 'me', true, 60000)");
     sqlx::raw_sql(AssertSqlSafe(acquire.clone())).execute(&mut *acquiring).await.unwrap();
     let mut second = PgConnection::connect(&server.url()).await.unwrap();
-    let leave = format!("SELECT lockkit.leave('new', {request}, true, 60000, false)");
+    let leave = format!("SELECT lockkit.leave('new', {request}, true, false)");
     let leaving =
         tokio::spawn(async move { sqlx::raw_sql(AssertSqlSafe(leave)).execute(&mut second).await });
     tokio::time::sleep(ms(200)).await;

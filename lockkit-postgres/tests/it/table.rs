@@ -55,6 +55,33 @@ async fn a_name_that_was_free_at_a_crash_is_granted_once_the_barrier_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_grant_above_its_own_clients_barrier_outlives_a_crash_also_when_another_client_granted_it()
+ {
+    let ttl = ms(3_000);
+    let server = PostgresServer::start().unwrap();
+    let with = |barrier: Duration| {
+        let config = config(&server.url(), Strategy::Table).barrier(barrier);
+        async move { Locks::new(PostgresProvider::connect(config).await.unwrap()) }
+    };
+    // The server's barrier is the longest that was granted without a flush: half a second.
+    let (flushes, others) = (with(ms(0)).await, with(ms(60_000)).await);
+    let first = others.lock("kept").ttl(ms(500)).acquire().await.unwrap();
+    let waiting = tokio::spawn(flushes.lock("kept").ttl(ttl).renew_manually().acquire());
+    until(SLACK * 4, "it waits", || count(&server, WAITERS) == 1).await;
+    let asked = Instant::now();
+    first.release().await.unwrap();
+    let kept = by(ms(2_000), "the grant", waiting).await.unwrap().unwrap();
+    server.kill().unwrap();
+    server.restart(Data::Kept).unwrap();
+    let held = "SELECT count(*) FROM lockkit.lease WHERE request IS NOT NULL";
+    assert_eq!(count(&server, held), 1, "the grant was lost with the server");
+    let next = by(ttl * 4, "the next grant", others.lock("kept").ttl(ms(500)).acquire()).await;
+    let next = next.unwrap();
+    assert!(!kept.is_held() && next.token() > kept.token());
+    assert!(asked.elapsed() + ms(1_000) >= ttl, "granted before the term was over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_restart_costs_no_barrier_and_a_waiter_goes_on() {
     let server = PostgresServer::start().unwrap();
     let (ours, theirs) = (locks(&server).await, locks(&server).await);
