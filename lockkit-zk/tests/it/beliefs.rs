@@ -187,6 +187,9 @@ fn two_believe_at_once_for_no_longer_than_declared_whatever_ends_a_grant_early()
         println!("| {name} | {told} | {} ms | {} ms |", both.as_millis(), most.as_millis());
         if let Some(words) = words {
             assert!(breaks_on.iter().any(|one| one.contains(words)), "{way:?}: {words}");
+        } else if way == Way::RestartWithShorterSessions {
+            // A client whose runtime stands still may hear of the new limit too late: that is declared.
+            in_time!(began, both.is_zero(), "{way:?}: both believed for {both:?}");
         } else {
             assert_eq!(both, Duration::ZERO, "{way:?}");
         }
