@@ -183,6 +183,12 @@ impl Ended<'_> {
                 self.servers.one().set_line("maxSessionTimeout=2000");
                 self.servers.one().restart(Data::Kept).unwrap();
                 self.until_back(|| self.servers.one().ask("cons"));
+                // The server knows that it is back; the holder must have heard of the new limit too.
+                self.runtime.block_on(async {
+                    while self.guard.is_held() && self.guard.renew().await.is_err() {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                });
                 self.link.fault(Flow::Both, Fault::Blackhole);
             }
             Way::RestartWithShorterSessionsUnheard => {
