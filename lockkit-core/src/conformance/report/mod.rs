@@ -151,7 +151,7 @@ impl Report {
         let verdict = match failed {
             0 if self.is_passed() => "passed".to_owned(),
             0 => "nothing passed".to_owned(),
-            failed => format!("FAILED, {failed} cases"),
+            failed => format!("FAILED, {failed} of {} cases", self.runs.len()),
         };
         let levels: Vec<_> = self.levels_not_reached().map(|level| level.to_string()).collect();
         if levels.is_empty() {
