@@ -25,7 +25,8 @@ pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> 
          current_setting('max_locks_per_transaction')::bigint * \
          (current_setting('max_connections')::bigint \
          + current_setting('max_prepared_transactions')::bigint), \
-         (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
+         (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), \
+         to_regprocedure('{schema}.table_layout()') IS NOT NULL"
     );
     let clock = Clock::system();
     let rows = session.ask(&clock, PATIENCE, Command::Sql(look)).await?;
@@ -56,14 +57,18 @@ pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> 
         }
         session.ask(&clock, PATIENCE, Command::Sql(config.setup_sql())).await?;
     } else {
-        let ask = Command::Sql(format!("SELECT {schema}.lockkit_version()"));
-        let rows = session.ask(&clock, PATIENCE, ask).await?;
-        let number = rows.first().and_then(|row| row.first()?.as_deref());
         // Advisory locks are the database's, whatever the schema.
-        check_layout(format_args!("the schema {schema}"), number, LAYOUT, "database")?;
-    }
-    if config.strategy == Strategy::Table {
-        check_table(config, session).await?;
+        check_number(schema, session, "lockkit_version", LAYOUT, "database").await?;
+        if config.strategy == Strategy::Table {
+            if column(6) != "t" {
+                return Err(Error::rejected(
+                    format!("the schema {schema} holds layout 1 of the strategy \"table\""),
+                    "stop the programs that use it, run the SQL of PostgresConfig::migration_sql(), and \
+                     start programs of this version",
+                ));
+            }
+            check_number(schema, session, "table_layout", TABLE_LAYOUT, "schema").await?;
+        }
     }
     let garbled = || Error::unavailable(Applied::No, "PostgreSQL's settings make no sense");
     Ok(Server {
@@ -72,23 +77,18 @@ pub(crate) async fn check_server(config: &PostgresConfig, session: &Session) -> 
     })
 }
 
-/// Refuses the tables of another layout.
-async fn check_table(config: &PostgresConfig, session: &Session) -> Result<()> {
-    let schema = &config.schema;
-    let clock = Clock::system();
-    let ask = |sql: String| session.ask(&clock, PATIENCE, Command::Sql(sql));
-    let rows =
-        ask(format!("SELECT to_regprocedure('{schema}.table_layout()') IS NOT NULL")).await?;
-    if rows.first().and_then(|row| row.first()?.as_deref()) != Some("t") {
-        return Err(Error::rejected(
-            format!("the schema {schema} holds layout 1 of the strategy \"table\""),
-            "stop the programs that use it, run the SQL of PostgresConfig::migration_sql(), and start \
-             programs of this version",
-        ));
-    }
-    let rows = ask(format!("SELECT {schema}.table_layout()")).await?;
+/// Refuses a schema in which this function gives a newer layout than `newest`.
+async fn check_number(
+    schema: &str,
+    session: &Session,
+    function: &str,
+    newest: u32,
+    other: &str,
+) -> Result<()> {
+    let ask = Command::Sql(format!("SELECT {schema}.{function}()"));
+    let rows = session.ask(&Clock::system(), PATIENCE, ask).await?;
     let number = rows.first().and_then(|row| row.first()?.as_deref());
-    check_layout(format_args!("the schema {schema}"), number, TABLE_LAYOUT, "schema")
+    check_layout(format_args!("the schema {schema}"), number, newest, other)
 }
 
 /// What matters of the server.

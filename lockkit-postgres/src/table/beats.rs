@@ -135,15 +135,18 @@ impl Beats {
         .collect()
     }
 
-    /// Of these names, the first holder's term is over after this.
-    pub(super) fn look_at(&self, names: &[LockName], after: Duration) {
+    /// Of these names, the first holder's term is over after this; whether one is looked at sooner now.
+    pub(super) fn look_at(&self, names: &[LockName], after: Duration) -> bool {
         let due = now().saturating_add(after + Duration::from_millis(1));
         let mut state = self.state();
+        let mut is_sooner = false;
         for name in names {
-            if let Some(waited) = state.names.get_mut(name) {
-                waited.due = waited.due.min(due);
+            if let Some(waited) = state.names.get_mut(name).filter(|waited| due < waited.due) {
+                waited.due = due;
+                is_sooner = true;
             }
         }
+        is_sooner
     }
 
     /// Completes when there is a waiter more, or a name to be looked at sooner.
@@ -160,7 +163,7 @@ impl Beats {
 impl Waiter<'_> {
     /// Whether the server knows that the client lives, by a beat that is good for this ttl.
     pub(super) fn is_beating(&self) -> bool {
-        self.beats.life.borrow().is_some_and(|life| life <= life_of(self.ttl))
+        self.beats.life().is_some_and(|life| life <= life_of(self.ttl))
     }
 
     /// Completes once it knows.
@@ -174,14 +177,9 @@ impl Waiter<'_> {
 
     /// The name is looked at again after this.
     pub(super) fn look_in(&self, after: Duration) {
-        let due = now().saturating_add(after + Duration::from_millis(1));
-        if let Some(waited) = self.beats.state().names.get_mut(self.name) {
-            if waited.due <= due {
-                return;
-            }
-            waited.due = due;
+        if self.beats.look_at(std::slice::from_ref(self.name), after) {
+            self.beats.changed.notify_one();
         }
-        self.beats.changed.notify_one();
     }
 }
 
