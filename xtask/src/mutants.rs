@@ -15,11 +15,10 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::Result;
 use crate::jobs;
 use crate::output;
+use crate::programs;
 use crate::steps::{output as printed, root};
 use list::{Edit, Fate, Mutant};
 
@@ -308,28 +307,22 @@ impl Workshop {
     }
 
     fn suite(&self) -> Result<PathBuf> {
+        let package = list::directory(&self.store);
         let built = Command::new("cargo")
-            .args("test --offline --test conformance --no-run --message-format=json".split(' '))
-            .args(["-p", &list::directory(&self.store)])
+            .args("test --offline --test conformance --no-run".split(' '))
+            .args(["--message-format=json-render-diagnostics", "-p", &package])
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.target)
             .output()
             .map_err(|error| format!("cargo did not start: {error}"))?;
-        let messages = String::from_utf8_lossy(&built.stdout);
-        let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let messages: Vec<_> = messages.collect();
         if !built.status.success() {
-            let errors = messages.iter().filter(|it| it["message"]["level"] == "error");
-            let errors: Vec<_> =
-                errors.filter_map(|it| it["message"]["rendered"].as_str()).collect();
             let said = String::from_utf8_lossy(&built.stderr);
-            return Err(format!("it does not build:\n{}{said}", errors.concat()));
+            return Err(format!("it does not build:\n{said}"));
         }
-        let program = messages.iter().find_map(|it| {
-            let is_suite = it["target"]["name"] == "conformance" && it["profile"]["test"] == true;
-            it["executable"].as_str().filter(|_| is_suite)
-        });
-        program.map(PathBuf::from).ok_or_else(|| "cargo names no program".to_owned())
+        let suite = format!("{package} conformance");
+        let mut built = programs::in_messages(&built.stdout, &self.tree).into_iter();
+        let program = built.find(|program| program.name == suite);
+        program.map(|program| program.path).ok_or_else(|| "cargo names no program".to_owned())
     }
 }
 

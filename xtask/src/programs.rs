@@ -114,8 +114,14 @@ pub(crate) fn build(profile: &[&str]) -> Result<Vec<Program>> {
     if !built.status.success() {
         return Err(format!("cargo ended with {}", built.status));
     }
-    let messages = String::from_utf8_lossy(&built.stdout);
-    Ok(messages.lines().filter_map(|line| program(&serde_json::from_str(line).ok()?)).collect())
+    Ok(in_messages(&built.stdout, root()))
+}
+
+/// The test programs that cargo says it has built, of the workspace in this directory.
+pub(crate) fn in_messages(said: &[u8], workspace: &Path) -> Vec<Program> {
+    let said = String::from_utf8_lossy(said);
+    let messages = said.lines().filter_map(|line| serde_json::from_str(line).ok());
+    messages.filter_map(|message| program(&message, workspace)).collect()
 }
 
 /// Asks each program for its tests: side by side, since some start a server for it.
@@ -128,12 +134,12 @@ pub(crate) fn list(programs: &[Program]) -> Result<Vec<Listed>> {
     })
 }
 
-fn program(message: &Value) -> Option<Program> {
+fn program(message: &Value, workspace: &Path) -> Option<Program> {
     if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
         return None;
     }
     let directory = Path::new(message["manifest_path"].as_str()?).parent()?.to_owned();
-    let package = directory.strip_prefix(root()).ok()?.to_str()?;
+    let package = directory.strip_prefix(workspace).ok()?.to_str()?;
     let package = if package.is_empty() { "lockkit" } else { package };
     Some(Program {
         name: format!("{package} {}", message["target"]["name"].as_str()?),
@@ -155,13 +161,13 @@ mod tests {
                 "profile": {"test": test}, "target": {"name": "it"}, "executable": "/x/it-1",
             })
         };
-        let program = program(&message(true)).expect("a program");
+        let program = program(&message(true), root()).expect("a program");
         assert_eq!(
             (&*program.name, program.part(), program.path.to_str(), program.kind()),
             ("lockkit-core it", "core", Some("/x/it-1"), Kind::Libtest)
         );
-        assert!(super::program(&message(false)).is_none());
-        assert!(super::program(&serde_json::json!({"reason": "build-finished"})).is_none());
+        assert!(super::program(&message(false), root()).is_none());
+        assert!(super::program(&serde_json::json!({"reason": "build-finished"}), root()).is_none());
     }
 
     #[test]
