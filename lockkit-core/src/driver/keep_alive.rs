@@ -136,6 +136,12 @@ fn trace_state(hold: &Held) {
             tracing::warn!(target: "lockkit", event = "at_risk", name = %name, token);
         }
         State::Lost(LossReason::Released) => {}
+        // The program's own doing.
+        State::Lost(reason @ LossReason::Closed) => {
+            tracing::debug!(
+                target: "lockkit", event = "lost", name = %name, token, reason = %reason,
+            );
+        }
         State::Lost(reason) => {
             tracing::warn!(
                 target: "lockkit", event = "lost", name = %name, token, reason = %reason,
