@@ -10,7 +10,7 @@ use lockkit_core::{Error, LockName, Result};
 use sqlx::postgres::PgConnectOptions;
 
 /// The schema of our tables and functions unless the configuration says otherwise.
-const SCHEMA: &str = "lockkit";
+pub(crate) const SCHEMA: &str = "lockkit";
 /// The longest ttl that the table grants without a flush, unless the configuration says otherwise.
 const BARRIER: Duration = Duration::from_secs(60);
 const SHAPE: &str = "postgres://[user[:password]@]host[:port][/database]";
@@ -78,10 +78,11 @@ pub struct PostgresConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// Session-level advisory locks, whose session the server ends when it is not heard of for a ttl.
-    #[default]
+    /// Session-level advisory locks, whose session the server ends when it is not heard of for a ttl: for programs
+    /// that must exclude `pg_advisory_lock`, and can bear that two holders believe for a moment when a session ends.
     Advisory,
     /// A row for each name, with an expiry.
+    #[default]
     Table,
 }
 
@@ -122,7 +123,7 @@ impl PostgresConfig {
         }
     }
 
-    /// Which of the server's primitives to use; [`Strategy::Advisory`] unless set here.
+    /// Which of the server's primitives to use; [`Strategy::Table`] unless set here.
     #[must_use]
     pub const fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
@@ -196,6 +197,9 @@ impl PostgresConfig {
     /// The SQL that makes our tables and functions, for a role that may; it may be run again, and
     /// by several clients at once.
     ///
+    /// Under the strategy [`Strategy::Advisory`] it also makes the schema `lockkit`, whose one counter gives the
+    /// tokens of the whole database.
+    ///
     /// ```
     /// use lockkit_postgres::PostgresConfig;
     ///
@@ -208,8 +212,12 @@ impl PostgresConfig {
         self.sql(include_str!("sql/setup.sql"))
     }
 
-    /// The SQL that takes the strategy [`Strategy::Table`] from layout 1, of lockkit up to commit d389840, to
-    /// layout 2, for a role that owns our tables. Older programs are refused from then on.
+    /// The SQL that takes what an older version made to what this version needs, for a role that owns our
+    /// tables; older programs are refused from then on.
+    ///
+    /// Under the strategy [`Strategy::Table`] it goes from layout 1, of lockkit up to commit d389840, to layout 2.
+    /// Under [`Strategy::Advisory`] it adds what older versions lack, and joins the counter of tokens of a schema other
+    /// than `lockkit` to the one of the database.
     ///
     /// ```
     /// use lockkit_postgres::PostgresConfig;
@@ -220,11 +228,18 @@ impl PostgresConfig {
     /// ```
     #[must_use]
     pub fn migration_sql(&self) -> String {
-        self.sql(include_str!("sql/migrate_1_to_2.sql"))
+        self.sql(match self.strategy {
+            Strategy::Table => include_str!("sql/migrate_1_to_2.sql"),
+            Strategy::Advisory => include_str!("sql/migrate_advisory.sql"),
+        })
     }
 
     fn sql(&self, script: &str) -> String {
-        script.replace("%table%", include_str!("sql/table.sql")).replace('@', &self.schema)
+        // A schema of the table alone needs no other one.
+        let has_counter = self.strategy == Strategy::Advisory || self.schema == SCHEMA;
+        let advisory = if has_counter { include_str!("sql/advisory.sql") } else { "" };
+        let script = script.replace("%table%", include_str!("sql/table.sql"));
+        script.replace('@', &self.schema).replace("%advisory%", advisory)
     }
 
     pub(crate) fn check(&self) -> Result<()> {

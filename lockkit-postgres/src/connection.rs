@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, ValueRe
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::error::{is_broken, to_error};
+use crate::listener::Listener;
 
 /// The longest that a caller waits for the server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
@@ -38,11 +39,58 @@ pub(crate) struct Session {
     cut: Arc<Notify>,
 }
 
-#[derive(Debug)]
 struct Queued {
     command: Command,
     state: Arc<AtomicU8>,
     reply: oneshot::Sender<Result<Vec<Columns>>>,
+    after: Option<After>,
+}
+
+/// Called once a command has succeeded, and dropped uncalled where the connection has ended.
+pub(crate) type After = Box<dyn FnOnce() + Send + Sync>;
+
+/// What a session speaks over.
+enum Line {
+    Plain(PgConnection),
+    /// Its end is noticed also while no statement runs.
+    Watched(Listener),
+}
+
+impl Line {
+    async fn rows(&mut self, sql: String) -> sqlx::Result<Vec<PgRow>> {
+        match self {
+            Self::Plain(connection) => {
+                sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await
+            }
+            Self::Watched(listener) => listener.rows(sql).await,
+        }
+    }
+
+    async fn ping(&mut self) -> sqlx::Result<()> {
+        match self {
+            Self::Plain(connection) => connection.ping().await,
+            Self::Watched(listener) => listener.ping().await,
+        }
+    }
+
+    /// Completes when the other side has ended the connection; may be dropped midway.
+    async fn ended(&mut self) {
+        match self {
+            Self::Plain(_) => std::future::pending().await,
+            Self::Watched(listener) => listener.ended().await,
+        }
+    }
+
+    /// Ends it in order: the server then frees at once what the session held.
+    async fn close(self) {
+        let closed = async {
+            match self {
+                Self::Plain(connection) => drop(connection.close().await),
+                Self::Watched(listener) => listener.close().await,
+            }
+        };
+        tokio::time::timeout(LIMIT, closed).await.ok();
+    }
 }
 
 /// A command to the server.
@@ -63,13 +111,21 @@ impl Session {
         limit: Duration,
         give_up: Duration,
     ) -> Result<Self> {
-        let connection = match tokio::time::timeout(limit, options.connect()).await {
-            Ok(connected) => connected.map_err(|error| to_error(&error, false))?,
-            Err(_) => {
-                let silence = format!("PostgreSQL took no connection within {limit:?}");
-                return Err(Error::unavailable(Applied::No, silence));
-            }
-        };
+        let connecting = async { options.connect().await.map(Line::Plain) };
+        Ok(Self::over(connected(limit, connecting).await?, give_up))
+    }
+
+    /// As [`open`](Self::open); its end is noticed also while no statement runs.
+    pub(crate) async fn watched(
+        options: &PgConnectOptions,
+        limit: Duration,
+        give_up: Duration,
+    ) -> Result<Self> {
+        let connecting = async { Listener::connect(options, limit).await.map(Line::Watched) };
+        Ok(Self::over(connected(limit, connecting).await?, give_up))
+    }
+
+    fn over(line: Line, give_up: Duration) -> Self {
         let (queue, mut queued) = mpsc::unbounded_channel();
         let (ending, ended) = watch::channel(false);
         let (pending, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
@@ -83,7 +139,7 @@ impl Session {
             // takes its room is made after that. The commands that are left are dropped later: their
             // callers find it ended.
             let last = tokio::select! {
-                last = serve(connection, &mut queued, &count, &answered, give_up) => last,
+                last = serve(line, &mut queued, &count, &answered, give_up) => last,
                 () = until.notified() => None,
             };
             // Before a caller has its answer.
@@ -92,7 +148,7 @@ impl Session {
                 reply(replies, &answer);
             }
         });
-        Ok(Self { queue, pending, answers, ended, cut })
+        Self { queue, pending, answers, ended, cut }
     }
 
     /// Sends it after what was sent before, and waits for the answer within `limit`.
@@ -107,7 +163,7 @@ impl Session {
         let (reply, answer) = oneshot::channel();
         let state = Asked(Arc::new(AtomicU8::new(QUEUED)));
         self.pending.fetch_add(1, Ordering::SeqCst);
-        let queued = Queued { command, state: Arc::clone(&state.0), reply };
+        let queued = Queued { command, state: Arc::clone(&state.0), reply, after: None };
         if self.queue.send(queued).is_err() {
             return Err(Error::unavailable(Applied::No, "the connection has ended"));
         }
@@ -123,12 +179,17 @@ impl Session {
         }
     }
 
-    /// Sends it after what was sent before, and waits for no answer.
-    pub(crate) fn tell(&self, command: Command) {
-        let (reply, _) = oneshot::channel();
+    /// The answer to a statement of a client that connects.
+    pub(crate) async fn first(&self, sql: String) -> Result<Vec<Columns>> {
+        self.ask(&Clock::system(), PATIENCE, Command::Sql(sql)).await
+    }
+
+    /// Sends it after what was sent before, waits for no answer, and has `after` called once it has succeeded.
+    pub(crate) fn tell(&self, command: Command, after: After) {
+        let ((reply, _), state) = (oneshot::channel(), Arc::default());
         self.pending.fetch_add(1, Ordering::SeqCst);
-        // Where nobody takes it, the connection has ended.
-        self.queue.send(Queued { command, state: Arc::new(AtomicU8::new(QUEUED)), reply }).ok();
+        // Where no task takes it, the connection has ended.
+        self.queue.send(Queued { command, state, reply, after: Some(after) }).ok();
     }
 
     /// How many statements are under way or wait for their turn.
@@ -228,7 +289,7 @@ fn reply(replies: Replies, answer: &Result<Vec<Columns>>) {
 /// Runs the commands until one breaks the connection, or no caller is left that could give another; what is to be
 /// told of the last one.
 async fn serve(
-    mut connection: PgConnection,
+    mut line: Line,
     queue: &mut mpsc::UnboundedReceiver<Queued>,
     pending: &AtomicUsize,
     answers: &AtomicUsize,
@@ -236,12 +297,15 @@ async fn serve(
 ) -> Option<(Replies, Result<Vec<Columns>>)> {
     let mut next = None;
     loop {
-        let Some(queued) = (match next.take() {
-            Some(queued) => Some(queued),
-            None => queue.recv().await,
-        }) else {
-            // In their order: the server then frees at once what the session held.
-            tokio::time::timeout(LIMIT, connection.close()).await.ok();
+        if next.is_none() {
+            tokio::select! {
+                biased;
+                queued = queue.recv() => next = queued,
+                () = line.ended() => return None,
+            }
+        }
+        let Some(queued) = next.take() else {
+            line.close().await;
             return None;
         };
         if !queued.take_up() {
@@ -252,8 +316,8 @@ async fn serve(
         let must = matches!(queued.command, Command::Undo(_));
         let outcome = match queued.command {
             Command::Sql(sql) | Command::Undo(sql) => {
-                let run = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut connection);
-                tokio::time::timeout(give_up, run).await.map(|rows| rows.map(|rows| texts(&rows)))
+                let run = tokio::time::timeout(give_up, line.rows(sql)).await;
+                run.map(|rows| rows.map(|rows| texts(&rows)))
             }
             Command::Ping => {
                 while let Ok(queued) = queue.try_recv() {
@@ -266,8 +330,8 @@ async fn serve(
                         }
                     }
                 }
-                let ping = connection.ping();
-                tokio::time::timeout(give_up, ping).await.map(|done| done.map(|()| Vec::new()))
+                let ping = tokio::time::timeout(give_up, line.ping()).await;
+                ping.map(|done| done.map(|()| Vec::new()))
             }
         };
         pending.fetch_sub(together.len(), Ordering::SeqCst);
@@ -283,11 +347,32 @@ async fn serve(
             return Some((together, answer));
         }
         answers.fetch_add(1, Ordering::SeqCst);
+        if let (Some(after), Ok(_)) = (queued.after, &answer) {
+            after();
+        }
         reply(together, &answer);
     }
 }
 
-fn texts(rows: &[PgRow]) -> Vec<Columns> {
+/// What `connecting` gives within `limit`.
+async fn connected(
+    limit: Duration,
+    connecting: impl Future<Output = sqlx::Result<Line>>,
+) -> Result<Line> {
+    match tokio::time::timeout(limit, connecting).await {
+        Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => {
+            Err(to_error(&error, false))
+        }
+        Ok(Ok(line)) => Ok(line),
+        _ => {
+            let silence = format!("PostgreSQL took no connection within {limit:?}");
+            Err(Error::unavailable(Applied::No, silence))
+        }
+    }
+}
+
+/// The texts of all columns.
+pub(crate) fn texts(rows: &[PgRow]) -> Vec<Columns> {
     let text = |row: &PgRow, column: usize| {
         let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
         value.as_str().ok().map(str::to_owned)

@@ -62,11 +62,6 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
     }
 }
 
-/// Whether the server said that it has ended the session.
-pub(crate) fn is_ended_by_server(error: &Error) -> bool {
-    error.to_string().contains(&format!("({ENDED}"))
-}
-
 /// Whether one side did not accept the other's certificate; the driver gives only a text.
 fn is_mistrust(text: &str) -> bool {
     text.contains("peer certificate") || text.contains("received fatal alert")

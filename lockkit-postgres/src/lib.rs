@@ -25,4 +25,4 @@ mod transaction;
 pub use config::{PostgresConfig, Strategy};
 pub use protocol::key;
 pub use provider::PostgresProvider;
-pub use transaction::{FenceError, STALE};
+pub use transaction::{FenceError, STALE, TransactionLocks};

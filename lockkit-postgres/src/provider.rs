@@ -7,7 +7,7 @@ use lockkit_core::{Grant, Guarantees, LockProvider, Operator, Request, Result};
 
 use crate::advisory::Advisory;
 use crate::table::Table;
-use crate::{PostgresConfig, Strategy};
+use crate::{PostgresConfig, Strategy, TransactionLocks};
 
 /// A client of one PostgreSQL server, 14 or newer.
 ///
@@ -16,7 +16,7 @@ use crate::{PostgresConfig, Strategy};
 #[derive(Clone, Debug)]
 pub struct PostgresProvider {
     pub(crate) strategy: Connected,
-    pub(crate) schema: Arc<str>,
+    pub(crate) transactions: TransactionLocks,
 }
 
 #[derive(Clone, Debug)]
@@ -44,12 +44,12 @@ impl PostgresProvider {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let schema = config.schema.as_str().into();
+        let transactions = TransactionLocks::of(&config);
         let strategy = match config.strategy {
             Strategy::Advisory => Connected::Advisory(Arc::new(Advisory::connect(config).await?)),
             Strategy::Table => Connected::Table(Arc::new(Table::connect(config).await?)),
         };
-        Ok(Self { strategy, schema })
+        Ok(Self { strategy, transactions })
     }
 
     /// What this strategy promises, straight to the server; the table behind a pooler wakes by

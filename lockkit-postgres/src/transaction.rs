@@ -1,15 +1,20 @@
 //! Locks and fences inside a transaction of the caller's own.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use lockkit_core::{Applied, Error, FencingToken, LockName, Result, Stale};
 use sqlx::error::DatabaseError;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::PostgresProvider;
+use crate::advisory::Advisory;
+use crate::connection::{Columns, texts};
 use crate::error::to_error;
-use crate::protocol::quoted;
+use crate::protocol::{column, garbled, key, number, quoted};
 use crate::provider::Connected;
+use crate::setup::{Over, check_server};
+use crate::{PostgresConfig, PostgresProvider, Strategy};
 
 /// The SQLSTATE by which the function `fence` refuses a stale token.
 pub const STALE: &str = "LK001";
@@ -35,7 +40,74 @@ impl fmt::Display for FenceError {
 
 impl std::error::Error for FenceError {}
 
-impl PostgresProvider {
+/// Locks and fences inside transactions of the caller's own, over the caller's connections: it opens none.
+///
+/// It excludes the locks of the strategy [`Advisory`](crate::Strategy::Advisory), and the tokens of both grow
+/// together.
+///
+/// ```no_run
+/// # async fn pay(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// use lockkit_postgres::{PostgresConfig, Strategy, TransactionLocks};
+///
+/// let config = PostgresConfig::from_environment()?.strategy(Strategy::Advisory);
+/// let locks = TransactionLocks::new(&config, &mut *pool.acquire().await?).await?;
+/// let mut transaction = pool.begin().await?;
+/// let token = locks.lock_in(&mut transaction, &"billing".parse()?).await?;
+/// locks.fence_in(&mut transaction, "ledger", token).await?;
+/// // The work, in the same transaction.
+/// transaction.commit().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TransactionLocks {
+    schema: Arc<str>,
+    keys: Arc<HashMap<LockName, i64>>,
+    token_base: u64,
+}
+
+impl TransactionLocks {
+    /// Checks over this connection, outside a transaction, that the server is fit for locks, and makes our tables and
+    /// functions where they are missing.
+    ///
+    /// Of the configuration it takes the schema, the keys, whether it creates, and the token base.
+    ///
+    /// # Errors
+    /// `Invalid`: the configuration. `Rejected`: as [`PostgresProvider::connect`]. `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// As [`lock_in`](Self::lock_in).
+    pub async fn new(config: &PostgresConfig, connection: &mut PgConnection) -> Result<Self> {
+        let config = config.clone().strategy(Strategy::Advisory);
+        config.check()?;
+        check_server(&config, Over::TheCallers(connection)).await?;
+        let locks = Self::of(&config);
+        locks.enter(connection).await?;
+        Ok(locks)
+    }
+
+    pub(crate) fn of(config: &PostgresConfig) -> Self {
+        Self {
+            schema: config.schema.as_str().into(),
+            keys: Arc::new(config.keys.clone()),
+            token_base: config.token_base,
+        }
+    }
+
+    /// Begins an epoch of tokens after a crash of the server, over this connection, outside a transaction; does
+    /// nothing where another client has.
+    ///
+    /// [`new`](Self::new) does it once. Clients of the strategy [`Advisory`](crate::Strategy::Advisory) do it whenever they
+    /// connect; where there are none, call it after the error of [`lock_in`](Self::lock_in) that asks for it.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Rejected`: the server.
+    ///
+    /// # Cancel safety
+    /// As [`lock_in`](Self::lock_in).
+    pub async fn enter(&self, connection: &mut PgConnection) -> Result<()> {
+        rows(connection, "SELECT lockkit.enter()".to_owned()).await.map(drop)
+    }
+
     /// Takes a name inside the caller's own transaction, which frees it when it ends, or is rolled
     /// back to a savepoint before this; waits as long as the transaction's `lock_timeout` lets it.
     ///
@@ -43,22 +115,9 @@ impl PostgresProvider {
     /// and the tokens of both grow together. It has no ttl: `idle_in_transaction_session_timeout`
     /// ends a transaction that hangs. Upholds C1 and C4.
     ///
-    /// ```no_run
-    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
-    /// # -> Result<(), Box<dyn std::error::Error>> {
-    /// use sqlx::Connection;
-    ///
-    /// let mut transaction = connection.begin().await?;
-    /// let token = provider.lock_in(&mut transaction, &"billing".parse()?).await?;
-    /// // The work, in the same transaction.
-    /// transaction.commit().await?;
-    /// # drop(token); Ok(()) }
-    /// ```
-    ///
     /// # Errors
-    /// `TimedOut`: the transaction's `lock_timeout`. `Invalid`: the strategy is another one.
-    /// `Unavailable`, `Rejected`: the server. After each of them the transaction can only be rolled
-    /// back.
+    /// `TimedOut`: the transaction's `lock_timeout`. `Unavailable`, `Rejected`: the server; after a crash of it
+    /// the error says to call [`enter`](Self::enter). After each of them the transaction can only be rolled back.
     ///
     /// # Cancel safety
     /// Not cancel-safe: as every query of the driver that is dropped midway, it leaves the connection
@@ -68,30 +127,11 @@ impl PostgresProvider {
         transaction: &mut PgConnection,
         name: &LockName,
     ) -> Result<FencingToken> {
-        let key = self.key(name)?;
-        let sql = format!(
-            "SELECT coalesce({}.next_token(), 0) FROM \
-             (SELECT pg_advisory_xact_lock({key}) OFFSET 0) l",
-            self.schema
-        );
-        let token = self.number(transaction, sql).await?;
-        self.token_in(transaction, token.unwrap_or(0)).await
+        let token = self.lock(transaction, name).await?;
+        self.token(token.ok_or_else(no_epoch)?)
     }
 
     /// The same without waiting: `None` where another holds the name. Upholds C1 and C4.
-    ///
-    /// ```no_run
-    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
-    /// # -> Result<(), Box<dyn std::error::Error>> {
-    /// use sqlx::Connection;
-    ///
-    /// let mut transaction = connection.begin().await?;
-    /// match provider.try_lock_in(&mut transaction, &"billing".parse()?).await? {
-    ///     Some(token) => println!("ours until the transaction ends, by {token}"),
-    ///     None => println!("another process is at work"),
-    /// }
-    /// # Ok(()) }
-    /// ```
     ///
     /// # Errors
     /// As [`lock_in`](Self::lock_in).
@@ -103,14 +143,8 @@ impl PostgresProvider {
         transaction: &mut PgConnection,
         name: &LockName,
     ) -> Result<Option<FencingToken>> {
-        let key = self.key(name)?;
-        let sql = format!(
-            "SELECT CASE WHEN pg_try_advisory_xact_lock({key}) \
-             THEN coalesce({}.next_token(), 0) END",
-            self.schema
-        );
-        match self.number(transaction, sql).await? {
-            Some(token) => self.token_in(transaction, token).await.map(Some),
+        match self.try_lock(transaction, name).await? {
+            Some(token) => self.token(token.ok_or_else(no_epoch)?).map(Some),
             None => Ok(None),
         }
     }
@@ -118,26 +152,8 @@ impl PostgresProvider {
     /// Raises the fence of `resource` to `token` inside the caller's own transaction, before its
     /// write: refused where a newer token has written, whatever became of the lock meanwhile.
     ///
-    /// Works under both strategies. From other languages it is `SELECT lockkit.fence(resource,
+    /// Works with the tokens of both strategies. From other languages it is `SELECT lockkit.fence(resource,
     /// token)`, which raises the SQLSTATE [`STALE`]. Upholds C14.
-    ///
-    /// ```no_run
-    /// # async fn write(provider: lockkit_postgres::PostgresProvider, guard: lockkit_core::Guard,
-    /// #     connection: &mut sqlx::PgConnection) -> Result<(), Box<dyn std::error::Error>> {
-    /// use lockkit_postgres::FenceError;
-    /// use sqlx::Connection;
-    ///
-    /// let mut transaction = connection.begin().await?;
-    /// match provider.fence_in(&mut transaction, "ledger", guard.token()).await {
-    ///     Ok(()) => {
-    ///         // The write, in the same transaction.
-    ///         transaction.commit().await?;
-    ///     }
-    ///     Err(FenceError::Stale(stale)) => println!("lost to {}: nothing is written", stale.newest),
-    ///     Err(error) => return Err(error.into()),
-    /// }
-    /// # Ok(()) }
-    /// ```
     ///
     /// # Errors
     /// [`FenceError::Stale`]: a newer token has been seen. [`FenceError::Store`]: no answer, or a
@@ -173,48 +189,184 @@ impl PostgresProvider {
         })
     }
 
-    fn key(&self, name: &LockName) -> Result<i64> {
+    fn key(&self, name: &LockName) -> i64 {
+        self.keys.get(name).copied().unwrap_or_else(|| key(name))
+    }
+
+    /// Locks the name; the token, or none where no client has entered since a crash.
+    async fn lock(&self, transaction: &mut PgConnection, name: &LockName) -> Result<Option<u64>> {
+        let key = self.key(name);
+        let sql = format!(
+            "SELECT lockkit.next_token() FROM (SELECT pg_advisory_xact_lock({key}) OFFSET 0) l"
+        );
+        let rows = rows(transaction, sql).await?;
+        rows.first().map(|row| number(row, 0)).ok_or_else(|| garbled(&rows))
+    }
+
+    async fn try_lock(
+        &self,
+        transaction: &mut PgConnection,
+        name: &LockName,
+    ) -> Result<Option<Option<u64>>> {
+        let key = self.key(name);
+        let sql = format!(
+            "SELECT got, CASE WHEN got THEN lockkit.next_token() END FROM \
+             (SELECT pg_try_advisory_xact_lock({key}) AS got OFFSET 0) l"
+        );
+        let rows = rows(transaction, sql).await?;
+        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+        Ok((column(row, 0) == Some("t")).then(|| number(row, 1)))
+    }
+
+    fn token(&self, token: u64) -> Result<FencingToken> {
+        FencingToken::with_base(self.token_base, token)
+    }
+
+    /// A token, once a client has entered.
+    async fn next_token(&self, transaction: &mut PgConnection) -> Result<FencingToken> {
+        let rows = rows(transaction, "SELECT lockkit.next_token()".to_owned()).await?;
+        let token = rows.first().and_then(|row| number(row, 0));
+        self.token(token.ok_or_else(no_epoch)?)
+    }
+}
+
+fn no_epoch() -> Error {
+    let why = "the server has crashed, and no client has begun an epoch of tokens since";
+    let what = "roll back, call TransactionLocks::enter over a connection outside a transaction";
+    Error::unavailable(Applied::No, format!("{why}: {what}, and begin again"))
+}
+
+/// The rows of a statement over the caller's connection.
+pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<Vec<Columns>> {
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await;
+    let rows = rows.map_err(|error| {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        if code.as_deref() == Some("55P03") {
+            return Error::TimedOut { holder: None };
+        }
+        to_error(&error, true)
+    })?;
+    Ok(texts(&rows))
+}
+
+impl PostgresProvider {
+    /// As [`TransactionLocks::lock_in`], with the configuration of this provider.
+    ///
+    /// ```no_run
+    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// let token = provider.lock_in(&mut transaction, &"billing".parse()?).await?;
+    /// // The work, in the same transaction.
+    /// transaction.commit().await?;
+    /// # drop(token); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid`: the strategy is another one. Others as [`TransactionLocks::lock_in`]; after a crash of the
+    /// server this enters by itself.
+    ///
+    /// # Cancel safety
+    /// As [`TransactionLocks::lock_in`].
+    pub async fn lock_in(
+        &self,
+        transaction: &mut PgConnection,
+        name: &LockName,
+    ) -> Result<FencingToken> {
+        let advisory = self.advisory()?;
+        match self.transactions.lock(transaction, name).await? {
+            Some(token) => self.transactions.token(token),
+            None => self.entered(advisory, transaction).await,
+        }
+    }
+
+    /// The same without waiting: `None` where another holds the name. Upholds C1 and C4.
+    ///
+    /// ```no_run
+    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// match provider.try_lock_in(&mut transaction, &"billing".parse()?).await? {
+    ///     Some(token) => println!("ours until the transaction ends, by {token}"),
+    ///     None => println!("another process is at work"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`lock_in`](Self::lock_in).
+    ///
+    /// # Cancel safety
+    /// As [`TransactionLocks::lock_in`].
+    pub async fn try_lock_in(
+        &self,
+        transaction: &mut PgConnection,
+        name: &LockName,
+    ) -> Result<Option<FencingToken>> {
+        let advisory = self.advisory()?;
+        match self.transactions.try_lock(transaction, name).await? {
+            None => Ok(None),
+            Some(Some(token)) => self.transactions.token(token).map(Some),
+            Some(None) => self.entered(advisory, transaction).await.map(Some),
+        }
+    }
+
+    /// As [`TransactionLocks::fence_in`], under both strategies.
+    ///
+    /// ```no_run
+    /// # async fn write(provider: lockkit_postgres::PostgresProvider, guard: lockkit_core::Guard,
+    /// #     connection: &mut sqlx::PgConnection) -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkit_postgres::FenceError;
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// match provider.fence_in(&mut transaction, "ledger", guard.token()).await {
+    ///     Ok(()) => {
+    ///         // The write, in the same transaction.
+    ///         transaction.commit().await?;
+    ///     }
+    ///     Err(FenceError::Stale(stale)) => println!("lost to {}: nothing is written", stale.newest),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`TransactionLocks::fence_in`].
+    ///
+    /// # Cancel safety
+    /// As [`TransactionLocks::lock_in`].
+    pub async fn fence_in(
+        &self,
+        transaction: &mut PgConnection,
+        resource: &str,
+        token: FencingToken,
+    ) -> Result<(), FenceError> {
+        self.transactions.fence_in(transaction, resource, token).await
+    }
+
+    fn advisory(&self) -> Result<&Advisory> {
         match &self.strategy {
-            Connected::Advisory(advisory) => Ok(advisory.key(name)),
+            Connected::Advisory(advisory) => Ok(advisory),
             Connected::Table(_) => Err(Error::invalid(
                 "a lock inside a transaction under the strategy \"table\"",
-                "use the strategy \"advisory\": a lease outlives the transactions that change it",
+                "use TransactionLocks, which excludes the strategy \"advisory\": a lease outlives the \
+                 transactions that change it",
             )),
         }
     }
 
-    async fn number(&self, transaction: &mut PgConnection, sql: String) -> Result<Option<u64>> {
-        let row = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(transaction).await;
-        let row = row.map_err(|error| {
-            let code = error.as_database_error().and_then(DatabaseError::code);
-            if code.as_deref() == Some("55P03") {
-                return Error::TimedOut { holder: None };
-            }
-            to_error(&error, true)
-        })?;
-        let garbled = || Error::unavailable(Applied::Maybe, "PostgreSQL answered with no number");
-        let value = row.try_get_raw(0).map_err(|_| garbled())?;
-        if sqlx::ValueRef::is_null(&value) {
-            return Ok(None);
-        }
-        value.as_str().ok().and_then(|text| text.parse().ok()).map(Some).ok_or_else(garbled)
-    }
-
-    /// A token: where nobody has entered since a crash of the server, after we have.
-    async fn token_in(&self, transaction: &mut PgConnection, token: u64) -> Result<FencingToken> {
-        let Connected::Advisory(advisory) = &self.strategy else {
-            return Err(Error::invalid("another strategy", "use the strategy \"advisory\""));
-        };
-        let mut token = token;
-        if token == 0 {
-            advisory.enter().await?;
-            let sql = format!("SELECT {}.next_token()", self.schema);
-            let again = self.number(transaction, sql).await?;
-            token = again.ok_or_else(|| {
-                let why = "the transaction began before a restart of the server was noticed";
-                Error::unavailable(Applied::No, format!("{why}: begin it again"))
-            })?;
-        }
-        FencingToken::with_base(advisory.token_base(), token)
+    /// The token of a name that is locked, once we have entered.
+    async fn entered(
+        &self,
+        advisory: &Advisory,
+        transaction: &mut PgConnection,
+    ) -> Result<FencingToken> {
+        advisory.enter().await?;
+        self.transactions.next_token(transaction).await
     }
 }

@@ -1,20 +1,38 @@
 //! One session that locks live on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, Result};
+use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result};
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Notify;
 
-use crate::connection::{Columns, Command, Session};
+use super::lease::Held;
+use crate::connection::{After, Columns, Command, Session};
 use crate::error::{POOLER, STANDBY};
 use crate::protocol::{column, garbled, number};
 
-/// Nothing here is waited for longer.
-pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
-/// What an unused session has: longer than any ttl.
-pub(super) const UNUSED: Duration = Duration::from_secs(25 * 3600);
+/// Nothing here is waited for longer: locks of others live on the session.
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// The longest time that the kernel waits for a silent client before it asks.
+const LONGEST_SILENCE: u64 = 32_767;
+/// The same for a session on which nothing lives.
+const SILENCE_AT_REST: u64 = 60;
+/// The first statement over a session.
+const HELLO: &str = "SELECT pid, backend_start, pg_is_in_recovery(), \
+    (SELECT source FROM pg_settings WHERE name = 'idle_session_timeout'), \
+    CASE WHEN NOT pg_is_in_recovery() THEN lockkit.enter() END, \
+    CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL \
+    THEN set_config('transaction_timeout', '0', false) END \
+    FROM pg_stat_activity WHERE pid = pg_backend_pid(); \
+    PREPARE lockkit_try(bigint) AS \
+    SELECT CASE WHEN pg_try_advisory_lock($1) THEN nextval('lockkit.token') END; \
+    PREPARE lockkit_wait(bigint, int) AS \
+    SELECT got, CASE WHEN got > 0 THEN nextval('lockkit.token') END \
+    FROM (SELECT lockkit.wait($1, $2) AS got OFFSET 0) waited; \
+    PREPARE lockkit_unlock(bigint) AS SELECT pg_advisory_unlock($1); \
+    PREPARE lockkit_undo(bigint) AS SELECT pg_advisory_unlock($1) WHERE lockkit.holds($1)";
 
 /// One session, and what lives on it.
 #[derive(Debug)]
@@ -23,15 +41,17 @@ pub(super) struct LockSession {
     pid: i32,
     since: String,
     /// The epoch, where it stands in a token.
-    pub(super) base: u64,
-    /// Its `idle_session_timeout` in milliseconds, and whether the server was told.
+    base: u64,
+    /// Its `idle_session_timeout` in milliseconds, none at rest; and whether the server was told.
     ttl: AtomicU64,
     is_aimed: AtomicBool,
+    aimed: Arc<Notify>,
     users: AtomicUsize,
-    /// It waits for a lock, and serves nobody else.
+    /// It waits for a lock, and serves no other request.
     blocks: AtomicBool,
     /// It did not answer in time, and has not answered since.
     is_silent: AtomicBool,
+    held: Mutex<Vec<Weak<Held>>>,
 }
 
 /// A use of a session: a lock that it holds, or that it is asked for.
@@ -59,61 +79,57 @@ impl std::ops::Deref for Use {
 
 impl Drop for Use {
     fn drop(&mut self) {
-        self.0.users.fetch_sub(1, Ordering::SeqCst);
+        if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.unblock();
+        }
     }
 }
 
 impl Drop for LockSession {
     fn drop(&mut self) {
-        self.session.cut();
+        // Without this it ends in order, once it has nothing to do.
+        if self.pending() > 0 {
+            self.cut();
+        }
     }
 }
 
 impl LockSession {
-    /// Connects, and sees to it that the session is fit for locks, and has an epoch.
-    pub(super) async fn open(
-        options: &PgConnectOptions,
-        schema: &str,
-        limit: Duration,
-    ) -> Result<Self> {
-        // Cut where anything below fails: nobody would end it.
-        let mut opened = Self::of(Session::open(options, limit, FOREVER).await?);
-        let hello = format!(
-            "SELECT pid, backend_start, pg_is_in_recovery(), \
-             (SELECT source FROM pg_settings WHERE name = 'idle_session_timeout'), \
-             CASE WHEN NOT pg_is_in_recovery() THEN {schema}.enter() END \
-             FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-        );
-        let rows = opened.ask(&Clock::system(), limit, Command::Sql(hello)).await?;
-        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+    /// Connects, and checks that the session is fit for locks.
+    pub(super) async fn open(options: &PgConnectOptions, limit: Duration) -> Result<Self> {
+        let session = Session::watched(options, limit, FOREVER).await?;
+        let hello = Command::Sql(HELLO.to_owned());
+        let answer = session.ask(&Clock::system(), limit, hello).await;
+        let answer = answer.inspect_err(|_| session.cut())?;
+        let row = answer.first().ok_or_else(|| garbled(&answer))?;
         if column(row, 2) == Some("t") {
             return Err(Error::rejected("a server in recovery", STANDBY));
         }
-        // Ours came with the first message: whoever stands between has swallowed it.
+        // Ours came with the first message: a pooler between has swallowed it.
         if column(row, 3) != Some("client") {
             return Err(Error::rejected("a connection through a pooler", POOLER));
         }
-        let epoch: u64 = number(row, 4).ok_or_else(|| garbled(&rows))?;
-        opened.pid = number(row, 0).ok_or_else(|| garbled(&rows))?;
-        opened.since = column(row, 1).unwrap_or_default().to_owned();
-        opened.base = epoch << 42;
-        Ok(opened)
-    }
-
-    fn of(session: Session) -> Self {
-        Self {
-            session,
-            pid: 0,
-            since: String::new(),
-            base: 0,
-            ttl: AtomicU64::new(u64::try_from(UNUSED.as_millis()).unwrap_or(u64::MAX)),
+        let epoch: u64 = number(row, 4).ok_or_else(|| garbled(&answer))?;
+        Ok(Self {
+            pid: number(row, 0).ok_or_else(|| garbled(&answer))?,
+            since: column(row, 1).unwrap_or_default().to_owned(),
+            base: epoch << 42,
+            ttl: AtomicU64::new(0),
             is_aimed: AtomicBool::new(true),
+            aimed: Arc::default(),
             users: AtomicUsize::new(0),
             blocks: AtomicBool::new(false),
             is_silent: AtomicBool::new(false),
-        }
+            held: Mutex::default(),
+            session,
+        })
     }
 
+    pub(super) const fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// After this silence the server ends it; none at rest.
     pub(super) fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl.load(Ordering::SeqCst))
     }
@@ -131,11 +147,6 @@ impl LockSession {
         self.session.is_ended()
     }
 
-    /// Whether the runtime that served it has ended.
-    pub(super) fn is_orphaned(&self) -> bool {
-        self.session.is_orphaned()
-    }
-
     /// Completes when the session has ended, and does not keep it alive.
     pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
         self.session.ended()
@@ -149,36 +160,33 @@ impl LockSession {
         self.is_silent.load(Ordering::SeqCst)
     }
 
-    /// From now on it expires after this; nobody else may use it.
+    /// From now on the server ends it after this silence; the server is told with the next statement.
     pub(super) fn aim(&self, ttl: Duration) {
         let ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         if self.ttl.swap(ms, Ordering::SeqCst) != ms {
             self.is_aimed.store(false, Ordering::SeqCst);
+            self.aimed.notify_one();
         }
     }
 
-    /// Whether the server knows its ttl: it is told with the next statement, and not by a ping.
-    pub(super) fn is_aimed(&self) -> bool {
-        self.is_aimed.load(Ordering::SeqCst)
+    /// Completes when it is given another ttl, and does not keep it alive.
+    pub(super) fn aimed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let aimed = Arc::clone(&self.aimed);
+        async move { aimed.notified().await }
     }
 
-    /// It did not answer in time: others keep away from it until it does.
-    pub(super) fn hush(&self) {
-        self.is_silent.store(true, Ordering::SeqCst);
-    }
-
-    /// Runs a statement, telling the server the ttl first where it does not know it.
+    /// Runs a statement, and tells the server the ttl first where it does not know it.
     pub(super) async fn run(
         &self,
         clock: &Clock,
         limit: Duration,
         sql: &str,
     ) -> Result<Vec<Columns>> {
-        let is_aimed = self.is_aimed();
+        let is_aimed = self.is_aimed.load(Ordering::SeqCst);
         let sql = if is_aimed {
             sql.to_owned()
         } else {
-            format!("SET idle_session_timeout = {}; {sql}", self.ttl.load(Ordering::SeqCst))
+            format!("{}; {sql}", silence(self.ttl.load(Ordering::SeqCst)))
         };
         let answer = self.ask(clock, limit, Command::Sql(sql)).await;
         if !is_aimed && answer.is_ok() {
@@ -187,14 +195,10 @@ impl LockSession {
         answer
     }
 
-    /// Frees a lock that nobody owns, if it is there; the session ends where that fails.
-    pub(super) async fn undo(&self, clock: &Clock, key: i64) -> Result<()> {
-        self.ask(clock, FOREVER, free(key)).await.map(drop)
-    }
-
-    /// The same, without waiting for the answer.
-    pub(super) fn undo_later(&self, key: i64) {
-        self.session.tell(free(key));
+    /// Frees a lock that no request owns, if it is there, and then calls `after`; the session ends where that
+    /// fails.
+    pub(super) fn undo_later(&self, key: i64, after: After) {
+        self.session.tell(Command::Undo(format!("EXECUTE lockkit_undo({key})")), after);
     }
 
     /// Lets the server hear of us.
@@ -218,41 +222,73 @@ impl LockSession {
         self.blocks.load(Ordering::SeqCst)
     }
 
-    /// It waits for a lock from now on, and serves nobody else.
+    /// It waits for a lock from now on, and serves no other request.
     pub(super) fn block(&self) {
         self.blocks.store(true, Ordering::SeqCst);
     }
 
-    /// It waits no longer for a lock, and others may use it.
+    /// It waits no longer for a lock, and other requests may use it.
     pub(super) fn unblock(&self) {
         self.blocks.store(false, Ordering::SeqCst);
     }
 
-    /// Whether others may use it too.
+    /// Whether other requests may use it too.
     pub(super) fn is_open_to_others(&self) -> bool {
-        let closed = self.blocks.load(Ordering::SeqCst) || self.is_silent() || self.is_ended();
+        let closed = self.is_waiting() || self.is_silent() || self.is_ended();
         !closed
     }
 
     /// Something that is done to this very backend, and to no later one with its number.
     pub(super) fn told(&self, what: &str) -> String {
-        format!("SELECT {what} FROM pg_stat_activity WHERE {}", self.is_it())
+        format!(
+            "SELECT {what} FROM pg_stat_activity WHERE pid = {} AND backend_start = '{}'",
+            self.pid, self.since
+        )
     }
 
-    /// The condition that a row of `pg_stat_activity` is about it.
-    pub(super) fn is_it(&self) -> String {
-        format!("pid = {} AND backend_start = '{}'", self.pid, self.since)
+    /// Notes a lock that lives on it.
+    pub(super) fn hold(&self, held: &Arc<Held>) {
+        let mut all = self.all_held();
+        all.retain(|held| held.strong_count() > 0);
+        all.push(Arc::downgrade(held));
+    }
+
+    /// Gives back what is renewed no more, where others keep the session alive; when the next lock is due.
+    pub(super) fn lapse(&self, now: Instant) -> Option<Instant> {
+        let live: Vec<_> = self.all_held().iter().filter_map(Weak::upgrade).collect();
+        let mut next: Option<Instant> = None;
+        for held in live.iter().filter(|held| held.is_live()) {
+            let due = held.lapses();
+            if due <= now {
+                held.lose(LossReason::Expired);
+            } else {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        next
+    }
+
+    /// All that lives on it is lost.
+    pub(super) fn lose(&self) {
+        let all: Vec<_> = std::mem::take(&mut *self.all_held());
+        for held in all.iter().filter_map(Weak::upgrade) {
+            held.lose(LossReason::SessionEnded);
+        }
+    }
+
+    fn all_held(&self) -> MutexGuard<'_, Vec<Weak<Held>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn free(key: i64) -> Command {
-    Command::Undo(format!("SELECT pg_advisory_unlock({key})"))
-}
-
-/// The condition that a row of `pg_locks` is about this key.
-pub(super) fn of_key(key: i64) -> String {
+/// The statements that have the server end a session after a silence of this many milliseconds, and not before.
+fn silence(ttl: u64) -> String {
+    let seconds = if ttl == 0 { SILENCE_AT_REST } else { ttl.div_ceil(1_000) };
+    let (idle, beyond) = (seconds.min(LONGEST_SILENCE), seconds.saturating_sub(LONGEST_SILENCE));
+    // One more question after as long as is left, and two more for a lost one.
+    let interval = beyond.clamp(10, LONGEST_SILENCE);
     format!(
-        "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = \
-         current_database()) AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = {key}"
+        "SET idle_session_timeout = {ttl}; SET tcp_keepalives_idle = {idle}; \
+         SET tcp_keepalives_interval = {interval}"
     )
 }

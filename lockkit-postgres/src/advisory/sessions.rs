@@ -2,42 +2,54 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, Result};
+use lockkit_core::{Applied, Clock, Error, Instant, Result};
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::session::{LockSession, UNUSED, Use, of_key};
+use super::session::{LockSession, Use};
 use crate::connection::{Columns, Command, LIMIT, PATIENCE};
-use crate::protocol::column;
 
 /// How many statements wait for a session before another one is used or opened. They are answered
 /// one by one: on a link of 100 ms each way so many take almost a second.
 const CROWD: usize = 4;
 /// How soon what the server did not answer is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// What is told of each new session.
-pub(super) type Watch = Box<dyn Fn(&Arc<LockSession>) + Send + Sync>;
+/// How long a session is kept that no request uses.
+const UNUSED: Duration = Duration::from_secs(10);
+/// How often a session is checked, at least.
+const CHECK: Duration = Duration::from_millis(500);
 
 pub(super) struct Sessions {
     options: PgConnectOptions,
-    schema: String,
     most: usize,
     all: Mutex<Vec<Arc<LockSession>>>,
     /// How many are being opened, which are as good as there.
     opening: AtomicUsize,
     closed: AtomicBool,
     one_at_a_time: tokio::sync::Mutex<()>,
-    watch: Watch,
+    /// When the server took no more connections.
+    refused: Mutex<Option<Instant>>,
+    /// So many sessions may wait at once, and so many requests want to.
+    waits: Arc<Semaphore>,
+    wanted: AtomicUsize,
+    shared: Weak<Self>,
 }
 
-/// Room for one more session, until it is among the others.
-struct Room<'a>(&'a AtomicUsize);
+/// Counted until it is dropped.
+struct Counted<'a>(&'a AtomicUsize);
 
-impl Drop for Room<'_> {
+impl<'a> Counted<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -51,40 +63,37 @@ impl fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(options: &PgConnectOptions, schema: &str, most: usize, watch: Watch) -> Self {
-        let timeout = UNUSED.as_millis().to_string();
+    pub(super) fn new(options: &PgConnectOptions, most: usize) -> Arc<Self> {
         let options = options.clone().options([
             ("default_transaction_isolation", "read committed"),
-            ("idle_session_timeout", &timeout),
-            // A client that is gone waits no longer, and one that is cut off is found out.
+            ("idle_session_timeout", "0"),
+            // A client that is gone waits no longer.
             ("client_connection_check_interval", "500"),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
+            // No silence ends a session before its ttl: longer than any.
+            ("tcp_user_timeout", "90000000"),
             ("tcp_keepalives_count", "3"),
+            ("plan_cache_mode", "force_generic_plan"),
             // A role's own limits would end a wait.
             ("statement_timeout", "0"),
             ("lock_timeout", "0"),
         ]);
         // The driver would warn of every wait of a second.
         let options = options.disable_statement_logging();
-        Self {
+        Arc::new_cyclic(|shared| Self {
             options,
-            schema: schema.to_owned(),
             most,
             all: Mutex::default(),
             opening: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
             one_at_a_time: tokio::sync::Mutex::default(),
-            watch,
-        }
+            refused: Mutex::default(),
+            waits: Arc::new(Semaphore::new(most / 2)),
+            wanted: AtomicUsize::new(0),
+            shared: Weak::clone(shared),
+        })
     }
 
-    /// How they connect.
-    pub(super) const fn options(&self) -> &PgConnectOptions {
-        &self.options
-    }
-
-    /// Opens the first session, and leaves it for whoever comes.
+    /// Opens the first session, for the first request.
     pub(super) async fn warm(&self) -> Result<()> {
         let session = self.open(PATIENCE).await?;
         self.add(session)
@@ -92,28 +101,50 @@ impl Sessions {
 
     /// A session to try for a lock of this ttl on.
     pub(super) async fn holder(&self, ttl: Duration) -> Result<Use> {
-        if let Some(session) = self.for_holder(ttl, true) {
+        if let Some(session) = self.for_holder(ttl) {
             return Ok(session);
         }
         let _one_at_a_time = self.one_at_a_time.lock().await;
-        if let Some(session) = self.for_holder(ttl, true) {
+        if let Some(session) = self.for_holder(ttl) {
             return Ok(session);
         }
-        if let Some(_room) = self.room() {
-            let session = self.open(LIMIT).await?;
-            let used = Use::of(&session);
-            session.aim(ttl);
-            self.add(session)?;
-            return Ok(used);
+        let opened = match self.room() {
+            Some(_room) => self.opened(ttl, false).await.map(Some),
+            None => Ok(None),
+        };
+        match opened {
+            Ok(Some(session)) => Ok(session),
+            // The server may have no room either: then a session is shared although it has much to do, or lives longer.
+            otherwise => self.for_want_of_room(ttl).ok_or_else(|| {
+                let what = format!("all {} connections hold locks of other ttls", self.most);
+                let full = Error::unavailable(Applied::No, format!("{what}; raise `connections`"));
+                otherwise.err().unwrap_or(full)
+            }),
         }
-        self.for_holder(ttl, false).ok_or_else(|| {
-            let what = format!("all {} connections hold locks of other ttls", self.most);
-            Error::unavailable(Applied::No, format!("{what}; raise `connections`"))
-        })
     }
 
-    /// A session to wait for a lock on; `None`: there are enough that wait.
+    /// The right to wait for a lock on a session; requests get it in the order of arrival. It may be left
+    /// unpolled: it holds nothing that others need.
+    pub(super) async fn may_wait(&self) -> Result<OwnedSemaphorePermit> {
+        let _wanting = Counted::of(&self.wanted);
+        Arc::clone(&self.waits).acquire_owned().await.map_err(|_| Error::Closed)
+    }
+
+    /// A session to wait for a lock on; `None`: all others hold locks or are being undone, or the server takes no
+    /// more connections.
     pub(super) async fn waiter(&self, ttl: Duration) -> Result<Option<Use>> {
+        match self.free_to_wait(ttl).await {
+            Err(Error::Unavailable { .. }) => Ok(None),
+            session => session,
+        }
+    }
+
+    /// Whether a request wants to wait, and every connection that may wait does.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::SeqCst) > 0 && self.waits.available_permits() == 0
+    }
+
+    async fn free_to_wait(&self, ttl: Duration) -> Result<Option<Use>> {
         if let Some(session) = self.for_waiter(ttl) {
             return Ok(Some(session));
         }
@@ -121,29 +152,25 @@ impl Sessions {
         if let Some(session) = self.for_waiter(ttl) {
             return Ok(Some(session));
         }
-        if self.blocked() >= self.most / 2 {
-            return Ok(None);
+        match self.room() {
+            Some(_room) => self.opened(ttl, true).await.map(Some),
+            None => Ok(None),
         }
-        let Some(_room) = self.room() else { return Ok(None) };
+    }
+
+    /// A new session for a lock of this ttl.
+    async fn opened(&self, ttl: Duration, waits: bool) -> Result<Use> {
         let session = self.open(LIMIT).await?;
-        session.block();
+        if waits {
+            session.block();
+        }
         let used = Use::of(&session);
         session.aim(ttl);
         self.add(session)?;
-        Ok(Some(used))
+        Ok(used)
     }
 
-    /// Whether a lock on it can go on to a request of this ttl: it has it, or can be given it.
-    pub(super) fn suits(&self, session: &LockSession, ttl: Duration) -> bool {
-        // Nobody comes to it meanwhile.
-        let _all = self.all();
-        if session.users() == 1 {
-            session.aim(ttl);
-        }
-        session.ttl() == ttl
-    }
-
-    /// Runs a statement that has nothing to do with any lock of ours, on whatever session is free.
+    /// Runs a statement that has nothing to do with any lock of ours, over the session with the least to do.
     pub(super) async fn control(
         &self,
         clock: &Clock,
@@ -159,10 +186,17 @@ impl Sessions {
             Some(session) => session,
             None => self.fresh().await?,
         };
-        self.ask_of(&session, clock, limit, sql).await
+        let answer = session.ask(clock, limit, Command::Sql(sql.to_owned())).await;
+        if session.is_silent() && session.users() == 0 {
+            session.cut();
+        }
+        answer
     }
 
     async fn fresh(&self) -> Result<Arc<LockSession>> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
         let Some(_room) = self.room() else {
             let what = format!("all {} connections wait, or do not answer", self.most);
             return Err(Error::unavailable(Applied::No, what));
@@ -172,74 +206,41 @@ impl Sessions {
         Ok(session)
     }
 
-    async fn ask_of(
-        &self,
-        session: &LockSession,
-        clock: &Clock,
-        limit: Duration,
-        sql: &str,
-    ) -> Result<Vec<Columns>> {
-        let answer = session.ask(clock, limit, Command::Sql(sql.to_owned())).await;
-        if session.is_silent() && session.users() == 0 {
-            session.cut();
-        }
-        answer
-    }
-
-    /// Ends the backend of a session of ours that is of no more use, with all its locks; returns
-    /// once it is gone, or the server has had the time to end it by itself.
-    pub(super) async fn bury(&self, clock: &Clock, session: &LockSession) {
-        session.cut();
-        let end = clock.now().saturating_add(session.ttl());
-        // Said again each time: it says whether there is anything left to end.
+    /// Has the server end the backend of a session of ours that has ended here; returns once it is gone.
+    pub(super) async fn bury(&self, clock: &Clock, session: &LockSession) -> Result<()> {
+        // Said again each time: the answer says whether there is anything left to end.
         let sql = session.told("pg_terminate_backend(pid)");
-        // What has silenced it may have silenced its neighbours: over a new one, if there may be one.
-        let mut fresh: Option<Arc<LockSession>> = None;
-        self.all().retain(|other| other.users() > 0 && !other.is_ended());
-        // What is cut when all is closed, the server ends by itself.
-        while clock.now() < end && !self.is_closed() {
-            if fresh.is_none() {
-                fresh = self.fresh().await.ok();
-            }
-            let answer = match &fresh {
-                Some(session) => self.ask_of(session, clock, LIMIT / 2, &sql).await,
-                None => self.control(clock, LIMIT / 20, &sql).await,
-            };
-            if answer.is_err() {
-                fresh = None;
-            }
-            match answer {
-                Ok(rows) if rows.is_empty() => return,
+        loop {
+            match self.control(clock, LIMIT / 4, &sql).await {
+                Ok(rows) if rows.is_empty() => return Ok(()),
                 Ok(_) => clock.sleep(AGAIN / 10).await,
+                Err(Error::Closed) => return Err(Error::Closed),
                 Err(_) => clock.sleep(AGAIN).await,
             }
         }
     }
 
-    /// Ends the statement that a session of ours waits in.
+    /// Ends the statement that a session of ours waits for a lock in.
     pub(super) async fn cancel(&self, clock: &Clock, session: &LockSession) -> Result<()> {
-        self.control(clock, LIMIT / 2, &session.told("pg_cancel_backend(pid)")).await.map(drop)
+        let told = session.told("pg_cancel_backend(pid)");
+        let sql = format!("{told} AND wait_event_type = 'Lock' AND wait_event = 'advisory'");
+        self.control(clock, LIMIT / 4, &sql).await.map(drop)
     }
 
-    /// Whether a session of ours still waits for this lock.
-    pub(super) async fn still_waits(
-        &self,
-        clock: &Clock,
-        session: &LockSession,
-        key: i64,
-    ) -> Result<bool> {
-        let sql = format!(
-            "SELECT NOT bool_or(l.granted) FROM pg_stat_activity a JOIN pg_locks l USING (pid) \
-             WHERE {} AND {}",
-            session.is_it(),
-            of_key(key),
-        );
-        let rows = self.control(clock, LIMIT / 2, &sql).await?;
-        Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
+    /// Nothing lives on this session, and the server is to be told: it would end it otherwise, and write that
+    /// into its log. `None`: a request uses it.
+    fn rest(&self, session: &Arc<LockSession>) -> Option<Use> {
+        // No request comes to it meanwhile.
+        let _all = self.all();
+        if session.users() > 0 {
+            return None;
+        }
+        session.aim(Duration::ZERO);
+        Some(Use::of(session))
     }
 
-    /// Lets a session go that nobody has used for long, unless it is the last of its kind.
-    pub(super) fn retire(&self, session: &Arc<LockSession>) {
+    /// Lets a session go that no request has used for long, unless it is the last of its kind.
+    fn retire(&self, session: &Arc<LockSession>) {
         let mut all = self.all();
         let unused = all.iter().filter(|session| session.users() == 0).count();
         if unused > 1 && session.users() == 0 {
@@ -252,7 +253,9 @@ impl Sessions {
         let mut all = self.all();
         self.closed.store(true, Ordering::SeqCst);
         for session in all.drain(..) {
-            session.cut();
+            if session.users() > 0 || session.pending() > 0 {
+                session.cut();
+            }
         }
     }
 
@@ -269,15 +272,13 @@ impl Sessions {
         self.closed.load(Ordering::SeqCst)
     }
 
-    fn for_holder(&self, ttl: Duration, fits: bool) -> Option<Use> {
+    fn for_holder(&self, ttl: Duration) -> Option<Use> {
         let mut all = self.all();
         all.retain(|session| !session.is_ended());
-        let room = all.len() + self.opening.load(Ordering::SeqCst) < self.most;
         let open = || all.iter().filter(|session| session.is_open_to_others());
-        let busy = |session: &&Arc<LockSession>| session.pending();
         let same = open().filter(|session| session.users() > 0 && session.ttl() == ttl);
-        let least = same.min_by_key(busy);
-        if let Some(session) = least.filter(|session| busy(session) < CROWD) {
+        let least = same.min_by_key(|session| session.pending());
+        if let Some(session) = least.filter(|session| session.pending() < CROWD) {
             return Some(Use::of(session));
         }
         if let Some(session) = open().find(|session| session.users() == 0) {
@@ -285,14 +286,21 @@ impl Sessions {
             session.aim(ttl);
             return Some(used);
         }
-        if let Some(session) = least.filter(|_| !room) {
-            return Some(Use::of(session));
-        }
-        if fits {
-            return None;
-        }
-        let longer = open().filter(|session| session.ttl() >= ttl);
-        longer.min_by_key(|session| session.ttl()).map(Use::of)
+        let is_full = all.len() + self.opening.load(Ordering::SeqCst) >= self.most;
+        least.filter(|_| is_full || self.is_refused()).map(Use::of)
+    }
+
+    fn for_want_of_room(&self, ttl: Duration) -> Option<Use> {
+        let all = self.all();
+        let open = all.iter().filter(|session| session.is_open_to_others());
+        let lives_on = open.filter(|session| session.users() > 0 && session.ttl() >= ttl);
+        lives_on.min_by_key(|session| (session.ttl(), session.pending())).map(Use::of)
+    }
+
+    /// Whether the server took no more connections a moment ago.
+    fn is_refused(&self) -> bool {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|at| Clock::system().now().saturating_since(at) < LIMIT)
     }
 
     fn for_waiter(&self, ttl: Duration) -> Option<Use> {
@@ -301,35 +309,91 @@ impl Sessions {
         let blocked = all.iter().filter(|session| session.is_waiting()).count();
         let mut unused =
             all.iter().filter(|session| session.is_open_to_others() && session.users() == 0);
-        // One is left for those that try, and to look after those that wait.
-        let session =
-            unused.next().filter(|_| all.len() > blocked + 1 && blocked < self.most / 2)?;
+        // One is left for those that try, and to cancel the waits of the others.
+        let session = unused.next().filter(|_| all.len() > blocked + 1)?;
         session.block();
         let used = Use::of(session);
         session.aim(ttl);
         Some(used)
     }
 
-    fn room(&self) -> Option<Room<'_>> {
+    /// Room for one more session, until it is among the others.
+    fn room(&self) -> Option<Counted<'_>> {
         let mut all = self.all();
         all.retain(|session| !session.is_ended());
-        (all.len() + self.opening.load(Ordering::SeqCst) < self.most).then(|| {
-            self.opening.fetch_add(1, Ordering::SeqCst);
-            Room(&self.opening)
-        })
-    }
-
-    fn blocked(&self) -> usize {
-        self.all().iter().filter(|session| session.is_waiting()).count()
+        (all.len() + self.opening.load(Ordering::SeqCst) < self.most)
+            .then(|| Counted::of(&self.opening))
     }
 
     async fn open(&self, limit: Duration) -> Result<Arc<LockSession>> {
-        let session = Arc::new(LockSession::open(&self.options, &self.schema, limit).await?);
-        (self.watch)(&session);
+        let opened = LockSession::open(&self.options, limit).await;
+        let refused = opened.is_err().then(|| Clock::system().now());
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        let session = Arc::new(opened?);
+        watch(Weak::clone(&self.shared), &session);
         Ok(session)
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<LockSession>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends what lives on a session with the runtime that it lives in, or with itself.
+struct Watching(Weak<LockSession>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.upgrade() {
+            session.cut();
+            session.lose();
+        }
+    }
+}
+
+/// Looks after a session for as long as it lives: what lapses on it, and whether it is needed.
+fn watch(sessions: Weak<Sessions>, session: &Arc<LockSession>) {
+    let (ended, session) = (session.ended(), Arc::downgrade(session));
+    let watching = Watching(Weak::clone(&session));
+    #[allow(clippy::disallowed_methods)] // it ends with the session
+    tokio::spawn(async move {
+        let _watching = watching;
+        let mut ended = std::pin::pin!(ended);
+        let clock = Clock::system();
+        let mut unused_since = None;
+        while let Some(live) = session.upgrade() {
+            let now = clock.now();
+            let mut until = now.saturating_add(CHECK);
+            if !live.ttl().is_zero() {
+                until = until.min(now.saturating_add(live.ttl() / 6));
+            }
+            if let Some(due) = live.lapse(now) {
+                until = until.min(due);
+            }
+            if live.users() > 0 {
+                unused_since = None;
+            } else {
+                let since = *unused_since.get_or_insert(now);
+                let unused = now.saturating_since(since);
+                if !live.ttl().is_zero() {
+                    if unused >= live.ttl() / 6
+                        && let Some(resting) = sessions.upgrade().and_then(|all| all.rest(&live))
+                    {
+                        resting.run(&clock, LIMIT, "SELECT 1").await.ok();
+                    }
+                } else if unused > UNUSED
+                    && let Some(sessions) = sessions.upgrade()
+                {
+                    sessions.retire(&live);
+                }
+            }
+            let aimed = live.aimed();
+            drop(live);
+            tokio::select! {
+                () = &mut ended => return,
+                () = aimed => {}
+                () = clock.sleep_until(until) => {}
+            }
+        }
+    });
 }

@@ -25,7 +25,7 @@ use sqlx::postgres::PgConnectOptions;
 use crate::PostgresConfig;
 use crate::connection::{Command, PATIENCE, Session};
 use crate::protocol::column;
-use crate::setup::check_server;
+use crate::setup::{Over, check_server};
 use beats::Beats;
 use client::{Answer, Client};
 use lease::grant;
@@ -66,7 +66,7 @@ impl Table {
             Err(error) => return Err(error),
         };
         let session = Session::open(&options, PATIENCE, PATIENCE).await?;
-        check_server(&config, &session).await?;
+        check_server(&config, Over::Ours(&session)).await?;
         let preamble = if is_direct { "" } else { PREAMBLE };
         let shared = Shared {
             pool: Pool::new(options.clone(), preamble, config.connections, session),

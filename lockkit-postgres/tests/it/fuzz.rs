@@ -1,4 +1,4 @@
-//! Random clients of the strategy "table" on a server that crashes: what each believed, judged by one clock.
+//! Random clients of both strategies: what each believed, judged by one clock. Under the table the server crashes.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use lockkit_core::{
     Applied, Clock, Error, FencingToken, Grant, Instant, LockName, LockProvider, Request, Result,
 };
-use lockkit_postgres::{PostgresProvider, Strategy};
+use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
 use testbed::{Data, PostgresServer};
 
-use crate::common::{ALONE, SLACK, config, count, ms, until};
+use crate::common::{ALONE, SLACK, advisory, config, count, ms, until};
 
 const TTL: Duration = ms(900);
 const CLIENTS: u64 = 10;
@@ -40,8 +40,13 @@ impl Sequence {
 }
 
 /// What one client does until the end.
-async fn client(number: u64, url: String, end: Instant, beliefs: Arc<Mutex<Vec<Belief>>>) {
-    let provider = PostgresProvider::connect(config(&url, Strategy::Table)).await.unwrap();
+async fn client(
+    number: u64,
+    config: PostgresConfig,
+    end: Instant,
+    beliefs: Arc<Mutex<Vec<Belief>>>,
+) {
+    let provider = PostgresProvider::connect(config).await.unwrap();
     let (clock, mut random) = (Clock::system(), Sequence(number));
     while clock.now() < end {
         let name = random.below(NAMES);
@@ -144,18 +149,15 @@ fn given_back(answer: &Result<()>) {
     assert!(is_known, "{answer:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn random_clients_of_a_server_that_crashes_never_believe_two_at_once() {
-    let _alone = ALONE.lock().await;
-    let server = PostgresServer::start().unwrap();
+/// Has the clients work for so long, on a server that crashes so many times; how many grants there were.
+async fn fuzz(server: &PostgresServer, strategy: Strategy, lasts: Duration, crashes: u32) -> usize {
     let clock = Clock::system();
-    let end = clock.now().saturating_add(ms(14_000));
+    let end = clock.now().saturating_add(lasts);
     let beliefs = Arc::<Mutex<Vec<Belief>>>::default();
-    let work: Vec<_> = (0..CLIENTS)
-        .map(|number| tokio::spawn(client(number, server.url(), end, Arc::clone(&beliefs))))
-        .collect();
-    for _ in 0..2 {
-        tokio::time::sleep(ms(4_000)).await;
+    let start = |number| client(number, config(&server.url(), strategy), end, Arc::clone(&beliefs));
+    let work: Vec<_> = (0..CLIENTS).map(|number| tokio::spawn(start(number))).collect();
+    for _ in 0..crashes {
+        tokio::time::sleep(lasts / (crashes + 1)).await;
         server.kill().unwrap();
         server.restart(Data::Kept).unwrap();
     }
@@ -165,15 +167,54 @@ async fn random_clients_of_a_server_that_crashes_never_believe_two_at_once() {
     let mut beliefs = std::mem::take(&mut *beliefs.lock().unwrap());
     beliefs.sort_by_key(|belief| (belief.name, belief.token));
     println!("{} grants", beliefs.len());
-    assert!(beliefs.len() > 50, "{} grants show little", beliefs.len());
     for pair in beliefs.windows(2).filter(|pair| pair[0].name == pair[1].name) {
         let [first, second] = pair else { unreachable!() };
         assert!(first.token < second.token, "{first:?} and {second:?}");
         assert!(first.until <= second.from, "two believed: {first:?} and {second:?}");
     }
+    beliefs.len()
+}
+
+/// Waits until no row of a client that lives is left.
+async fn no_row_is_left(server: &PostgresServer) {
     let rows = "SELECT count(*) FROM lockkit.waiter w JOIN lockkit.client c ON c.id = w.client \
         WHERE c.last_seen + c.life * interval '1 ms' > clock_timestamp()";
-    until(TTL * 4 + SLACK, "no waiter is left", || count(&server, rows) == 0).await;
+    until(TTL * 4 + SLACK, "no waiter is left", || count(server, rows) == 0).await;
     let held = "SELECT count(*) FROM lockkit.lease WHERE expires_at > clock_timestamp()";
-    until(TTL * 4 + SLACK, "no holder is left", || count(&server, held) == 0).await;
+    until(TTL * 4 + SLACK, "no holder is left", || count(server, held) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_clients_of_a_server_that_crashes_never_believe_two_at_once() {
+    let _alone = ALONE.lock().await;
+    let server = PostgresServer::start().unwrap();
+    let grants = fuzz(&server, Strategy::Table, ms(14_000), 2).await;
+    assert!(grants > 50, "{grants} grants show little");
+    no_row_is_left(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_clients_of_advisory_locks_never_believe_two_at_once() {
+    let _alone = ALONE.lock().await;
+    let server = PostgresServer::start().unwrap();
+    let grants = fuzz(&server, Strategy::Advisory, ms(8_000), 0).await;
+    assert!(grants > 50, "{grants} grants show little");
+    until(TTL * 4 + SLACK, "no lock is left", || advisory(&server) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "10 minutes or more; `cargo xtask soak` runs it"]
+async fn ten_thousand_grants_of_each_strategy_never_overlap() {
+    let _alone = ALONE.lock().await;
+    for (strategy, crashes) in [(Strategy::Table, 4), (Strategy::Advisory, 0)] {
+        let server = PostgresServer::start().unwrap();
+        let mut grants = 0;
+        while grants < 10_000 {
+            grants += fuzz(&server, strategy, Duration::from_secs(60), crashes).await;
+        }
+        match strategy {
+            Strategy::Table => no_row_is_left(&server).await,
+            _ => until(TTL * 4 + SLACK, "no lock is left", || advisory(&server) == 0).await,
+        }
+    }
 }

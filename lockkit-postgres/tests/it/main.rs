@@ -2,6 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod advisory;
 mod common;
 mod connect;
 mod fuzz;

@@ -144,7 +144,7 @@ async fn a_thousand_waiters_on_one_name_take_two_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_no_connection_is_left_to_wait_for_are_told_of_a_release() {
+async fn names_that_no_connection_is_left_to_wait_for_share_those_that_wait() {
     const NAMES: usize = 40;
     let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
@@ -160,12 +160,10 @@ async fn names_that_no_connection_is_left_to_wait_for_are_told_of_a_release() {
     let theirs = connections(&server);
     let waiters: Vec<_> =
         names.iter().map(|name| tokio::spawn(other.lock(name).ttl(TTL).acquire())).collect();
-    // Each in the server's queue, or by a mark that says so.
-    until(SLACK * 5, "all wait", || advisory(&server) == 2 * NAMES).await;
+    // By now those that stand in no queue try once a second.
+    tokio::time::sleep(ms(3_000)).await;
     let used = connections(&server) - theirs;
-    assert!(used <= 9, "{used} connections for {NAMES} names");
-    // By now those beside the queue try once a second.
-    tokio::time::sleep(ms(2_000)).await;
+    assert!(used <= 8, "{used} connections for {NAMES} names");
     let (mut took, began) = (Vec::new(), timing::start());
     for (guard, waiter) in guards.into_iter().zip(waiters) {
         let released = Instant::now();
@@ -175,8 +173,8 @@ async fn names_that_no_connection_is_left_to_wait_for_are_told_of_a_release() {
         next.release().await.unwrap();
     }
     took.sort_unstable();
-    println!("{NAMES} names on {used} connections: told after {:?}", took[NAMES / 2]);
-    in_time!(began, took[NAMES / 2] < ms(250), "{took:?}");
+    println!("{NAMES} names on {used} connections: granted after {:?}", took[NAMES / 2]);
+    in_time!(began, took[NAMES / 2] < ms(1_000), "{took:?}");
     gone(SLACK, "nothing is left", || advisory(&server) == 0).await;
 }
 
@@ -195,7 +193,7 @@ async fn crowded(server: &PostgresServer) -> (Locks, Vec<Guard>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_beside_the_queue_gets_its_turn_in_a_busy_name() {
+async fn a_name_without_a_connection_to_wait_on_gets_its_turn_where_it_is_busy() {
     let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     let (crowded, _guards) = crowded(&server).await;
@@ -215,7 +213,7 @@ async fn whoever_waits_beside_the_queue_gets_its_turn_in_a_busy_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_beside_the_queue_finds_what_tells_nobody() {
+async fn a_name_without_a_connection_to_wait_on_is_tried_within_a_second() {
     let _alone = ALONE.lock().await;
     let server = PostgresServer::start().unwrap();
     let (crowded, _guards) = crowded(&server).await;

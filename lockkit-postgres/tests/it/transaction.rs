@@ -2,9 +2,9 @@
 
 use crate::common::{SLACK, by, config, join, ms};
 use lockkit_core::{Error, FencingToken, LockName};
-use lockkit_postgres::{FenceError, PostgresProvider, STALE, Strategy};
+use lockkit_postgres::{FenceError, PostgresProvider, STALE, Strategy, TransactionLocks};
 use sqlx::{Connection, PgConnection};
-use testbed::PostgresServer;
+use testbed::{Data, PostgresServer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_in_a_transaction_excludes_sessions_and_ends_with_it() {
@@ -45,6 +45,41 @@ async fn a_lock_in_a_transaction_excludes_sessions_and_ends_with_it() {
     let table = PostgresProvider::connect(config(&server.url(), Strategy::Table)).await.unwrap();
     let refused = table.lock_in(&mut transaction, &name).await;
     assert!(matches!(refused, Err(Error::Invalid { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_in_transactions_alone_open_no_connection_and_begin_an_epoch_after_a_crash() {
+    let server = PostgresServer::start().unwrap();
+    let (config, name) =
+        (config(&server.url(), Strategy::Advisory), LockName::new("billing").unwrap());
+    let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+    let locks = TransactionLocks::new(&config, &mut connection).await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    let first = locks.lock_in(&mut transaction, &name).await.unwrap();
+    locks.fence_in(&mut transaction, "ledger", first).await.unwrap();
+    assert_eq!(crate::common::connections(&server), 0, "beside the caller's");
+    let mut other = PgConnection::connect(&server.url()).await.unwrap();
+    let mut beside = other.begin().await.unwrap();
+    assert!(locks.try_lock_in(&mut beside, &name).await.unwrap().is_none());
+    transaction.commit().await.unwrap();
+    let second = locks.try_lock_in(&mut beside, &name).await.unwrap().unwrap();
+    assert!(second > first);
+    beside.commit().await.unwrap();
+
+    server.kill().unwrap();
+    server.restart(Data::Kept).unwrap();
+    let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    let refused = locks.lock_in(&mut transaction, &name).await.unwrap_err();
+    assert!(refused.to_string().contains("TransactionLocks::enter"), "{refused}");
+    transaction.rollback().await.unwrap();
+    locks.enter(&mut connection).await.unwrap();
+    let mut transaction = connection.begin().await.unwrap();
+    let third = locks.lock_in(&mut transaction, &name).await.unwrap();
+    assert!(third > second);
+    // It excludes the locks of sessions.
+    let beside = join(&server.url(), Strategy::Advisory).await.lock("billing");
+    assert!(beside.try_acquire().await.unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

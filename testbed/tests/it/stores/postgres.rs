@@ -88,7 +88,7 @@ impl Store for Row {
     async fn beside(server: &PostgresServer, _: &str, _: Locks, guard: Guard) {
         guard.release().await.unwrap();
         let at = format!("billing:pa%3Ass@{}/postgres", server.address());
-        let options = "application_name=nightly&token_base=1000&budget=1";
+        let options = "strategy=advisory&application_name=nightly&token_base=1000&budget=1";
         let advisory = connect(&format!("postgresql://{at}?{options}")).await.unwrap();
         let guard = advisory.lock("nightly").acquire().await.unwrap();
         assert!(guard.token().as_u64() > 1_000);

@@ -1,0 +1,347 @@
+//! The client: how a request takes its lock, waits for it, and leaves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lockkit_core::kit::{Entry, Requests, call_limit, within};
+use lockkit_core::{
+    Applied, Clock, Error, FencingToken, Grant, Guarantees, Holder, Instant, LockName,
+    LockProvider, LossReason, Operator, Request, Result, StoreSays,
+};
+
+use super::budget::Budget;
+use super::lease::{Asked, Held, Life, Trace, grant};
+use super::names::{Names, Stage, Turn};
+use super::session::Use;
+use super::sessions::Sessions;
+use crate::PostgresConfig;
+use crate::connection::{Columns, LIMIT, PATIENCE, Session};
+use crate::protocol::{garbled, key, number};
+use crate::setup::{Over, check_server};
+
+/// The longest that one statement waits: for so long an index build may wait for it.
+const SLICE: Duration = Duration::from_secs(2);
+/// The first wait for a name that was contended a moment ago; it says whether the name is held.
+const FIRST_SLICE: Duration = Duration::from_millis(50);
+/// The longest that one statement waits while other requests want its connection.
+const CROWDED_SLICE: Duration = Duration::from_millis(200);
+/// A part of the ttl: a term that began longer ago is renewed before it is handed out.
+const RECENT: u32 = 3;
+/// How soon a request tries again while every connection that may wait does: at first, and later.
+const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
+/// How often the server is told to end a wait, until it has.
+const CANCEL_AGAIN: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(crate) struct Advisory {
+    sessions: Arc<Sessions>,
+    names: Arc<Names>,
+    requests: Arc<Requests<Asked>>,
+    budget: Arc<Budget>,
+    keys: HashMap<LockName, i64>,
+    token_base: u64,
+}
+
+/// What the server said to a request that tried.
+enum Tried {
+    Granted(Grant),
+    Held(Turn),
+}
+
+impl Advisory {
+    pub(crate) async fn connect(config: PostgresConfig) -> Result<Self> {
+        let session = Session::open(&config.options, PATIENCE, PATIENCE).await?;
+        let server = check_server(&config, Over::Ours(&session)).await?;
+        drop(session);
+        let sessions = Sessions::new(&config.options, config.connections);
+        sessions.warm().await?;
+        Ok(Self {
+            sessions,
+            names: Arc::default(),
+            requests: Arc::default(),
+            budget: Arc::new(Budget::new(config.budget, server.lock_table, server.locks)),
+            keys: config.keys,
+            token_base: config.token_base,
+        })
+    }
+
+    fn key(&self, name: &LockName) -> i64 {
+        self.keys.get(name).copied().unwrap_or_else(|| key(name))
+    }
+
+    /// Begins an epoch of tokens where a crash of the server has ended the last one.
+    pub(crate) async fn enter(&self) -> Result<()> {
+        let enter = "SELECT lockkit.enter()";
+        self.sessions.control(&Clock::system(), LIMIT, enter).await.map(drop)
+    }
+
+    /// Tries over a session that other locks share.
+    async fn ask(&self, entry: &Entry<Asked>, turn: Turn) -> Result<Tried> {
+        let (request, key) = (entry.request(), turn.key());
+        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
+        let session = self.sessions.holder(request.ttl()).await?;
+        let reserved = self.budget.take();
+        if self.budget.is_stale() {
+            let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+            let rows = session.run(clock, limit, count).await?;
+            let locks = rows.first().and_then(|row| number(row, 0));
+            self.budget.saw(locks.ok_or_else(|| garbled(&rows))?);
+        }
+        self.budget.check()?;
+        let life = Life::begin(entry, turn, session, reserved)?;
+        let sent = clock.now();
+        let rows = life.session().run(clock, limit, &format!("EXECUTE lockkit_try({key})")).await?;
+        if let Some(token) = self.token(life.session(), &rows, 0)? {
+            return self.granted(entry, life, token, sent).map(Tried::Granted);
+        }
+        life.settled().map(Tried::Held).ok_or_else(Error::withdrawn)
+    }
+
+    /// Waits in the server's queue, and tries now and then while no connection is left to wait on.
+    async fn wait(&self, entry: &Entry<Asked>, mut turn: Turn) -> Result<Grant> {
+        let request = entry.request();
+        let [mut pause, longest] = TRY_AGAIN;
+        let mut slice = FIRST_SLICE;
+        loop {
+            // Kept over the tries, for its place among those that want to wait.
+            let mut may_wait = Box::pin(self.sessions.may_wait());
+            let (session, _permit) = loop {
+                if !turn.is_contended() {
+                    turn = match self.ask(entry, turn).await? {
+                        Tried::Granted(grant) => return Ok(grant),
+                        Tried::Held(turn) => turn,
+                    };
+                    turn.enter(Stage::HeldElsewhere);
+                    request.report(StoreSays::Held(None));
+                    slice = SLICE;
+                }
+                tokio::select! {
+                    biased;
+                    permit = &mut may_wait => {
+                        let permit = permit?;
+                        if let Some(session) = self.sessions.waiter(request.ttl()).await? {
+                            break (session, permit);
+                        }
+                        may_wait = Box::pin(self.sessions.may_wait());
+                        request.clock().sleep(pause).await;
+                    }
+                    () = request.clock().sleep(pause) => {}
+                }
+                pause = (pause * 2).min(longest);
+                turn.contended(false);
+            };
+            turn = match self.queue(entry, turn, session, slice).await? {
+                Tried::Granted(grant) => return Ok(grant),
+                Tried::Held(turn) => turn,
+            };
+        }
+    }
+
+    /// Waits in the server's queue, in slices, on a session that holds the lock afterwards; until other requests
+    /// want to wait on it.
+    async fn queue(
+        &self,
+        entry: &Entry<Asked>,
+        turn: Turn,
+        session: Use,
+        first: Duration,
+    ) -> Result<Tried> {
+        let (request, key) = (entry.request(), turn.key());
+        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
+        let life = Life::begin(entry, turn, session, self.budget.take())?;
+        // Not all waiters of an index build at once.
+        let jitter = 90 + u32::from(request.id().to_bytes()[15] % 10);
+        let mut longest = first;
+        let (token, mut sent) = loop {
+            let is_wanted = self.sessions.is_wanted();
+            let slice = longest.min(if is_wanted { CROWDED_SLICE } else { SLICE });
+            let sql =
+                format!("EXECUTE lockkit_wait({key}, {})", (slice * jitter / 100).as_millis());
+            let sent = clock.now();
+            let waiting = Waiting::begin(&self.sessions, clock, &life);
+            let rows = life.session().run(clock, slice + limit, &sql).await?;
+            waiting.over();
+            if let Some(token) = self.token(life.session(), &rows, 1)? {
+                life.turn().contended(rows.first().and_then(|row| number(row, 0)) == Some(2));
+                break (token, sent);
+            }
+            life.turn().contended(true);
+            life.turn().enter(Stage::HeldElsewhere);
+            request.report(StoreSays::Held(None));
+            longest = SLICE;
+            if self.sessions.is_wanted() {
+                return life.settled().map(Tried::Held).ok_or_else(Error::withdrawn);
+            }
+        };
+        if clock.now().saturating_since(sent) > request.ttl() / RECENT {
+            sent = clock.now();
+            life.session().ping(clock, limit).await?;
+        }
+        life.session().unblock();
+        self.granted(entry, life, token, sent).map(Tried::Granted)
+    }
+
+    /// The token in this column, if the server granted one.
+    fn token(&self, session: &Use, rows: &[Columns], n: usize) -> Result<Option<FencingToken>> {
+        let row = rows.first().ok_or_else(|| garbled(rows))?;
+        let Some(low) = row.get(n).and_then(Option::as_deref) else { return Ok(None) };
+        let low: u64 = low.parse().map_err(|_| garbled(rows))?;
+        FencingToken::with_base(self.token_base, session.base() + low).map(Some)
+    }
+
+    /// The grant; undone at once where the request was withdrawn meanwhile.
+    fn granted(
+        &self,
+        entry: &Entry<Asked>,
+        life: Life,
+        token: FencingToken,
+        sent: Instant,
+    ) -> Result<Grant> {
+        let request = entry.request();
+        let mut asked = entry.data();
+        if asked.is_withdrawn() {
+            drop(asked);
+            return Err(Error::withdrawn());
+        }
+        life.turn().enter(Stage::Held(Holder::new(request.label().as_ref()).with_token(token)));
+        let held = Held::new(token, request.clock(), sent, life);
+        asked.held = Some(Arc::clone(&held));
+        drop(asked);
+        let term = held.term();
+        Ok(grant(&self.sessions, entry.clone(), held, term))
+    }
+
+    /// The same grant again, with a term that counts from now.
+    async fn again(&self, entry: &Entry<Asked>, held: Arc<Held>) -> Result<Grant> {
+        let term = held.renew().await?;
+        Ok(grant(&self.sessions, entry.clone(), held, term))
+    }
+
+    async fn attempt(&self, entry: &Entry<Asked>) -> Result<Option<Grant>> {
+        let visit = self.names.visit(self.key(entry.request().name()));
+        let taken = self.names.visit(visit.key());
+        let turn = tokio::select! {
+            biased;
+            held = entry.wait_for(|asked| asked.live()) => {
+                return self.again(entry, held).await.map(Some);
+            }
+            () = taken.taken() => return Ok(None),
+            turn = visit.turn(None) => turn,
+        };
+        match self.ask(entry, turn).await? {
+            Tried::Granted(grant) => Ok(Some(grant)),
+            Tried::Held(_) => Ok(None),
+        }
+    }
+
+    async fn attempt_and_wait(&self, entry: &Entry<Asked>) -> Result<Grant> {
+        let request = entry.request();
+        let visit = self.names.visit(self.key(request.name()));
+        let turn = tokio::select! {
+            biased;
+            held = entry.wait_for(|asked| asked.live()) => return self.again(entry, held).await,
+            turn = visit.turn(Some(request)) => turn,
+        };
+        self.wait(entry, turn).await
+    }
+}
+
+#[async_trait]
+impl LockProvider for Advisory {
+    fn guarantees(&self) -> Guarantees {
+        super::declared()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        let entry = self.requests.enter(request);
+        tokio::select! {
+            biased;
+            () = entry.withdrawn() => Err(Error::withdrawn()),
+            answer = self.attempt(&entry) => answer,
+            () = request.clock().sleep(call_limit(request.ttl())) => {
+                let silence = "PostgreSQL gave no answer in time";
+                Err(Error::unavailable(Applied::Maybe, silence))
+            }
+        }
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let entry = self.requests.enter(request);
+        tokio::select! {
+            biased;
+            () = entry.withdrawn() => Err(Error::withdrawn()),
+            granted = self.attempt_and_wait(&entry) => granted,
+        }
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        let entry = self.requests.enter(request);
+        entry.withdraw();
+        let (held, traces) = {
+            let asked = entry.data();
+            (asked.held.clone(), asked.traces.clone())
+        };
+        if let Some(held) = held {
+            held.lose(LossReason::Released);
+        }
+        let settled = async {
+            for trace in traces {
+                trace.settled(&self.sessions, request.clock()).await?;
+            }
+            Ok(())
+        };
+        let settled = within(request.clock(), call_limit(request.ttl()), settled).await;
+        settled.unwrap_or_else(|| {
+            let silence = "PostgreSQL did not undo the request in time";
+            Err(Error::unavailable(Applied::Maybe, silence))
+        })
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        None
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.sessions.close();
+        Ok(())
+    }
+}
+
+/// A statement that waits; the server is told to end it where this is dropped before its answer.
+struct Waiting<'a> {
+    sessions: &'a Arc<Sessions>,
+    clock: &'a Clock,
+    trace: &'a Arc<Trace>,
+    is_over: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(sessions: &'a Arc<Sessions>, clock: &'a Clock, life: &'a Life) -> Self {
+        Self { sessions, clock, trace: life.trace(), is_over: false }
+    }
+
+    fn over(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.is_over || self.trace.session.is_ended() {
+            return;
+        }
+        let (sessions, clock, trace) =
+            (Arc::clone(self.sessions), self.clock.clone(), Arc::clone(self.trace));
+        #[allow(clippy::disallowed_methods)] // a clean-up that no caller waits for
+        runtime.spawn(async move {
+            // The statement may not have begun yet, and then does not hear of it.
+            while !trace.is_settled() && !trace.session.is_ended() {
+                sessions.cancel(&clock, &trace.session).await.ok();
+                clock.sleep(CANCEL_AGAIN).await;
+            }
+        });
+    }
+}
