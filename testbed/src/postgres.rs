@@ -41,6 +41,15 @@ impl PostgresServer {
         Builder::default()
     }
 
+    /// Stops it in order, as `pg_ctl stop` does: its clients are told, and all that they committed is kept. After
+    /// [`stop`](Server::stop) it recovers as after a crash.
+    ///
+    /// # Errors
+    /// As [`Server::stop`].
+    pub fn shut_down(&self) -> Result<()> {
+        self.server.stop_by(Signal::INT)
+    }
+
     /// What `psql` prints for these statements, run by the superuser past every link; rows are
     /// lines, and columns are parted by `|`.
     ///

@@ -217,12 +217,16 @@ impl Server {
     /// # Errors
     /// [`Error::Stopped`] where it does not run; [`Error::Late`] where it goes on for 10 seconds.
     pub fn stop(&self) -> Result<()> {
+        self.stop_by(self.program.end())
+    }
+
+    /// The same by another signal than the program's own.
+    pub(crate) fn stop_by(&self, end: Signal) -> Result<()> {
         let mut state = self.state();
         if state.is_paused {
             self.running(&mut state)?.resume()?;
             state.is_paused = false;
         }
-        let end = self.program.end();
         self.running(&mut state)?.stop(end)?;
         state.process = None;
         Ok(())

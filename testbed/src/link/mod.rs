@@ -1,5 +1,6 @@
 //! A faulty link in front of any server.
 
+mod filter;
 mod framing;
 mod pipe;
 mod plan;
@@ -36,7 +37,6 @@ const STARTS: usize = 5;
 pub struct Link {
     shared: Arc<Shared>,
     port: Port,
-    target: SocketAddr,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -121,6 +121,12 @@ impl Link {
     /// [`Error::Late`] where its port cannot be listened at again.
     pub fn accept(&self) -> Result<()> {
         self.open(true)
+    }
+
+    /// Leads the connections that come to another server, such as a standby that was promoted; those
+    /// that exist go on.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.shared.change(|state| state.target = target);
     }
 
     /// Resets the connections that exist; returns once they are closed.
@@ -235,7 +241,7 @@ impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link")
             .field("address", &self.address())
-            .field("target", &self.target)
+            .field("target", &self.shared.state().target)
             .finish_non_exhaustive()
     }
 }
@@ -276,13 +282,13 @@ impl Builder {
             let _entered = runtime.enter();
             TcpListener::from_std(listener).map_err(refused())?
         };
-        let shared = Arc::new(Shared::new(self.seed, self.framings));
-        let serve = pipe::serve(Arc::clone(&shared), listener, port.address(), self.target);
+        let shared = Arc::new(Shared::new(self.target, self.seed, self.framings));
+        let serve = pipe::serve(Arc::clone(&shared), listener, port.address());
         let thread = thread::Builder::new()
             .name(format!("link to {}", self.target))
             .spawn(move || runtime.block_on(serve))
             .map_err(refused())?;
-        Ok(Link { shared, port, target: self.target, thread: Some(thread) })
+        Ok(Link { shared, port, thread: Some(thread) })
     }
 }
 

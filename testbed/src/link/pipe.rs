@@ -11,9 +11,10 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::filter::Filter;
 use super::plan::{End, Fault, TO_CLIENT, TO_SERVER};
 use super::queue::Queue;
-use super::state::{Shared, State, Step};
+use super::state::{Shared, Step};
 
 const CHUNK: usize = 16 * 1024;
 /// How long a cut connection waits for its sides to close: closing first would reset them.
@@ -21,12 +22,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(5);
 
 /// Accepts while the link is open, until it ends.
-pub(super) async fn serve(
-    shared: Arc<Shared>,
-    first: TcpListener,
-    own: SocketAddr,
-    target: SocketAddr,
-) {
+pub(super) async fn serve(shared: Arc<Shared>, first: TcpListener, own: SocketAddr) {
     let mut changes = shared.changes();
     let mut listener = Some(first);
     loop {
@@ -53,7 +49,7 @@ pub(super) async fn serve(
             _ = changes.changed() => {}
             accepted = accept(listener.as_ref()), if listener.is_some() => {
                 if let Some(client) = accepted {
-                    let number = shared.change(State::accept);
+                    let (number, target) = shared.change(|state| (state.accept(), state.target));
                     tokio::spawn(connection(Arc::clone(&shared), number, client, target));
                 }
             }
@@ -132,8 +128,10 @@ async fn pipe(
     let mut changes = shared.changes();
     let mut queue = Queue::new();
     let mut buffer = vec![0; CHUNK];
+    let mut filter = Filter::None;
     loop {
         changes.mark_unchanged();
+        filter.follow(from.as_ref(), shared.state().faults(number), index);
         let step = shared.step(number, index, &mut queue, |bytes| to.try_write(bytes));
         let until = match step {
             Step::Again => continue,

@@ -50,6 +50,10 @@ pub enum Fault {
     /// Takes them and delivers none, nor the end of the connection. A connection that has lost
     /// bytes is reset when another fault, or none, takes over: no network leaves a gap.
     Blackhole,
+    /// Loses each packet on its way, as a cable that was pulled: the sender's kernel hears no acknowledgement,
+    /// not even of its keep-alives, and sends again when the fault is over. Of the other way only packets
+    /// without data are lost. Where the kernel has no packet filters it is [`Hold`](Self::Hold).
+    Drop,
     /// Keeps them, and the end of the connection, for later; reads no more than 1 MiB.
     Hold,
     /// Delivers each read this much later, at random between the two, in order.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,8 @@ pub(super) struct State {
     pub(super) is_open: bool,
     pub(super) is_listening: bool,
     pub(super) is_ended: bool,
+    /// Where connections that come lead to.
+    pub(super) target: SocketAddr,
     plan: [Fault; 2],
     /// Bytes delivered since the plan was set, over all connections.
     since: [u64; 2],
@@ -66,11 +69,12 @@ pub(super) enum Step {
 }
 
 impl Shared {
-    pub(super) fn new(seed: u64, framings: Option<Framings>) -> Self {
+    pub(super) fn new(target: SocketAddr, seed: u64, framings: Option<Framings>) -> Self {
         let state = State {
             is_open: true,
             is_listening: true,
             is_ended: false,
+            target,
             plan: [Fault::Pass; 2],
             since: [0; 2],
             connections: BTreeMap::new(),
@@ -294,7 +298,7 @@ impl Entry {
                 Some(Step::Idle)
             }
             _ if self.has_gap[index] => Some(Step::End(End::Reset)),
-            Fault::Hold | Fault::Throttle { bytes_per_second: 0 } => Some(Step::Idle),
+            Fault::Hold | Fault::Drop | Fault::Throttle { bytes_per_second: 0 } => Some(Step::Idle),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ mod clusters;
 mod common;
 mod etcd;
 mod faults;
+mod packets;
 mod postgres;
 mod processes;
 mod redis;

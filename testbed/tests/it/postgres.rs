@@ -41,6 +41,18 @@ fn a_paused_server_pauses_with_its_backends() {
 }
 
 #[test]
+fn a_server_that_is_shut_down_recovers_from_nothing_and_one_that_is_stopped_does() {
+    let server = PostgresServer::start().unwrap();
+    let recovered = || server.log().matches("automatic recovery in progress").count();
+    server.shut_down().unwrap();
+    server.restart(Data::Kept).unwrap();
+    assert_eq!(recovered(), 0);
+    server.stop().unwrap();
+    server.restart(Data::Kept).unwrap();
+    assert_eq!(recovered(), 1);
+}
+
+#[test]
 fn a_standby_follows_and_can_be_promoted() {
     let primary = PostgresServer::start().unwrap();
     primary.sql("CREATE TABLE followed (n int)").unwrap();
