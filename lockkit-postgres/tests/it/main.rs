@@ -5,8 +5,10 @@
 mod advisory;
 mod common;
 mod connect;
+mod endings;
 mod fuzz;
 mod hand_offs;
+mod index_builds;
 mod interop;
 mod layouts;
 mod leaks;
