@@ -13,6 +13,7 @@ mod interop;
 mod layouts;
 mod leaks;
 mod link;
+mod plans;
 mod processes;
 mod runtimes;
 mod scale;
