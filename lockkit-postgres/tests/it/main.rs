@@ -7,6 +7,7 @@ mod common;
 mod connect;
 mod endings;
 mod fuzz;
+mod grants;
 mod hand_offs;
 mod index_builds;
 mod interop;

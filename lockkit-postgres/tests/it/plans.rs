@@ -161,7 +161,7 @@ impl Step {
 async fn every_call(server: &PostgresServer, providers: &[PostgresProvider; 2]) {
     let [ours, theirs] = &providers.each_ref().map(|provider| Locks::new(provider.clone()));
     let lock = |locks: &Locks| -> Lock { locks.lock("planned").ttl(TTL) };
-    for _ in 0..10 {
+    for _ in 0..7 {
         let held = lock(ours).acquire().await.unwrap();
         held.renew().await.unwrap();
         assert!(lock(theirs).try_acquire().await.unwrap().is_none());
@@ -177,7 +177,7 @@ async fn every_call(server: &PostgresServer, providers: &[PostgresProvider; 2]) 
         assert!(lock(ours).revoke(next.token()).await.unwrap());
         // A holder that is gone says nothing: the waiter has the server look.
         let dies =
-            Request::new(LockName::new("planned").unwrap(), ms(300), Clock::system()).unwrap();
+            Request::new(LockName::new("planned").unwrap(), ms(200), Clock::system()).unwrap();
         let dead = providers[0].try_acquire(&dies).await.unwrap().expect("free");
         let waiting = by(SLACK * 8, "a grant after an end", lock(theirs).acquire());
         waiting.await.unwrap().release().await.unwrap();

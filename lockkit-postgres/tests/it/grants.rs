@@ -1,0 +1,142 @@
+//! What a role must be granted to use each strategy: all that is listed, and nothing that is not.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lockkit_core::{LockName, Locks};
+use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
+use sqlx::{Connection, PgConnection};
+use testbed::PostgresServer;
+
+use crate::common::{config, ms};
+
+/// Each privilege, and on what; `@` is the schema.
+type Grants<'a> = &'a [(&'a str, &'a str)];
+
+const EVERY: Grants<'_> = &[
+    ("CONNECT", "DATABASE postgres"),
+    ("USAGE", "SCHEMA @"),
+    ("EXECUTE", "ALL FUNCTIONS IN SCHEMA @"),
+];
+const FENCE: Grants<'_> = &[("SELECT", "@.fence"), ("INSERT", "@.fence"), ("UPDATE", "@.fence")];
+const TABLE: Grants<'_> = &[
+    ("SELECT", "@.lease"),
+    ("INSERT", "@.lease"),
+    ("UPDATE", "@.lease"),
+    ("SELECT", "@.waiter"),
+    ("INSERT", "@.waiter"),
+    ("DELETE", "@.waiter"),
+    ("USAGE", "SEQUENCE @.ticket"),
+    ("SELECT", "@.client"),
+    ("INSERT", "@.client"),
+    ("UPDATE", "@.client"),
+    ("DELETE", "@.client"),
+    ("SELECT", "@.barrier"),
+    ("UPDATE", "@.barrier"),
+    ("SELECT", "@.marker"),
+    ("INSERT", "@.marker"),
+    ("UPDATE", "@.marker"),
+];
+const ADVISORY: Grants<'_> = &[
+    ("USAGE", "SEQUENCE @.token"),
+    ("SELECT", "@.epoch"),
+    ("UPDATE", "@.epoch"),
+    ("SELECT", "@.no_crash_since"),
+    ("INSERT", "@.no_crash_since"),
+];
+
+const TTL: Duration = Duration::from_secs(30);
+/// When a client without waiters takes its row away.
+const FAREWELL: Duration = Duration::from_secs(12);
+
+type Used = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// A role that has all of these and nothing else, in a schema of its own that has its name.
+fn prepare(server: &PostgresServer, role: &str, grants: &[(&str, &str)]) {
+    let config = PostgresConfig::from_url(&server.url()).unwrap().schema(role);
+    server.sql(&config.setup_sql()).unwrap();
+    let revoked = format!("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {role} FROM PUBLIC");
+    let mut sql = format!("CREATE ROLE {role} LOGIN; {revoked}; ");
+    for (privilege, on) in grants {
+        sql += &format!("GRANT {privilege} ON {} TO {role}; ", on.replace('@', role));
+    }
+    server.sql(&sql).unwrap();
+}
+
+/// Uses all that a client of this role can.
+async fn use_all(address: SocketAddr, role: &str, strategy: Strategy) -> Used {
+    let url = format!("postgres://{role}@{address}/postgres");
+    let config = config(&url, strategy).schema(role).creates(false);
+    let provider = PostgresProvider::connect(config.clone()).await?;
+    let ours = Locks::new(provider.clone());
+    let theirs = Locks::new(PostgresProvider::connect(config).await?);
+    let [lock, next] = [&ours, &theirs].map(|locks| locks.lock("granted").ttl(TTL));
+    let limit = ms(4_000);
+    let held = lock.acquire_within(limit).await?;
+    held.renew().await?;
+    let waiting = tokio::spawn(next.acquire_within(limit));
+    tokio::time::sleep(ms(500)).await;
+    // One that leaves the queue.
+    next.acquire_within(ms(200)).await.err().ok_or("two at once")?;
+    held.release().await?;
+    let held = waiting.await??;
+    let token = held.token();
+    if strategy == Strategy::Table {
+        ours.list("", None, 10).await?;
+        lock.inspect().await?;
+        lock.revoke(token).await?;
+    } else {
+        held.release().await?;
+    }
+    let mut connection = PgConnection::connect(&url).await?;
+    let mut transaction = connection.begin().await?;
+    if strategy == Strategy::Advisory {
+        provider.lock_in(&mut transaction, &LockName::new("granted")?).await?;
+    }
+    provider.fence_in(&mut transaction, "resource", token).await?;
+    transaction.commit().await?;
+    tokio::time::sleep(FAREWELL).await;
+    Ok(())
+}
+
+/// Uses it with all of its privileges, and with all but each of them.
+async fn each_is_needed_and_nothing_else(strategy: Strategy, own: Grants<'_>) {
+    let server = PostgresServer::builder()
+        .setting("max_connections", 400)
+        .setting("log_line_prefix", "%u: ")
+        .start()
+        .unwrap();
+    server.sql("REVOKE ALL ON DATABASE postgres FROM PUBLIC").unwrap();
+    let all = [EVERY, FENCE, own].concat();
+    let mut roles = vec![("with_all".to_owned(), None)];
+    prepare(&server, "with_all", &all);
+    for (n, missing) in all.iter().enumerate() {
+        let role = format!("without_{n}");
+        let rest: Vec<_> = all.iter().copied().filter(|grant| grant != missing).collect();
+        prepare(&server, &role, &rest);
+        roles.push((role, Some(missing)));
+    }
+    let address = server.address();
+    let used = roles.iter().map(|(role, _)| use_all(address, role, strategy));
+    for ((role, missing), used) in roles.iter().zip(join_all(used).await) {
+        let log = server.log();
+        let denied = log.lines().find(|line| {
+            line.starts_with(&format!("{role}: ")) && line.contains("permission denied")
+        });
+        match missing {
+            None => assert!(used.is_ok() && denied.is_none(), "{used:?}, {denied:?}"),
+            Some(missing) => assert!(denied.is_some(), "nothing needs {missing:?}: {used:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_needs_each_privilege_that_is_listed_for_the_table_and_no_other() {
+    each_is_needed_and_nothing_else(Strategy::Table, TABLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_needs_each_privilege_that_is_listed_for_advisory_locks_and_no_other() {
+    each_is_needed_and_nothing_else(Strategy::Advisory, ADVISORY).await;
+}
