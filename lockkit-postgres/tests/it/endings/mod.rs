@@ -1,5 +1,7 @@
 //! The ways in which a holder's connection ends, or its server: for how long two believed, and what a release says.
 
+mod site;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,137 +9,13 @@ use futures_util::future::join_all;
 use lockkit_core::{Applied, Error, Guard, GuardWatch, Locks, Result};
 use lockkit_postgres::Strategy;
 use testbed::timing::Stopwatch;
-use testbed::{Data, Fault, Link, PostgresBuilder, PostgresServer, Way, in_time, timing};
+use testbed::{PostgresServer, Way, in_time, timing};
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::common::{ALONE, SLACK, by, join, ms};
+use crate::common::{ALONE, SLACK, by, ms};
+use site::{ALL, DOWN, End, Site, builder};
 
 const TTL: Duration = Duration::from_secs(5);
-/// How long a slow restart takes.
-const DOWN: Duration = Duration::from_secs(3);
-/// The longest for which both may believe under advisory locks once a session has ended at the server.
-const DECLARED: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// Every backend of the holder's client, by `pg_terminate_backend`.
-    Terminated,
-    /// The server, in order, back at once.
-    Restarted,
-    /// The server, in order, back after a while.
-    Down,
-    /// The server, at once: what was not flushed is lost.
-    Crashed,
-    /// What stands between the holder and the server, back after a while.
-    ProxyRestarted,
-    /// Every connection of the holder's client.
-    Cut,
-    /// The primary, at once and for good; a standby is promoted.
-    Promoted,
-    /// Nothing: packets are lost this way.
-    Silent(Way),
-}
-
-const ALL: [End; 10] = [
-    End::Terminated,
-    End::Restarted,
-    End::Down,
-    End::Crashed,
-    End::ProxyRestarted,
-    End::Cut,
-    End::Promoted,
-    End::Silent(Way::Both),
-    End::Silent(Way::ToServer),
-    End::Silent(Way::ToClient),
-];
-
-impl End {
-    const fn is_silence(self) -> bool {
-        matches!(self, Self::Silent(_))
-    }
-
-    /// Whether it ends the server, so that nothing else may use that one.
-    const fn is_of_the_server(self) -> bool {
-        matches!(self, Self::Restarted | Self::Down | Self::Crashed | Self::Promoted)
-    }
-}
-
-/// Where one way of ending happens.
-struct Site {
-    end: End,
-    server: Arc<PostgresServer>,
-    standby: Option<PostgresServer>,
-    /// Between the holder and the server, and between the waiter and the server.
-    links: [Link; 2],
-}
-
-fn builder() -> PostgresBuilder {
-    // What nobody flushes is lost with the server.
-    PostgresServer::builder().setting("max_connections", 200).setting("wal_writer_delay", "10s")
-}
-
-impl Site {
-    /// A server of its own, where `shared` cannot be used.
-    fn of(end: End, shared: &Arc<PostgresServer>) -> Self {
-        let server = if end.is_of_the_server() {
-            Arc::new(builder().start().unwrap())
-        } else {
-            Arc::clone(shared)
-        };
-        let standby =
-            (end == End::Promoted).then(|| builder().standby_of(server.address()).start().unwrap());
-        let links = [(); 2].map(|()| Link::to(server.address()).unwrap());
-        Self { end, server, standby, links }
-    }
-
-    async fn client(&self, link: usize, strategy: Strategy) -> Locks {
-        let url = self.server.url_at(self.links[link].address());
-        let name = self.holder();
-        join(&format!("{url}?sslmode=disable&application_name={name}{link}"), strategy).await
-    }
-
-    /// How the holder's client calls itself, in front of the number of its link.
-    fn holder(&self) -> String {
-        format!("{:?}", self.end).replace(['(', ')'], "-")
-    }
-
-    /// Makes it happen; returns once it is over, a silence at once.
-    fn happen(&self) {
-        let [link, _] = &self.links;
-        match self.end {
-            End::Terminated => {
-                let those = format!("application_name = '{}0'", self.holder());
-                let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE";
-                self.server.sql(&format!("{sql} {those}")).unwrap();
-            }
-            End::Restarted | End::Down => {
-                self.server.shut_down().unwrap();
-                if self.end == End::Down {
-                    std::thread::sleep(DOWN);
-                }
-                self.server.restart(Data::Kept).unwrap();
-            }
-            End::Crashed => {
-                self.server.stop().unwrap();
-                self.server.restart(Data::Kept).unwrap();
-            }
-            End::ProxyRestarted => {
-                link.refuse().unwrap();
-                link.reset().unwrap();
-                std::thread::sleep(ms(500));
-                link.pass().unwrap();
-            }
-            End::Cut => link.reset().unwrap(),
-            End::Promoted => {
-                self.server.stop().unwrap();
-                let standby = self.standby.as_ref().unwrap();
-                standby.sql("SELECT pg_promote()").unwrap();
-                self.links.iter().for_each(|link| link.lead_to(standby.address()));
-            }
-            End::Silent(way) => link.fault(way, Fault::Drop),
-        }
-    }
-}
 
 /// A holder, and a waiter behind it.
 struct Pair {
@@ -212,17 +90,20 @@ impl Pair {
     }
 }
 
-/// For how long the holder believed from the grant of the next on.
+/// For how long the holder believed from the grant of the next on, twice a ttl at most.
 async fn believed_beside(holder: &GuardWatch, next: &Guard, from: Instant) -> Duration {
-    let mut until = from;
+    let longest = next.ttl().unwrap_or_default() * 2;
+    let mut last = Duration::ZERO;
     loop {
-        let now = Instant::now();
-        match (holder.is_held(), next.is_held()) {
-            (true, true) => until = now,
-            // What has been lost is held no more.
-            (false, _) => return until - from,
-            (true, false) => {}
+        let beside = from.elapsed();
+        // What has been lost is held no more.
+        if !holder.is_held() {
+            return last;
         }
+        if !next.is_held() || beside > longest {
+            return beside;
+        }
+        last = beside;
         tokio::time::sleep(ms(1)).await;
     }
 }
@@ -319,11 +200,11 @@ fn check_table(all: &[Found], since: &Stopwatch, ttl: Duration) {
 }
 
 /// What advisory locks promise: the end of a session at the server frees its locks before the holder knows.
-fn check_advisory(all: &[Found]) {
+fn check_advisory(all: &[Found], ttl: Duration) {
     for found in all {
         check(found);
         let Found { end, overlap, .. } = found;
-        let most = if end.is_silence() { Duration::ZERO } else { DECLARED };
+        let most = end.declared(ttl);
         assert!(*overlap <= most, "{end:?}: two believed for {overlap:?}, {most:?} is declared");
     }
 }
@@ -340,7 +221,7 @@ async fn two_never_believe_under_the_table_however_a_session_or_the_server_ends(
 async fn two_believe_under_advisory_locks_for_a_moment_after_a_session_has_ended_and_never_in_silence()
  {
     let _alone = ALONE.lock().await;
-    check_advisory(&all(Strategy::Advisory, TTL, 0).await);
+    check_advisory(&all(Strategy::Advisory, TTL, 0).await, TTL);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -380,5 +261,5 @@ async fn twenty_times_two_never_believe_under_the_table_however_it_ends() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "20 runs of each way; `cargo xtask soak` runs it"]
 async fn twenty_times_two_believe_under_advisory_locks_at_most_as_declared() {
-    twenty(Strategy::Advisory, |all, _, _| check_advisory(all)).await;
+    twenty(Strategy::Advisory, |all, _, ttl| check_advisory(all, ttl)).await;
 }
