@@ -284,7 +284,7 @@ impl Workshop {
     /// Builds the suite of the store with this mistake in its client.
     fn build(&self, mutant: &Mutant) -> Result<PathBuf> {
         let made = mutant.edits.iter().try_for_each(|edit| self.make(edit));
-        let built = made.and_then(|()| self.suite());
+        let built = made.and_then(|()| self.suite(&mutant.suite));
         // The client is put right again, be it built or not.
         for edit in &mutant.edits {
             self.copy(&self.path(edit))?;
@@ -306,10 +306,10 @@ impl Workshop {
         write(&path, edit.made_in(&text)?.as_bytes())
     }
 
-    fn suite(&self) -> Result<PathBuf> {
+    fn suite(&self, suite: &str) -> Result<PathBuf> {
         let package = list::directory(&self.store);
         let built = Command::new("cargo")
-            .args("test --offline --test conformance --no-run".split(' '))
+            .args(["test", "--offline", "--no-run", "--test", suite])
             .args(["--message-format=json-render-diagnostics", "-p", &package])
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.target)
@@ -319,7 +319,7 @@ impl Workshop {
             let said = String::from_utf8_lossy(&built.stderr);
             return Err(format!("it does not build:\n{said}"));
         }
-        let suite = format!("{package} conformance");
+        let suite = format!("{package} {suite}");
         let mut built = programs::in_messages(&built.stdout, &self.tree).into_iter();
         let program = built.find(|program| program.name == suite);
         program.map(|program| program.path).ok_or_else(|| "cargo names no program".to_owned())

@@ -8,11 +8,15 @@ use crate::steps::root;
 
 /// Where a crate keeps its list.
 const LIST: &str = "tests/mutants.txt";
+/// The suite that a list is for unless it says otherwise.
+const SUITE: &str = "conformance";
 
 /// A mistake in the client of a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mutant {
     pub(super) name: String,
+    /// The program that runs the suite, of those that the crate has.
+    pub(super) suite: String,
     pub(super) mistake: String,
     pub(super) clause: String,
     /// The case that convicts it in every run, or why none does.
@@ -81,10 +85,10 @@ fn read(path: &Path) -> Result<Vec<Mutant>> {
 }
 
 /// Reads entries of lines `word: text` and blocks of text between `<<<<`, `====` and `>>>>`. A line that
-/// begins with `#` tells people something.
+/// begins with `#` tells people something; `suite: conformance_table` is for all mutants behind it.
 fn parse(text: &str) -> Result<Vec<Mutant>> {
     let mut mutants: Vec<Mutant> = Vec::new();
-    let mut file = String::new();
+    let (mut file, mut suite) = (String::new(), SUITE.to_owned());
     let mut lines = text.lines().enumerate();
     while let Some((number, line)) = lines.next() {
         let wrong = |why: &str| Err(format!("line {}: {why}: {line}", number + 1));
@@ -92,7 +96,12 @@ fn parse(text: &str) -> Result<Vec<Mutant>> {
             continue;
         }
         if let Some(name) = line.strip_prefix("mutant ") {
-            mutants.push(Mutant { name: name.trim().to_owned(), ..Mutant::default() });
+            let (name, suite) = (name.trim().to_owned(), suite.clone());
+            mutants.push(Mutant { name, suite, ..Mutant::default() });
+            continue;
+        }
+        if let Some(named) = line.strip_prefix("suite: ") {
+            named.trim().clone_into(&mut suite);
             continue;
         }
         let Some(mutant) = mutants.last_mut() else { return wrong("no `mutant NAME` before") };
@@ -130,7 +139,7 @@ fn block<'a>(lines: impl Iterator<Item = &'a str>, end: &str) -> Result<String> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -168,6 +177,7 @@ two
         };
         let mutant = Mutant {
             name: "any-grant".to_owned(),
+            suite: SUITE.to_owned(),
             mistake: "a release does not compare: at all".to_owned(),
             clause: "C6".to_owned(),
             fate: Fate::Convicted("SF-01".to_owned()),
@@ -176,7 +186,9 @@ two
                 edit("src/b.rs", "one", "two"),
             ],
         };
-        assert_eq!(parse(ENTRY), Ok(vec![mutant]));
+        assert_eq!(parse(ENTRY), Ok(vec![mutant.clone()]));
+        let other = Mutant { suite: "other".to_owned(), ..mutant.clone() };
+        assert_eq!(parse(&format!("{ENTRY}suite: other\n{ENTRY}")), Ok(vec![mutant, other]));
         for wrong in
             ["mistake: early", "mutant a\nno colon", "mutant a\n<<<<\nfind", "mutant a\ncaes: x"]
         {
@@ -198,10 +210,16 @@ two
             let mutants = of(&store).expect("a list");
             let names: BTreeSet<_> = mutants.iter().map(|mutant| &mutant.name).collect();
             assert_eq!(names.len(), mutants.len(), "{store}: two mutants have one name");
-            assert!(mutants.len() >= LEAST, "{store}: {} mutants", mutants.len());
-            let survives = |mutant: &&Mutant| matches!(mutant.fate, Fate::Survives(_));
-            let survivors = mutants.iter().filter(survives).count();
-            assert!(survivors <= SURVIVORS, "{store}: {survivors} survive");
+            let mut suites: BTreeMap<_, [usize; 2]> = BTreeMap::new();
+            for mutant in &mutants {
+                let [all, survivors] = suites.entry(&mutant.suite).or_default();
+                *all += 1;
+                *survivors += usize::from(matches!(mutant.fate, Fate::Survives(_)));
+            }
+            for (suite, [all, survivors]) in suites {
+                assert!(all >= LEAST, "{store} {suite}: {all} mutants");
+                assert!(survivors <= SURVIVORS, "{store} {suite}: {survivors} survive");
+            }
             for mutant in &mutants {
                 can_be_made(&store, mutant);
             }
