@@ -19,6 +19,7 @@ mod processes;
 mod runtimes;
 mod scale;
 mod server;
+mod silent_waiters;
 mod table;
 #[cfg(feature = "tls")]
 mod tls;
