@@ -257,6 +257,10 @@ impl Held {
                 let lost = Error::lost(LossReason::SessionEnded);
                 return Err(if error.is_ambiguous() { error } else { lost });
             }
+            // Whatever was sent, it is undone as soon as the session answers.
+            Err(Error::Unavailable { cause, .. }) => {
+                return Err(Error::unavailable(Applied::Maybe, cause));
+            }
             Err(error) => return Err(error),
         };
         // The turn passes on before the caller hears of it.

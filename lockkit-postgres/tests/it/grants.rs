@@ -11,39 +11,40 @@ use testbed::PostgresServer;
 
 use crate::common::{config, ms};
 
-/// Each privilege, and on what; `@` is the schema.
+/// Each privilege, and on what; `@` is the role's database.
 type Grants<'a> = &'a [(&'a str, &'a str)];
 
 const EVERY: Grants<'_> = &[
-    ("CONNECT", "DATABASE postgres"),
-    ("USAGE", "SCHEMA @"),
-    ("EXECUTE", "ALL FUNCTIONS IN SCHEMA @"),
+    ("CONNECT", "DATABASE @"),
+    ("USAGE", "SCHEMA lockkit"),
+    ("EXECUTE", "ALL FUNCTIONS IN SCHEMA lockkit"),
 ];
-const FENCE: Grants<'_> = &[("SELECT", "@.fence"), ("INSERT", "@.fence"), ("UPDATE", "@.fence")];
+const FENCE: Grants<'_> =
+    &[("SELECT", "lockkit.fence"), ("INSERT", "lockkit.fence"), ("UPDATE", "lockkit.fence")];
 const TABLE: Grants<'_> = &[
-    ("SELECT", "@.lease"),
-    ("INSERT", "@.lease"),
-    ("UPDATE", "@.lease"),
-    ("SELECT", "@.waiter"),
-    ("INSERT", "@.waiter"),
-    ("DELETE", "@.waiter"),
-    ("USAGE", "SEQUENCE @.ticket"),
-    ("SELECT", "@.client"),
-    ("INSERT", "@.client"),
-    ("UPDATE", "@.client"),
-    ("DELETE", "@.client"),
-    ("SELECT", "@.barrier"),
-    ("UPDATE", "@.barrier"),
-    ("SELECT", "@.marker"),
-    ("INSERT", "@.marker"),
-    ("UPDATE", "@.marker"),
+    ("SELECT", "lockkit.lease"),
+    ("INSERT", "lockkit.lease"),
+    ("UPDATE", "lockkit.lease"),
+    ("SELECT", "lockkit.waiter"),
+    ("INSERT", "lockkit.waiter"),
+    ("DELETE", "lockkit.waiter"),
+    ("USAGE", "SEQUENCE lockkit.ticket"),
+    ("SELECT", "lockkit.client"),
+    ("INSERT", "lockkit.client"),
+    ("UPDATE", "lockkit.client"),
+    ("DELETE", "lockkit.client"),
+    ("SELECT", "lockkit.barrier"),
+    ("UPDATE", "lockkit.barrier"),
+    ("SELECT", "lockkit.marker"),
+    ("INSERT", "lockkit.marker"),
+    ("UPDATE", "lockkit.marker"),
 ];
 const ADVISORY: Grants<'_> = &[
-    ("USAGE", "SEQUENCE @.token"),
-    ("SELECT", "@.epoch"),
-    ("UPDATE", "@.epoch"),
-    ("SELECT", "@.no_crash_since"),
-    ("INSERT", "@.no_crash_since"),
+    ("USAGE", "SEQUENCE lockkit.token"),
+    ("SELECT", "lockkit.epoch"),
+    ("UPDATE", "lockkit.epoch"),
+    ("SELECT", "lockkit.no_crash_since"),
+    ("INSERT", "lockkit.no_crash_since"),
 ];
 
 const TTL: Duration = Duration::from_secs(30);
@@ -52,22 +53,26 @@ const FAREWELL: Duration = Duration::from_secs(12);
 
 type Used = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// A role that has all of these and nothing else, in a schema of its own that has its name.
+/// A role that has all of these and nothing else, in a database of its own that has its name.
 fn prepare(server: &PostgresServer, role: &str, grants: &[(&str, &str)]) {
-    let config = PostgresConfig::from_url(&server.url()).unwrap().schema(role);
-    server.sql(&config.setup_sql()).unwrap();
-    let revoked = format!("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {role} FROM PUBLIC");
-    let mut sql = format!("CREATE ROLE {role} LOGIN; {revoked}; ");
+    server.sql(&format!("CREATE DATABASE {role}")).unwrap();
+    let config = PostgresConfig::from_url(&server.url()).unwrap();
+    let mut sql = format!(
+        "{}; CREATE ROLE {role} LOGIN; REVOKE ALL ON DATABASE {role} FROM PUBLIC; \
+         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA lockkit FROM PUBLIC; ",
+        config.setup_sql()
+    );
     for (privilege, on) in grants {
         sql += &format!("GRANT {privilege} ON {} TO {role}; ", on.replace('@', role));
     }
-    server.sql(&sql).unwrap();
+    let made = server.psql().unwrap().args(["-d", role, "-c", &sql]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 /// Uses all that a client of this role can.
 async fn use_all(address: SocketAddr, role: &str, strategy: Strategy) -> Used {
-    let url = format!("postgres://{role}@{address}/postgres");
-    let config = config(&url, strategy).schema(role).creates(false);
+    let url = format!("postgres://{role}@{address}/{role}");
+    let config = config(&url, strategy).creates(false);
     let provider = PostgresProvider::connect(config.clone()).await?;
     let ours = Locks::new(provider.clone());
     let theirs = Locks::new(PostgresProvider::connect(config).await?);
@@ -107,7 +112,6 @@ async fn each_is_needed_and_nothing_else(strategy: Strategy, own: Grants<'_>) {
         .setting("log_line_prefix", "%u: ")
         .start()
         .unwrap();
-    server.sql("REVOKE ALL ON DATABASE postgres FROM PUBLIC").unwrap();
     let all = [EVERY, FENCE, own].concat();
     let mut roles = vec![("with_all".to_owned(), None)];
     prepare(&server, "with_all", &all);

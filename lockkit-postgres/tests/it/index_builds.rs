@@ -61,7 +61,6 @@ async fn both_index_builds_end_while_fifty_clients_wait_for_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet as declared"]
 async fn both_index_builds_end_while_fifty_clients_wait_for_an_advisory_lock() {
     both_index_builds_end_while_fifty_clients_wait(Strategy::Advisory).await;
 }

@@ -217,7 +217,6 @@ async fn two_never_believe_under_the_table_however_a_session_or_the_server_ends(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet as declared"]
 async fn two_believe_under_advisory_locks_for_a_moment_after_a_session_has_ended_and_never_in_silence()
  {
     let _alone = ALONE.lock().await;
@@ -225,7 +224,7 @@ async fn two_believe_under_advisory_locks_for_a_moment_after_a_session_has_ended
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not yet as declared"]
+#[ignore = "half a minute; `cargo xtask soak` runs it"]
 async fn the_server_keeps_the_lock_of_a_session_that_falls_silent_for_a_long_ttl() {
     let shared = Arc::new(builder().start().unwrap());
     let site = Site::of(End::Silent(Way::Both), &shared);
