@@ -122,6 +122,7 @@ pub struct Builder {
     hba: String,
     tls: Option<Tls>,
     primary: Option<SocketAddr>,
+    on_disk: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -165,6 +166,14 @@ impl Builder {
     pub fn standby_of(mut self, primary: SocketAddr) -> Self {
         self.primary = Some(primary);
         self
+    }
+
+    /// Keeps its data in the directory for temporary files, and waits for the disk as PostgreSQL's own settings
+    /// have it.
+    #[must_use]
+    pub fn on_disk(mut self) -> Self {
+        self.on_disk = true;
+        self.setting("fsync", "on").setting("full_page_writes", "on")
     }
 
     /// Starts the server, and returns once it answers.
@@ -260,6 +269,10 @@ impl Program for Postgres {
         // In the cluster's own file `pg_basebackup` and ALTER SYSTEM have their say.
         command.arg("-D").arg(place.data()).arg(format!("--config-file={}", file.display()));
         Ok(command)
+    }
+
+    fn needs_disk(&self) -> bool {
+        self.0.on_disk
     }
 
     /// Each backend makes a session of its own.

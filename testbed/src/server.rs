@@ -45,6 +45,11 @@ pub trait Program: Send + Sync + 'static {
     /// [`Error::System`] where a file cannot be written.
     fn command(&self, place: &Place) -> Result<Command>;
 
+    /// Whether its data must be on a disk, which takes its time for a flush, and not in memory.
+    fn needs_disk(&self) -> bool {
+        false
+    }
+
     /// Whether its children leave its process group, so that signals must find them one by one.
     fn spreads(&self) -> bool {
         false
@@ -78,12 +83,13 @@ pub struct Place {
 }
 
 impl Place {
-    fn new(ports: usize) -> Result<Self> {
+    fn new(program: &impl Program) -> Result<Self> {
+        let memory = if program.needs_disk() { None } else { roomy_memory() };
         let directory = tempfile::Builder::new()
             .prefix("testbed-")
-            .tempdir_in(roomy_memory().unwrap_or_else(env::temp_dir))
+            .tempdir_in(memory.unwrap_or_else(env::temp_dir))
             .map_err(Error::system("making a temporary directory"))?;
-        let ports = (0..ports).map(|_| Port::free()).collect::<Result<_>>()?;
+        let ports = (0..program.ports()).map(|_| Port::free()).collect::<Result<_>>()?;
         let place = Self { directory, ports };
         place.make_data()?;
         Ok(place)
@@ -164,7 +170,7 @@ impl Server {
     pub fn start(program: impl Program) -> Result<Self> {
         let mut starts = 1;
         loop {
-            let place = Place::new(program.ports())?;
+            let place = Place::new(&program)?;
             match launch(&program, &place) {
                 Ok(process) => {
                     let state = State { process: Some(process), is_paused: false };
@@ -178,7 +184,7 @@ impl Server {
 
     /// One with a place of its own, to be started by [`restart`](Self::restart).
     pub(crate) fn stopped(program: impl Program) -> Result<Self> {
-        let place = Place::new(program.ports())?;
+        let place = Place::new(&program)?;
         Ok(Self { program: Box::new(program), state: Mutex::default(), place })
     }
 
