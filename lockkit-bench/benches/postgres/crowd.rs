@@ -71,16 +71,16 @@ impl<'a> Crowd<'a> {
     }
 
     /// From a release to the next waiter's guard, in ms: the median, the first left out, and the first.
-    async fn releases(&mut self, mut holder: Guard) -> (f64, f64) {
+    async fn releases(&mut self, mut holder: Guard, count: usize) -> (f64, f64) {
         let mut took = Vec::new();
-        while took.len() < RELEASES {
+        while took.len() < count {
             let began = Instant::now();
             holder.release().await.unwrap();
             holder = self.guards.recv().await.unwrap();
             took.push(began.elapsed().as_secs_f64() * 1e3);
             self.one_more();
             // As in ordinary use, the releases do not follow each other at once.
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         (median(&took[1..]), took[0])
     }
@@ -99,9 +99,14 @@ async fn crowd(count: usize) -> (f64, f64) {
     let kept = held("kept").await;
     let keeping = Crowd::enter(&server, &clients, "kept", CLIENTS).await;
 
+    // Each client's connections have planned their statements before something is measured.
+    let holder = held("warm").await;
+    let mut warm = Crowd::enter(&server, &clients, "warm", 10).await;
+    warm.releases(holder, 10 * CLIENTS).await;
+
     let holder = held("few").await;
     let mut few = Crowd::enter(&server, &clients, "few", 10).await;
-    let (ten, ten_first) = few.releases(holder).await;
+    let (ten, ten_first) = few.releases(holder, RELEASES).await;
 
     let holder = held("many").await;
     let began = Instant::now();
@@ -111,7 +116,7 @@ async fn crowd(count: usize) -> (f64, f64) {
     let before = used(&server);
     tokio::time::sleep(IDLE).await;
     let idle = (used(&server) - before) / IDLE.as_secs_f64();
-    let (all, all_first) = many.releases(holder).await;
+    let (all, all_first) = many.releases(holder, RELEASES).await;
     println!(
         "  {count} waiters entered in {entered:.1?}; idle {:.1} % of a core; from a release to the \
          next guard {all:.2} ms (the first {all_first:.2}), with ten {ten:.2} ms (the first {ten_first:.2})",

@@ -129,8 +129,13 @@ async fn rate(server: &PostgresServer, way: &Way, names: Vec<String>) -> Figure 
     let granted = grants.load(Ordering::Relaxed);
     let connections = connections(server, way);
     over.store(true, Ordering::Relaxed);
+    let mut ended = Vec::new();
     for task in running {
-        task.await.unwrap().close().await;
+        ended.push(task.await.unwrap());
+    }
+    // Only now: tasks may share a client.
+    for task in ended {
+        task.close().await;
     }
     Figure { value: granted as f64 / took.as_secs_f64(), connections }
 }
