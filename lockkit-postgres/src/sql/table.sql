@@ -247,9 +247,8 @@ BEGIN
                 WHERE e.name = in_name AND e.gen = l.gen RETURNING e.token INTO l.token;
             RETURN 'granted ' || l.token;
         END IF;
-    ELSE
-        UPDATE @.lease e SET waiting = true
-            WHERE in_waits AND NOT e.waiting AND e.name = in_name AND e.gen = l.gen;
+    ELSIF in_waits AND NOT l.waiting THEN
+        UPDATE @.lease e SET waiting = true WHERE e.name = in_name AND e.gen = l.gen;
     END IF;
     RETURN format('held %s %s', ceil(1000 * extract(epoch FROM l.expires_at - t)), l.label);
 END $$;

@@ -38,7 +38,8 @@ const POLL: Duration = Duration::from_millis(250);
 const RARELY: Duration = Duration::from_secs(300);
 /// What a statement begins with behind a pooler, whose connections may have settings of others.
 const PREAMBLE: &str = "SET LOCAL transaction_isolation = 'read committed'; \
-    SET LOCAL synchronous_commit = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off; ";
+    SET LOCAL synchronous_commit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+    SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL jit = off; ";
 
 #[derive(Debug)]
 pub(crate) struct Table(Arc<Client>);
@@ -50,8 +51,11 @@ impl Table {
             ("default_transaction_isolation", "read committed"),
             // What must outlive a crash of the server says so itself.
             ("synchronous_commit", "off"),
-            // No plan may read all versions of a row, or all rows.
+            // No plan may read all versions of a row, or all rows; and none is made twice, since to plan the search
+            // for the next waiter takes longer than the search.
             ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
             ("idle_session_timeout", "0"),
             ("client_connection_check_interval", "1000"),
