@@ -109,39 +109,46 @@ BEGIN
     END IF;
 END $$;
 
--- Gives a name, whose row the caller has locked, to the first waiter that lives, or frees it.
--- `in_asks` is the request that asks just now, `in_released` the one that ends.
-CREATE OR REPLACE FUNCTION @.grant_next(l @.lease, in_asks uuid, in_released uuid)
-RETURNS uuid LANGUAGE plpgsql AS $$
+-- Gives a name, whose row of this `gen` the caller has locked, to the first waiter behind `in_last` that lives, or
+-- frees it. `in_asks` is the request that asks just now, `in_released` the one that ends.
+CREATE OR REPLACE FUNCTION @.grant_next(
+    in_name text, in_gen int, in_last bigint, in_asks uuid, in_released uuid
+) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
-    m @.marker%ROWTYPE;
+    m record;
     h record;
-    c @.client%ROWTYPE;
-    t timestamptz := clock_timestamp();
-    last bigint := l.last_ticket;
+    c record;
+    moves boolean;
     at tid;
+    token bigint;
+    t timestamptz := clock_timestamp();
 BEGIN
-    SELECT * INTO m FROM @.marker WHERE one;
+    SELECT b.open_at, b.floor, b.ms INTO m FROM @.marker b WHERE one;
     LOOP
+        -- The LIMIT within has the client searched by its key, however few clients there were at first.
         SELECT w.ticket, w.request, w.client, w.ttl, w.label, k.last_seen, k.life, k.beat INTO h
-            FROM @.waiter w LEFT JOIN @.client k ON k.id = w.client
-            WHERE w.name = l.name AND w.ticket > last ORDER BY w.ticket LIMIT 1;
+            FROM @.waiter w LEFT JOIN LATERAL
+                (SELECT i.last_seen, i.life, i.beat FROM @.client i WHERE i.id = w.client LIMIT 1) k ON true
+            WHERE w.name = in_name AND w.ticket > in_last ORDER BY w.ticket LIMIT 1;
         IF NOT FOUND OR m.open_at IS NULL OR m.open_at > clock_timestamp() THEN
             UPDATE @.lease e SET request = NULL, client = NULL, label = NULL, expires_at = NULL,
                 waiting = h.request IS NOT NULL, released = coalesce(in_released, e.released)
-                WHERE e.name = l.name AND e.gen = l.gen RETURNING e.ctid INTO at;
+                WHERE e.name = in_name AND e.gen = in_gen
+                RETURNING e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to, e.ctid
+                INTO moves, at;
             EXIT;
         END IF;
         IF h.request IS DISTINCT FROM in_asks
             AND coalesce(h.last_seen + h.life * interval '1 ms' <= t, true) THEN
             -- Not heard of for a life. A row that another call has locked is being written: it lives.
-            SELECT * INTO c FROM @.client k WHERE k.id = h.client FOR NO KEY UPDATE SKIP LOCKED;
+            SELECT k.last_seen, k.life, k.beat INTO c FROM @.client k WHERE k.id = h.client
+                FOR NO KEY UPDATE SKIP LOCKED;
             IF FOUND AND c.last_seen + c.life * interval '1 ms' > clock_timestamp() THEN
                 h.last_seen := c.last_seen;
                 h.beat := c.beat;
             ELSIF FOUND OR h.last_seen IS NULL THEN
                 UPDATE @.client k SET lost = k.lost + 1 WHERE k.id = h.client;
-                DELETE FROM @.waiter w WHERE w.name = l.name AND w.client = h.client;
+                DELETE FROM @.waiter w WHERE w.name = in_name AND w.client = h.client;
                 CONTINUE;
             END IF;
         END IF;
@@ -156,15 +163,17 @@ BEGIN
             released = coalesce(in_released, e.released),
             expires_at = CASE WHEN h.request = in_asks THEN t ELSE h.last_seen END
                 + h.ttl * interval '1 ms'
-            WHERE e.name = l.name AND e.gen = l.gen RETURNING e.token, e.ctid INTO l.token, at;
+            WHERE e.name = in_name AND e.gen = in_gen
+            RETURNING e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to, e.ctid, e.token
+            INTO moves, at, token;
         IF h.request IS DISTINCT FROM in_asks THEN
             PERFORM pg_notify('lockkit_' || replace(h.client::text, '-', ''),
-                format('grant %s %s %s', h.request, l.token, h.beat));
+                format('grant %s %s %s', h.request, token, h.beat));
         END IF;
         EXIT;
     END LOOP;
-    IF l.page_from IS NULL OR at < l.page_from OR at >= l.page_to THEN
-        PERFORM @.moved(l.name, l.gen, at);
+    IF moves THEN
+        PERFORM @.moved(in_name, in_gen, at);
     END IF;
     RETURN h.request;
 END $$;
@@ -176,81 +185,83 @@ CREATE OR REPLACE FUNCTION @.acquire(
     in_barrier bigint
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    l @.lease%ROWTYPE;
-    m @.marker%ROWTYPE;
+    l record;
+    m record;
     t timestamptz;
+    token bigint;
+    generation int;
+    moves boolean;
     at tid;
 BEGIN
     IF in_ttl > in_barrier THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
-    -- Free, and no request waits: one update. A withdrawal is seen in the row itself; another table
-    -- would be read as it was before the wait for the row.
-    UPDATE @.lease e SET token = greatest(e.token + 1, b.floor), request = in_request,
-        client = in_client, label = in_label, granted_at = clock_timestamp(),
-        expires_at = clock_timestamp() + in_ttl * interval '1 ms'
-        FROM @.marker b WHERE b.one AND b.open_at <= clock_timestamp()
-            AND (in_ttl <= b.ms OR in_ttl > in_barrier) AND e.name = in_name
-            AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
-            AND NOT e.waiting AND (e.request IS NULL OR e.expires_at <= clock_timestamp())
-            AND e.request IS DISTINCT FROM in_request AND in_request <> ALL (e.dead)
-        RETURNING e.token, e.gen, e.page_from, e.page_to, e.ctid
-        INTO l.token, l.gen, l.page_from, l.page_to, at;
-    IF FOUND THEN
-        IF l.page_from IS NULL OR at < l.page_from OR at >= l.page_to THEN
-            PERFORM @.moved(in_name, l.gen, at);
-        END IF;
-        RETURN 'granted ' || l.token;
-    END IF;
     LOOP
-        SELECT * INTO l FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
-        EXIT WHEN FOUND;
-        PERFORM @.make(in_name);
-    END LOOP;
-    -- Not now(): that is before the wait for the row.
-    t := clock_timestamp();
-    IF in_request = ANY (l.dead) THEN
-        RETURN 'withdrawn';
-    END IF;
-    SELECT * INTO m FROM @.marker WHERE one;
-    IF in_ttl <= in_barrier AND (m.ms IS NULL OR m.ms < in_ttl) THEN
-        m := @.raise_barrier(in_ttl);
-    ELSIF m.ms IS NULL THEN
-        m := @.raise_barrier(0);
-    END IF;
-    IF l.request = in_request AND l.expires_at > t THEN
-        UPDATE @.lease e SET expires_at = t + in_ttl * interval '1 ms'
-            WHERE e.name = in_name AND e.gen = l.gen;
-        RETURN 'granted ' || l.token;
-    END IF;
-    IF in_waits THEN
-        INSERT INTO @.waiter (name, request, client, ttl, label)
-            VALUES (in_name, in_request, in_client, in_ttl, in_label) ON CONFLICT (request) DO NOTHING;
-    END IF;
-    IF (l.request IS NULL OR l.expires_at <= t) AND m.open_at > clock_timestamp() THEN
-        UPDATE @.lease e SET waiting = true WHERE in_waits AND e.name = in_name AND e.gen = l.gen;
-        RETURN format('closed %s', ceil(1000 * extract(epoch FROM m.open_at - t)));
-    END IF;
-    IF l.request IS NULL OR l.expires_at <= t THEN
-        IF in_waits OR EXISTS (SELECT FROM @.waiter w WHERE w.name = in_name) THEN
-            IF @.grant_next(l, in_request, NULL) = in_request THEN
-                SELECT e.token INTO l.token FROM @.lease e WHERE e.name = in_name AND e.gen >= l.gen;
-                RETURN 'granted ' || l.token;
+        -- Free, and no request waits: one update. A withdrawal is seen in the row itself; another table
+        -- would be read as it was before the wait for the row.
+        UPDATE @.lease e SET token = greatest(e.token + 1, b.floor), request = in_request,
+            client = in_client, label = in_label, granted_at = clock_timestamp(),
+            expires_at = clock_timestamp() + in_ttl * interval '1 ms'
+            FROM @.marker b WHERE b.one AND b.open_at <= clock_timestamp()
+                AND (in_ttl <= b.ms OR in_ttl > in_barrier) AND e.name = in_name
+                AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
+                AND NOT e.waiting AND (e.request IS NULL OR e.expires_at <= clock_timestamp())
+                AND in_request <> ALL (e.dead)
+            RETURNING e.token, e.gen, e.ctid, e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to
+            INTO token, generation, at, moves;
+        IF FOUND THEN
+            IF moves THEN
+                PERFORM @.moved(in_name, generation, at);
             END IF;
-            SELECT * INTO l FROM @.lease e WHERE e.name = in_name AND e.gen >= l.gen;
+            RETURN 'granted ' || token;
         END IF;
-        IF l.request IS NULL OR l.expires_at <= t THEN
-            -- Its waiters have left: it is free as any other.
-            UPDATE @.lease e SET token = greatest(e.token + 1, m.floor), request = in_request,
-                client = in_client, label = in_label, granted_at = t, waiting = false,
-                expires_at = t + in_ttl * interval '1 ms'
-                WHERE e.name = in_name AND e.gen = l.gen RETURNING e.token INTO l.token;
+        SELECT e.gen, e.token, e.request, e.label, e.expires_at, e.waiting, e.last_ticket, e.dead INTO l
+            FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
+        IF NOT FOUND THEN
+            PERFORM @.make(in_name);
+            CONTINUE;
+        END IF;
+        -- Not now(): that is before the wait for the row.
+        t := clock_timestamp();
+        IF in_request = ANY (l.dead) THEN
+            RETURN 'withdrawn';
+        END IF;
+        SELECT b.open_at, b.ms INTO m FROM @.marker b WHERE one;
+        IF in_ttl <= in_barrier AND (m.ms IS NULL OR m.ms < in_ttl) THEN
+            m := @.raise_barrier(in_ttl);
+        ELSIF m.ms IS NULL THEN
+            m := @.raise_barrier(0);
+        END IF;
+        IF l.request = in_request AND l.expires_at > t THEN
+            UPDATE @.lease e SET expires_at = t + in_ttl * interval '1 ms'
+                WHERE e.name = in_name AND e.gen = l.gen;
             RETURN 'granted ' || l.token;
         END IF;
-    ELSIF in_waits AND NOT l.waiting THEN
-        UPDATE @.lease e SET waiting = true WHERE e.name = in_name AND e.gen = l.gen;
-    END IF;
-    RETURN format('held %s %s', ceil(1000 * extract(epoch FROM l.expires_at - t)), l.label);
+        IF in_waits THEN
+            INSERT INTO @.waiter (name, request, client, ttl, label)
+                VALUES (in_name, in_request, in_client, in_ttl, in_label) ON CONFLICT (request) DO NOTHING;
+        END IF;
+        IF l.request IS NULL OR l.expires_at <= t THEN
+            IF m.open_at > clock_timestamp() THEN
+                UPDATE @.lease e SET waiting = true WHERE in_waits AND e.name = in_name AND e.gen = l.gen;
+                RETURN format('closed %s', ceil(1000 * extract(epoch FROM m.open_at - t)));
+            END IF;
+            IF in_waits OR l.waiting THEN
+                generation := l.gen;
+                IF @.grant_next(in_name, generation, l.last_ticket, in_request, NULL) = in_request THEN
+                    SELECT e.token INTO token FROM @.lease e WHERE e.name = in_name AND e.gen >= generation;
+                    RETURN 'granted ' || token;
+                END IF;
+                SELECT e.request, e.label, e.expires_at INTO l
+                    FROM @.lease e WHERE e.name = in_name AND e.gen >= generation;
+            END IF;
+            -- It is free, and its row is ours until the end of this call: the update finds it so.
+            CONTINUE WHEN l.request IS NULL OR l.expires_at <= t;
+        ELSIF in_waits AND NOT l.waiting THEN
+            UPDATE @.lease e SET waiting = true WHERE e.name = in_name AND e.gen = l.gen;
+        END IF;
+        RETURN format('held %s %s', ceil(1000 * extract(epoch FROM l.expires_at - t)), l.label);
+    END LOOP;
 END $$;
 
 -- Ends a request, granted or waiting: 'released', 'again' for the release that was answered so last, or
@@ -259,8 +270,10 @@ CREATE OR REPLACE FUNCTION @.leave(
     in_name text, in_request uuid, in_tombstone boolean, in_flush boolean
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    l @.lease%ROWTYPE;
+    l record;
     t timestamptz;
+    generation int;
+    moves boolean;
     at tid;
 BEGIN
     IF in_flush THEN
@@ -272,16 +285,17 @@ BEGIN
             WHERE e.name = in_name
                 AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
                 AND e.request = in_request AND e.expires_at > clock_timestamp() AND NOT e.waiting
-            RETURNING e.gen, e.page_from, e.page_to, e.ctid INTO l.gen, l.page_from, l.page_to, at;
+            RETURNING e.gen, e.ctid, e.ctid < e.page_from OR e.ctid >= e.page_to INTO generation, at, moves;
         IF FOUND THEN
-            IF at < l.page_from OR at >= l.page_to THEN
-                PERFORM @.moved(in_name, l.gen, at);
+            IF moves THEN
+                PERFORM @.moved(in_name, generation, at);
             END IF;
             RETURN 'released';
         END IF;
     END IF;
     LOOP
-        SELECT * INTO l FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
+        SELECT e.gen, e.request, e.expires_at, e.released, e.last_ticket INTO l
+            FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
         EXIT WHEN FOUND OR NOT in_tombstone;
         PERFORM @.make(in_name);
     END LOOP;
@@ -294,7 +308,7 @@ BEGIN
             WHERE e.name = in_name AND e.gen = l.gen;
     END IF;
     IF l.request = in_request THEN
-        PERFORM @.grant_next(l, NULL, CASE WHEN l.expires_at > t THEN in_request END);
+        PERFORM @.grant_next(in_name, l.gen, l.last_ticket, NULL, CASE WHEN l.expires_at > t THEN in_request END);
         RETURN CASE WHEN l.expires_at > t THEN 'released' ELSE 'nothing' END;
     END IF;
     DELETE FROM @.waiter w WHERE w.request = in_request;
@@ -375,7 +389,7 @@ BEGIN
             SELECT * INTO locked FROM @.lease l WHERE l.name = seen.name AND l.gen = seen.gen AND l.waiting
                 AND (l.request IS NULL OR l.expires_at <= clock_timestamp()) FOR UPDATE SKIP LOCKED;
             IF FOUND THEN
-                PERFORM @.grant_next(locked, NULL, NULL);
+                PERFORM @.grant_next(locked.name, locked.gen, locked.last_ticket, NULL, NULL);
             END IF;
         ELSE
             soonest := least(soonest, seen.expires_at);

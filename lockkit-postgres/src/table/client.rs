@@ -95,7 +95,7 @@ impl Client {
     async fn call(&self, request: &Request, function: &str, more: &str) -> Result<Answered> {
         let name = quoted(&stored(request.name().as_str()));
         let (schema, id) = (&self.schema, request.id());
-        let sql = format!("SELECT * FROM {schema}.{function}({name}, '{id}'{more})");
+        let sql = format!("SELECT {schema}.{function}({name}, '{id}'{more})");
         self.pool.run(request.clock(), call_limit(request.ttl()), &sql).await
     }
 
