@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lockkit_core::{Applied, Clock, Error, Result};
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, ValueRef};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -372,10 +373,23 @@ async fn connected(
 }
 
 /// The texts of all columns.
-pub(crate) fn texts(rows: &[PgRow]) -> Vec<Columns> {
+fn texts(rows: &[PgRow]) -> Vec<Columns> {
     let text = |row: &PgRow, column: usize| {
         let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
         value.as_str().ok().map(str::to_owned)
     };
     rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect()
+}
+
+/// The rows of a statement over the caller's connection.
+pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<Vec<Columns>> {
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await;
+    let rows = rows.map_err(|error| {
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        if code.as_deref() == Some("55P03") {
+            return Error::TimedOut { holder: None };
+        }
+        to_error(&error, true)
+    })?;
+    Ok(texts(&rows))
 }

@@ -7,8 +7,6 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow}
 use sqlx::{Acquire, AssertSqlSafe, ConnectOptions, Connection, Row, ValueRef};
 use tokio::runtime::{Builder, Handle};
 
-use crate::connection::LIMIT;
-
 /// A connection that is refused is refused by then.
 const SOON: Duration = Duration::from_millis(250);
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -52,14 +50,18 @@ impl Listener {
         Ok(Self { listener: Some(listener), pool })
     }
 
-    /// Connects and listens; `None`: it cannot now.
-    pub(crate) async fn open(options: &PgConnectOptions, channel: &str) -> Option<Self> {
+    /// Connects within `limit` and listens; `None`: it cannot now.
+    pub(crate) async fn open(
+        options: &PgConnectOptions,
+        channel: &str,
+        limit: Duration,
+    ) -> Option<Self> {
         let start = async {
-            let mut listener = Self::connect(options, LIMIT).await?;
+            let mut listener = Self::connect(options, limit).await?;
             listener.listener().listen(channel).await?;
             Ok::<_, sqlx::Error>(listener)
         };
-        tokio::time::timeout(LIMIT, start).await.ok()?.ok()
+        tokio::time::timeout(limit, start).await.ok()?.ok()
     }
 
     fn listener(&mut self) -> &mut PgListener {
@@ -92,7 +94,7 @@ impl Listener {
 
     /// Asks the server for one text, which may be null; `None`: the connection has ended.
     pub(crate) async fn text(&mut self, sql: String) -> Option<Option<String>> {
-        let rows = tokio::time::timeout(LIMIT, self.rows(sql)).await.ok()?.ok()?;
+        let rows = self.rows(sql).await.ok()?;
         let Some(row) = rows.first() else { return Some(None) };
         let value = row.try_get_raw(0).ok()?;
         Some(if value.is_null() { None } else { Some(value.as_str().ok()?.to_owned()) })

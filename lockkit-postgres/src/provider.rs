@@ -1,13 +1,17 @@
-//! The provider: one of the two strategies, and what it does inside a caller's transaction.
+//! The provider: one of the two strategies, and locks and fences inside a caller's transaction.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lockkit_core::{Grant, Guarantees, LockProvider, Operator, Request, Result};
+use lockkit_core::{
+    Error, FencingToken, Grant, Guarantees, LockName, LockProvider, Operator, Request, Result,
+};
+use sqlx::PgConnection;
 
 use crate::advisory::Advisory;
 use crate::table::Table;
-use crate::{PostgresConfig, Strategy, TransactionLocks};
+use crate::transaction::{FenceError, TransactionLocks};
+use crate::{PostgresConfig, Strategy};
 
 /// A client of one PostgreSQL server, 14 or newer.
 ///
@@ -15,12 +19,12 @@ use crate::{PostgresConfig, Strategy, TransactionLocks};
 /// page `docs/postgres.md` for the two strategies and their bounds.
 #[derive(Clone, Debug)]
 pub struct PostgresProvider {
-    pub(crate) strategy: Connected,
-    pub(crate) transactions: TransactionLocks,
+    strategy: Connected,
+    transactions: TransactionLocks,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum Connected {
+enum Connected {
     Advisory(Arc<Advisory>),
     Table(Arc<Table>),
 }
@@ -72,6 +76,128 @@ impl PostgresProvider {
             Connected::Advisory(advisory) => &**advisory,
             Connected::Table(table) => &**table,
         }
+    }
+}
+
+impl PostgresProvider {
+    /// As [`TransactionLocks::lock_in`], with the configuration of this provider.
+    ///
+    /// ```no_run
+    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// let token = provider.lock_in(&mut transaction, &"billing".parse()?).await?;
+    /// // The work, in the same transaction.
+    /// transaction.commit().await?;
+    /// # drop(token); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Invalid`: the strategy is another one. Others as [`TransactionLocks::lock_in`]; after a crash of the
+    /// server this enters by itself.
+    ///
+    /// # Cancel safety
+    /// As [`TransactionLocks::lock_in`].
+    pub async fn lock_in(
+        &self,
+        transaction: &mut PgConnection,
+        name: &LockName,
+    ) -> Result<FencingToken> {
+        let advisory = self.advisory()?;
+        match self.transactions.lock(transaction, name).await? {
+            Some(token) => self.transactions.token(token),
+            None => self.entered(advisory, transaction).await,
+        }
+    }
+
+    /// The same without waiting: `None` where another holds the name. Upholds C1 and C4.
+    ///
+    /// ```no_run
+    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// match provider.try_lock_in(&mut transaction, &"billing".parse()?).await? {
+    ///     Some(token) => println!("ours until the transaction ends, by {token}"),
+    ///     None => println!("another process is at work"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`lock_in`](Self::lock_in).
+    ///
+    /// # Cancel safety
+    /// As [`TransactionLocks::lock_in`].
+    pub async fn try_lock_in(
+        &self,
+        transaction: &mut PgConnection,
+        name: &LockName,
+    ) -> Result<Option<FencingToken>> {
+        let advisory = self.advisory()?;
+        match self.transactions.try_lock(transaction, name).await? {
+            None => Ok(None),
+            Some(Some(token)) => self.transactions.token(token).map(Some),
+            Some(None) => self.entered(advisory, transaction).await.map(Some),
+        }
+    }
+
+    /// As [`TransactionLocks::fence_in`], under both strategies.
+    ///
+    /// ```no_run
+    /// # async fn write(provider: lockkit_postgres::PostgresProvider, guard: lockkit_core::Guard,
+    /// #     connection: &mut sqlx::PgConnection) -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkit_postgres::FenceError;
+    /// use sqlx::Connection;
+    ///
+    /// let mut transaction = connection.begin().await?;
+    /// match provider.fence_in(&mut transaction, "ledger", guard.token()).await {
+    ///     Ok(()) => {
+    ///         // The write, in the same transaction.
+    ///         transaction.commit().await?;
+    ///     }
+    ///     Err(FenceError::Stale(stale)) => println!("lost to {}: nothing is written", stale.newest),
+    ///     Err(error) => return Err(error.into()),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`TransactionLocks::fence_in`].
+    ///
+    /// # Cancel safety
+    /// As [`TransactionLocks::lock_in`].
+    pub async fn fence_in(
+        &self,
+        transaction: &mut PgConnection,
+        resource: &str,
+        token: FencingToken,
+    ) -> Result<(), FenceError> {
+        self.transactions.fence_in(transaction, resource, token).await
+    }
+
+    fn advisory(&self) -> Result<&Advisory> {
+        match &self.strategy {
+            Connected::Advisory(advisory) => Ok(advisory),
+            Connected::Table(_) => Err(Error::invalid(
+                "a lock inside a transaction under the strategy \"table\"",
+                "use TransactionLocks, which excludes the strategy \"advisory\": a lease outlives the \
+                 transactions that change it",
+            )),
+        }
+    }
+
+    /// The token of a name that is locked, once we have entered.
+    async fn entered(
+        &self,
+        advisory: &Advisory,
+        transaction: &mut PgConnection,
+    ) -> Result<FencingToken> {
+        advisory.enter().await?;
+        self.transactions.next_token(transaction).await
     }
 }
 

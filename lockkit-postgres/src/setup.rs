@@ -5,10 +5,9 @@ use lockkit_core::{Error, Result};
 use sqlx::PgConnection;
 
 use crate::config::SCHEMA;
-use crate::connection::{Columns, Session};
+use crate::connection::{Columns, Session, rows};
 use crate::error::STANDBY;
 use crate::protocol::{column, garbled, number};
-use crate::transaction::rows;
 use crate::{PostgresConfig, Strategy};
 
 /// The oldest server that ends idle sessions.

@@ -5,16 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use lockkit_core::{Applied, Error, FencingToken, LockName, Result, Stale};
-use sqlx::error::DatabaseError;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::advisory::Advisory;
-use crate::connection::{Columns, texts};
+use crate::connection::rows;
 use crate::error::to_error;
 use crate::protocol::{column, garbled, key, number, quoted};
-use crate::provider::Connected;
 use crate::setup::{Over, check_server};
-use crate::{PostgresConfig, PostgresProvider, Strategy};
+use crate::{PostgresConfig, Strategy};
 
 /// The SQLSTATE by which the function `fence` refuses a stale token.
 pub const STALE: &str = "LK001";
@@ -72,7 +69,7 @@ impl TransactionLocks {
     /// Of the configuration it takes the schema, the keys, whether it creates, and the token base.
     ///
     /// # Errors
-    /// `Invalid`: the configuration. `Rejected`: as [`PostgresProvider::connect`]. `Unavailable`: no answer.
+    /// `Invalid`: the configuration. `Rejected`: as [`PostgresProvider::connect`](crate::PostgresProvider::connect). `Unavailable`: no answer.
     ///
     /// # Cancel safety
     /// As [`lock_in`](Self::lock_in).
@@ -194,7 +191,11 @@ impl TransactionLocks {
     }
 
     /// Locks the name; the token, or none where no client has entered since a crash.
-    async fn lock(&self, transaction: &mut PgConnection, name: &LockName) -> Result<Option<u64>> {
+    pub(crate) async fn lock(
+        &self,
+        transaction: &mut PgConnection,
+        name: &LockName,
+    ) -> Result<Option<u64>> {
         let key = self.key(name);
         let sql = format!(
             "SELECT lockkit.next_token() FROM (SELECT pg_advisory_xact_lock({key}) OFFSET 0) l"
@@ -203,7 +204,7 @@ impl TransactionLocks {
         rows.first().map(|row| number(row, 0)).ok_or_else(|| garbled(&rows))
     }
 
-    async fn try_lock(
+    pub(crate) async fn try_lock(
         &self,
         transaction: &mut PgConnection,
         name: &LockName,
@@ -218,12 +219,12 @@ impl TransactionLocks {
         Ok((column(row, 0) == Some("t")).then(|| number(row, 1)))
     }
 
-    fn token(&self, token: u64) -> Result<FencingToken> {
+    pub(crate) fn token(&self, token: u64) -> Result<FencingToken> {
         FencingToken::with_base(self.token_base, token)
     }
 
     /// A token, once a client has entered.
-    async fn next_token(&self, transaction: &mut PgConnection) -> Result<FencingToken> {
+    pub(crate) async fn next_token(&self, transaction: &mut PgConnection) -> Result<FencingToken> {
         let rows = rows(transaction, "SELECT lockkit.next_token()".to_owned()).await?;
         let token = rows.first().and_then(|row| number(row, 0));
         self.token(token.ok_or_else(no_epoch)?)
@@ -234,139 +235,4 @@ fn no_epoch() -> Error {
     let why = "the server has crashed, and no client has begun an epoch of tokens since";
     let what = "roll back, call TransactionLocks::enter over a connection outside a transaction";
     Error::unavailable(Applied::No, format!("{why}: {what}, and begin again"))
-}
-
-/// The rows of a statement over the caller's connection.
-pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<Vec<Columns>> {
-    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await;
-    let rows = rows.map_err(|error| {
-        let code = error.as_database_error().and_then(DatabaseError::code);
-        if code.as_deref() == Some("55P03") {
-            return Error::TimedOut { holder: None };
-        }
-        to_error(&error, true)
-    })?;
-    Ok(texts(&rows))
-}
-
-impl PostgresProvider {
-    /// As [`TransactionLocks::lock_in`], with the configuration of this provider.
-    ///
-    /// ```no_run
-    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
-    /// # -> Result<(), Box<dyn std::error::Error>> {
-    /// use sqlx::Connection;
-    ///
-    /// let mut transaction = connection.begin().await?;
-    /// let token = provider.lock_in(&mut transaction, &"billing".parse()?).await?;
-    /// // The work, in the same transaction.
-    /// transaction.commit().await?;
-    /// # drop(token); Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// `Invalid`: the strategy is another one. Others as [`TransactionLocks::lock_in`]; after a crash of the
-    /// server this enters by itself.
-    ///
-    /// # Cancel safety
-    /// As [`TransactionLocks::lock_in`].
-    pub async fn lock_in(
-        &self,
-        transaction: &mut PgConnection,
-        name: &LockName,
-    ) -> Result<FencingToken> {
-        let advisory = self.advisory()?;
-        match self.transactions.lock(transaction, name).await? {
-            Some(token) => self.transactions.token(token),
-            None => self.entered(advisory, transaction).await,
-        }
-    }
-
-    /// The same without waiting: `None` where another holds the name. Upholds C1 and C4.
-    ///
-    /// ```no_run
-    /// # async fn pay(provider: lockkit_postgres::PostgresProvider, connection: &mut sqlx::PgConnection)
-    /// # -> Result<(), Box<dyn std::error::Error>> {
-    /// use sqlx::Connection;
-    ///
-    /// let mut transaction = connection.begin().await?;
-    /// match provider.try_lock_in(&mut transaction, &"billing".parse()?).await? {
-    ///     Some(token) => println!("ours until the transaction ends, by {token}"),
-    ///     None => println!("another process is at work"),
-    /// }
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`lock_in`](Self::lock_in).
-    ///
-    /// # Cancel safety
-    /// As [`TransactionLocks::lock_in`].
-    pub async fn try_lock_in(
-        &self,
-        transaction: &mut PgConnection,
-        name: &LockName,
-    ) -> Result<Option<FencingToken>> {
-        let advisory = self.advisory()?;
-        match self.transactions.try_lock(transaction, name).await? {
-            None => Ok(None),
-            Some(Some(token)) => self.transactions.token(token).map(Some),
-            Some(None) => self.entered(advisory, transaction).await.map(Some),
-        }
-    }
-
-    /// As [`TransactionLocks::fence_in`], under both strategies.
-    ///
-    /// ```no_run
-    /// # async fn write(provider: lockkit_postgres::PostgresProvider, guard: lockkit_core::Guard,
-    /// #     connection: &mut sqlx::PgConnection) -> Result<(), Box<dyn std::error::Error>> {
-    /// use lockkit_postgres::FenceError;
-    /// use sqlx::Connection;
-    ///
-    /// let mut transaction = connection.begin().await?;
-    /// match provider.fence_in(&mut transaction, "ledger", guard.token()).await {
-    ///     Ok(()) => {
-    ///         // The write, in the same transaction.
-    ///         transaction.commit().await?;
-    ///     }
-    ///     Err(FenceError::Stale(stale)) => println!("lost to {}: nothing is written", stale.newest),
-    ///     Err(error) => return Err(error.into()),
-    /// }
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`TransactionLocks::fence_in`].
-    ///
-    /// # Cancel safety
-    /// As [`TransactionLocks::lock_in`].
-    pub async fn fence_in(
-        &self,
-        transaction: &mut PgConnection,
-        resource: &str,
-        token: FencingToken,
-    ) -> Result<(), FenceError> {
-        self.transactions.fence_in(transaction, resource, token).await
-    }
-
-    fn advisory(&self) -> Result<&Advisory> {
-        match &self.strategy {
-            Connected::Advisory(advisory) => Ok(advisory),
-            Connected::Table(_) => Err(Error::invalid(
-                "a lock inside a transaction under the strategy \"table\"",
-                "use TransactionLocks, which excludes the strategy \"advisory\": a lease outlives the \
-                 transactions that change it",
-            )),
-        }
-    }
-
-    /// The token of a name that is locked, once we have entered.
-    async fn entered(
-        &self,
-        advisory: &Advisory,
-        transaction: &mut PgConnection,
-    ) -> Result<FencingToken> {
-        advisory.enter().await?;
-        self.transactions.next_token(transaction).await
-    }
 }

@@ -52,7 +52,12 @@ struct Crowd<'a> {
 }
 
 impl<'a> Crowd<'a> {
-    async fn enter(server: &PostgresServer, clients: &'a [Locks], name: &'a str, count: usize) -> Self {
+    async fn enter(
+        server: &PostgresServer,
+        clients: &'a [Locks],
+        name: &'a str,
+        count: usize,
+    ) -> Self {
         let (granted, guards) = unbounded_channel();
         let mut crowd = Self { clients, name, entered: 0, granted, guards };
         (0..count).for_each(|_| crowd.one_more());
@@ -155,7 +160,9 @@ async fn block(lock: &Lock, cycles: usize) -> f64 {
 /// Cycles of one name behind an open snapshot, beside those of another database without one.
 pub(crate) async fn snapshot(rounds: usize) {
     let mut ratios = Vec::new();
-    println!("behind an open snapshot, {CYCLES} cycles: µs, beside those without one at the same time");
+    println!(
+        "behind an open snapshot, {CYCLES} cycles: µs, beside those without one at the same time"
+    );
     for _ in 0..rounds {
         let server = server();
         server.sql("CREATE DATABASE other").unwrap();

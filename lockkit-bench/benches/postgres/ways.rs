@@ -128,9 +128,7 @@ impl Way {
         let url = format!("{url}?application_name={}", self.label.replace(' ', "%20"));
         let config = PostgresConfig::from_url(&url).unwrap().connections(self.connections);
         let config = match self.kind {
-            Kind::Table { flush: true } => {
-                config.strategy(Strategy::Table).barrier(Duration::ZERO)
-            }
+            Kind::Table { flush: true } => config.strategy(Strategy::Table).barrier(Duration::ZERO),
             Kind::Table { flush: false } => config.strategy(Strategy::Table),
             _ => config.strategy(Strategy::Advisory),
         };
@@ -143,10 +141,8 @@ impl Way {
 
     fn options(&self, server: &PostgresServer) -> PgConnectOptions {
         let options: PgConnectOptions = server.url().parse().unwrap();
-        let is_flushed = !matches!(
-            self.kind,
-            Kind::Upsert { flush: false } | Kind::Queue { flush: false }
-        );
+        let is_flushed =
+            !matches!(self.kind, Kind::Upsert { flush: false } | Kind::Queue { flush: false });
         options
             .application_name(self.label)
             .options([("synchronous_commit", if is_flushed { "on" } else { "off" })])
@@ -227,8 +223,8 @@ impl Task {
                 guard.release_now().await.unwrap();
             }
             Self::Plain(connection, statements) => {
-                let [take, give] = statements
-                    .map(|sql| sql.replace("{name}", name).replace("{request}", REQUEST));
+                let [take, give] =
+                    statements.map(|sql| sql.replace("{name}", name).replace("{request}", REQUEST));
                 run(&mut *connection, take).await;
                 granted();
                 run(connection, give).await;

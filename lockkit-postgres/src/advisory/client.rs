@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::kit::{Entry, Requests, call_limit, within};
 use lockkit_core::{
-    Applied, Clock, Error, FencingToken, Grant, Guarantees, Holder, Instant, LockName,
-    LockProvider, LossReason, Operator, Request, Result, StoreSays,
+    Applied, Clock, Error, Exclusion, Expiry, FencingToken, Grant, Guarantees, Holder, Instant,
+    LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays, TtlRange, WakeUp,
 };
 
 use super::budget::Budget;
 use super::lease::{Asked, Held, Life, Trace, grant};
 use super::names::{Names, Stage, Turn};
-use super::session::Use;
+use super::session::{Lives, Use};
 use super::sessions::Sessions;
 use crate::PostgresConfig;
 use crate::connection::{Columns, LIMIT, PATIENCE, Session};
@@ -248,10 +248,23 @@ impl Advisory {
     }
 }
 
+/// What this strategy promises.
+pub(crate) fn declared() -> Guarantees {
+    let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Connection(TtlRange::ANY));
+    guarantees.wake_up = WakeUp::Push;
+    guarantees.token_survives.server_restart = true;
+    guarantees.belief_breaks_on = &[
+        "a pause between a check and its use that outlasts the margin",
+        "a session that the server or a proxy ends: the name is free at once, and the holder is told within a second",
+        "a failover to a standby",
+    ];
+    guarantees
+}
+
 #[async_trait]
 impl LockProvider for Advisory {
     fn guarantees(&self) -> Guarantees {
-        super::declared()
+        declared()
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {

@@ -1,7 +1,7 @@
 //! A lock that the server holds for a request: how long it lives, and how it ends.
 
 use std::any::Any;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::budget::Reserved;
 use super::names::{Stage, Turn};
-use super::session::{LockSession, Use};
+use super::session::{Lives, LockSession, Use};
 use super::sessions::Sessions;
 use crate::protocol::{column, garbled};
 
@@ -186,29 +186,9 @@ impl Held {
             trace: Arc::clone(life.trace()),
             life: Mutex::new(Some(life)),
         });
-        held.trace.session.hold(&held);
+        let lives: Weak<Self> = Arc::downgrade(&held);
+        held.trace.session.hold(lives);
         held
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        *self.state.borrow() == State::Live && !self.trace.session.is_ended()
-    }
-
-    /// Ends it, and undoes what is in the server.
-    pub(super) fn lose(&self, reason: LossReason) {
-        self.state.send_if_modified(|state| {
-            let ends = matches!(state, State::Live | State::Ending);
-            if ends {
-                *state = State::Lost(reason);
-            }
-            ends
-        });
-        drop(self.take());
-    }
-
-    /// When it is given back unless it is renewed before: others on its session may be renewed for ever.
-    pub(super) fn lapses(&self) -> Instant {
-        self.renewed.lock().unwrap_or_else(PoisonError::into_inner).saturating_add(self.ttl)
     }
 
     pub(super) fn term(&self) -> Term {
@@ -288,6 +268,27 @@ impl Held {
             _ if self.trace.is_settled() => Ok(()),
             _ => Err(Error::lost(LossReason::SessionEnded)),
         }
+    }
+}
+
+impl Lives for Held {
+    fn is_live(&self) -> bool {
+        *self.state.borrow() == State::Live && !self.trace.session.is_ended()
+    }
+
+    fn lapses(&self) -> Instant {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner).saturating_add(self.ttl)
+    }
+
+    fn lose(&self, reason: LossReason) {
+        self.state.send_if_modified(|state| {
+            let ends = matches!(state, State::Live | State::Ending);
+            if ends {
+                *state = State::Lost(reason);
+            }
+            ends
+        });
+        drop(self.take());
     }
 }
 

@@ -10,19 +10,4 @@ mod names;
 mod session;
 mod sessions;
 
-use lockkit_core::{Exclusion, Expiry, Guarantees, TtlRange, WakeUp};
-
-pub(crate) use client::Advisory;
-
-/// What this strategy promises.
-pub(crate) fn declared() -> Guarantees {
-    let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Connection(TtlRange::ANY));
-    guarantees.wake_up = WakeUp::Push;
-    guarantees.token_survives.server_restart = true;
-    guarantees.belief_breaks_on = &[
-        "a pause between a check and its use that outlasts the margin",
-        "a session that the server or a proxy ends: the name is free at once, and the holder is told within a second",
-        "a failover to a standby",
-    ];
-    guarantees
-}
+pub(crate) use client::{Advisory, declared};

@@ -140,3 +140,39 @@ impl Drop for Turn {
         self.enter(Stage::Open);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turn_passes_on_in_order_and_a_try_is_told_of_a_holder_and_not_of_a_question() {
+        let names = Arc::<Names>::default();
+        let first = names.visit(1).turn(None).await;
+        let mut second = pin!(names.visit(1).turn(None));
+        let mut third = pin!(names.visit(1).turn(None));
+        let beside = names.visit(1);
+        assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
+        assert!(beside.taken().now_or_never().is_none(), "nothing is known yet");
+        for stage in [Stage::HeldElsewhere, Stage::Held(Holder::new("a"))] {
+            first.enter(stage);
+            assert!(beside.taken().now_or_never().is_some());
+        }
+        assert!(names.visit(2).turn(None).now_or_never().is_some(), "another name");
+        drop(first);
+        assert!(beside.taken().now_or_never().is_none(), "it is the next request's turn");
+        let second = second.now_or_never().expect("its turn");
+        assert!((&mut third).now_or_never().is_none());
+        second.contended(true);
+        drop(second);
+        let third = third.now_or_never().expect("its turn");
+        assert!(third.is_contended());
+        third.contended(false);
+        drop((third, beside));
+        assert!(names.all().is_empty(), "{names:?}");
+    }
+}

@@ -8,7 +8,6 @@ use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
-use super::lease::Held;
 use crate::connection::{After, Columns, Command, Session};
 use crate::error::{POOLER, STANDBY};
 use crate::protocol::{column, garbled, number};
@@ -51,7 +50,18 @@ pub(super) struct LockSession {
     blocks: AtomicBool,
     /// It did not answer in time, and has not answered since.
     is_silent: AtomicBool,
-    held: Mutex<Vec<Weak<Held>>>,
+    held: Mutex<Vec<Weak<dyn Lives>>>,
+}
+
+/// A lock that lives on a session.
+pub(super) trait Lives: std::fmt::Debug + Send + Sync {
+    fn is_live(&self) -> bool;
+
+    /// When it is given back unless it is renewed before: others on its session may be renewed for ever.
+    fn lapses(&self) -> Instant;
+
+    /// Ends it, and undoes what is in the server.
+    fn lose(&self, reason: LossReason);
 }
 
 /// A use of a session: a lock that it holds, or that it is asked for.
@@ -247,10 +257,10 @@ impl LockSession {
     }
 
     /// Notes a lock that lives on it.
-    pub(super) fn hold(&self, held: &Arc<Held>) {
+    pub(super) fn hold(&self, held: Weak<dyn Lives>) {
         let mut all = self.all_held();
         all.retain(|held| held.strong_count() > 0);
-        all.push(Arc::downgrade(held));
+        all.push(held);
     }
 
     /// Gives back what is renewed no more, where others keep the session alive; when the next lock is due.
@@ -276,7 +286,7 @@ impl LockSession {
         }
     }
 
-    fn all_held(&self) -> MutexGuard<'_, Vec<Weak<Held>>> {
+    fn all_held(&self) -> MutexGuard<'_, Vec<Weak<dyn Lives>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

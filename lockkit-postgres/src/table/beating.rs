@@ -73,7 +73,7 @@ enum Line {
 async fn beat_on(shared: &Shared) -> Ended {
     let beats = &shared.beats;
     let mut line = match &shared.listener {
-        Some(options) => match Listener::open(options, &beats.channel()).await {
+        Some(options) => match Listener::open(options, &beats.channel(), LIMIT).await {
             Some(listener) => Line::Listening(listener),
             None => return Ended::NotConnected,
         },
