@@ -264,8 +264,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Ends a request, granted or waiting: 'released', 'again' for the release that was answered so last, or
--- 'nothing'. A tombstone has a late copy of the request refused.
+-- Ends a request, granted or waiting: 'released', 'again' for the release that was answered so last, 'ended' for
+-- one that was revoked or withdrawn before, or 'nothing'. A tombstone has a late copy of the request refused.
 CREATE OR REPLACE FUNCTION @.leave(
     in_name text, in_request uuid, in_tombstone boolean, in_flush boolean
 ) RETURNS text LANGUAGE plpgsql AS $$
@@ -300,6 +300,9 @@ BEGIN
         PERFORM @.make(in_name);
     END LOOP;
     t := clock_timestamp();
+    IF EXISTS (SELECT FROM @.lease e WHERE e.name = in_name AND e.gen = l.gen AND in_request = ANY (e.dead)) THEN
+        RETURN 'ended';
+    END IF;
     IF in_tombstone THEN
         UPDATE @.lease e SET (dead, dead_until) = (
                 SELECT array_agg(d.request) || in_request, array_agg(d.until) || t + interval '120 s'

@@ -81,6 +81,8 @@ impl Answer {
 pub(super) enum Left {
     /// It held the name until now, or a call before this one was told so.
     Released,
+    /// It was revoked, or withdrawn, before.
+    Ended,
     /// It does not hold the name; `is_sure`: and no call before this one ended its grant.
     Nothing { is_sure: bool },
 }
@@ -144,6 +146,7 @@ impl Client {
         let Answered { rows, replayed } = self.call(request, "leave", &more).await?;
         match rows.first().and_then(|row| column(row, 0)) {
             Some("released" | "again") => Ok(Left::Released),
+            Some("ended") => Ok(Left::Ended),
             Some("nothing") => Ok(Left::Nothing { is_sure: !replayed }),
             _ => Err(garbled(&rows)),
         }

@@ -79,6 +79,7 @@ impl Lease for TableLease {
             Ok(Left::Nothing { is_sure }) if is_sure && !self.is_unclear.load(Ordering::SeqCst) => {
                 Err(Error::lost(LossReason::Removed))
             }
+            Ok(Left::Ended) => Err(Error::lost(LossReason::Revoked)),
             // The release without an answer ended it, and the next holder has come and gone since.
             Ok(Left::Nothing { .. }) if !self.has_expired() => {
                 self.released.store(true, Ordering::SeqCst);

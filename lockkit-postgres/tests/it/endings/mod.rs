@@ -262,3 +262,25 @@ async fn twenty_times_two_never_believe_under_the_table_however_it_ends() {
 async fn twenty_times_two_believe_under_advisory_locks_at_most_as_declared() {
     twenty(Strategy::Advisory, |all, _, ttl| check_advisory(all, ttl)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_over_a_cut_connection_is_not_told_as_done_after_a_revocation() {
+    let server = Arc::new(builder().start().unwrap());
+    let site = Site::of(End::Cut, &server);
+    let clients = [site.client(0, Strategy::Table).await, site.client(1, Strategy::Table).await];
+    let Pair { held, waiting } = Pair::of(&clients, "revoked", TTL * 12).await;
+    tokio::time::sleep(ms(500)).await;
+    assert!(clients[1].lock("revoked").revoke(held.token()).await.unwrap());
+    let (next, _) = by(SLACK, "the next is granted", waiting).await.unwrap();
+    site.happen();
+    // The holder has not been told yet.
+    let said = held.release().await;
+    assert!(
+        matches!(
+            said,
+            Err(Error::Lost { .. } | Error::Unavailable { applied: Applied::Maybe, .. })
+        ),
+        "{said:?}"
+    );
+    testbed::held!(next);
+}
