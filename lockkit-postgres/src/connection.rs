@@ -1,45 +1,77 @@
-//! One connection, owned by a task that runs one statement after the other to its end.
+//! One connection, over which one statement after the other runs to its end.
 //!
 //! A statement whose caller has gone is still run to its end, and its answer read: a connection
 //! that was left in the middle of one would be of no use, and might keep a lock that no request knows of.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lockkit_core::{Applied, Clock, Error, Result};
-use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, ValueRef};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::error::{is_broken, to_error};
-use crate::listener::Listener;
+use crate::line::{Columns, Command, Line, no_answer};
 
-/// The longest that a caller waits for the server.
-pub(crate) const LIMIT: Duration = Duration::from_secs(2);
-
-/// How long a statement's answer is waited for when its caller has gone, and how long somebody who
-/// connects first waits: no ttl bounds that, and each connection is a process of the server's.
+/// How long a statement's answer is waited for when its caller has gone, and how long a client that
+/// connects waits: no ttl bounds that, and each connection is a process of the server's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The texts of an answer's columns.
-pub(crate) type Columns = Vec<Option<String>>;
+/// How soon the task looks again at a connection that callers use.
+const LOOK: Duration = Duration::from_millis(10);
+const ENDED: &str = "the connection has ended";
 
 const QUEUED: u8 = 0;
 const SENT: u8 = 1;
 const GIVEN_UP: u8 = 2;
 
 /// A connection to the server.
+///
+/// ```text
+///        a caller or the task takes the line            the answer has come
+/// idle ---------------------------------------> busy ------------------------> idle
+///   |                                             |
+///   +--- the server ends it, or it is cut --------+--- it breaks, or is cut ---> ended
+/// ```
+///
+/// A caller that finds it idle runs its statement itself: to have a task do it costs two switches between threads.
+/// What it leaves half done goes to the task, as do the statements that find the line busy. While it is idle, the
+/// task reads it, so as to hear of its end.
 #[derive(Debug)]
 pub(crate) struct Session {
     queue: mpsc::UnboundedSender<Queued>,
-    pending: Arc<AtomicUsize>,
-    answers: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     ended: watch::Receiver<bool>,
-    cut: Arc<Notify>,
 }
 
+/// What the callers of a session and its task share.
+struct Shared {
+    /// Not there while a statement runs, nor once the connection has ended.
+    line: Mutex<Option<Line>>,
+    /// A statement whose caller has left.
+    begun: Mutex<Option<Work>>,
+    /// How many statements are under way or wait for their turn.
+    pending: AtomicUsize,
+    answers: AtomicUsize,
+    /// A statement has broken the connection.
+    is_broken: AtomicBool,
+    is_cut: watch::Sender<bool>,
+    /// Told when the line comes back to a task that waits for it, when it does not, and when a caller has left.
+    returned: Notify,
+    /// A caller has used the line since the task last looked, and the task looks.
+    is_used: AtomicBool,
+    is_looked_at: AtomicBool,
+    give_up: Duration,
+}
+
+/// A statement that a caller has begun.
+type Work = Pin<Box<dyn Future<Output = Result<Vec<Columns>>> + Send>>;
+
+/// A command for the task.
 struct Queued {
     command: Command,
     state: Arc<AtomicU8>,
@@ -50,61 +82,6 @@ struct Queued {
 /// Called once a command has succeeded, and dropped uncalled where the connection has ended.
 pub(crate) type After = Box<dyn FnOnce() + Send + Sync>;
 
-/// What a session speaks over.
-enum Line {
-    Plain(PgConnection),
-    /// Its end is noticed also while no statement runs.
-    Watched(Listener),
-}
-
-impl Line {
-    async fn rows(&mut self, sql: String) -> sqlx::Result<Vec<PgRow>> {
-        match self {
-            Self::Plain(connection) => {
-                sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await
-            }
-            Self::Watched(listener) => listener.rows(sql).await,
-        }
-    }
-
-    async fn ping(&mut self) -> sqlx::Result<()> {
-        match self {
-            Self::Plain(connection) => connection.ping().await,
-            Self::Watched(listener) => listener.ping().await,
-        }
-    }
-
-    /// Completes when the other side has ended the connection; may be dropped midway.
-    async fn ended(&mut self) {
-        match self {
-            Self::Plain(_) => std::future::pending().await,
-            Self::Watched(listener) => listener.ended().await,
-        }
-    }
-
-    /// Ends it in order: the server then frees at once what the session held.
-    async fn close(self) {
-        let closed = async {
-            match self {
-                Self::Plain(connection) => drop(connection.close().await),
-                Self::Watched(listener) => listener.close().await,
-            }
-        };
-        tokio::time::timeout(LIMIT, closed).await.ok();
-    }
-}
-
-/// A command to the server.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// One message of the simple protocol, which the server gets whole or not at all.
-    Sql(String),
-    /// The same, where only the connection's end would do instead: it ends where that fails.
-    Undo(String),
-    /// Nothing but a request for an answer; those that come together are sent as one.
-    Ping,
-}
-
 impl Session {
     /// Connects within `limit`; it ends when a statement has no answer within `give_up`.
     pub(crate) async fn open(
@@ -112,8 +89,7 @@ impl Session {
         limit: Duration,
         give_up: Duration,
     ) -> Result<Self> {
-        let connecting = async { options.connect().await.map(Line::Plain) };
-        Ok(Self::over(connected(limit, connecting).await?, give_up))
+        Ok(Self::over(Line::plain(options, limit).await?, give_up))
     }
 
     /// As [`open`](Self::open); its end is noticed also while no statement runs.
@@ -122,34 +98,44 @@ impl Session {
         limit: Duration,
         give_up: Duration,
     ) -> Result<Self> {
-        let connecting = async { Listener::connect(options, limit).await.map(Line::Watched) };
-        Ok(Self::over(connected(limit, connecting).await?, give_up))
+        Ok(Self::over(Line::watched(options, limit).await?, give_up))
     }
 
     fn over(line: Line, give_up: Duration) -> Self {
-        let (queue, mut queued) = mpsc::unbounded_channel();
+        let (queue, queued) = mpsc::unbounded_channel();
         let (ending, ended) = watch::channel(false);
-        let (pending, cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let (count, until) = (Arc::clone(&pending), Arc::clone(&cut));
-        let answers = Arc::new(AtomicUsize::new(0));
-        let answered = Arc::clone(&answers);
+        let shared = Arc::new(Shared {
+            line: Mutex::new(Some(line)),
+            begun: Mutex::default(),
+            pending: AtomicUsize::new(0),
+            answers: AtomicUsize::new(0),
+            is_broken: AtomicBool::new(false),
+            is_cut: watch::Sender::new(false),
+            returned: Notify::new(),
+            is_used: AtomicBool::new(false),
+            is_looked_at: AtomicBool::new(false),
+            give_up,
+        });
+        let serves = Arc::clone(&shared);
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let ending = ending;
-            // Dropped here, so that the connection is closed before its end is told: a connection that
-            // takes its room is made after that. The commands that are left are dropped later: their
-            // callers find it ended.
+            let mut queued = queued;
+            let serving = Serving(serves);
             let last = tokio::select! {
-                last = serve(line, &mut queued, &count, &answered, give_up) => last,
-                () = until.notified() => None,
+                last = serve(&serving.0, &mut queued) => last,
+                () = serving.0.cut() => None,
             };
+            // Closed before its end is told: a connection that takes its room is made after that. The commands that
+            // are left are dropped later: their callers find it ended.
+            drop(serving);
             // Before a caller has its answer.
             ending.send_replace(true);
             if let Some((replies, answer)) = last {
                 reply(replies, &answer);
             }
         });
-        Self { queue, pending, answers, ended, cut }
+        Self { queue, shared, ended }
     }
 
     /// Sends it after what was sent before, and waits for the answer within `limit`.
@@ -161,22 +147,28 @@ impl Session {
         limit: Duration,
         command: Command,
     ) -> Result<Vec<Columns>> {
+        if let Some(line) = self.shared.take_idle() {
+            let work = Box::pin(Arc::clone(&self.shared).run_here(line, command));
+            let begun = Begun { shared: &self.shared, work: Some(work) };
+            return tokio::select! {
+                biased;
+                answer = begun => answer,
+                () = clock.sleep(limit) => Err(no_answer(Applied::Maybe, limit)),
+            };
+        }
         let (reply, answer) = oneshot::channel();
-        let state = Asked(Arc::new(AtomicU8::new(QUEUED)));
-        self.pending.fetch_add(1, Ordering::SeqCst);
-        let queued = Queued { command, state: Arc::clone(&state.0), reply, after: None };
-        if self.queue.send(queued).is_err() {
-            return Err(Error::unavailable(Applied::No, "the connection has ended"));
+        let asked = Asked(Arc::new(AtomicU8::new(QUEUED)));
+        self.shared.pending.fetch_add(1, Ordering::SeqCst);
+        let state = Arc::clone(&asked.0);
+        if self.queue.send(Queued { command, state, reply, after: None }).is_err() {
+            return Err(Error::unavailable(Applied::No, ENDED));
         }
         tokio::select! {
             biased;
-            answered = answer => answered.unwrap_or_else(|_| {
-                Err(Error::unavailable(state.give_up(), "the connection has ended"))
-            }),
-            () = clock.sleep(limit) => {
-                let silence = format!("PostgreSQL gave no answer within {limit:?}");
-                Err(Error::unavailable(state.give_up(), silence))
+            answered = answer => {
+                answered.unwrap_or_else(|_| Err(Error::unavailable(asked.give_up(), ENDED)))
             }
+            () = clock.sleep(limit) => Err(no_answer(asked.give_up(), limit)),
         }
     }
 
@@ -188,27 +180,27 @@ impl Session {
     /// Sends it after what was sent before, waits for no answer, and has `after` called once it has succeeded.
     pub(crate) fn tell(&self, command: Command, after: After) {
         let ((reply, _), state) = (oneshot::channel(), Arc::default());
-        self.pending.fetch_add(1, Ordering::SeqCst);
+        self.shared.pending.fetch_add(1, Ordering::SeqCst);
         // Where no task takes it, the connection has ended.
         self.queue.send(Queued { command, state, reply, after: Some(after) }).ok();
     }
 
     /// How many statements are under way or wait for their turn.
     pub(crate) fn pending(&self) -> usize {
-        self.pending.load(Ordering::SeqCst)
+        self.shared.pending.load(Ordering::SeqCst)
     }
 
     /// How many times the server has answered so far.
     pub(crate) fn answers(&self) -> usize {
-        self.answers.load(Ordering::SeqCst)
+        self.shared.answers.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        *self.ended.borrow() || self.is_orphaned()
+        *self.ended.borrow() || self.is_orphaned() || self.shared.is_broken.load(Ordering::SeqCst)
     }
 
     /// Whether its task is gone with its runtime, and has said nothing.
-    pub(crate) fn is_orphaned(&self) -> bool {
+    fn is_orphaned(&self) -> bool {
         self.ended.has_changed().is_err() && !*self.ended.borrow()
     }
 
@@ -223,12 +215,150 @@ impl Session {
 
     /// What is left of it when this is dropped.
     pub(crate) fn leaving(&self) -> Leaving {
-        Leaving { ended: self.ended.clone(), cut: Arc::clone(&self.cut) }
+        Leaving { ended: self.ended.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// Closes the connection at once, also in the middle of a statement.
     pub(crate) fn cut(&self) {
-        self.cut.notify_one();
+        self.shared.is_cut.send_replace(true);
+    }
+}
+
+impl Shared {
+    fn line(&self) -> MutexGuard<'_, Option<Line>> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The line for a caller, where no statement runs or waits.
+    fn take_idle(&self) -> Option<Line> {
+        self.pending.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).ok()?;
+        let line = self.line().take();
+        if line.is_none() {
+            self.pending.fetch_sub(1, Ordering::SeqCst);
+        }
+        self.is_used.store(true, Ordering::SeqCst);
+        // The caller reads it from now on: the task must come back to it by itself.
+        if matches!(line, Some(Line::Watched(_))) && !self.is_looked_at.swap(true, Ordering::SeqCst)
+        {
+            self.returned.notify_one();
+        }
+        line
+    }
+
+    /// Runs a caller's statement to its end, and gives the line back.
+    async fn run_here(self: Arc<Self>, mut line: Line, command: Command) -> Result<Vec<Columns>> {
+        let (answer, is_over) = tokio::select! {
+            biased;
+            ran = line.run(command) => ran,
+            () = self.cut() => (Err(Error::unavailable(Applied::Maybe, ENDED)), true),
+        };
+        if is_over {
+            drop(line);
+            self.is_broken.store(true, Ordering::SeqCst);
+        } else {
+            *self.line() = Some(line);
+            self.answers.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.pending.fetch_sub(1, Ordering::SeqCst) > 1 || is_over {
+            self.returned.notify_one();
+        }
+        answer
+    }
+
+    /// Runs on what a caller has left, if one has.
+    async fn go_on(&self) {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(work) = begun
+            && tokio::time::timeout(self.give_up, work).await.is_err()
+        {
+            self.is_broken.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The line for the task, once it is there; `None`: it has ended.
+    async fn take(&self) -> Option<Line> {
+        loop {
+            self.go_on().await;
+            if let Some(line) = self.line().take() {
+                return Some(line);
+            }
+            if self.is_broken.load(Ordering::SeqCst) {
+                return None;
+            }
+            self.returned.notified().await;
+        }
+    }
+
+    /// Completes when the other side has ended the connection while no statement runs.
+    async fn ended(&self) {
+        poll_fn(|context| {
+            let mut line = self.line();
+            match line.as_mut() {
+                // Begun again at each poll: nothing of what it has read is lost with it.
+                Some(line) => std::pin::pin!(line.ended()).poll(context),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    /// Completes when the connection is to be closed at once; level-triggered.
+    async fn cut(&self) {
+        self.is_cut.subscribe().wait_for(|is_cut| *is_cut).await.ok();
+    }
+
+    /// Closes the connection, also where a caller uses it.
+    fn end(&self) {
+        self.is_broken.store(true, Ordering::SeqCst);
+        self.is_cut.send_replace(true);
+        drop(self.line().take());
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(begun);
+    }
+}
+
+/// The task of a connection, which ends with it, or with its runtime.
+struct Serving(Arc<Shared>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("pending", &self.pending).finish_non_exhaustive()
+    }
+}
+
+/// A statement that a caller runs; the task runs it on where the caller leaves.
+struct Begun<'a> {
+    shared: &'a Shared,
+    work: Option<Work>,
+}
+
+impl Future for Begun<'_> {
+    type Output = Result<Vec<Columns>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(work) = &mut self.work else { return Poll::Pending };
+        let answer = std::task::ready!(work.as_mut().poll(context));
+        self.work = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let Some(work) = self.work.take() else { return };
+        let mut begun = self.shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without a task the connection has ended, and the statement with it.
+        if !self.shared.is_broken.load(Ordering::SeqCst) {
+            *begun = Some(work);
+            drop(begun);
+            self.shared.returned.notify_one();
+        }
     }
 }
 
@@ -237,7 +367,7 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Leaving {
     ended: watch::Receiver<bool>,
-    cut: Arc<Notify>,
+    shared: Arc<Shared>,
 }
 
 impl Leaving {
@@ -247,7 +377,7 @@ impl Leaving {
 
     /// Ends it now; returns once it has ended.
     pub(crate) async fn end(mut self) {
-        self.cut.notify_one();
+        self.shared.is_cut.send_replace(true);
         self.ended.wait_for(|ended| *ended).await.ok();
     }
 }
@@ -270,11 +400,9 @@ impl Drop for Asked {
     }
 }
 
-impl Queued {
-    /// Whether its caller still waits for it; from then on it counts as sent.
-    fn take_up(&self) -> bool {
-        self.state.compare_exchange(QUEUED, SENT, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-    }
+/// Whether the caller of a command still waits for it; from then on it counts as sent.
+fn take_up(state: &AtomicU8) -> bool {
+    state.compare_exchange(QUEUED, SENT, Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
 /// The callers that wait for an answer.
@@ -287,109 +415,94 @@ fn reply(replies: Replies, answer: &Result<Vec<Columns>>) {
     }
 }
 
-/// Runs the commands until one breaks the connection, or no caller is left that could give another; what is to be
-/// told of the last one.
+/// Runs what it is given until the connection has ended, or no caller is left that could give more; what is to be
+/// told of the last command.
 async fn serve(
-    mut line: Line,
+    shared: &Shared,
     queue: &mut mpsc::UnboundedReceiver<Queued>,
-    pending: &AtomicUsize,
-    answers: &AtomicUsize,
-    give_up: Duration,
 ) -> Option<(Replies, Result<Vec<Columns>>)> {
     let mut next = None;
     loop {
-        if next.is_none() {
-            tokio::select! {
-                biased;
-                queued = queue.recv() => next = queued,
-                () = line.ended() => return None,
-            }
-        }
-        let Some(queued) = next.take() else {
-            line.close().await;
-            return None;
+        let queued = match next.take() {
+            Some(queued) => queued,
+            None => match given(shared, queue).await {
+                Given::Queued(queued) => queued,
+                Given::Ended => return None,
+                Given::Nothing => {
+                    shared.take().await?.close().await;
+                    return None;
+                }
+            },
         };
-        if !queued.take_up() {
-            pending.fetch_sub(1, Ordering::SeqCst);
+        let Queued { command, state, reply: first, after } = queued;
+        if !take_up(&state) {
+            shared.pending.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let mut together = vec![queued.reply];
-        let must = matches!(queued.command, Command::Undo(_));
-        let outcome = match queued.command {
-            Command::Sql(sql) | Command::Undo(sql) => {
-                let run = tokio::time::timeout(give_up, line.rows(sql)).await;
-                run.map(|rows| rows.map(|rows| texts(&rows)))
-            }
-            Command::Ping => {
-                while let Ok(queued) = queue.try_recv() {
-                    match queued.command {
-                        Command::Ping if queued.take_up() => together.push(queued.reply),
-                        Command::Ping => drop(pending.fetch_sub(1, Ordering::SeqCst)),
-                        Command::Sql(_) | Command::Undo(_) => {
-                            next = Some(queued);
-                            break;
-                        }
+        let mut together = vec![first];
+        while let (Command::Ping, None) = (&command, &next) {
+            match queue.try_recv() {
+                Ok(Queued { command: Command::Ping, state, reply, .. }) => {
+                    if take_up(&state) {
+                        together.push(reply);
+                    } else {
+                        shared.pending.fetch_sub(1, Ordering::SeqCst);
                     }
                 }
-                let ping = tokio::time::timeout(give_up, line.ping()).await;
-                ping.map(|done| done.map(|()| Vec::new()))
+                Ok(queued) => next = Some(queued),
+                Err(_) => break,
             }
-        };
-        pending.fetch_sub(together.len(), Ordering::SeqCst);
-        let (answer, is_over) = match outcome {
-            Ok(Ok(rows)) => (Ok(rows), false),
-            Ok(Err(error)) => (Err(to_error(&error, true)), must || is_broken(&error)),
-            Err(_) => {
-                let silence = format!("PostgreSQL gave no answer within {give_up:?}");
-                (Err(Error::unavailable(Applied::Maybe, silence)), true)
-            }
-        };
+        }
+        let mut line = shared.take().await?;
+        let ran = tokio::time::timeout(shared.give_up, line.run(command)).await;
+        let (answer, is_over) =
+            ran.unwrap_or_else(|_| (Err(no_answer(Applied::Maybe, shared.give_up)), true));
         if is_over {
+            shared.pending.fetch_sub(together.len(), Ordering::SeqCst);
             return Some((together, answer));
         }
-        answers.fetch_add(1, Ordering::SeqCst);
-        if let (Some(after), Ok(_)) = (queued.after, &answer) {
+        *shared.line() = Some(line);
+        shared.pending.fetch_sub(together.len(), Ordering::SeqCst);
+        shared.answers.fetch_add(1, Ordering::SeqCst);
+        if let (Some(after), Ok(_)) = (after, &answer) {
             after();
         }
         reply(together, &answer);
     }
 }
 
-/// What `connecting` gives within `limit`.
-async fn connected(
-    limit: Duration,
-    connecting: impl Future<Output = sqlx::Result<Line>>,
-) -> Result<Line> {
-    match tokio::time::timeout(limit, connecting).await {
-        Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => {
-            Err(to_error(&error, false))
+/// What the task is to do next.
+enum Given {
+    Queued(Queued),
+    /// The connection has ended.
+    Ended,
+    /// No caller is left.
+    Nothing,
+}
+
+/// Waits for a command, and for the end of the connection.
+async fn given(shared: &Shared, queue: &mut mpsc::UnboundedReceiver<Queued>) -> Given {
+    loop {
+        shared.go_on().await;
+        if shared.is_broken.load(Ordering::SeqCst) {
+            return Given::Ended;
         }
-        Ok(Ok(line)) => Ok(line),
-        _ => {
-            let silence = format!("PostgreSQL took no connection within {limit:?}");
-            Err(Error::unavailable(Applied::No, silence))
+        // Callers use the line, and what it has to say wakes them: the task looks again by itself.
+        let looks = shared.is_looked_at.load(Ordering::SeqCst);
+        tokio::select! {
+            biased;
+            queued = queue.recv() => return queued.map_or(Given::Nothing, Given::Queued),
+            () = shared.ended() => return Given::Ended,
+            () = shared.returned.notified() => {}
+            () = tokio::time::sleep(LOOK), if looks => {
+                let is_used = shared.is_used.swap(false, Ordering::SeqCst);
+                let is_idle = shared.line().is_some();
+                shared.is_looked_at.store(is_used || !is_idle, Ordering::SeqCst);
+                // A caller may have come in between, and have seen that the task looks.
+                if shared.is_used.load(Ordering::SeqCst) {
+                    shared.is_looked_at.store(true, Ordering::SeqCst);
+                }
+            }
         }
     }
-}
-
-/// The texts of all columns.
-fn texts(rows: &[PgRow]) -> Vec<Columns> {
-    let text = |row: &PgRow, column: usize| {
-        let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
-        value.as_str().ok().map(str::to_owned)
-    };
-    rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect()
-}
-
-/// The rows of a statement over the caller's connection.
-pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<Vec<Columns>> {
-    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await;
-    let rows = rows.map_err(|error| {
-        let code = error.as_database_error().and_then(DatabaseError::code);
-        if code.as_deref() == Some("55P03") {
-            return Error::TimedOut { holder: None };
-        }
-        to_error(&error, true)
-    })?;
-    Ok(texts(&rows))
 }

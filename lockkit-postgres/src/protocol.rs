@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use lockkit_core::{Applied, Error, LockName};
 use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey};
 
-use crate::connection::Columns;
+use crate::line::Columns;
 
 /// The key that a name is locked by under the strategy
 /// [`Strategy::Advisory`](crate::Strategy::Advisory): the one that sqlx's `PgAdvisoryLock` derives

@@ -5,8 +5,9 @@ use lockkit_core::{Error, Result};
 use sqlx::PgConnection;
 
 use crate::config::SCHEMA;
-use crate::connection::{Columns, Session, rows};
+use crate::connection::Session;
 use crate::error::STANDBY;
+use crate::line::{Columns, rows};
 use crate::protocol::{column, garbled, number};
 use crate::{PostgresConfig, Strategy};
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use lockkit_core::{Applied, Error, FencingToken, LockName, Result, Stale};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::connection::rows;
 use crate::error::to_error;
+use crate::line::rows;
 use crate::protocol::{column, garbled, key, number, quoted};
 use crate::setup::{Over, check_server};
 use crate::{PostgresConfig, Strategy};

@@ -339,6 +339,13 @@ impl<T> Data<'_, T> {
     pub fn is_withdrawn(&self) -> bool {
         self.state.is_withdrawn
     }
+
+    /// The notes, for a change that wakes the other calls of the request, where there are any. The call that makes
+    /// it is not woken by it.
+    pub fn for_others(&mut self) -> &mut T {
+        self.is_changed |= self.state.entries > 1;
+        &mut self.state.data
+    }
 }
 
 impl<T> Deref for Data<'_, T> {

@@ -17,7 +17,8 @@ use super::names::{Names, Stage, Turn};
 use super::session::{Lives, Use};
 use super::sessions::Sessions;
 use crate::PostgresConfig;
-use crate::connection::{Columns, LIMIT, PATIENCE, Session};
+use crate::connection::{PATIENCE, Session};
+use crate::line::{Columns, LIMIT};
 use crate::protocol::{garbled, key, number};
 use crate::setup::{Over, check_server};
 
@@ -207,7 +208,7 @@ impl Advisory {
         }
         life.turn().enter(Stage::Held(Holder::new(request.label().as_ref()).with_token(token)));
         let held = Held::new(token, request.clock(), sent, life);
-        asked.held = Some(Arc::clone(&held));
+        asked.for_others().held = Some(Arc::clone(&held));
         drop(asked);
         let term = held.term();
         Ok(grant(&self.sessions, entry.clone(), held, term))

@@ -95,8 +95,9 @@ impl Life {
         if asked.is_withdrawn() {
             return Err(Error::withdrawn());
         }
-        asked.traces.retain(|trace| !trace.is_settled());
-        asked.traces.push(Arc::clone(&trace));
+        let traces = &mut asked.for_others().traces;
+        traces.retain(|trace| !trace.is_settled());
+        traces.push(Arc::clone(&trace));
         drop(asked);
         Ok(Self(Some(Parts { session, trace, turn, _reserved: reserved })))
     }

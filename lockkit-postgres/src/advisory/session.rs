@@ -8,8 +8,9 @@ use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
-use crate::connection::{After, Columns, Command, Session};
+use crate::connection::{After, Session};
 use crate::error::{POOLER, STANDBY};
+use crate::line::{Columns, Command};
 use crate::protocol::{column, garbled, number};
 
 /// Nothing here is waited for longer: locks of others live on the session.

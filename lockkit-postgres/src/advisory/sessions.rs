@@ -11,7 +11,8 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::session::{LockSession, Use};
-use crate::connection::{Columns, Command, LIMIT, PATIENCE};
+use crate::connection::PATIENCE;
+use crate::line::{Columns, Command, LIMIT};
 
 /// How many statements wait for a session before another one is used or opened. They are answered
 /// one by one: on a link of 100 ms each way so many take almost a second.

@@ -14,7 +14,7 @@ use lockkit_core::{Clock, Instant, LockName, LossReason, RequestId, StoreSays};
 
 use super::beats::LONGEST_LIFE;
 use super::shared::{Granted, Shared};
-use crate::connection::LIMIT;
+use crate::line::LIMIT;
 use crate::listener::{FIRST_PAUSE, Heard, LONGEST_PAUSE, Listener};
 use crate::protocol::{quoted, stored};
 

@@ -12,7 +12,7 @@ use super::beating;
 use super::beats;
 use super::pool::Answered;
 use super::shared::{Granted, Shared};
-use crate::connection::Columns;
+use crate::line::Columns;
 use crate::protocol::{column, garbled, quoted, stored};
 
 /// A call, or a lease, of a request.

@@ -23,7 +23,8 @@ use lockkit_core::{
 use sqlx::postgres::PgConnectOptions;
 
 use crate::PostgresConfig;
-use crate::connection::{Command, PATIENCE, Session};
+use crate::connection::{PATIENCE, Session};
+use crate::line::Command;
 use crate::protocol::column;
 use crate::setup::{Over, check_server};
 use beats::Beats;

@@ -8,7 +8,7 @@ use lockkit_core::{
 };
 
 use super::client::Client;
-use crate::connection::{Columns, LIMIT};
+use crate::line::{Columns, LIMIT};
 use crate::protocol::{column, garbled, name_of, number, quoted, stored};
 
 impl Client {

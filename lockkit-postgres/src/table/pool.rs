@@ -10,7 +10,8 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::connection::{Columns, Command, LIMIT, Leaving, PATIENCE, Session};
+use crate::connection::{Leaving, PATIENCE, Session};
+use crate::line::{Columns, Command, LIMIT};
 
 pub(crate) struct Pool {
     options: PgConnectOptions,
