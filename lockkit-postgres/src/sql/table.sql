@@ -126,7 +126,7 @@ BEGIN
     SELECT b.open_at, b.floor, b.ms INTO m FROM @.marker b WHERE one;
     LOOP
         -- The LIMIT within has the client searched by its key, however few clients there were at first.
-        SELECT w.ticket, w.request, w.client, w.ttl, w.label, k.last_seen, k.life, k.beat INTO h
+        SELECT w.ctid AS place, w.ticket, w.request, w.client, w.ttl, w.label, k.last_seen, k.life, k.beat INTO h
             FROM @.waiter w LEFT JOIN LATERAL
                 (SELECT i.last_seen, i.life, i.beat FROM @.client i WHERE i.id = w.client LIMIT 1) k ON true
             WHERE w.name = in_name AND w.ticket > in_last ORDER BY w.ticket LIMIT 1;
@@ -156,7 +156,7 @@ BEGIN
         IF h.ttl > m.ms THEN
             PERFORM set_config('synchronous_commit', 'on', true);
         END IF;
-        DELETE FROM @.waiter w WHERE w.request = h.request;
+        DELETE FROM @.waiter w WHERE w.ctid = h.place;
         -- A client that is told counts from when it sent its beat, which is before the beat was seen.
         UPDATE @.lease e SET token = greatest(e.token + 1, m.floor), request = h.request,
             client = h.client, label = h.label, granted_at = t, last_ticket = h.ticket, waiting = true,
@@ -188,6 +188,7 @@ DECLARE
     l record;
     m record;
     t timestamptz;
+    is_locked boolean := false;
     token bigint;
     generation int;
     moves boolean;
@@ -197,23 +198,26 @@ BEGIN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
     LOOP
-        -- Free, and no request waits: one update. A withdrawal is seen in the row itself; another table
+        -- Free, and no request waits: one update. A client that waits for names locks the row first, since it is
+        -- most likely held. A withdrawal is seen in the row itself; another table
         -- would be read as it was before the wait for the row.
-        UPDATE @.lease e SET token = greatest(e.token + 1, b.floor), request = in_request,
-            client = in_client, label = in_label, granted_at = clock_timestamp(),
-            expires_at = clock_timestamp() + in_ttl * interval '1 ms'
-            FROM @.marker b WHERE b.one AND b.open_at <= clock_timestamp()
-                AND (in_ttl <= b.ms OR in_ttl > in_barrier) AND e.name = in_name
-                AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
-                AND NOT e.waiting AND (e.request IS NULL OR e.expires_at <= clock_timestamp())
-                AND in_request <> ALL (e.dead)
-            RETURNING e.token, e.gen, e.ctid, e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to
-            INTO token, generation, at, moves;
-        IF FOUND THEN
-            IF moves THEN
-                PERFORM @.moved(in_name, generation, at);
+        IF is_locked OR NOT in_waits THEN
+            UPDATE @.lease e SET token = greatest(e.token + 1, b.floor), request = in_request,
+                client = in_client, label = in_label, granted_at = clock_timestamp(),
+                expires_at = clock_timestamp() + in_ttl * interval '1 ms'
+                FROM @.marker b WHERE b.one AND b.open_at <= clock_timestamp()
+                    AND (in_ttl <= b.ms OR in_ttl > in_barrier) AND e.name = in_name
+                    AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
+                    AND NOT e.waiting AND (e.request IS NULL OR e.expires_at <= clock_timestamp())
+                    AND in_request <> ALL (e.dead)
+                RETURNING e.token, e.gen, e.ctid, e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to
+                INTO token, generation, at, moves;
+            IF FOUND THEN
+                IF moves THEN
+                    PERFORM @.moved(in_name, generation, at);
+                END IF;
+                RETURN 'granted ' || token;
             END IF;
-            RETURN 'granted ' || token;
         END IF;
         SELECT e.gen, e.token, e.request, e.label, e.expires_at, e.waiting, e.last_ticket, e.dead INTO l
             FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
@@ -221,6 +225,7 @@ BEGIN
             PERFORM @.make(in_name);
             CONTINUE;
         END IF;
+        is_locked := true;
         -- Not now(): that is before the wait for the row.
         t := clock_timestamp();
         IF in_request = ANY (l.dead) THEN
@@ -237,30 +242,32 @@ BEGIN
                 WHERE e.name = in_name AND e.gen = l.gen;
             RETURN 'granted ' || l.token;
         END IF;
+        IF (l.request IS NULL OR l.expires_at <= t) AND NOT l.waiting AND m.open_at <= t THEN
+            -- Its row is ours until the end of this call: the update finds it free.
+            CONTINUE;
+        END IF;
         IF in_waits THEN
             INSERT INTO @.waiter (name, request, client, ttl, label)
                 VALUES (in_name, in_request, in_client, in_ttl, in_label) ON CONFLICT (request) DO NOTHING;
         END IF;
         IF l.request IS NULL OR l.expires_at <= t THEN
-            IF m.open_at > clock_timestamp() THEN
+            IF m.open_at > t THEN
                 UPDATE @.lease e SET waiting = true WHERE in_waits AND e.name = in_name AND e.gen = l.gen;
                 RETURN format('closed %s', ceil(1000 * extract(epoch FROM m.open_at - t)));
             END IF;
-            IF in_waits OR l.waiting THEN
-                generation := l.gen;
-                IF @.grant_next(in_name, generation, l.last_ticket, in_request, NULL) = in_request THEN
-                    SELECT e.token INTO token FROM @.lease e WHERE e.name = in_name AND e.gen >= generation;
-                    RETURN 'granted ' || token;
-                END IF;
-                SELECT e.request, e.label, e.expires_at INTO l
-                    FROM @.lease e WHERE e.name = in_name AND e.gen >= generation;
+            generation := l.gen;
+            IF @.grant_next(in_name, generation, l.last_ticket, in_request, NULL) = in_request THEN
+                SELECT e.token INTO token FROM @.lease e WHERE e.name = in_name AND e.gen >= generation;
+                RETURN 'granted ' || token;
             END IF;
-            -- It is free, and its row is ours until the end of this call: the update finds it so.
+            SELECT e.request, e.label, e.expires_at INTO l
+                FROM @.lease e WHERE e.name = in_name AND e.gen >= generation;
+            -- Its waiters had left.
             CONTINUE WHEN l.request IS NULL OR l.expires_at <= t;
         ELSIF in_waits AND NOT l.waiting THEN
             UPDATE @.lease e SET waiting = true WHERE e.name = in_name AND e.gen = l.gen;
         END IF;
-        RETURN format('held %s %s', ceil(1000 * extract(epoch FROM l.expires_at - t)), l.label);
+        RETURN format('held %s %s', ceil(1000 * date_part('epoch', l.expires_at - t)), l.label);
     END LOOP;
 END $$;
 
@@ -272,9 +279,6 @@ CREATE OR REPLACE FUNCTION @.leave(
 DECLARE
     l record;
     t timestamptz;
-    generation int;
-    moves boolean;
-    at tid;
 BEGIN
     IF in_flush THEN
         PERFORM set_config('synchronous_commit', 'on', true);
@@ -284,11 +288,14 @@ BEGIN
             released = in_request
             WHERE e.name = in_name
                 AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
-                AND e.request = in_request AND e.expires_at > clock_timestamp() AND NOT e.waiting
-            RETURNING e.gen, e.ctid, e.ctid < e.page_from OR e.ctid >= e.page_to INTO generation, at, moves;
+                AND e.request = in_request AND e.expires_at > clock_timestamp()
+            RETURNING e.gen, e.waiting, e.last_ticket, e.ctid, e.ctid < e.page_from OR e.ctid >= e.page_to AS moves
+            INTO l;
         IF FOUND THEN
-            IF moves THEN
-                PERFORM @.moved(in_name, generation, at);
+            IF l.waiting THEN
+                PERFORM @.grant_next(in_name, l.gen, l.last_ticket, NULL, NULL);
+            ELSIF l.moves THEN
+                PERFORM @.moved(in_name, l.gen, l.ctid);
             END IF;
             RETURN 'released';
         END IF;
