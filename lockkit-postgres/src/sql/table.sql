@@ -188,36 +188,33 @@ DECLARE
     l record;
     m record;
     t timestamptz;
-    is_locked boolean := false;
     token bigint;
     generation int;
     moves boolean;
     at tid;
 BEGIN
-    IF in_ttl > in_barrier THEN
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
     LOOP
-        -- Free, and no request waits: one update. A client that waits for names locks the row first, since it is
-        -- most likely held. A withdrawal is seen in the row itself; another table
+        -- Free, and no request waits: one update. A withdrawal is seen in the row itself; another table
         -- would be read as it was before the wait for the row.
-        IF is_locked OR NOT in_waits THEN
-            UPDATE @.lease e SET token = greatest(e.token + 1, b.floor), request = in_request,
-                client = in_client, label = in_label, granted_at = clock_timestamp(),
-                expires_at = clock_timestamp() + in_ttl * interval '1 ms'
-                FROM @.marker b WHERE b.one AND b.open_at <= clock_timestamp()
-                    AND (in_ttl <= b.ms OR in_ttl > in_barrier) AND e.name = in_name
-                    AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
-                    AND NOT e.waiting AND (e.request IS NULL OR e.expires_at <= clock_timestamp())
-                    AND in_request <> ALL (e.dead)
-                RETURNING e.token, e.gen, e.ctid, e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to
-                INTO token, generation, at, moves;
-            IF FOUND THEN
-                IF moves THEN
-                    PERFORM @.moved(in_name, generation, at);
-                END IF;
-                RETURN 'granted ' || token;
+        UPDATE @.lease e SET token = greatest(e.token + 1, b.floor), request = in_request,
+            client = in_client, label = in_label, granted_at = clock_timestamp(),
+            expires_at = clock_timestamp() + in_ttl * interval '1 ms'
+            FROM @.marker b WHERE b.one AND b.open_at <= clock_timestamp()
+                AND (in_ttl <= b.ms OR in_ttl > in_barrier) AND e.name = in_name
+                AND e.gen = (SELECT g.gen FROM @.lease g WHERE g.name = in_name ORDER BY g.gen DESC LIMIT 1)
+                AND NOT e.waiting AND (e.request IS NULL OR e.expires_at <= clock_timestamp())
+                AND in_request <> ALL (e.dead)
+            RETURNING e.token, e.gen, e.ctid, e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to
+            INTO token, generation, at, moves;
+        IF FOUND THEN
+            IF moves THEN
+                PERFORM @.moved(in_name, generation, at);
             END IF;
+            -- Only now: a request that waits is not flushed.
+            IF in_ttl > in_barrier THEN
+                PERFORM set_config('synchronous_commit', 'on', true);
+            END IF;
+            RETURN 'granted ' || token;
         END IF;
         SELECT e.gen, e.token, e.request, e.label, e.expires_at, e.waiting, e.last_ticket, e.dead INTO l
             FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
@@ -225,7 +222,6 @@ BEGIN
             PERFORM @.make(in_name);
             CONTINUE;
         END IF;
-        is_locked := true;
         -- Not now(): that is before the wait for the row.
         t := clock_timestamp();
         IF in_request = ANY (l.dead) THEN
@@ -240,6 +236,9 @@ BEGIN
         IF l.request = in_request AND l.expires_at > t THEN
             UPDATE @.lease e SET expires_at = t + in_ttl * interval '1 ms'
                 WHERE e.name = in_name AND e.gen = l.gen;
+            IF in_ttl > in_barrier THEN
+                PERFORM set_config('synchronous_commit', 'on', true);
+            END IF;
             RETURN 'granted ' || l.token;
         END IF;
         IF (l.request IS NULL OR l.expires_at <= t) AND NOT l.waiting AND m.open_at <= t THEN

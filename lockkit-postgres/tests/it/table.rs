@@ -218,3 +218,99 @@ async fn rows_that_are_forgotten_never_take_a_token_back() {
     let later = locks.lock("jobs/idle").acquire_within(Duration::from_secs(70)).await.unwrap();
     assert!(later.token() > token);
 }
+
+/// How many pages of the server's tables a statement reads, functions included, by a session that has planned it.
+fn pages(server: &PostgresServer, before: &str, statement: &str) -> usize {
+    // As our client sets its connections.
+    let settings = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off; \
+        SET plan_cache_mode = force_generic_plan; SET synchronous_commit = off";
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) {statement}");
+    let mut psql = server.psql().unwrap();
+    psql.args(["-v", "ON_ERROR_STOP=1"]);
+    for command in [settings, before, &explain] {
+        psql.args(["-c", command]);
+    }
+    let ended = psql.output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let buffers = said.lines().find(|line| line.contains("Buffers:"));
+    let buffers = buffers.unwrap_or_else(|| {
+        panic!("{said}{}", String::from_utf8_lossy(&ended.stderr));
+    });
+    let counts = buffers.split([' ', '=']).filter_map(|word| word.parse::<usize>().ok());
+    counts.sum()
+}
+
+/// A request, as an id, that counts upwards.
+fn request(number: usize) -> String {
+    format!("'00000000-0000-0000-0000-{number:012}'")
+}
+
+const CLIENT: &str = "'f81d4fae-7dec-11d0-a765-00a0c91e6bf6'";
+
+fn ask(name: &str, number: usize) -> String {
+    let request = request(number);
+    format!("lockkit.acquire('{name}', {request}, {CLIENT}, 60000, '', true, 60000)")
+}
+
+fn leave(name: &str, number: usize) -> String {
+    format!("lockkit.leave('{name}', {}, false, false)", request(number))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_reads_as_many_pages_for_two_thousand_waiters_as_for_ten() {
+    let server = PostgresServer::start().unwrap();
+    drop(locks(&server).await);
+    // The first one begins the server's first epoch.
+    server.sql(&format!("SELECT {}", ask("epoch", 0))).unwrap();
+    server.sql(&format!("SELECT lockkit.beat({CLIENT}, 1, 600000, 0)")).unwrap();
+    let mut read = Vec::new();
+    for (name, first, waiters) in [("few", 10_000, 10), ("many", 20_000, 2_000)] {
+        let last = first + waiters;
+        let all = format!(
+            "SELECT count(lockkit.acquire('{name}', ('00000000-0000-0000-0000-' || lpad(n::text, 12, '0'))::uuid, \
+             {CLIENT}, 60000, '', true, 60000)) FROM generate_series({first}, {last}) n"
+        );
+        server.sql(&all).unwrap();
+        assert_eq!(count(&server, &format!("{WAITERS} WHERE name = '{name}'")), waiters);
+        // Four hand-offs before it: what they leave must not be read again.
+        let before: Vec<_> =
+            (first..first + 4).map(|n| format!("SELECT {}", leave(name, n))).collect();
+        read.push(pages(
+            &server,
+            &before.join("; "),
+            &format!("SELECT {}", leave(name, first + 4)),
+        ));
+    }
+    let [few, many] = read[..] else { unreachable!() };
+    println!("a release reads {few} pages for ten waiters, {many} for two thousand");
+    assert!(many <= few * 2, "{many} pages for two thousand waiters, {few} for ten");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_an_open_snapshot_the_thousandth_cycle_reads_at_most_twice_the_pages_of_the_first() {
+    let server = PostgresServer::start().unwrap();
+    let lock = locks(&server).await.lock("bloated").ttl(ms(30_000));
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lockkit.lease; \
+        SELECT pg_sleep(60)";
+    let mut snapshot = server.psql().unwrap().args(["-c", open]).spawn().unwrap();
+    let is_open = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    until(SLACK * 4, "a snapshot is open", || count(&server, is_open) == 1).await;
+    let cycle = |first: usize| {
+        let before =
+            format!("SELECT {}; SELECT {}", ask("bloated", first), leave("bloated", first));
+        let next = first + 1;
+        let take = pages(&server, &before, &format!("SELECT {}", ask("bloated", next)));
+        let again = format!("{before}; SELECT {}", ask("bloated", next));
+        take + pages(&server, &again, &format!("SELECT {}", leave("bloated", next)))
+    };
+    let first = cycle(10);
+    for _ in 0..1_000 {
+        lock.acquire().await.unwrap().release().await.unwrap();
+    }
+    let last = cycle(20);
+    println!("a cycle reads {first} pages at first, {last} after a thousand");
+    assert!(last <= first * 2, "{last} pages after a thousand cycles, {first} at first");
+    snapshot.kill().unwrap();
+    snapshot.wait().unwrap();
+}
