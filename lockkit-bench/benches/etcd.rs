@@ -110,6 +110,9 @@ async fn contended(way: &Way, name: &str, tasks: usize) -> (f64, Duration, f64) 
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    if !lockkit_bench::is_wanted("etcd") {
+        return;
+    }
     let server = EtcdServer::start().unwrap();
     let config = EtcdConfig::new([("127.0.0.1", server.port())]);
     let driver = Client::connect([format!("http://{}", server.address())], None).await.unwrap();

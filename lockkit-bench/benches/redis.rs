@@ -40,6 +40,9 @@ async fn rated(way: &Way, name: &str, tasks: usize) -> (f64, f64) {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    if !lockkit_bench::is_wanted("redis") {
+        return;
+    }
     let server = RedisServer::start().unwrap();
     let mut clients = Vec::new();
     for _ in 0..5 {

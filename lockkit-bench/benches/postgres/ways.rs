@@ -189,15 +189,13 @@ const fn statements(kind: Kind) -> [&'static str; 2] {
                 expires_at = excluded.expires_at RETURNING floor.token",
             "UPDATE floor SET request = NULL WHERE name = '{name}' AND request = '{request}'",
         ],
-        Kind::Blocking => [
-            "SELECT pg_advisory_lock(hashtext('{name}'))",
-            "SELECT pg_advisory_unlock(hashtext('{name}'))",
-        ],
-        _ => [
-            "SELECT pg_try_advisory_lock(hashtext('{name}'))",
-            "SELECT pg_advisory_unlock(hashtext('{name}'))",
-        ],
+        Kind::Blocking => ["SELECT pg_advisory_lock({key})", "SELECT pg_advisory_unlock({key})"],
+        _ => ["SELECT pg_try_advisory_lock({key})", "SELECT pg_advisory_unlock({key})"],
     }
+}
+
+fn key_of(name: &str) -> i64 {
+    lockkit_postgres::key(&name.parse().unwrap())
 }
 
 async fn run<'c>(executor: impl Executor<'c, Database = sqlx::Postgres>, sql: String) -> bool {
@@ -223,17 +221,20 @@ impl Task {
                 guard.release_now().await.unwrap();
             }
             Self::Plain(connection, statements) => {
-                let [take, give] =
-                    statements.map(|sql| sql.replace("{name}", name).replace("{request}", REQUEST));
+                let key = key_of(name).to_string();
+                let [take, give] = statements.map(|sql| {
+                    let sql = sql.replace("{name}", name).replace("{key}", &key);
+                    sql.replace("{request}", REQUEST)
+                });
                 run(&mut *connection, take).await;
                 granted();
                 run(connection, give).await;
             }
             Self::Prepared(connection) => {
-                let take = sqlx::query("SELECT pg_try_advisory_lock(hashtext($1))").bind(name);
+                let take = sqlx::query("SELECT pg_try_advisory_lock($1)").bind(key_of(name));
                 take.fetch_one(&mut *connection).await.unwrap();
                 granted();
-                let give = sqlx::query("SELECT pg_advisory_unlock(hashtext($1))").bind(name);
+                let give = sqlx::query("SELECT pg_advisory_unlock($1)").bind(key_of(name));
                 give.fetch_one(connection).await.unwrap();
             }
             Self::Queue(connection, number) => {
