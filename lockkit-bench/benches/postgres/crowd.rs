@@ -159,7 +159,7 @@ async fn block(lock: &Lock, cycles: usize) -> f64 {
 
 /// Cycles of one name behind an open snapshot, beside those of another database without one.
 pub(crate) async fn snapshot(rounds: usize) {
-    let mut ratios = Vec::new();
+    let (mut ratios, mut beside) = (Vec::new(), Vec::new());
     println!(
         "behind an open snapshot, {CYCLES} cycles: µs, beside those without one at the same time"
     );
@@ -186,7 +186,9 @@ pub(crate) async fn snapshot(rounds: usize) {
         println!("  {} (gen {generation})", shown.join(" "));
         let (first, last) = (blocks[0], blocks[blocks.len() - 1]);
         ratios.push(last.0 / first.0);
+        beside.push(last.0 / last.1 / (first.0 / first.1));
         sqlx::raw_sql("ROLLBACK").execute(&mut snapshot).await.unwrap();
     }
     print_ratios("the last thousand / the first", &ratios, "<= 2");
+    print_ratios("the same, each beside those without a snapshot", &beside, "");
 }
