@@ -40,9 +40,12 @@ async fn rated(way: &Way, name: &str, tasks: usize) -> (f64, f64) {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    if !lockkit_bench::is_wanted("redis") {
-        return;
+    if lockkit_bench::is_wanted("redis") {
+        compare().await;
     }
+}
+
+async fn compare() {
     let server = RedisServer::start().unwrap();
     let mut clients = Vec::new();
     for _ in 0..5 {
@@ -91,6 +94,13 @@ async fn main() {
             "{label:<18} {one:>16.1?} {eight:>16.0}/s {eight_fair:>10.3} {many:>16.0}/s {fair:>10.3}"
         );
     }
+    beside_peers(&rates);
+}
+
+/// A way's time alone, and its rates and shares of 8 and of 32 waiters.
+type Rates = (&'static str, Duration, (f64, f64), (f64, f64));
+
+fn beside_peers(rates: &[Rates]) {
     let (_, one, _, (many, _)) = rates[0];
     for (label, other_one, _, (other_many, _)) in &rates[1..] {
         println!(
@@ -99,7 +109,7 @@ async fn main() {
             many / other_many,
         );
     }
-    for (label, _, _, (other, _)) in &rates {
+    for (label, _, _, (other, _)) in rates {
         let is_peer = label.starts_with("rslock") || label.starts_with("rlock");
         assert!(!is_peer || many > *other, "{many:.0} grants a second, and {other:.0} by {label}");
     }
