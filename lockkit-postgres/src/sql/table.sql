@@ -222,8 +222,6 @@ BEGIN
             PERFORM @.make(in_name);
             CONTINUE;
         END IF;
-        -- Not now(): that is before the wait for the row.
-        t := clock_timestamp();
         IF in_request = ANY (l.dead) THEN
             RETURN 'withdrawn';
         END IF;
@@ -233,6 +231,8 @@ BEGIN
         ELSIF m.ms IS NULL THEN
             m := @.raise_barrier(0);
         END IF;
+        -- Not now(): that is before the wait for the row. And after the first marker of a schema, which opens at once.
+        t := clock_timestamp();
         IF l.request = in_request AND l.expires_at > t THEN
             UPDATE @.lease e SET expires_at = t + in_ttl * interval '1 ms'
                 WHERE e.name = in_name AND e.gen = l.gen;

@@ -82,6 +82,17 @@ async fn a_grant_above_its_own_clients_barrier_outlives_a_crash_also_when_anothe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_attempt_in_a_new_schema_is_granted_at_once() {
+    let server = PostgresServer::start().unwrap();
+    for schema in ["one", "two", "three"] {
+        let config = config(&server.url(), Strategy::Table).schema(schema);
+        let locks = Locks::new(PostgresProvider::connect(config).await.unwrap());
+        let first = locks.lock("first").try_acquire().await.unwrap();
+        first.expect("no grant was lost in a crash").release().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_restart_costs_no_barrier_and_a_waiter_goes_on() {
     let server = PostgresServer::start().unwrap();
     let (ours, theirs) = (locks(&server).await, locks(&server).await);

@@ -1,3 +1,7 @@
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Wake, Waker};
+
 use super::*;
 use crate::{Clock, LockName};
 
@@ -156,4 +160,35 @@ fn what_was_never_answered_is_unsettled_however_long_ago() {
     assert!(entry.is_unsettled() && !entry.may_still_arrive());
     entry.settle();
     assert!(!entry.is_unsettled());
+}
+
+/// How often a task was woken.
+#[derive(Debug, Default)]
+struct Woken(AtomicU32);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_change_for_others_wakes_a_second_call_and_not_the_one_that_makes_it() {
+    let (requests, clock) = (Numbers::default(), Clock::manual());
+    let request = request(&clock);
+    let entry = requests.enter(&request);
+    let woken = Arc::<Woken>::default();
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    let mut waits = pin!(entry.wait_for(|n| (*n == 8).then_some(())));
+    assert!(waits.as_mut().poll(&mut context).is_pending());
+    *entry.data().for_others() = 7;
+    assert_eq!(woken.0.load(Ordering::SeqCst), 0, "its own change");
+    // A second call finds what was noted before it came; what follows wakes those that wait.
+    let second = requests.enter(&request);
+    let mut found = pin!(second.wait_for(|n| (*n == 7).then_some(())));
+    assert!(found.as_mut().poll(&mut context).is_ready());
+    *entry.data().for_others() = 8;
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
+    assert!(waits.as_mut().poll(&mut context).is_ready());
 }
