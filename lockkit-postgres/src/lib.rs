@@ -1,10 +1,10 @@
-//! PostgreSQL for lockkit: advisory locks that expire, and a fair lease table, with fencing tokens.
+//! PostgreSQL for lockkit: a fair lease table, and advisory locks that expire, with fencing tokens.
 //!
 //! ```no_run
 //! # async fn connect() -> lockkit_core::Result<()> {
-//! use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
+//! use lockkit_postgres::{PostgresConfig, PostgresProvider};
 //!
-//! let config = PostgresConfig::from_url("postgres://localhost/app")?.strategy(Strategy::Table);
+//! let config = PostgresConfig::from_url("postgres://localhost/app")?;
 //! let locks = lockkit_core::Locks::new(PostgresProvider::connect(config).await?);
 //! # drop(locks); Ok(()) }
 //! ```

@@ -25,14 +25,14 @@ pub(crate) struct Pool {
 }
 
 /// A connection that is being made, in a task of its own: on a slow link that takes longer than a
-/// caller has, and whoever comes next goes on with it.
+/// caller has, and the next caller goes on with it.
 struct Opening {
     begun: Instant,
     task: JoinHandle<Result<()>>,
 }
 
 impl Opening {
-    /// Whether nobody need wait for it any more: it has ended, or its runtime stands still.
+    /// Whether no caller need wait for it any more: it has ended, or its runtime stands still.
     fn is_over(&self) -> bool {
         let age = Clock::system().now().saturating_since(self.begun);
         self.task.is_finished() || age > 2 * LIMIT
@@ -62,7 +62,7 @@ impl Sessions {
     }
 }
 
-/// A statement under way: whoever waits for a connection looks again when its caller has an answer,
+/// A statement under way: a caller that waits for a connection looks again when this one has an answer,
 /// or has left.
 struct Freed<'a>(&'a Notify);
 
