@@ -205,8 +205,10 @@ impl Held {
     pub(super) async fn renew(&self) -> Result<Term> {
         let sent = self.clock.now();
         let answer = self.trace.session.ping(&self.clock, call_limit(self.ttl)).await;
-        match *self.state.borrow() {
+        let state = *self.state.borrow();
+        match state {
             State::Live if self.trace.session.is_ended() => {
+                self.lose(LossReason::SessionEnded);
                 return Err(Error::lost(LossReason::SessionEnded));
             }
             State::Live => {}
@@ -328,7 +330,11 @@ impl Lease for AdvisoryLease {
                 Ok(State::Lost(reason)) => *reason,
                 _ => LossReason::SessionEnded,
             },
-            () = self.held.trace.session.ended() => LossReason::SessionEnded,
+            () = self.held.trace.session.ended() => {
+                // The turn passes on before the caller hears of it: the name is free.
+                self.held.lose(LossReason::SessionEnded);
+                LossReason::SessionEnded
+            }
         }
     }
 
