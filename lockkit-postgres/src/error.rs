@@ -1,6 +1,7 @@
 //! What the server and its driver say, in terms of what the caller can do about it.
 
 use lockkit_core::{Applied, Error};
+use sqlx::error::DatabaseError;
 
 /// What each of our roles needs, beside the objects themselves.
 const GRANTS: &str = "let a role that may create a schema run the SQL of \
@@ -67,6 +68,11 @@ fn is_mistrust(text: &str) -> bool {
     text.contains("peer certificate") || text.contains("received fatal alert")
 }
 
+/// Whether a statement was cancelled.
+pub(crate) fn is_cancelled(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("57014")
+}
+
 /// Whether the connection is of no more use.
 pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
     match error {
@@ -85,7 +91,7 @@ mod tests {
     use std::error::Error as StdError;
     use std::fmt;
 
-    use sqlx::error::{DatabaseError, ErrorKind};
+    use sqlx::error::ErrorKind;
 
     use super::*;
 

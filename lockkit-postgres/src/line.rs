@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, ValueRef};
 
-use crate::error::{is_broken, to_error};
+use crate::error::{is_broken, is_cancelled, to_error};
 use crate::listener::Listener;
 
 /// The longest that a caller waits for the server.
@@ -48,7 +48,15 @@ impl Line {
     pub(crate) async fn run(&mut self, command: Command) -> (Result<Vec<Columns>>, bool) {
         let must = matches!(command, Command::Undo(_));
         let outcome = match command {
-            Command::Sql(sql) | Command::Undo(sql) => self.rows(sql).await.map(|rows| texts(&rows)),
+            Command::Sql(sql) => self.rows(sql).await.map(|rows| texts(&rows)),
+            Command::Undo(sql) => {
+                let undone = match self.rows(sql.clone()).await {
+                    // A cancellation that was meant for the wait before it.
+                    Err(error) if is_cancelled(&error) => self.rows(sql).await,
+                    undone => undone,
+                };
+                undone.map(|rows| texts(&rows))
+            }
             Command::Ping => self.ping().await.map(|()| Vec::new()),
         };
         match outcome {

@@ -168,6 +168,9 @@ impl Advisory {
                 life.turn().contended(rows.first().and_then(|row| number(row, 0)) == Some(2));
                 break (token, sent);
             }
+            if entry.is_withdrawn() {
+                return Err(Error::withdrawn());
+            }
             life.turn().contended(true);
             life.turn().enter(Stage::HeldElsewhere);
             request.report(StoreSays::Held(None));
@@ -293,10 +296,15 @@ impl LockProvider for Advisory {
     async fn withdraw(&self, request: &Request) -> Result<()> {
         let entry = self.requests.enter(request);
         entry.withdraw();
-        let (held, traces) = {
+        let (held, mut traces) = {
             let asked = entry.data();
             (asked.held.clone(), asked.traces.clone())
         };
+        traces.retain(|trace| !trace.is_settled());
+        if !traces.is_empty() {
+            // It is its turn: its call may hear of the withdrawal later than others try.
+            self.names.visit(self.key(request.name())).reopen();
+        }
         if let Some(held) = held {
             held.lose(LossReason::Released);
         }

@@ -108,6 +108,11 @@ impl Visit {
         }
     }
 
+    /// The request whose turn it is leaves: what the server said to it holds no more.
+    pub(super) fn reopen(&self) {
+        self.name.stage.send_replace(Stage::Open);
+    }
+
     /// Completes when a request of ours holds the name, or waits for another client that does.
     pub(super) async fn taken(&self) {
         let is_taken = |stage: &Stage| !matches!(stage, Stage::Open);
