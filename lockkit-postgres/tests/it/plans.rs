@@ -1,14 +1,13 @@
 //! The plan of every statement that the table strategy runs: found by an index, and few rows read, whatever the
 //! server knows of its tables.
 
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use lockkit_core::{Clock, Lock, LockName, LockProvider, Locks, Request};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::PostgresServer;
 
-use crate::common::{SLACK, by, config, count, join, ms, until};
+use crate::common::{SLACK, Snapshot, by, config, count, join, ms, until};
 
 const TTL: Duration = Duration::from_secs(30);
 const WAITERS: &str = "SELECT count(*) FROM lockkit.waiter WHERE name = 'planned'";
@@ -182,27 +181,6 @@ async fn every_call(server: &PostgresServer, providers: &[PostgresProvider; 2]) 
         let waiting = by(SLACK * 8, "a grant after an end", lock(theirs).acquire());
         waiting.await.unwrap().release().await.unwrap();
         drop(dead);
-    }
-}
-
-/// A transaction that sees the server's rows as they are now, until it is dropped.
-struct Snapshot(Child);
-
-impl Snapshot {
-    async fn open(server: &PostgresServer) -> Self {
-        let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lockkit.lease; \
-            SELECT pg_sleep(300)";
-        let psql = server.psql().unwrap().args(["-c", open]).stdout(Stdio::null()).spawn().unwrap();
-        let is_open = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-        until(SLACK * 4, "a snapshot is open", || count(server, is_open) == 1).await;
-        Self(psql)
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
     }
 }
 

@@ -7,7 +7,7 @@ use lockkit_core::{Guard, Locks};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Data, Link, PostgresServer};
 
-use crate::common::{SLACK, by, config, count, join, ms, until};
+use crate::common::{SLACK, Snapshot, by, config, count, join, ms, until};
 
 const WAITERS: &str = "SELECT count(*) FROM lockkit.waiter";
 
@@ -180,11 +180,7 @@ async fn behind_an_open_snapshot_a_row_that_leaves_its_page_is_searched_where_it
     let server = PostgresServer::start().unwrap();
     let lock = locks(&server).await.lock("bloated").ttl(ms(30_000));
     lock.acquire().await.unwrap().release().await.unwrap();
-    let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lockkit.lease; \
-        SELECT pg_sleep(60)";
-    let mut snapshot = server.psql().unwrap().args(["-c", open]).spawn().unwrap();
-    let is_open = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    until(SLACK * 4, "a snapshot is open", || count(&server, is_open) == 1).await;
+    let _snapshot = Snapshot::open(&server).await;
     let mut last = None;
     for _ in 0..400 {
         let guard = lock.acquire().await.unwrap();
@@ -198,8 +194,6 @@ async fn behind_an_open_snapshot_a_row_that_leaves_its_page_is_searched_where_it
     let on_its_page = "SELECT count(*) FROM lockkit.lease WHERE name = 'bloated' \
         AND ctid >= page_from AND ctid < page_to";
     assert_eq!(count(&server, on_its_page), 1);
-    snapshot.kill().unwrap();
-    snapshot.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,11 +296,7 @@ async fn behind_an_open_snapshot_the_thousandth_cycle_reads_at_most_twice_the_pa
     let server = PostgresServer::start().unwrap();
     let lock = locks(&server).await.lock("bloated").ttl(ms(30_000));
     lock.acquire().await.unwrap().release().await.unwrap();
-    let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lockkit.lease; \
-        SELECT pg_sleep(60)";
-    let mut snapshot = server.psql().unwrap().args(["-c", open]).spawn().unwrap();
-    let is_open = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    until(SLACK * 4, "a snapshot is open", || count(&server, is_open) == 1).await;
+    let _snapshot = Snapshot::open(&server).await;
     // Twice before it: the session has planned what it runs, and has read the catalogue.
     let cycle = |first: usize| {
         let [take, give] = [ask, leave].map(|call: fn(&str, usize) -> String| {
@@ -329,6 +319,4 @@ async fn behind_an_open_snapshot_the_thousandth_cycle_reads_at_most_twice_the_pa
     for (first, last) in first.into_iter().zip(last) {
         assert!(last <= first * 2, "{last} pages after a thousand cycles, {first} at first");
     }
-    snapshot.kill().unwrap();
-    snapshot.wait().unwrap();
 }

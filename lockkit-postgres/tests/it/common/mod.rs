@@ -1,5 +1,6 @@
 //! What the tests on a real server share.
 
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use lockkit_core::{LockName, Locks};
@@ -51,4 +52,25 @@ pub(crate) fn connections(server: &PostgresServer) -> usize {
 /// Waits until something is gone from the server.
 pub(crate) async fn gone(limit: Duration, what: &str, mut is_gone: impl FnMut() -> bool) {
     timing::gone(limit, what, async || is_gone()).await;
+}
+
+/// A transaction that sees the server's rows as they are now, until it is dropped.
+pub(crate) struct Snapshot(Child);
+
+impl Snapshot {
+    pub(crate) async fn open(server: &PostgresServer) -> Self {
+        let open = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM lockkit.lease; \
+            SELECT pg_sleep(300)";
+        let psql = server.psql().unwrap().args(["-c", open]).stdout(Stdio::null()).spawn().unwrap();
+        let is_open = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        until(SLACK * 4, "a snapshot is open", || count(server, is_open) == 1).await;
+        Self(psql)
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
 }

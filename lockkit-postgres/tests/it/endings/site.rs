@@ -81,7 +81,7 @@ pub(super) struct Site {
 }
 
 pub(super) fn builder() -> PostgresBuilder {
-    // What nobody flushes is lost with the server.
+    // What the server has not flushed is lost with it.
     PostgresServer::builder().setting("max_connections", 200).setting("wal_writer_delay", "10s")
 }
 
