@@ -15,7 +15,8 @@ use lockkit_core::{Applied, Clock, Error, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::line::{Columns, Command, Line, no_answer};
+use crate::line::{Command, Line, no_answer};
+use crate::protocol::Columns;
 
 /// How long a statement's answer is waited for when its caller has gone, and how long a client that
 /// connects waits: no ttl bounds that, and each connection is a process of the server's.
@@ -57,7 +58,7 @@ struct Shared {
     /// How many statements are under way or wait for their turn.
     pending: AtomicUsize,
     answers: AtomicUsize,
-    /// A statement has broken the connection.
+    /// A statement has broken the connection, or its task has ended.
     is_broken: AtomicBool,
     is_cut: watch::Sender<bool>,
     /// Told when the line comes back to a task that waits for it, when it does not, and when a caller has left.
@@ -116,12 +117,13 @@ impl Session {
             is_looked_at: AtomicBool::new(false),
             give_up,
         });
-        let serves = Arc::clone(&shared);
+        // Made here: a runtime that ends may drop the task before it has begun.
+        let serving = Serving(Arc::clone(&shared));
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let ending = ending;
             let mut queued = queued;
-            let serving = Serving(serves);
+            let serving = serving;
             let last = tokio::select! {
                 last = serve(&serving.0, &mut queued) => last,
                 () = serving.0.cut() => None,
@@ -196,12 +198,7 @@ impl Session {
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        *self.ended.borrow() || self.is_orphaned() || self.shared.is_broken.load(Ordering::SeqCst)
-    }
-
-    /// Whether its task is gone with its runtime, and has said nothing.
-    fn is_orphaned(&self) -> bool {
-        self.ended.has_changed().is_err() && !*self.ended.borrow()
+        self.shared.is_broken.load(Ordering::SeqCst)
     }
 
     /// Completes when the connection has ended; level-triggered.
@@ -225,6 +222,10 @@ impl Session {
 }
 
 impl Shared {
+    fn begun(&self) -> MutexGuard<'_, Option<Work>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn line(&self) -> MutexGuard<'_, Option<Line>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,7 +257,7 @@ impl Shared {
             drop(line);
             self.is_broken.store(true, Ordering::SeqCst);
         } else {
-            *self.line() = Some(line);
+            self.give_back(line);
             self.answers.fetch_add(1, Ordering::SeqCst);
         }
         if self.pending.fetch_sub(1, Ordering::SeqCst) > 1 || is_over {
@@ -265,9 +266,17 @@ impl Shared {
         answer
     }
 
+    /// Gives the line back, unless the task has ended meanwhile: the line then ends too.
+    fn give_back(&self, line: Line) {
+        let mut place = self.line();
+        if !self.is_broken.load(Ordering::SeqCst) {
+            *place = Some(line);
+        }
+    }
+
     /// Runs on what a caller has left, if one has.
     async fn go_on(&self) {
-        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begun = self.begun().take();
         if let Some(work) = begun
             && tokio::time::timeout(self.give_up, work).await.is_err()
         {
@@ -312,7 +321,7 @@ impl Shared {
         self.is_broken.store(true, Ordering::SeqCst);
         self.is_cut.send_replace(true);
         drop(self.line().take());
-        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let begun = self.begun().take();
         drop(begun);
     }
 }
@@ -352,7 +361,7 @@ impl Future for Begun<'_> {
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
         let Some(work) = self.work.take() else { return };
-        let mut begun = self.shared.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.shared.begun();
         // Without a task the connection has ended, and the statement with it.
         if !self.shared.is_broken.load(Ordering::SeqCst) {
             *begun = Some(work);
@@ -461,7 +470,7 @@ async fn serve(
             shared.pending.fetch_sub(together.len(), Ordering::SeqCst);
             return Some((together, answer));
         }
-        *shared.line() = Some(line);
+        shared.give_back(line);
         shared.pending.fetch_sub(together.len(), Ordering::SeqCst);
         shared.answers.fetch_add(1, Ordering::SeqCst);
         if let (Some(after), Ok(_)) = (after, &answer) {

@@ -68,9 +68,9 @@ fn is_mistrust(text: &str) -> bool {
     text.contains("peer certificate") || text.contains("received fatal alert")
 }
 
-/// Whether a statement was cancelled.
-pub(crate) fn is_cancelled(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some("57014")
+/// Whether the server refused a statement with this SQLSTATE.
+pub(crate) fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(code)
 }
 
 /// Whether the connection is of no more use.

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use lockkit_core::{Applied, Error, Result};
-use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, ValueRef};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
-use crate::error::{is_broken, is_cancelled, to_error};
+use crate::error::{has_code, is_broken, to_error};
 use crate::listener::Listener;
+use crate::protocol::{Columns, texts};
 
 /// The longest that a caller waits for the server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
-/// The texts of an answer's columns.
-pub(crate) type Columns = Vec<Option<String>>;
+/// The SQLSTATEs of a statement that was cancelled, and of one whose `lock_timeout` has passed.
+const CANCELLED: &str = "57014";
+const LOCK_NOT_AVAILABLE: &str = "55P03";
 
 /// A command to the server.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl Line {
             Command::Undo(sql) => {
                 let undone = match self.rows(sql.clone()).await {
                     // A cancellation that was meant for the wait before it.
-                    Err(error) if is_cancelled(&error) => self.rows(sql).await,
+                    Err(error) if has_code(&error, CANCELLED) => self.rows(sql).await,
                     undone => undone,
                 };
                 undone.map(|rows| texts(&rows))
@@ -118,21 +119,11 @@ async fn connected(
     }
 }
 
-/// The texts of all columns.
-fn texts(rows: &[PgRow]) -> Vec<Columns> {
-    let text = |row: &PgRow, column: usize| {
-        let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
-        value.as_str().ok().map(str::to_owned)
-    };
-    rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect()
-}
-
 /// The rows of a statement over the caller's connection.
 pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<Vec<Columns>> {
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await;
     let rows = rows.map_err(|error| {
-        let code = error.as_database_error().and_then(DatabaseError::code);
-        if code.as_deref() == Some("55P03") {
+        if has_code(&error, LOCK_NOT_AVAILABLE) {
             return Error::TimedOut { holder: None };
         }
         to_error(&error, true)

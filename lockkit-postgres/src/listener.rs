@@ -4,8 +4,10 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Acquire, AssertSqlSafe, ConnectOptions, Connection, Row, ValueRef};
+use sqlx::{Acquire, AssertSqlSafe, ConnectOptions, Connection};
 use tokio::runtime::{Builder, Handle};
+
+use crate::protocol::{only, texts};
 
 /// A connection that is refused is refused by then.
 const SOON: Duration = Duration::from_millis(250);
@@ -94,10 +96,7 @@ impl Listener {
 
     /// Asks the server for one text, which may be null; `None`: the connection has ended.
     pub(crate) async fn text(&mut self, sql: String) -> Option<Option<String>> {
-        let rows = self.rows(sql).await.ok()?;
-        let Some(row) = rows.first() else { return Some(None) };
-        let value = row.try_get_raw(0).ok()?;
-        Some(if value.is_null() { None } else { Some(value.as_str().ok()?.to_owned()) })
+        Some(only(texts(&self.rows(sql).await.ok()?)))
     }
 
     /// Ends the connection in order.

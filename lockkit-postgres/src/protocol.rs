@@ -1,11 +1,14 @@
 //! What goes over the wire: names, keys and literals.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use lockkit_core::{Applied, Error, LockName};
-use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey};
+use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey, PgRow};
+use sqlx::{Row, ValueRef};
 
-use crate::line::Columns;
+/// The texts of an answer's columns.
+pub(crate) type Columns = Vec<Option<String>>;
 
 /// The key that a name is locked by under the strategy
 /// [`Strategy::Advisory`](crate::Strategy::Advisory): the one that sqlx's `PgAdvisoryLock` derives
@@ -19,6 +22,11 @@ pub fn key(name: &LockName) -> i64 {
         // It derives no others.
         other => unreachable!("{other:?}"),
     }
+}
+
+/// The key of a name: the one that it was given, or [`key`].
+pub(crate) fn key_of(given: &HashMap<LockName, i64>, name: &LockName) -> i64 {
+    given.get(name).copied().unwrap_or_else(|| key(name))
 }
 
 /// A text as a literal, whatever the server's settings.
@@ -47,6 +55,20 @@ pub(crate) fn stored(name: &str) -> Cow<'_, str> {
 pub(crate) fn name_of(stored: &str) -> Option<LockName> {
     let name = stored.replace("\u{1}\u{1}", "\0").replace("\u{1}\u{2}", "\u{1}");
     LockName::new(name).ok()
+}
+
+/// The texts of all columns.
+pub(crate) fn texts(rows: &[PgRow]) -> Vec<Columns> {
+    let text = |row: &PgRow, column: usize| {
+        let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
+        value.as_str().ok().map(str::to_owned)
+    };
+    rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect()
+}
+
+/// The text of an answer of one row and one column, which may be null.
+pub(crate) fn only(rows: Vec<Columns>) -> Option<String> {
+    rows.into_iter().next()?.into_iter().next()?
 }
 
 /// A column's text.

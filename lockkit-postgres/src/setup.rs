@@ -7,8 +7,8 @@ use sqlx::PgConnection;
 use crate::config::SCHEMA;
 use crate::connection::Session;
 use crate::error::STANDBY;
-use crate::line::{Columns, rows};
-use crate::protocol::{column, garbled, number};
+use crate::line::rows;
+use crate::protocol::{Columns, column, garbled, number};
 use crate::{PostgresConfig, Strategy};
 
 /// The oldest server that ends idle sessions.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use lockkit_core::{Applied, Error, FencingToken, LockName, Result, Stale};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use crate::error::to_error;
+use crate::error::{has_code, to_error};
 use crate::line::rows;
-use crate::protocol::{column, garbled, key, number, quoted};
+use crate::protocol::{column, garbled, key_of, number, quoted};
 use crate::setup::{Over, check_server};
 use crate::{PostgresConfig, Strategy};
 
@@ -175,8 +175,8 @@ impl TransactionLocks {
         let Err(error) = sqlx::raw_sql(AssertSqlSafe(sql)).execute(transaction).await else {
             return Ok(());
         };
-        let said = error.as_database_error();
-        let newest = said.filter(|said| said.code().as_deref() == Some(STALE)).and_then(|said| {
+        let said = error.as_database_error().filter(|_| has_code(&error, STALE));
+        let newest = said.and_then(|said| {
             let detail = said.downcast_ref::<sqlx::postgres::PgDatabaseError>().detail()?;
             detail.parse().ok()
         });
@@ -187,7 +187,7 @@ impl TransactionLocks {
     }
 
     fn key(&self, name: &LockName) -> i64 {
-        self.keys.get(name).copied().unwrap_or_else(|| key(name))
+        key_of(&self.keys, name)
     }
 
     /// Locks the name; the token, or none where no client has entered since a crash.

@@ -18,8 +18,8 @@ use super::session::{Lives, Use};
 use super::sessions::Sessions;
 use crate::PostgresConfig;
 use crate::connection::{PATIENCE, Session};
-use crate::line::{Columns, LIMIT};
-use crate::protocol::{garbled, key, number};
+use crate::line::LIMIT;
+use crate::protocol::{Columns, garbled, key_of, number};
 use crate::setup::{Over, check_server};
 
 /// The longest that one statement waits: for so long an index build may wait for it.
@@ -69,7 +69,7 @@ impl Advisory {
     }
 
     fn key(&self, name: &LockName) -> i64 {
-        self.keys.get(name).copied().unwrap_or_else(|| key(name))
+        key_of(&self.keys, name)
     }
 
     /// Begins an epoch of tokens where a crash of the server has ended the last one.

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use crate::connection::{After, Session};
 use crate::error::{POOLER, STANDBY};
-use crate::line::{Columns, Command};
-use crate::protocol::{column, garbled, number};
+use crate::line::Command;
+use crate::protocol::{Columns, column, garbled, number};
 
 /// Nothing here is waited for longer: locks of others live on the session.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);

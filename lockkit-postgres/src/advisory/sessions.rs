@@ -12,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::session::{LockSession, Use};
 use crate::connection::PATIENCE;
-use crate::line::{Columns, Command, LIMIT};
+use crate::line::{Command, LIMIT};
+use crate::protocol::Columns;
 
 /// How many statements wait for a session before another one is used or opened. They are answered
 /// one by one: on a link of 100 ms each way so many take almost a second.
@@ -228,6 +229,19 @@ impl Sessions {
         self.control(clock, LIMIT / 4, &sql).await.map(drop)
     }
 
+    /// Looks after a session that no request has used for so long.
+    async fn unused(&self, clock: &Clock, session: &Arc<LockSession>, unused: Duration) {
+        if session.ttl().is_zero() {
+            if unused > UNUSED {
+                self.retire(session);
+            }
+        } else if unused >= session.ttl() / 6
+            && let Some(resting) = self.rest(session)
+        {
+            resting.run(clock, LIMIT, "SELECT 1").await.ok();
+        }
+    }
+
     /// Nothing lives on this session, and the server is to be told: it would end it otherwise, and write that
     /// into its log. `None`: a request uses it.
     fn rest(&self, session: &Arc<LockSession>) -> Option<Use> {
@@ -371,22 +385,9 @@ fn watch(sessions: Weak<Sessions>, session: &Arc<LockSession>) {
             if let Some(due) = live.lapse(now) {
                 until = until.min(due);
             }
-            if live.users() > 0 {
-                unused_since = None;
-            } else {
-                let since = *unused_since.get_or_insert(now);
-                let unused = now.saturating_since(since);
-                if !live.ttl().is_zero() {
-                    if unused >= live.ttl() / 6
-                        && let Some(resting) = sessions.upgrade().and_then(|all| all.rest(&live))
-                    {
-                        resting.run(&clock, LIMIT, "SELECT 1").await.ok();
-                    }
-                } else if unused > UNUSED
-                    && let Some(sessions) = sessions.upgrade()
-                {
-                    sessions.retire(&live);
-                }
+            unused_since = if live.users() > 0 { None } else { unused_since.or(Some(now)) };
+            if let (Some(since), Some(sessions)) = (unused_since, sessions.upgrade()) {
+                sessions.unused(&clock, &live, now.saturating_since(since)).await;
             }
             let aimed = live.aimed();
             drop(live);

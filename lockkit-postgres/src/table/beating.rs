@@ -16,7 +16,7 @@ use super::beats::LONGEST_LIFE;
 use super::shared::{Granted, Shared};
 use crate::line::LIMIT;
 use crate::listener::{FIRST_PAUSE, Heard, LONGEST_PAUSE, Listener};
-use crate::protocol::{quoted, stored};
+use crate::protocol::{only, quoted, stored};
 
 /// The shortest time that a beat may take: a busy server is not a dead one.
 const SHORTEST_CALL: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ enum Ended {
 }
 
 /// Over what a client beats.
-enum Line {
+enum Route {
     /// A connection of its own, which hears of grants.
     Listening(Listener),
     /// The connections for statements, behind a pooler.
@@ -72,12 +72,12 @@ enum Line {
 
 async fn beat_on(shared: &Shared) -> Ended {
     let beats = &shared.beats;
-    let mut line = match &shared.listener {
+    let mut route = match &shared.listener {
         Some(options) => match Listener::open(options, &beats.channel(), LIMIT).await {
-            Some(listener) => Line::Listening(listener),
+            Some(listener) => Route::Listening(listener),
             None => return Ended::NotConnected,
         },
-        None => Line::Pooled,
+        None => Route::Pooled,
     };
     let (mut next_beat, mut idle_since) = (now(), None);
     let mut is_first = true;
@@ -86,7 +86,7 @@ async fn beat_on(shared: &Shared) -> Ended {
         let (life, due) = beats.plan();
         let is_shorter = life < beats.life().unwrap_or(Duration::MAX);
         if now >= next_beat || is_shorter {
-            match beat(shared, &mut line, life).await {
+            match beat(shared, &mut route, life).await {
                 Some(is_lost) if is_lost || is_first => ask_again(shared),
                 Some(_) => {}
                 None => return Ended::Broken,
@@ -101,32 +101,32 @@ async fn beat_on(shared: &Shared) -> Ended {
                 beats.silent();
                 // A request that has entered by now found the client beating: its place needs the row.
                 if beats.plan().1.is_none() {
-                    return farewell(shared, &mut line).await;
+                    return farewell(shared, &mut route).await;
                 }
                 continue;
             }
-            if !wait(shared, &mut line, now.saturating_add(IDLE / 10)).await {
+            if !wait(shared, &mut route, now.saturating_add(IDLE / 10)).await {
                 return Ended::Broken;
             }
             next_beat = next_beat.min(self::now());
             continue;
         };
         idle_since = None;
-        if now >= due && poke(shared, &mut line).await.is_none() {
+        if now >= due && poke(shared, &mut route).await.is_none() {
             return Ended::Broken;
         }
         let until = beats.plan().1.unwrap_or(next_beat).min(next_beat);
-        if !wait(shared, &mut line, until).await {
+        if !wait(shared, &mut route, until).await {
             return Ended::Broken;
         }
     }
 }
 
 /// Delivers what comes until then, or until something has changed; `false`: the connection has ended.
-async fn wait(shared: &Shared, line: &mut Line, until: Instant) -> bool {
+async fn wait(shared: &Shared, route: &mut Route, until: Instant) -> bool {
     let left = until.saturating_since(now());
-    match line {
-        Line::Listening(listener) => tokio::select! {
+    match route {
+        Route::Listening(listener) => tokio::select! {
             biased;
             heard = listener.hear(left) => match heard {
                 Heard::Message(message) => {
@@ -138,7 +138,7 @@ async fn wait(shared: &Shared, line: &mut Line, until: Instant) -> bool {
             },
             () = shared.beats.changed() => true,
         },
-        Line::Pooled => {
+        Route::Pooled => {
             tokio::time::timeout(left, shared.beats.changed()).await.ok();
             true
         }
@@ -146,38 +146,38 @@ async fn wait(shared: &Shared, line: &mut Line, until: Instant) -> bool {
 }
 
 /// Asks for one text; `None`: no answer.
-async fn text(shared: &Shared, line: &mut Line, sql: String) -> Option<Option<String>> {
+async fn text(shared: &Shared, route: &mut Route, sql: String) -> Option<Option<String>> {
     let life = shared.beats.life().unwrap_or(LONGEST_LIFE);
     // Silent for a life, the client counts as dead: another connection may still save it.
     let limit = life.clamp(SHORTEST_CALL, LIMIT);
-    match line {
-        Line::Listening(listener) => tokio::time::timeout(limit, listener.text(sql)).await.ok()?,
-        Line::Pooled => {
+    match route {
+        Route::Listening(listener) => tokio::time::timeout(limit, listener.text(sql)).await.ok()?,
+        Route::Pooled => {
             let answered = shared.pool.run(&Clock::system(), limit, &sql).await.ok()?;
-            Some(answered.rows.into_iter().next().and_then(|row| row.into_iter().next()?))
+            Some(only(answered.rows))
         }
     }
 }
 
 /// Sends a beat; whether waiters were taken out of their queues since the last one.
-async fn beat(shared: &Shared, line: &mut Line, life: Duration) -> Option<bool> {
+async fn beat(shared: &Shared, route: &mut Route, life: Duration) -> Option<bool> {
     let beats = &shared.beats;
     let (number, lost) = beats.next();
     let (schema, id, ms) = (&shared.schema, beats.id, life.as_millis());
     let sql = format!("SELECT {schema}.beat('{id}', {number}, {ms}, {lost})");
-    let said: u64 = text(shared, line, sql).await??.parse().ok()?;
+    let said: u64 = text(shared, route, sql).await??.parse().ok()?;
     beats.acknowledged(life, said);
     Some(said != lost)
 }
 
 /// Has the server grant on the names whose holders' terms are over.
-async fn poke(shared: &Shared, line: &mut Line) -> Option<()> {
+async fn poke(shared: &Shared, route: &mut Route) -> Option<()> {
     let beats = &shared.beats;
     let names: Vec<LockName> = beats.due();
     let literals: Vec<_> = names.iter().map(|name| quoted(&stored(name.as_str()))).collect();
     let schema = &shared.schema;
     let sql = format!("SELECT {schema}.poke(ARRAY[{}]::text[])", literals.join(", "));
-    let soonest = text(shared, line, sql).await?;
+    let soonest = text(shared, route, sql).await?;
     if let Some(after) = soonest.and_then(|ms| ms.parse().ok()).map(Duration::from_millis) {
         beats.look_at(&names, after);
     }
@@ -185,9 +185,9 @@ async fn poke(shared: &Shared, line: &mut Line) -> Option<()> {
 }
 
 /// Takes the client's row away; where that fails, it is out of date in a moment.
-async fn farewell(shared: &Shared, line: &mut Line) -> Ended {
+async fn farewell(shared: &Shared, route: &mut Route) -> Ended {
     let (schema, id) = (&shared.schema, shared.beats.id);
-    text(shared, line, format!("DELETE FROM {schema}.client WHERE id = '{id}'")).await;
+    text(shared, route, format!("DELETE FROM {schema}.client WHERE id = '{id}'")).await;
     Ended::Idle
 }
 

@@ -12,8 +12,7 @@ use super::beating;
 use super::beats;
 use super::pool::Answered;
 use super::shared::{Granted, Shared};
-use crate::line::Columns;
-use crate::protocol::{column, garbled, quoted, stored};
+use crate::protocol::{Columns, column, garbled, quoted, stored};
 
 /// A call, or a lease, of a request.
 pub(super) type Entry = kit::Entry<Mailbox<Granted>>;

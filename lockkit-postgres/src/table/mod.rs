@@ -17,14 +17,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::kit::wait;
 use lockkit_core::{
-    Applied, Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider,
-    Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
+    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider, Operator,
+    Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 use sqlx::postgres::PgConnectOptions;
 
 use crate::PostgresConfig;
 use crate::connection::{PATIENCE, Session};
-use crate::line::Command;
 use crate::protocol::column;
 use crate::setup::{Over, check_server};
 use beats::Beats;
@@ -88,7 +87,7 @@ impl Table {
 /// Whether the server took the settings of our first message from us: a pooler may swallow them.
 async fn obeys(session: &Session) -> Result<bool> {
     let ask = "SELECT source = 'client' FROM pg_settings WHERE name = 'synchronous_commit'";
-    let rows = session.ask(&Clock::system(), PATIENCE, Command::Sql(ask.to_owned())).await?;
+    let rows = session.first(ask.to_owned()).await?;
     Ok(rows.first().and_then(|row| column(row, 0)) == Some("t"))
 }
 

@@ -8,8 +8,8 @@ use lockkit_core::{
 };
 
 use super::client::Client;
-use crate::line::{Columns, LIMIT};
-use crate::protocol::{column, garbled, name_of, number, quoted, stored};
+use crate::line::LIMIT;
+use crate::protocol::{Columns, column, garbled, name_of, number, quoted, stored};
 
 impl Client {
     async fn look(&self, sql: &str) -> Result<Vec<Columns>> {

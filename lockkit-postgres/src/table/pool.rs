@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::connection::{Leaving, PATIENCE, Session};
-use crate::line::{Columns, Command, LIMIT};
+use crate::line::{Command, LIMIT};
+use crate::protocol::Columns;
 
 pub(crate) struct Pool {
     options: PgConnectOptions,
