@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, Result};
+use lockkit_core::{Applied, Clock, Error, Instant, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::line::{Command, Line, no_answer};
+use crate::line::{Command, LIMIT, Line, no_answer};
 use crate::protocol::Columns;
 
 /// How long a statement's answer is waited for when its caller has gone, and how long a client that
@@ -58,6 +58,8 @@ struct Shared {
     /// How many statements are under way or wait for their turn.
     pending: AtomicUsize,
     answers: AtomicUsize,
+    /// When the statement that runs should have had its answer.
+    due: Mutex<Option<Instant>>,
     /// A statement has broken the connection, or its task has ended.
     is_broken: AtomicBool,
     is_cut: watch::Sender<bool>,
@@ -75,6 +77,7 @@ type Work = Pin<Box<dyn Future<Output = Result<Vec<Columns>>> + Send>>;
 /// A command for the task.
 struct Queued {
     command: Command,
+    limit: Duration,
     state: Arc<AtomicU8>,
     reply: oneshot::Sender<Result<Vec<Columns>>>,
     after: Option<After>,
@@ -110,6 +113,7 @@ impl Session {
             begun: Mutex::default(),
             pending: AtomicUsize::new(0),
             answers: AtomicUsize::new(0),
+            due: Mutex::default(),
             is_broken: AtomicBool::new(false),
             is_cut: watch::Sender::new(false),
             returned: Notify::new(),
@@ -150,6 +154,7 @@ impl Session {
         command: Command,
     ) -> Result<Vec<Columns>> {
         if let Some(line) = self.shared.take_idle() {
+            self.shared.begin(limit);
             let work = Box::pin(Arc::clone(&self.shared).run_here(line, command));
             let begun = Begun { shared: &self.shared, work: Some(work) };
             return tokio::select! {
@@ -162,7 +167,7 @@ impl Session {
         let asked = Asked(Arc::new(AtomicU8::new(QUEUED)));
         self.shared.pending.fetch_add(1, Ordering::SeqCst);
         let state = Arc::clone(&asked.0);
-        if self.queue.send(Queued { command, state, reply, after: None }).is_err() {
+        if self.queue.send(Queued { command, limit, state, reply, after: None }).is_err() {
             return Err(Error::unavailable(Applied::No, ENDED));
         }
         tokio::select! {
@@ -184,7 +189,7 @@ impl Session {
         let ((reply, _), state) = (oneshot::channel(), Arc::default());
         self.shared.pending.fetch_add(1, Ordering::SeqCst);
         // Where no task takes it, the connection has ended.
-        self.queue.send(Queued { command, state, reply, after: Some(after) }).ok();
+        self.queue.send(Queued { command, limit: LIMIT, state, reply, after: Some(after) }).ok();
     }
 
     /// How many statements are under way or wait for their turn.
@@ -195,6 +200,12 @@ impl Session {
     /// How many times the server has answered so far.
     pub(crate) fn answers(&self) -> usize {
         self.shared.answers.load(Ordering::SeqCst)
+    }
+
+    /// Whether the statement that runs has had no answer within its limit. That its caller has left, at its
+    /// limit or before, changes nothing.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.shared.due().is_some_and(|due| due <= Clock::system().now())
     }
 
     pub(crate) fn is_ended(&self) -> bool {
@@ -224,6 +235,15 @@ impl Session {
 impl Shared {
     fn begun(&self) -> MutexGuard<'_, Option<Work>> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn due(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A statement begins, whose answer is due within `limit`.
+    fn begin(&self, limit: Duration) {
+        *self.due() = Some(Clock::system().now().saturating_add(limit));
     }
 
     fn line(&self) -> MutexGuard<'_, Option<Line>> {
@@ -268,6 +288,7 @@ impl Shared {
 
     /// Gives the line back, unless the task has ended meanwhile: the line then ends too.
     fn give_back(&self, line: Line) {
+        *self.due() = None;
         let mut place = self.line();
         if !self.is_broken.load(Ordering::SeqCst) {
             *place = Some(line);
@@ -443,7 +464,7 @@ async fn serve(
                 }
             },
         };
-        let Queued { command, state, reply: first, after } = queued;
+        let Queued { command, limit, state, reply: first, after } = queued;
         if !take_up(&state) {
             shared.pending.fetch_sub(1, Ordering::SeqCst);
             continue;
@@ -463,6 +484,7 @@ async fn serve(
             }
         }
         let mut line = shared.take().await?;
+        shared.begin(limit);
         let ran = tokio::time::timeout(shared.give_up, line.run(command)).await;
         let (answer, is_over) =
             ran.unwrap_or_else(|_| (Err(no_answer(Applied::Maybe, shared.give_up)), true));

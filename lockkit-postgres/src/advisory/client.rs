@@ -35,6 +35,12 @@ const TRY_AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_sec
 /// How often the server is told to end a wait, until it has.
 const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
+/// How long a try waits for one answer: less than the call lasts, so that the session is known to be silent when the
+/// call ends.
+fn answer_limit(ttl: Duration) -> Duration {
+    call_limit(ttl) * 7 / 8
+}
+
 #[derive(Debug)]
 pub(crate) struct Advisory {
     sessions: Arc<Sessions>,
@@ -81,7 +87,7 @@ impl Advisory {
     /// Tries over a session that other locks share.
     async fn ask(&self, entry: &Entry<Asked>, turn: Turn) -> Result<Tried> {
         let (request, key) = (entry.request(), turn.key());
-        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
+        let (clock, limit) = (request.clock(), answer_limit(request.ttl()));
         let session = self.sessions.holder(request.ttl()).await?;
         let reserved = self.budget.take();
         if self.budget.is_stale() {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result};
+use lockkit_core::{Clock, Error, Instant, LossReason, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
@@ -49,8 +49,6 @@ pub(super) struct LockSession {
     users: AtomicUsize,
     /// It waits for a lock, and serves no other request.
     blocks: AtomicBool,
-    /// It did not answer in time, and has not answered since.
-    is_silent: AtomicBool,
     held: Mutex<Vec<Weak<dyn Lives>>>,
 }
 
@@ -130,7 +128,6 @@ impl LockSession {
             aimed: Arc::default(),
             users: AtomicUsize::new(0),
             blocks: AtomicBool::new(false),
-            is_silent: AtomicBool::new(false),
             held: Mutex::default(),
             session,
         })
@@ -167,8 +164,9 @@ impl LockSession {
         self.session.cut();
     }
 
+    /// It did not answer in time, and has not answered since.
     pub(super) fn is_silent(&self) -> bool {
-        self.is_silent.load(Ordering::SeqCst)
+        self.session.is_silent()
     }
 
     /// From now on the server ends it after this silence; the server is told with the next statement.
@@ -223,10 +221,7 @@ impl LockSession {
         limit: Duration,
         command: Command,
     ) -> Result<Vec<Columns>> {
-        let answer = self.session.ask(clock, limit, command).await;
-        let unanswered = matches!(answer, Err(Error::Unavailable { applied: Applied::Maybe, .. }));
-        self.is_silent.store(unanswered && !self.is_ended(), Ordering::SeqCst);
-        answer
+        self.session.ask(clock, limit, command).await
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -277,6 +272,11 @@ impl LockSession {
             }
         }
         next
+    }
+
+    /// Whether a lock lives on it.
+    pub(super) fn is_lived_on(&self) -> bool {
+        self.all_held().iter().filter_map(Weak::upgrade).any(|held| held.is_live())
     }
 
     /// All that lives on it is lost.

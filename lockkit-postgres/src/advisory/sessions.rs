@@ -385,6 +385,9 @@ fn watch(sessions: Weak<Sessions>, session: &Arc<LockSession>) {
             if let Some(due) = live.lapse(now) {
                 until = until.min(due);
             }
+            if live.is_silent() && !live.is_lived_on() {
+                live.cut();
+            }
             unused_since = if live.users() > 0 { None } else { unused_since.or(Some(now)) };
             if let (Some(since), Some(sessions)) = (unused_since, sessions.upgrade()) {
                 sessions.unused(&clock, &live, now.saturating_since(since)).await;

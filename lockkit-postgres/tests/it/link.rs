@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{SLACK, advisory, by, config, join, key_of, ms, until};
-use lockkit_core::{Error, Locks};
+use lockkit_core::{Clock, Error, LockName, LockProvider, Locks, Request};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Connections, Fault, Link, PostgresServer, Way, in_time, timing};
 
@@ -245,4 +245,35 @@ async fn who_asks_whether_others_wait_and_hears_nothing_leaves_the_lock_to_them(
     stranger.release().await.unwrap();
     let next = by(ttl + SLACK, "the queue goes on", guards.recv()).await.unwrap();
     assert!(next.token() > held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_an_answer_serves_no_other_call_also_where_its_caller_left_first() {
+    let server = PostgresServer::start().unwrap();
+    let link = Link::to_postgres(server.address()).unwrap();
+    let url = format!("{}?sslmode=disable", server.url_at(link.address()));
+    for strategy in crate::common::BOTH {
+        let provider = PostgresProvider::connect(config(&url, strategy)).await.unwrap();
+        let request =
+            |ttl| Request::new(LockName::new("a").unwrap(), ttl, Clock::system()).unwrap();
+        let ttl = Duration::from_secs(2);
+        let limit = lockkit_core::kit::call_limit(ttl);
+        for left_at in [limit / 2, TTL] {
+            let granted = provider.try_acquire(&request(ttl)).await.unwrap().unwrap();
+            granted.lease.release().await.unwrap();
+            link.fault_on(Connections::Existing, Way::Both, Fault::Blackhole);
+            let stuck = request(ttl);
+            match tokio::time::timeout(left_at, provider.try_acquire(&stuck)).await {
+                // Its answer is not overdue yet.
+                Err(_) if left_at < limit => tokio::time::sleep(limit / 2).await,
+                Ok(Err(Error::Unavailable { .. })) if left_at > limit => {}
+                other => panic!("{strategy:?}, left after {left_at:?}: {other:?}"),
+            }
+            let next = provider.try_acquire(&request(ttl)).await;
+            let next = next.unwrap_or_else(|error| panic!("{strategy:?}, {left_at:?}: {error}"));
+            next.expect("free").lease.release().await.unwrap();
+            provider.withdraw(&stuck).await.unwrap();
+            link.pass().unwrap();
+        }
+    }
 }
