@@ -26,7 +26,7 @@ async fn tick(replica: u32, url: &str) -> Result<(), Error> {
     const NIGHT: &str = "2026-03-01";
     let locks = connect(url).await?;
     let lock = locks.lock("scheduler/nightly-report");
-    lock.run(async |guard| {
+    lock.run(async |guard| -> Result<(), Error> {
         // Reading raises the fence: whoever held before cannot finish a run any more.
         let done = RUNS.access(guard.token(), |runs| runs.get(NIGHT).copied())?;
         if let Some(by) = done {
@@ -36,8 +36,8 @@ async fn tick(replica: u32, url: &str) -> Result<(), Error> {
         println!("replica {replica}: writing the report, with token {}", guard.token());
         tokio::time::sleep(Duration::from_millis(200)).await;
         RUNS.access(guard.token(), |runs| runs.insert(NIGHT, replica))?;
-        Ok::<_, Error>(())
+        Ok(())
     })
-    .await?;
+    .await??;
     Ok(locks.close(Duration::from_secs(5)).await?)
 }

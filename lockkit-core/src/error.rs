@@ -1,9 +1,10 @@
 //! The one error that users act on.
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::sync::Arc;
 
-use crate::{Holder, LossReason};
+use crate::{Holder, LockName, LossReason};
 
 /// What went wrong, in terms of what the caller can do about it.
 ///
@@ -16,52 +17,53 @@ use crate::{Holder, LossReason};
 /// assert!(error.is_retryable());
 /// assert!(!Error::invalid("ttl 0", "give a ttl of at least 50 ms").is_retryable());
 /// ```
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The time limit of the call passed while another caller held the name: try later.
-    #[error("timed out: the name is held{}", held_by(holder.as_ref()))]
     TimedOut {
         /// The holder that the store named last, if it named one.
         holder: Option<Holder>,
+        /// The lock that the call was about.
+        lock: Option<LockName>,
     },
     /// The lease has ended: stop the work it protected.
-    #[error("the lease is lost: {reason}")]
     Lost {
         /// How it ended.
         reason: LossReason,
+        /// The lock that the call was about.
+        lock: Option<LockName>,
     },
     /// The store did not answer, or answered that it cannot serve now: try again.
-    #[error("the store is unavailable ({applied}): {cause}")]
     Unavailable {
         /// Whether the request may have taken effect all the same.
         applied: Applied,
         /// What the store or its client said.
         cause: Cause,
+        /// The lock that the call was about; none where it was about the whole store.
+        lock: Option<LockName>,
     },
     /// The store refused, and will refuse again until the remedy is followed.
-    #[error("the store refused: {what}; {remedy}")]
     Rejected {
         /// What was refused.
         what: String,
         /// What to do about it.
         remedy: String,
+        /// The lock that the call was about; none where it was about the whole store.
+        lock: Option<LockName>,
     },
     /// The caller's input cannot be served: correct it.
-    #[error("invalid: {what}; {remedy}")]
     Invalid {
         /// What is wrong.
         what: String,
         /// What to write instead.
         remedy: String,
+        /// The lock that the call was about; none where it was about the whole store.
+        lock: Option<LockName>,
     },
     /// These [`Locks`](crate::Locks) were closed: connect again.
-    #[error("these locks were closed; connect again to take more")]
     Closed,
     /// There is no tokio runtime to work in, or it ended during the call.
-    #[error(
-        "no tokio runtime: call inside one that lives on, or give one with Locks::builder().runtime(handle)"
-    )]
     NoRuntime,
 }
 
@@ -75,6 +77,17 @@ pub enum Applied {
 }
 
 /// The underlying cause of an [`Error::Unavailable`]: displays as its message.
+///
+/// ```
+/// use lockkit_core::{Applied, Error};
+/// use std::io;
+///
+/// let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+/// let error = Error::unavailable(Applied::Maybe, reset);
+/// let Error::Unavailable { cause, .. } = error else { unreachable!() };
+/// let io = cause.downcast_ref::<io::Error>().expect("what was given");
+/// assert_eq!(io.kind(), io::ErrorKind::ConnectionReset);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Cause(Arc<dyn StdError + Send + Sync>);
 
@@ -84,27 +97,59 @@ impl Error {
         applied: Applied,
         cause: impl Into<Box<dyn StdError + Send + Sync>>,
     ) -> Self {
-        Self::Unavailable { applied, cause: Cause(Arc::from(cause.into())) }
+        Self::Unavailable { applied, cause: Cause(Arc::from(cause.into())), lock: None }
     }
 
     /// An [`Error::Rejected`].
     pub fn rejected(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Rejected { what: what.into(), remedy: remedy.into() }
+        Self::Rejected { what: what.into(), remedy: remedy.into(), lock: None }
     }
 
     /// An [`Error::Invalid`].
     pub fn invalid(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Invalid { what: what.into(), remedy: remedy.into() }
+        Self::Invalid { what: what.into(), remedy: remedy.into(), lock: None }
     }
 
     /// An [`Error::Lost`].
     pub const fn lost(reason: LossReason) -> Self {
-        Self::Lost { reason }
+        Self::Lost { reason, lock: None }
     }
 
-    /// Whether the same call can succeed later without anybody changing anything.
+    /// An [`Error::TimedOut`], with the holder that the store named.
+    pub const fn timed_out(holder: Option<Holder>) -> Self {
+        Self::TimedOut { holder, lock: None }
+    }
+
+    /// Whether the same call can succeed later with no change by the caller or an operator.
+    ///
+    /// A lost lease is not: it stays lost, and its lock must be acquired again.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::TimedOut { .. } | Self::Unavailable { .. } | Self::Lost { .. })
+        matches!(self, Self::TimedOut { .. } | Self::Unavailable { .. })
+    }
+
+    /// The lock that the call was about; `None`: the call was about the whole store.
+    pub const fn lock(&self) -> Option<&LockName> {
+        match self {
+            Self::TimedOut { lock, .. }
+            | Self::Lost { lock, .. }
+            | Self::Unavailable { lock, .. }
+            | Self::Rejected { lock, .. }
+            | Self::Invalid { lock, .. } => lock.as_ref(),
+            Self::Closed | Self::NoRuntime => None,
+        }
+    }
+
+    /// This error, about this lock.
+    pub(crate) fn about(mut self, name: &LockName) -> Self {
+        match &mut self {
+            Self::TimedOut { lock, .. }
+            | Self::Lost { lock, .. }
+            | Self::Unavailable { lock, .. }
+            | Self::Rejected { lock, .. }
+            | Self::Invalid { lock, .. } => *lock = Some(name.clone()),
+            Self::Closed | Self::NoRuntime => {}
+        }
+        self
     }
 
     /// What a call on a withdrawn request ends in.
@@ -119,7 +164,7 @@ impl Error {
     #[must_use]
     pub fn with_applied(self, applied: Applied) -> Self {
         match self {
-            Self::Unavailable { cause, .. } => Self::Unavailable { applied, cause },
+            Self::Unavailable { cause, lock, .. } => Self::Unavailable { applied, cause, lock },
             other => other,
         }
     }
@@ -130,8 +175,58 @@ impl Error {
     }
 }
 
-impl std::fmt::Display for Applied {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(lock) = self.lock() {
+            write!(f, "lock {lock:?}: ")?;
+        }
+        match self {
+            Self::TimedOut { holder: None, .. } => f.write_str("timed out: the name is held"),
+            Self::TimedOut { holder: Some(holder), .. } => {
+                write!(f, "timed out: the name is held by {holder}")
+            }
+            Self::Lost { reason, .. } => write!(f, "the lease is lost: {reason}"),
+            Self::Unavailable { applied, cause, .. } => {
+                write!(f, "the store is unavailable ({applied}): {cause}")
+            }
+            Self::Rejected { what, remedy, .. } => {
+                write!(f, "the store refused: {what}; {remedy}")
+            }
+            Self::Invalid { what, remedy, .. } => write!(f, "invalid: {what}; {remedy}"),
+            Self::Closed => f.write_str("these locks were closed; connect again to take more"),
+            Self::NoRuntime => f.write_str(
+                "no tokio runtime: call inside one that lives on, or give one with \
+                 Locks::builder().runtime(handle)",
+            ),
+        }
+    }
+}
+
+impl StdError for Error {
+    /// What is behind the cause: the cause itself is in the message already.
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Unavailable { cause, .. } => cause.source(),
+            _ => None,
+        }
+    }
+}
+
+impl Cause {
+    /// The error that the store's client gave, if it is of this type.
+    pub fn downcast_ref<T: StdError + 'static>(&self) -> Option<&T> {
+        let mut error: &(dyn StdError + 'static) = &*self.0;
+        loop {
+            match error.downcast_ref() {
+                Some(found) => return Some(found),
+                None => error = error.source()?,
+            }
+        }
+    }
+}
+
+impl fmt::Display for Applied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::No => "the request did not take effect",
             Self::Maybe => "the request may have taken effect",
@@ -139,8 +234,8 @@ impl std::fmt::Display for Applied {
     }
 }
 
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
@@ -149,8 +244,4 @@ impl StdError for Cause {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source()
     }
-}
-
-fn held_by(holder: Option<&Holder>) -> String {
-    holder.map(|holder| format!(" by {holder}")).unwrap_or_default()
 }

@@ -22,6 +22,18 @@ use crate::{Error, FencingToken, LockName, LossReason, Result};
 /// guard.release().await?;
 /// # Ok(()) }
 /// ```
+///
+/// `let guard = ...` holds until the end of the block, and `let _ = ...` not at all: it drops the guard at once, and the
+/// compiler says nothing. `clippy::let_underscore_must_use` does: set it to `deny` where locks are taken. A call
+/// whose guard is not bound to anything is noticed by the compiler:
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+/// let locks = lockkit_core::Locks::memory();
+/// locks.lock("billing/nightly").acquire().await?; // error: unused `Guard` that must be used
+/// # Ok(()) }
+/// ```
 #[must_use = "dropping the guard releases the lock at once"]
 #[clippy::has_significant_drop]
 pub struct Guard(GuardWatch);
@@ -122,7 +134,7 @@ impl Guard {
     /// # Cancel safety
     /// Cancel-safe: the renewal goes on.
     pub async fn renew(&self) -> Result<()> {
-        self.0.0.renew().await
+        self.0.0.renew().await.map_err(|error| error.about(self.name()))
     }
 
     /// Releases the lock and waits for the store's word; from its first poll on it is not held.
@@ -135,34 +147,30 @@ impl Guard {
     /// # Cancel safety
     /// Cancel-safe: dropped midway, the release goes on in the background.
     pub async fn release(self) -> Result<()> {
-        self.0.0.release().await
+        self.0.0.release().await.map_err(|error| error.about(self.name()))
     }
 
-    /// Runs `work` while the lock is held, stops it when the lock is lost, and releases.
+    /// Runs `work` while the lock is held, stops it when the lock is lost, and releases; gives what `work` gave.
     ///
-    /// `work` is polled in the caller's own task. A release that fails is logged, not returned.
+    /// `work` is polled in the caller's own task, and may give anything: where it gives a `Result` of its own,
+    /// `.await??` unwraps both. A release that fails is logged, not returned.
     ///
     /// # Errors
-    /// What `work` returned, or `Lost`: the lock was lost before `work` ended. It is never `Ok` for
-    /// work that ended after the deadline.
+    /// `Lost`: the lock was lost before `work` ended. It is never `Ok` for work that ended after the deadline.
     ///
     /// # Cancel safety
     /// Dropping it drops `work` and releases the lock in the background.
-    pub async fn run<T, E, F>(self, work: F) -> Result<T, E>
+    pub async fn run<T, F>(self, work: F) -> Result<T>
     where
-        F: AsyncFnOnce(&Self) -> Result<T, E>,
-        E: From<Error>,
+        F: AsyncFnOnce(&Self) -> T,
     {
-        let result = tokio::select! {
+        let outcome = tokio::select! {
             biased;
-            reason = self.lost() => return Err(Error::lost(reason).into()),
-            result = work(&self) => result,
+            reason = self.lost() => return Err(self.0.lost_error(reason)),
+            outcome = work(&self) => outcome,
         };
-        let result = match (result, self.ensure(Duration::ZERO)) {
-            // The last poll of the work may itself have outlasted the deadline.
-            (Ok(_), Err(lost)) => return Err(lost.into()),
-            (result, _) => result,
-        };
+        // The last poll of the work may itself have outlasted the deadline.
+        self.ensure(Duration::ZERO)?;
         let (name, token) = (self.name().clone(), self.token());
         if let Err(error) = self.release().await {
             tracing::warn!(
@@ -170,7 +178,7 @@ impl Guard {
                 error = %error, "the work ended in time, but its lock was not released cleanly",
             );
         }
-        result
+        Ok(outcome)
     }
 }
 
@@ -196,7 +204,11 @@ impl GuardWatch {
     /// # Errors
     /// As [`Guard::ensure`].
     pub fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
-        self.0.ensure(at_least)
+        self.0.ensure(at_least).map_err(|error| error.about(self.name()))
+    }
+
+    fn lost_error(&self, reason: LossReason) -> Error {
+        Error::lost(reason).about(self.name())
     }
 
     /// As [`Guard::is_held`]; false once the guard was released.

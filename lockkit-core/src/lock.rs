@@ -33,7 +33,7 @@ impl Lock {
 
     /// How long the store keeps the lock for a holder that it does not hear of (C5).
     ///
-    /// A options: the store rounds it up to what it can grant, and [`Guard::ttl`] tells what it
+    /// The store rounds it up to what it can grant, and [`Guard::ttl`] tells what it
     /// granted. From 50 ms to 24 h. It has no effect on a store without expiry.
     pub const fn ttl(mut self, ttl: Duration) -> Self {
         self.options.ttl = Some(ttl);
@@ -120,18 +120,48 @@ impl Lock {
     /// Takes the lock as [`acquire`](Self::acquire) does, and runs `work` as [`Guard::run`] does:
     /// in the caller's own task, stopped when the lock is lost.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let lock = lockkit_core::Locks::memory().lock("billing/nightly");
+    /// lock.run(async |guard| println!("holding with token {}", guard.token())).await?;
+    /// // Work that can fail keeps its own error: the first `?` is the lock's, the second the work's.
+    /// let name = lock.run(async |_| std::fs::read_to_string("/proc/sys/kernel/hostname")).await?;
+    /// # drop(name);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
-    /// What `work` returned, `Lost`, or as [`acquire`](Self::acquire).
+    /// `Lost`: the lock was lost before `work` ended. Otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     /// Dropping it drops `work` and releases the lock in the background.
-    pub fn run<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>> + use<T, E, F>
+    pub fn run<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + use<T, F>
     where
-        F: AsyncFnOnce(&Guard) -> Result<T, E>,
-        E: From<Error>,
+        F: AsyncFnOnce(&Guard) -> T,
     {
         let acquire = self.acquire();
         async move { acquire.await?.run(work).await }
+    }
+
+    /// Runs `work` as [`run`](Self::run) does if the lock is free; `None`: another holds it, and `work` did not run.
+    ///
+    /// # Errors
+    /// `Lost`: the lock was lost before `work` ended. Otherwise as [`try_acquire`](Self::try_acquire).
+    ///
+    /// # Cancel safety
+    /// Dropping it drops `work` and releases the lock in the background.
+    pub fn try_run<T, F>(&self, work: F) -> impl Future<Output = Result<Option<T>>> + use<T, F>
+    where
+        F: AsyncFnOnce(&Guard) -> T,
+    {
+        let attempt = self.try_acquire();
+        async move {
+            match attempt.await? {
+                Some(guard) => guard.run(work).await.map(Some),
+                None => Ok(None),
+            }
+        }
     }
 
     /// Who holds the lock and how many wait, as the store knows it.
@@ -143,7 +173,8 @@ impl Lock {
     /// Cancel-safe: it only reads.
     pub async fn inspect(&self) -> Result<Inspection> {
         let (name, store) = (self.name.clone()?, &self.store);
-        store.limited(store.operator()?.inspect(&name)).await
+        let seen = async { store.limited(store.operator()?.inspect(&name)).await };
+        seen.await.map_err(|error| error.about(&name))
     }
 
     /// Ends exactly the grant with this token; `false`: there is no such grant.
@@ -155,37 +186,46 @@ impl Lock {
     /// Cancel-safe: dropped midway, it has happened or not.
     pub async fn revoke(&self, token: FencingToken) -> Result<bool> {
         let (name, store) = (self.name.clone()?, &self.store);
-        store.limited(store.operator()?.revoke(&name, token)).await
+        let revoked = async { store.limited(store.operator()?.revoke(&name, token)).await };
+        revoked.await.map_err(|error| error.about(&name))
     }
 
     fn start(&self, wait: Wait) -> impl Future<Output = Answer> + Send + use<> {
-        let lock = self.clone();
+        let (lock, name) = (self.clone(), self.name.clone());
         async move {
-            let store = &lock.store;
-            if !store.guarantees.kinds.contains(&Kind::Exclusive) {
-                return Err(Error::rejected(
-                    "an exclusive lock",
-                    "this store does not offer that kind: see Locks::guarantees()",
-                ));
-            }
-            let order = Acquire {
-                timing: lock.options.check(store.ttl, &store.guarantees)?,
-                wished: lock.options.ttl.unwrap_or(store.ttl),
-                name: lock.name?,
-                label: lock.label,
-                wait,
-            };
-            if store.shared.closing.is_set() {
-                return Err(Error::Closed);
-            }
-            let runtime = Runtime::of_caller(store.runtime.as_ref())?;
-            store.watch_for_suspend(&runtime);
-            let (caller, answer) = oneshot::channel();
-            let (shared, active) = (Arc::clone(&store.shared), store.shared.active.enter());
-            runtime.spawn(drive(shared, runtime.clone(), order, caller, active));
-            // Without an answer the runtime has ended, and the driver with it.
-            answer.await.unwrap_or(Err(Error::NoRuntime))
+            let answer = lock.attempt(wait).await;
+            answer.map_err(|error| match &name {
+                Ok(name) => error.about(name),
+                Err(_) => error,
+            })
         }
+    }
+
+    async fn attempt(self, wait: Wait) -> Answer {
+        let store = &self.store;
+        if !store.guarantees.kinds.contains(&Kind::Exclusive) {
+            return Err(Error::rejected(
+                "an exclusive lock",
+                "this store does not offer that kind: see Locks::guarantees()",
+            ));
+        }
+        let order = Acquire {
+            timing: self.options.check(store.ttl, &store.guarantees)?,
+            wished: self.options.ttl.unwrap_or(store.ttl),
+            name: self.name?,
+            label: self.label,
+            wait,
+        };
+        if store.shared.closing.is_set() {
+            return Err(Error::Closed);
+        }
+        let runtime = Runtime::of_caller(store.runtime.as_ref())?;
+        store.watch_for_suspend(&runtime);
+        let (caller, answer) = oneshot::channel();
+        let (shared, active) = (Arc::clone(&store.shared), store.shared.active.enter());
+        runtime.spawn(drive(shared, runtime.clone(), order, caller, active));
+        // Without an answer the runtime has ended, and the driver with it.
+        answer.await.unwrap_or(Err(Error::NoRuntime))
     }
 }
 

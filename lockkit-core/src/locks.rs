@@ -25,7 +25,6 @@ use crate::{Clock, Error, Guarantees, Inspection, Lock, LockName, LockProvider, 
 /// let locks = Locks::builder().ttl(Duration::from_secs(30)).build(Memory::new());
 /// locks.lock("billing/nightly").run(async |guard| {
 ///     println!("working under token {}", guard.token());
-///     Ok::<_, lockkit_core::Error>(())
 /// }).await?;
 /// locks.close(Duration::from_secs(5)).await?;
 /// # Ok(()) }

@@ -189,7 +189,7 @@ impl Lease for EtcdLease {
         let age = clock.now().saturating_since(self.sent).min(FRESH).min(ttl / 20);
         let renewed = self.session.renewed(&self.client.keepers, clock, age, call_limit(ttl)).await;
         let term = match renewed {
-            Err(Error::Lost { reason }) => return Err(Error::lost(self.lose(reason))),
+            Err(Error::Lost { reason, .. }) => return Err(Error::lost(self.lose(reason))),
             renewed => renewed?,
         };
         // A lease that lives says nothing of the key: that is the watch's part, while it is up.

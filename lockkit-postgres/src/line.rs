@@ -124,7 +124,7 @@ pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<V
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await;
     let rows = rows.map_err(|error| {
         if has_code(&error, LOCK_NOT_AVAILABLE) {
-            return Error::TimedOut { holder: None };
+            return Error::timed_out(None);
         }
         to_error(&error, true)
     })?;

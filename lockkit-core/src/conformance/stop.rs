@@ -51,7 +51,7 @@ pub(super) const fn is_late(error: &Error) -> bool {
         error,
         Error::TimedOut { .. }
             | Error::Unavailable { .. }
-            | Error::Lost { reason: LossReason::Expired }
+            | Error::Lost { reason: LossReason::Expired, .. }
     )
 }
 
@@ -136,7 +136,7 @@ mod tests {
     fn only_errors_that_time_explains_are_late() {
         let cut = |applied| Error::unavailable(applied, "no answer");
         let late = [
-            Error::TimedOut { holder: None },
+            Error::timed_out(None),
             cut(Applied::No),
             cut(Applied::Maybe),
             Error::lost(LossReason::Expired),

@@ -170,7 +170,7 @@ fn answer_of(
         attempt::Answer::Held => Ok(None),
         attempt::Answer::Failed(error) => Err(error),
         attempt::Answer::TimeUp => match (wait, request.last_word()) {
-            (Wait::AtMost(_), Some(StoreSays::Held(holder))) => Err(Error::TimedOut { holder }),
+            (Wait::AtMost(_), Some(StoreSays::Held(holder))) => Err(Error::timed_out(holder)),
             _ => Err(Error::unavailable(applied, no_grant(failure))),
         },
     }

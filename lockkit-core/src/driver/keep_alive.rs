@@ -115,7 +115,7 @@ fn renewed(hold: &Held, outcome: Result<Term>) -> (Event, Option<Error>) {
             );
             (Event::Renewed(term), None)
         }
-        Err(Error::Lost { reason }) => (Event::Ended(reason), None),
+        Err(Error::Lost { reason, .. }) => (Event::Ended(reason), None),
         Err(error) => {
             tracing::debug!(
                 target: "lockkit", event = "renewal_failed", name = %hold.name,

@@ -70,30 +70,55 @@ impl Drop for Counted {
     }
 }
 
+/// The room that a clean-up takes: new attempts wait where there is none.
+///
+/// A clean-up that the store refuses goes on, for an operator may set that right, but takes no room from the
+/// attempts on other names.
+#[derive(Debug)]
+struct Room {
+    taken: Option<Counted>,
+    refused: Arc<Count>,
+    counted: Option<Counted>,
+}
+
+impl Room {
+    /// The store refuses; whether the clean-up goes on: at most [`ROOM`] refused ones do.
+    fn refused(&mut self) -> bool {
+        if self.counted.is_none() && self.refused.number.load(Ordering::SeqCst) < ROOM {
+            self.counted = Some(self.refused.enter());
+        }
+        self.taken = None;
+        self.counted.is_some()
+    }
+}
+
 /// Takes clean-ups, and works on all of them in one task.
 #[derive(Debug)]
 pub(crate) struct Reaper {
     provider: Arc<dyn LockProvider>,
     clock: Clock,
     pending: Arc<Count>,
+    taken: Arc<Count>,
+    refused: Arc<Count>,
     worker: Mutex<Option<Worker>>,
 }
 
 /// The task that cleans up, and the way to it.
 #[derive(Debug)]
 struct Worker {
-    queue: mpsc::UnboundedSender<(CleanUp, Counted)>,
+    queue: mpsc::UnboundedSender<(CleanUp, Counted, Room)>,
     task: AbortHandle,
 }
 
 impl Reaper {
     pub(crate) fn new(provider: Arc<dyn LockProvider>, clock: Clock) -> Self {
-        Self { provider, clock, pending: Arc::default(), worker: Mutex::new(None) }
+        let (pending, taken, refused) = Default::default();
+        Self { provider, clock, pending, taken, refused, worker: Mutex::new(None) }
     }
 
     /// Completes when the clean-ups leave room for a new attempt.
     pub(crate) async fn room(&self) {
-        self.pending.below(ROOM).await;
+        self.taken.below(ROOM).await;
     }
 
     /// Completes when every clean-up is done.
@@ -110,7 +135,9 @@ impl Reaper {
 
     /// Takes `clean_up` over; its task starts in `runtime` if there is none yet.
     pub(crate) fn take(&self, clean_up: CleanUp, runtime: &Runtime) {
-        let mut item = (clean_up, self.pending.enter());
+        let (taken, refused) = (Some(self.taken.enter()), Arc::clone(&self.refused));
+        let room = Room { taken, refused, counted: None };
+        let mut item = (clean_up, self.pending.enter(), room);
         let mut worker = self.worker();
         if let Some(worker) = &*worker {
             match worker.queue.send(item) {
@@ -136,7 +163,7 @@ impl Reaper {
 async fn work(
     provider: Arc<dyn LockProvider>,
     clock: Clock,
-    mut queue: mpsc::UnboundedReceiver<(CleanUp, Counted)>,
+    mut queue: mpsc::UnboundedReceiver<(CleanUp, Counted, Room)>,
 ) {
     let mut pending = FuturesUnordered::new();
     let mut open = true;
@@ -144,12 +171,12 @@ async fn work(
         tokio::select! {
             biased;
             item = queue.recv(), if open => match item {
-                Some((clean_up, counted)) => {
+                Some((clean_up, counted, room)) => {
                     let (provider, clock) = (Arc::clone(&provider), clock.clone());
                     pending.push(async move {
                         let _counted = counted;
                         // A bug in one call must not end the other clean-ups.
-                        let run = AssertUnwindSafe(clean_up.run(&*provider, &clock));
+                        let run = AssertUnwindSafe(clean_up.run(&*provider, &clock, room));
                         drop(run.catch_unwind().await);
                     });
                 }
@@ -161,16 +188,16 @@ async fn work(
 }
 
 impl CleanUp {
-    async fn run(self, provider: &dyn LockProvider, clock: &Clock) {
+    async fn run(self, provider: &dyn LockProvider, clock: &Clock, room: Room) {
         let outcome = match self {
             Self::Withdraw { request, call } => {
-                let outcome = withdraw(provider, clock, &request, call).await;
+                let outcome = withdraw(provider, clock, &request, call, room).await;
                 let what = || format!("withdraw request {} for {}", request.id(), request.name());
                 outcome.map_err(|error| (what(), error))
             }
             Self::Release { lease, ttl } => {
-                let limits = Limits::new(clock, ttl);
-                let outcome = release(&*lease, clock, &limits).await;
+                let mut limits = Limits::new(clock, ttl, room);
+                let outcome = release(&*lease, clock, &mut limits).await;
                 outcome.map_err(|error| (format!("release {lease:?}"), error))
             }
         };
@@ -187,13 +214,14 @@ impl CleanUp {
 struct Limits {
     call: Duration,
     until: Instant,
+    room: Room,
 }
 
 impl Limits {
     /// After one more ttl, the store has forgotten by itself.
-    fn new(clock: &Clock, ttl: Duration) -> Self {
+    fn new(clock: &Clock, ttl: Duration, room: Room) -> Self {
         let call = super::timing::call_limit(ttl);
-        Self { call, until: clock.now().saturating_add(ttl.max(call)) }
+        Self { call, until: clock.now().saturating_add(ttl.max(call)), room }
     }
 }
 
@@ -204,22 +232,26 @@ async fn withdraw(
     clock: &Clock,
     request: &Request,
     mut call: Option<Call>,
+    room: Room,
 ) -> Result<()> {
-    let limits = Limits::new(clock, request.ttl());
+    let mut limits = Limits::new(clock, request.ttl(), room);
     let mut stuck_at = None;
     let mut pause = FIRST_PAUSE;
     loop {
         let withdrawal = limited(clock, limits.call, provider.withdraw(request));
         let (outcome, ended) = beside(&mut call, withdrawal).await;
-        let ambiguous = settle(ended, clock, &limits).await?;
+        let ambiguous = settle(ended, clock, &mut limits).await?;
         if outcome.is_ok() && call.is_none() && !ambiguous {
             return Ok(());
+        }
+        if outcome.as_ref().is_err_and(is_refused) && !limits.room.refused() {
+            return outcome;
         }
         if clock.now() >= limits.until {
             return outcome.and(Err(no_answer(limits.call)));
         }
         let ended = rest(&mut call, clock.sleep(pause)).await;
-        let definite = ended.is_some() && !settle(ended, clock, &limits).await?;
+        let definite = ended.is_some() && !settle(ended, clock, &mut limits).await?;
         if outcome.is_ok() && definite {
             return Ok(());
         }
@@ -273,7 +305,7 @@ async fn rest(
 async fn settle(
     ended: Option<Result<Option<Grant>>>,
     clock: &Clock,
-    limits: &Limits,
+    limits: &mut Limits,
 ) -> Result<bool> {
     match ended {
         Some(Ok(Some(grant))) => release(&*grant.lease, clock, limits).await.map(|()| false),
@@ -283,17 +315,25 @@ async fn settle(
 }
 
 /// Releases until the store has, or the lease has ended by itself.
-async fn release(lease: &dyn Lease, clock: &Clock, limits: &Limits) -> Result<()> {
+async fn release(lease: &dyn Lease, clock: &Clock, limits: &mut Limits) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     loop {
-        match limited(clock, limits.call, lease.release()).await {
+        let error = match limited(clock, limits.call, lease.release()).await {
             Ok(()) => return Ok(()),
             Err(error) if is_over(&error) => return Ok(()),
             Err(error) if clock.now() >= limits.until => return Err(error),
-            Err(_) => clock.sleep(pause).await,
+            Err(error) => error,
+        };
+        if is_refused(&error) && !limits.room.refused() {
+            return Err(error);
         }
+        clock.sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+const fn is_refused(error: &Error) -> bool {
+    matches!(error, Error::Rejected { .. })
 }
 
 /// Whether this error of a release means that the grant is gone. A refusal does not: the store still

@@ -134,7 +134,7 @@ impl Memory {
                 entry.token = Some(granted.token);
                 Ok(HeldElsewhere { token: granted.token, _entry: entry })
             }
-            Reply::Held(holder) => Err(Error::TimedOut { holder: Some(holder) }),
+            Reply::Held(holder) => Err(Error::timed_out(Some(holder))),
             _ => Err(exhausted()),
         }
     }

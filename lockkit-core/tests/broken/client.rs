@@ -201,7 +201,7 @@ impl Lease for SmallLease {
             return Ok(());
         }
         match self.loss() {
-            Error::Lost { reason: LossReason::Released } => Ok(()),
+            Error::Lost { reason: LossReason::Released, .. } => Ok(()),
             loss => Err(loss),
         }
     }

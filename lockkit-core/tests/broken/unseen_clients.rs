@@ -259,7 +259,7 @@ struct ReleaseHidesRevocation;
 impl Twist for ReleaseHidesRevocation {
     async fn release(&self, lease: &TwistedLease) -> Result<()> {
         match lease.plain.release().await {
-            Err(Error::Lost { reason: LossReason::Revoked }) => Ok(()),
+            Err(Error::Lost { reason: LossReason::Revoked, .. }) => Ok(()),
             ended => ended,
         }
     }

@@ -117,6 +117,30 @@ async fn what_a_refused_request_left_in_the_store_is_withdrawn() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn withdrawals_that_the_store_refuses_take_no_room_from_other_names() {
+    let remote = Remote::new();
+    let locks = remote.locks();
+    for _ in 0..100_000 {
+        remote.fail_next(Op::Withdraw, Fault::Rejected);
+    }
+    let clock = lockkit_core::Clock::tokio();
+    for _ in 0..2_500 {
+        remote.fail_next(Op::TryAcquire, Fault::RejectedLate);
+        locks.lock("poisoned").ttl(LONG).try_acquire().await.expect_err("refused");
+    }
+    let began = clock.now();
+    let guard = locks.lock("other").ttl(LONG).try_acquire().await.unwrap().expect("free");
+    let took = clock.now().saturating_since(began);
+    assert!(took < MILLISECOND * 100, "waited for refused withdrawals: {took:?}");
+    guard.release().await.unwrap();
+    // As many as have room go on; the others were given up.
+    let (before, pause) = (remote.calls(Op::Withdraw).len(), Duration::from_secs(2));
+    tokio::time::sleep(pause).await;
+    let again = remote.calls(Op::Withdraw).len() - before;
+    assert!((1_024..10_000).contains(&again), "{again} withdrawals in {pause:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiting_caller_asks_again_under_one_id_through_every_kind_of_failure() {
     let remote = Remote::new();
     let locks = remote.locks();
@@ -273,7 +297,7 @@ async fn the_futures_of_the_api_work_in_spawn_select_and_join() {
     drop((spawned, b.unwrap(), c.unwrap().unwrap()));
     let guard = locks.lock("a").acquire_within(Duration::from_secs(5)).await.unwrap();
     let run = tokio::spawn(async move {
-        let work = async |guard: &lockkit_core::Guard| Ok::<_, Error>(guard.token());
+        let work = async |guard: &lockkit_core::Guard| guard.token();
         locks.lock("b").run(work).await
     });
     assert_eq!(run.await.unwrap().unwrap().as_u64(), 2);

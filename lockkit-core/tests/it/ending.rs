@@ -182,7 +182,7 @@ async fn a_time_out_behind_a_holder_names_it_and_an_outage_is_not_a_time_out() {
     let locks = Locks::builder().clock(Clock::tokio()).label("me").build(store.clone());
     let _guard = locks.lock("a").acquire().await.unwrap();
     let error = locks.lock("a").acquire_within(SECOND).await.expect_err("held");
-    let Error::TimedOut { holder: Some(holder) } = error else { panic!("{error}") };
+    let Error::TimedOut { holder: Some(holder), .. } = error else { panic!("{error}") };
     assert_eq!(holder.label, "me");
 
     store.outage(10 * SECOND);

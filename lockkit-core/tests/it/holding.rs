@@ -78,7 +78,7 @@ async fn without_answers_the_guard_is_at_risk_and_then_lost_and_stays_lost() {
     assert!(!guard.is_held());
     assert_eq!(guard.remaining(), Some(Duration::ZERO));
     let error = guard.release().await.expect_err("lost");
-    assert!(matches!(error, Error::Lost { reason: LossReason::Expired }), "{error}");
+    assert!(matches!(error, Error::Lost { reason: LossReason::Expired, .. }), "{error}");
     assert!(remote.is_clean("a").await, "the driver cleaned up all the same");
 }
 
@@ -100,7 +100,7 @@ async fn every_view_of_a_loss_agrees() {
     );
     let refused = [guard.ensure(Duration::ZERO), watch.ensure(Duration::ZERO)];
     for refusal in refused {
-        assert!(matches!(refusal, Err(Error::Lost { reason: LossReason::Removed })));
+        assert!(matches!(refusal, Err(Error::Lost { reason: LossReason::Removed, .. })));
     }
     assert_eq!(guard.lost().await, LossReason::Removed);
 }
@@ -164,7 +164,7 @@ async fn who_waits_for_a_renewal_is_told_of_the_loss() {
     let guard = lock.acquire().await.unwrap();
     remote.fail_next(Op::Renew, Fault::Hang);
     let renewed = guard.renew().await;
-    assert!(matches!(renewed, Err(Error::Lost { reason: LossReason::Expired })), "{renewed:?}");
+    assert!(matches!(renewed, Err(Error::Lost { reason: LossReason::Expired, .. })), "{renewed:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +214,7 @@ async fn manual_renewal_is_the_callers_business() {
     assert!(matches!(guard.renew().await, Err(Error::Unavailable { .. })));
     assert!(guard.is_held(), "one failure is not a loss");
     pass(TTL).await;
-    assert!(matches!(guard.renew().await, Err(Error::Lost { reason: LossReason::Expired })));
+    assert!(matches!(guard.renew().await, Err(Error::Lost { reason: LossReason::Expired, .. })));
     assert_eq!(remote.calls(Op::Renew).len(), 2);
 }
 
@@ -255,11 +255,9 @@ async fn run_stops_the_work_when_the_lock_is_lost() {
                 }
                 tokio::time::sleep(SECOND).await;
             }
-            #[allow(unreachable_code)]
-            Ok::<(), Error>(())
         })
         .await;
-    assert!(matches!(result, Err(Error::Lost { reason: LossReason::Removed })));
+    assert!(matches!(result, Err(Error::Lost { reason: LossReason::Removed, .. })));
     assert_eq!(steps, 5);
 }
 
@@ -267,11 +265,18 @@ async fn run_stops_the_work_when_the_lock_is_lost() {
 async fn run_returns_the_works_own_result_and_releases() {
     let locks = Locks::builder().clock(Clock::tokio()).build(Memory::new());
     let lock = locks.lock("a");
-    let token = lock.run(async |guard| Ok::<_, Error>(guard.token())).await.unwrap();
-    let failure = lock.run(async |_| Err::<(), _>(Error::Closed)).await;
-    assert!(matches!(failure, Err(Error::Closed)));
+    let token = lock.run(async |guard| guard.token()).await.unwrap();
+    // An error of another crate's is the work's own result.
+    let failure = lock.run(async |_| "seven".parse::<u32>()).await.expect("it was held");
+    assert!(failure.is_err());
     let next = lock.try_acquire().await.unwrap().expect("both runs released");
     assert_eq!(next.token().as_u64(), token.as_u64() + 2);
+    let mut has_run = false;
+    assert_eq!(lock.try_run(async |_| has_run = true).await.unwrap(), None, "it is held");
+    assert!(!has_run);
+    next.release().await.unwrap();
+    assert_eq!(lock.try_run(async |_| 7).await.unwrap(), Some(7));
+    assert!(lock.try_acquire().await.unwrap().is_some(), "released");
 }
 
 #[tokio::test(start_paused = true)]
@@ -279,7 +284,7 @@ async fn a_release_that_fails_does_not_fail_the_work() {
     let remote = Remote::new();
     let lock = remote.locks().lock("a").ttl(TTL);
     remote.fail_next(Op::Release, Fault::LostReply);
-    assert_eq!(lock.run(async |_| Ok::<_, Error>(7)).await.unwrap(), 7);
+    assert_eq!(lock.run(async |_| 7).await.unwrap(), 7);
     pass(SECOND).await;
     assert!(remote.is_clean("a").await);
 }
@@ -299,10 +304,9 @@ fn a_starved_runtime_reports_the_loss_at_the_first_look() {
         let result = lock
             .run(async |_| {
                 std::thread::sleep(Duration::from_secs(3));
-                Ok::<_, Error>(())
             })
             .await;
-        assert!(matches!(result, Err(Error::Lost { reason: LossReason::Expired })), "{result:?}");
+        assert!(matches!(result, Err(Error::Lost { reason: LossReason::Expired, .. })), "{result:?}");
     });
 }
 

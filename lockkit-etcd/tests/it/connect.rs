@@ -18,7 +18,7 @@ fn at(server: &EtcdServer) -> EtcdConfig {
 async fn refused(config: EtcdConfig) -> (String, String) {
     let outcome = by(ms(5_000), "an answer", EtcdProvider::connect(config)).await;
     match outcome.map(drop).unwrap_err() {
-        Error::Rejected { what, remedy } => (what, remedy),
+        Error::Rejected { what, remedy, .. } => (what, remedy),
         other => panic!("{other:?}"),
     }
 }

@@ -25,7 +25,7 @@ fn at(ports: &[u16]) -> EtcdConfig {
 
 fn is_told<T>(outcome: Result<T, Error>) {
     match outcome.map(drop).unwrap_err() {
-        Error::Rejected { what, remedy } => {
+        Error::Rejected { what, remedy, .. } => {
             assert!(what.contains("another etcd cluster"), "{what}");
             assert!(remedy.contains("members of one cluster"), "{remedy}");
         }

@@ -198,7 +198,7 @@ async fn holders_and_waiters_are_told_that_etcd_is_out_of_reach_and_that_it_is_b
     assert!(matches!(ended, Err(Error::Unavailable { .. })), "an outage: {ended:?}");
     link.pass().unwrap();
     let ended = by(ms(4_000) + SLACK, "the wait's end", answered).await.unwrap();
-    assert!(matches!(ended, Err(Error::TimedOut { holder: Some(_) })), "held: {ended:?}");
+    assert!(matches!(ended, Err(Error::TimedOut { holder: Some(_), .. })), "held: {ended:?}");
     guard.renew().await.unwrap();
     assert!(tokio::time::timeout(ms(20), guard.at_risk()).await.is_err(), "still at risk");
     guard.release().await.unwrap();

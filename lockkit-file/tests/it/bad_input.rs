@@ -17,7 +17,7 @@ async fn take(provider: &FileProvider, name: &str) -> Grant {
 /// What was refused, and the remedy.
 fn refused<T: std::fmt::Debug>(outcome: Result<T>) -> (String, String) {
     match outcome {
-        Err(Error::Rejected { what, remedy } | Error::Invalid { what, remedy }) => {
+        Err(Error::Rejected { what, remedy, .. } | Error::Invalid { what, remedy, .. }) => {
             assert!(!what.is_empty() && !remedy.is_empty());
             (what, remedy)
         }

@@ -58,9 +58,9 @@ async fn whichever_file_goes_the_holder_is_told_before_the_next_one_is_granted()
         testbed::in_time!(removed, removed.elapsed() < SOON);
 
         let renewed = grant.lease.renew().await;
-        assert!(matches!(renewed, Err(Error::Lost { reason: LossReason::Removed })));
+        assert!(matches!(renewed, Err(Error::Lost { reason: LossReason::Removed, .. })));
         let released = grant.lease.release().await;
-        assert!(matches!(released, Err(Error::Lost { reason: LossReason::Removed })));
+        assert!(matches!(released, Err(Error::Lost { reason: LossReason::Removed, .. })));
         let next = within(LONG, "the next grant", waiting).await.expect("granted");
         assert!(next.token > grant.token);
     }
@@ -129,7 +129,7 @@ async fn without_its_directory_an_attempt_says_what_to_do_and_goes_on_once_it_is
     let token = guard.token();
     fs::remove_dir_all(&store).expect("removed");
     assert_eq!(within(LONG, "the loss", guard.lost()).await, LossReason::Removed);
-    let Err(Error::Rejected { what, remedy }) = locks.lock("held").acquire().await else {
+    let Err(Error::Rejected { what, remedy, .. }) = locks.lock("held").acquire().await else {
         panic!("granted without a directory");
     };
     assert!(what.contains("locks") && remedy.contains("create it again"), "{what}; {remedy}");

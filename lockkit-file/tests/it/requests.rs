@@ -225,7 +225,7 @@ async fn an_operator_ends_a_grant_of_this_process_and_its_holder_is_told() {
     assert_eq!(grant.lease.lost().await, LossReason::Revoked);
     assert!(matches!(
         grant.lease.release().await,
-        Err(Error::Lost { reason: LossReason::Revoked })
+        Err(Error::Lost { reason: LossReason::Revoked, .. })
     ));
     assert!(is_free(&other, "a/B").await);
 }

@@ -43,7 +43,7 @@ async fn a_schema_with_a_counter_of_its_own_is_refused_until_it_has_joined_the_d
     let before = (7 << 42) + 1_000;
     let config = config(&server.url(), Strategy::Advisory).schema("old");
     let refused = PostgresProvider::connect(config.clone()).await.unwrap_err();
-    let Error::Rejected { what, remedy } = &refused else { panic!("{refused}") };
+    let Error::Rejected { what, remedy, .. } = &refused else { panic!("{refused}") };
     assert!(what.contains("old") && remedy.contains("migration_sql()"), "{refused}");
     for _ in 0..2 {
         server.sql(&config.migration_sql()).unwrap();

@@ -33,7 +33,7 @@ async fn rows_of_layout_1_are_refused_until_they_are_migrated_and_keep_their_end
     let began = Instant::now();
     let config = config(&server.url(), Strategy::Table);
     let refused = PostgresProvider::connect(config.clone()).await.unwrap_err();
-    let Error::Rejected { what, remedy } = &refused else { panic!("{refused}") };
+    let Error::Rejected { what, remedy, .. } = &refused else { panic!("{refused}") };
     assert!(what.contains("layout 1") && remedy.contains("migration_sql()"), "{refused}");
     assert!(server.sql(&config.setup_sql()).is_err(), "the new functions over the old tables");
 

@@ -20,7 +20,7 @@ fn at(server: &RedisServer) -> RedisConfig {
 async fn refused(config: RedisConfig) -> (String, String) {
     let outcome = by(ms(3_000), "an answer", RedisProvider::connect(config)).await;
     match outcome.map(drop).unwrap_err() {
-        Error::Rejected { what, remedy } => (what, remedy),
+        Error::Rejected { what, remedy, .. } => (what, remedy),
         other => panic!("{other:?}"),
     }
 }
@@ -154,7 +154,7 @@ async fn a_token_base_that_leaves_no_room_for_tokens_is_refused_before_anything_
     for base in [most + 1, i64::MAX.unsigned_abs(), u64::MAX] {
         let error = RedisProvider::connect(at(&server).token_base(base)).await;
         match error.map(drop).unwrap_err() {
-            Error::Invalid { what, remedy } => {
+            Error::Invalid { what, remedy, .. } => {
                 assert!(what.contains(&base.to_string()), "{what}");
                 assert!(remedy.contains(&most.to_string()), "{remedy}");
             }

@@ -224,7 +224,7 @@ impl Worker {
             1 => lock.acquire_within(patience).await.map(Some),
             2 => match tokio::time::timeout(patience, lock.acquire()).await {
                 Ok(answer) => answer.map(Some),
-                Err(_) => Err(Error::TimedOut { holder: None }),
+                Err(_) => Err(Error::timed_out(None)),
             },
             _ => lock.acquire().await.map(Some),
         }

@@ -337,7 +337,7 @@ impl Cut {
 
     /// Whether an answer says that the cut has ended the lease, as declared.
     fn is_over<T>(&self, answer: &Result<T>) -> bool {
-        let ended = matches!(answer, Err(Error::Lost { reason: LossReason::SessionEnded }));
+        let ended = matches!(answer, Err(Error::Lost { reason: LossReason::SessionEnded, .. }));
         ended && self.may_end()
     }
 

@@ -122,10 +122,7 @@ async fn run_stops(cx: Context) -> Verdict {
     let lock = cx.locks_of(tap.clone()).lock(cx.name("worked")).ttl(ttl);
     let guard = lock.acquire().await?;
     tap.cut();
-    let work = guard.run(async |_| {
-        std::future::pending::<()>().await;
-        Ok::<_, Error>(())
-    });
+    let work = guard.run(async |_| std::future::pending::<()>().await);
     let ran = cx.by(ttl + cx.slack(), "run() ends with its lock", Box::pin(work)).await?;
     require!(matches!(ran, Err(Error::Lost { .. })), "run() answered {ran:?} after the loss");
     Ok(())

@@ -188,8 +188,8 @@ async fn timed_out(cx: Context) -> Verdict {
     let holder = cx.lock("held").await?.label("the holder of this case").acquire().await?;
     let waited = cx.lock("held").await?.acquire_within(cx.wake_up()).await;
     match waited {
-        Err(Error::TimedOut { holder: None }) => {}
-        Err(Error::TimedOut { holder: Some(named) }) => {
+        Err(Error::TimedOut { holder: None, .. }) => {}
+        Err(Error::TimedOut { holder: Some(named), .. }) => {
             let right = named.token == Some(holder.token()) || named.token.is_none();
             require!(right, "the time-out names another holder than {holder:?}: {named:?}");
         }
