@@ -22,7 +22,7 @@ const BUILT_IN: [(&[&str], &str); 6] = [
 /// the provider an allocation more.
 type Build = Box<dyn FnOnce(Builder) -> Locks + Send>;
 type Connecting = Pin<Box<dyn Future<Output = Result<Build>> + Send>>;
-type Connect = Arc<dyn Fn(Url) -> Connecting + Send + Sync>;
+type Connecter = Arc<dyn Fn(Url) -> Connecting + Send + Sync>;
 
 /// Connects to the store that `url` names, with every setting at its default.
 ///
@@ -75,6 +75,37 @@ pub async fn connect(url: &str) -> Result<Locks> {
     Schemes::new().connect(url).await
 }
 
+/// `Locks::connect(url)`: the same as [`connect`], where it is in scope.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit::Result<()> {
+/// use lockkit::{Connect, Locks};
+///
+/// let locks = Locks::connect("memory:?ttl=30s").await?;
+/// # drop(locks); Ok(()) }
+/// ```
+pub trait Connect: Sized + sealed::Sealed {
+    /// Connects to the store that `url` names, as [`connect`] does.
+    ///
+    /// # Errors
+    /// As [`connect`](crate::connect()).
+    ///
+    /// # Cancel safety
+    /// As [`connect`](crate::connect()).
+    fn connect(url: &str) -> impl Future<Output = Result<Self>> + Send;
+}
+
+impl Connect for Locks {
+    async fn connect(url: &str) -> Result<Self> {
+        connect(url).await
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for lockkit_core::Locks {}
+}
+
 /// Connects as [`connect`] does, with the program's own clock, runtime, label or ttl.
 ///
 /// The URL belongs to the deployment: its `ttl` wins over the builder's.
@@ -114,7 +145,7 @@ pub async fn connect_with(url: &str, builder: Builder) -> Result<Locks> {
 /// ```
 #[derive(Clone, Default)]
 pub struct Schemes {
-    added: BTreeMap<String, Connect>,
+    added: BTreeMap<String, Connecter>,
 }
 
 impl Schemes {

@@ -16,14 +16,15 @@
 
 mod connect;
 
-pub use connect::{Schemes, connect, connect_with};
+pub use connect::{Connect, Schemes, connect, connect_with};
 
 #[doc(inline)]
 pub use lockkit_core::{
     Applied, Builder, Cause, Clock, Error, Exclusion, Expiry, Fairness, Fence, Fenced,
-    FencingToken, Guarantees, Guard, GuardWatch, HeldElsewhere, Holder, Inspection, Instant, Kind,
-    Lock, LockName, LockProvider, Locks, LossReason, Memory, Result, Stale, TokenScope, TtlRange,
-    WakeUp, contract,
+    FencingToken, Finding, Grant, Guarantees, Guard, GuardWatch, HeldElsewhere, Holder, Inspection,
+    Instant, Kind, Lease, Lock, LockName, LockProvider, Locks, LossReason, Memory, Operator,
+    Request, RequestId, Result, Severity, Stale, StoreSays, Term, TokenScope, TtlRange, WakeUp,
+    async_trait, contract, kit,
 };
 
 #[cfg(feature = "conformance")]

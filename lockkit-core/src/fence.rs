@@ -1,6 +1,8 @@
 //! The resource's side: refusing the writes of a stale holder.
 
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 
 use crate::FencingToken;
 
@@ -26,7 +28,11 @@ use crate::FencingToken;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct Fenced<T>(Mutex<Inner<T>>);
+pub struct Fenced<T> {
+    inner: Mutex<Inner<T>>,
+    /// The thread that has access.
+    thread: Mutex<Option<ThreadId>>,
+}
 
 #[derive(Debug, Default)]
 struct Inner<T> {
@@ -34,9 +40,11 @@ struct Inner<T> {
     value: T,
 }
 
+/// Tokens of a store are microseconds since 1970 or grow like them: this is more than three months of them.
+const FAR: u64 = 1 << 43;
+
 /// A token was older than the newest that the resource has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("token {offered} is stale: token {newest} has been seen")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stale {
     /// The token that was refused.
     pub offered: FencingToken,
@@ -44,22 +52,41 @@ pub struct Stale {
     pub newest: FencingToken,
 }
 
+impl fmt::Display for Stale {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "token {} is stale: token {} has been seen", self.offered, self.newest)?;
+        if self.newest.as_u64().saturating_sub(self.offered.as_u64()) > FAR {
+            f.write_str(
+                "; it lies so far back that it may come from another store: after a move to a store that was in use \
+                 before, raise that store's token base",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Stale {}
+
 impl<T> Fenced<T> {
     /// A value that has seen no token yet.
     pub const fn new(value: T) -> Self {
-        Self(Mutex::new(Inner { newest: None, value }))
+        Self { inner: Mutex::new(Inner { newest: None, value }), thread: Mutex::new(None) }
     }
 
     /// Raises the fence to `token` and runs `work` on the value.
     ///
     /// # Errors
     /// [`Stale`]: a newer token has been seen; `work` did not run.
+    ///
+    /// # Panics
+    /// If `work` itself uses this fence: it would wait for itself.
     pub fn access<R>(
         &self,
         token: FencingToken,
         work: impl FnOnce(&mut T) -> R,
     ) -> Result<R, Stale> {
         let mut inner = self.inner();
+        let _access = Access::begin(&self.thread);
         match inner.newest {
             Some(newest) if token < newest => return Err(Stale { offered: token, newest }),
             _ => inner.newest = Some(token),
@@ -82,12 +109,34 @@ impl<T> Fenced<T> {
 
     /// The value, without any check.
     pub fn into_inner(self) -> T {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).value
+        self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).value
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let inside = *lock(&self.thread) == Some(thread::current().id());
+        assert!(!inside, "a fence was used by work that runs under it: do it after the access");
+        lock(&self.inner)
     }
+}
+
+/// The thread that has access, until dropped.
+struct Access<'a>(&'a Mutex<Option<ThreadId>>);
+
+impl<'a> Access<'a> {
+    fn begin(thread: &'a Mutex<Option<ThreadId>>) -> Self {
+        *lock(thread) = Some(thread::current().id());
+        Self(thread)
+    }
+}
+
+impl Drop for Access<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) = None;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A fence alone, for a resource that keeps its value elsewhere: see [`Fenced`].
@@ -136,6 +185,29 @@ mod tests {
         let stale = Stale { offered: token(33), newest: token(34) };
         assert_eq!((fence.raise(token(33)), fence.raise(token(34))), (Err(stale), Ok(())));
         assert_eq!(fence.newest(), Some(token(34)));
+    }
+
+    #[test]
+    fn a_token_that_lies_far_back_is_told_to_come_from_another_store() {
+        let fence = Fence::default();
+        assert_eq!(fence.raise(token(1_800_000_000_000_000)), Ok(()));
+        let refused = |offered| fence.raise(token(offered)).map_err(|stale| stale.to_string());
+        let far = refused(41).expect_err("stale");
+        assert!(far.contains("another store") && far.contains("token base"), "{far}");
+        let near = refused(1_799_999_000_000_000).expect_err("stale");
+        assert!(!near.contains("another store"), "{near}");
+    }
+
+    #[test]
+    fn work_that_uses_its_own_fence_panics_instead_of_waiting_for_itself() {
+        let fence = Fenced::new(1);
+        let inside = std::panic::AssertUnwindSafe(|| {
+            fence.access(token(33), |_| fence.access(token(33), |value| *value))
+        });
+        let panic = std::panic::catch_unwind(inside).expect_err("it panics");
+        let told = panic.downcast_ref::<&str>().expect("a text");
+        assert!(told.contains("runs under it"), "{told}");
+        assert_eq!(fence.access(token(34), |value| *value), Ok(1), "others go on");
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::driver::drive;
-use crate::driver::runtime::Runtime;
 use crate::driver::shared::{Acquire, Answer, Wait};
 use crate::driver::store::Store;
 use crate::driver::timing::{LockOptions, Renewal};
@@ -51,8 +50,8 @@ impl Lock {
     }
 
     /// How long after an acknowledged renewal was sent the next one is, instead of a third of the
-    /// ttl; at most half of the ttl, and up to an eighth later, so that locks taken together do
-    /// not renew together.
+    /// ttl; at least 5 ms and at most half of the ttl, and up to an eighth later, so that locks taken
+    /// together do not renew together.
     pub const fn renew_every(mut self, every: Duration) -> Self {
         self.options.renewal = Renewal::Every(every);
         self
@@ -88,7 +87,7 @@ impl Lock {
     /// Cancel-safe: dropped at any point it leaves no lock held and no waiter behind (C9), and it
     /// loses its place in the queue.
     pub fn acquire(&self) -> impl Future<Output = Result<Guard>> + Send + use<> {
-        granted(self.start(Wait::Unlimited))
+        self.granted(Wait::Unlimited, gave_up)
     }
 
     /// Takes the lock if it is free: one attempt of at most a third of the ttl, or 2 s.
@@ -102,11 +101,14 @@ impl Lock {
         self.start(Wait::No)
     }
 
-    /// Takes the lock, waiting for at most `limit`.
+    /// Takes the lock, waiting for at most `limit`; with a limit of zero, as [`try_acquire`](Self::try_acquire).
+    ///
+    /// A limit below the store's last measured round trip is refused at once, and nothing is sent: a request that
+    /// is on its way when its caller leaves can keep others from the name for a moment.
     ///
     /// # Errors
     /// `TimedOut`: the store last said that another holds it. `Unavailable`: the store last said
-    /// nothing. Otherwise as [`acquire`](Self::acquire).
+    /// nothing, or the limit is too short for it. Otherwise as [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     /// Cancel-safe, as [`acquire`](Self::acquire).
@@ -114,7 +116,10 @@ impl Lock {
         &self,
         limit: Duration,
     ) -> impl Future<Output = Result<Guard>> + Send + use<> {
-        granted(self.start(Wait::AtMost(limit)))
+        if limit.is_zero() {
+            return self.granted(Wait::No, || Error::timed_out(None));
+        }
+        self.granted(Wait::AtMost(limit), gave_up)
     }
 
     /// Takes the lock as [`acquire`](Self::acquire) does, and runs `work` as [`Guard::run`] does:
@@ -194,11 +199,18 @@ impl Lock {
         let (lock, name) = (self.clone(), self.name.clone());
         async move {
             let answer = lock.attempt(wait).await;
-            answer.map_err(|error| match &name {
-                Ok(name) => error.about(name),
-                Err(_) => error,
-            })
+            answer.map_err(|error| about(error, &name))
         }
+    }
+
+    /// A guard, or else this error: a store never answers "held" to callers that wait.
+    fn granted(
+        &self,
+        wait: Wait,
+        otherwise: fn() -> Error,
+    ) -> impl Future<Output = Result<Guard>> + Send + use<> {
+        let (answer, name) = (self.start(wait), self.name.clone());
+        async move { answer.await?.ok_or_else(|| about(otherwise(), &name)) }
     }
 
     async fn attempt(self, wait: Wait) -> Answer {
@@ -219,7 +231,8 @@ impl Lock {
         if store.shared.closing.is_set() {
             return Err(Error::Closed);
         }
-        let runtime = Runtime::of_caller(store.runtime.as_ref())?;
+        store.shared.has_time_for(wait)?;
+        let runtime = store.use_runtime()?;
         store.watch_for_suspend(&runtime);
         let (caller, answer) = oneshot::channel();
         let (shared, active) = (Arc::clone(&store.shared), store.shared.active.enter());
@@ -229,9 +242,14 @@ impl Lock {
     }
 }
 
-/// For callers that wait: a store never answers "held" to them.
-async fn granted(answer: impl Future<Output = Answer>) -> Result<Guard> {
-    answer
-        .await?
-        .ok_or_else(|| Error::unavailable(Applied::No, "the store gave up a request that waits"))
+/// The error, about this lock, where its name is one.
+fn about(error: Error, name: &Result<LockName>) -> Error {
+    match name {
+        Ok(name) => error.about(name),
+        Err(_) => error,
+    }
+}
+
+fn gave_up() -> Error {
+    Error::unavailable(Applied::No, "the store gave up a request that waits")
 }

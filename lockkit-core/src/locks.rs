@@ -1,19 +1,23 @@
 //! What a program takes locks from.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::driver::reaper::{Count, Reaper, limited};
+use crate::driver::round_trips::RoundTrips;
 use crate::driver::runtime::Runtime;
 use crate::driver::shared::{Closing, Shared};
 use crate::driver::store::Store;
 use crate::driver::timing::{DEFAULT_TTL, call_limit};
 use crate::request::{RandomIds, RequestIds, default_label};
-use crate::{Clock, Error, Guarantees, Inspection, Lock, LockName, LockProvider, Memory, Result};
+use crate::{
+    Applied, Clock, Error, Finding, Guarantees, Inspection, Lock, LockName, LockProvider, Memory,
+    Result,
+};
 
 /// A store's locks: the one handle a program keeps, cheap to clone.
 ///
@@ -82,6 +86,7 @@ impl Builder {
             clock: self.clock,
             closing: Closing::default(),
             active: Arc::<Count>::default(),
+            round_trips: RoundTrips::default(),
             ttl_adjusted: AtomicBool::new(false),
             ids: self.ids,
         };
@@ -91,6 +96,7 @@ impl Builder {
             runtime: self.runtime,
             ttl: self.ttl,
             watching: Arc::default(),
+            last_used: Mutex::default(),
         };
         let label = self.label.unwrap_or_else(default_label);
         Locks { store: Arc::new(store), label }
@@ -148,22 +154,69 @@ impl Locks {
         self.store.limited(self.store.operator()?.list(prefix, after, limit)).await
     }
 
+    /// Forgets the free names that start with `prefix` and that no request has used for `unused_for`; how many.
+    ///
+    /// For names that are made once and never used again, as of jobs with an id: some stores keep something of each.
+    /// Tokens stay in order: those of a name that is used again are greater than before.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let locks = lockkit_core::Locks::memory();
+    /// let first = locks.lock("job/1").run(async |guard| guard.token()).await?;
+    /// assert_eq!(locks.forget("job/", Duration::ZERO).await?, 1);
+    /// assert!(locks.lock("job/1").acquire().await?.token() > first);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Rejected`: this store has no operator, or the role may not. `Unavailable`: the store did not answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, some are forgotten.
+    pub async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
+        self.store.limited(self.store.operator()?.forget(prefix, unused_for)).await
+    }
+
+    /// What is amiss with the store's server, the worst first; empty where its backend finds nothing.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// let locks = lockkit_core::Locks::memory();
+    /// for finding in locks.examine().await? {
+    ///     eprintln!("{finding}");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Unavailable`: the store did not answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only reads.
+    pub async fn examine(&self) -> Result<Vec<Finding>> {
+        self.store.limited(self.store.shared.provider.examine()).await
+    }
+
     /// Refuses new attempts, ends those that wait, releases what is held, and waits for all of it,
     /// and for the clean-ups in the background, for at most `within`.
     ///
-    /// Guards that are still held are lost with [`LossReason::Closed`](crate::LossReason::Closed).
+    /// Guards that are still held are lost with [`LossReason::Closed`](crate::LossReason::Closed). A program that ends
+    /// without it leaves its names to the store's expiry: the releases of guards that were dropped last may not have
+    /// been sent. Closed before, it is `Ok` at once. Outside a runtime it works in the one that took the last lock.
     ///
     /// # Errors
     /// `Unavailable`: the store did not acknowledge everything in time; its own expiry ends the
-    /// rest. `Closed`: it was closed before. `NoRuntime`: there is none to wait in.
+    /// rest. `NoRuntime`: there is none to wait in.
     ///
     /// # Cancel safety
     /// Dropped midway, or out of time, it goes on in the background as long as the runtime lives.
     pub async fn close(&self, within: Duration) -> Result<()> {
-        let runtime = Runtime::of_caller(self.store.runtime.as_ref())?;
+        let runtime = self.store.closing_runtime()?;
         let shared = Arc::clone(&self.store.shared);
         if !shared.closing.set() {
-            return Err(Error::Closed);
+            return Ok(());
         }
         let clock = shared.clock.clone();
         let (done, closed) = oneshot::channel();
@@ -184,5 +237,44 @@ impl Locks {
         });
         let closed = async { closed.await.unwrap_or(Err(Error::NoRuntime)) };
         runtime.enter(Box::pin(limited(&clock, within, closed))).await
+    }
+
+    /// Closes as [`close`](Self::close) does and blocks the thread meanwhile: for the end of a `main` that is not async.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let runtime = tokio::runtime::Runtime::new()?;
+    /// let locks = lockkit_core::Locks::memory();
+    /// let guard = runtime.block_on(locks.lock("billing/nightly").acquire())?;
+    /// drop(guard); // released in the background
+    /// locks.close_blocking(Duration::from_secs(5))?; // and now for certain
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Unavailable`: as `close`, or the runtime that took the locks does not run: a current-thread runtime runs within
+    /// `block_on` alone. `NoRuntime`: that runtime has ended. `Invalid`: called inside a runtime.
+    pub fn close_blocking(&self, within: Duration) -> Result<()> {
+        if Handle::try_current().is_ok() {
+            return Err(Error::invalid(
+                "close_blocking() inside a tokio runtime",
+                "await close() there",
+            ));
+        }
+        let (done, closed) = mpsc::channel();
+        let locks = self.clone();
+        self.store.closing_runtime()?.spawn(async move {
+            drop(done.send(locks.close(within).await));
+        });
+        // A runtime that runs has answered by then.
+        let limit = within.saturating_add(call_limit(DEFAULT_TTL));
+        closed.recv_timeout(limit).unwrap_or_else(|ended| match ended {
+            mpsc::RecvTimeoutError::Timeout => Err(Error::unavailable(
+                Applied::Maybe,
+                "the runtime that took the locks does not run",
+            )),
+            mpsc::RecvTimeoutError::Disconnected => Err(Error::NoRuntime),
+        })
     }
 }

@@ -20,6 +20,8 @@ pub enum LossReason {
     Closed,
     /// The runtime that renewed it has ended.
     DriverStopped,
+    /// It was taken by the process that this one was forked from, which may hold it still.
+    Forked,
     /// Its guard was released or dropped; only a [`GuardWatch`](crate::GuardWatch) sees this.
     Released,
 }
@@ -34,6 +36,7 @@ impl fmt::Display for LossReason {
             Self::MaxHold => "it reached its max_hold",
             Self::Closed => "its locks were closed",
             Self::DriverStopped => "the runtime that renewed it has ended",
+            Self::Forked => "another process took it, and this one was forked from that",
             Self::Released => "its guard was released",
         })
     }

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{FencingToken, Grant, Guarantees, Holder, LockName, Request, Result};
+use crate::{FencingToken, Finding, Grant, Guarantees, Holder, LockName, Request, Result};
 
 /// A backend's client: it asks its store, and decides nothing.
 ///
@@ -61,6 +62,18 @@ pub trait LockProvider: fmt::Debug + Send + Sync + 'static {
     /// What an operator can see and do; `None` where the store cannot tell.
     fn operator(&self) -> Option<&dyn Operator>;
 
+    /// What is amiss with the server: its version, its settings, the rights of this client's role, what is left of its
+    /// limits. The worst comes first. By default a backend knows nothing of that.
+    ///
+    /// # Errors
+    /// `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only reads.
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
+
     /// Ends connections and sessions; called once, after every grant was released.
     ///
     /// # Errors
@@ -92,6 +105,10 @@ impl<P: LockProvider + ?Sized> LockProvider for Arc<P> {
 
     fn operator(&self) -> Option<&dyn Operator> {
         (**self).operator()
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        (**self).examine().await
     }
 
     async fn close(&self) -> Result<()> {
@@ -134,6 +151,21 @@ pub trait Operator: Send + Sync {
     /// # Cancel safety
     /// Cancel-safe: dropped midway, it has happened or not.
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool>;
+
+    /// Forgets the free names that start with `prefix` and that no request has used for `unused_for`; how many.
+    ///
+    /// A store that keeps something of each name for its tokens raises the tokens of all new names above those that
+    /// it forgets (C4). By default there is nothing to forget.
+    ///
+    /// # Errors
+    /// `Rejected`: the role may not. `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, some are forgotten.
+    async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
+        let _ = (prefix, unused_for);
+        Ok(0)
+    }
 }
 
 /// What a store knows of one name.

@@ -3,14 +3,15 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::call_log::{CallLog, OpenCall, of_grant, of_term};
 use super::notes::Notes;
 use crate::{
-    Clock, FencingToken, Grant, Guarantees, Inspection, Lease, LockName, LockProvider, LossReason,
-    Operator, Request, Result, Term,
+    Clock, FencingToken, Finding, Grant, Guarantees, Inspection, Lease, LockName, LockProvider,
+    LossReason, Operator, Request, Result, Term,
 };
 
 /// What the calls of one client are noted in.
@@ -99,6 +100,11 @@ impl LockProvider for LoggedClient {
         self.client.operator().is_some().then_some(self as &dyn Operator)
     }
 
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let call = self.log.begins("examine".to_owned());
+        call.answered(self.client.examine().await, |found| format!("{} findings", found.len()))
+    }
+
     async fn close(&self) -> Result<()> {
         let call = self.log.begins("close".to_owned());
         call.answered(self.client.close().await, |()| "done".to_owned())
@@ -134,6 +140,12 @@ impl Operator for LoggedClient {
         let call = self.log.begins(format!("list {shown:?}{after_it}, at most {limit}"));
         let answer = self.own_operator()?.list(prefix, after, limit).await;
         call.answered(answer, |page| format!("{} names", page.len()))
+    }
+
+    async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
+        let call = self.log.begins(format!("forget {prefix:?}, unused for {unused_for:?}"));
+        let answer = self.own_operator()?.forget(prefix, unused_for).await;
+        call.answered(answer, |names| format!("{names} names"))
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {

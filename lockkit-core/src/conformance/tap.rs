@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use crate::{
-    Applied, Clock, Error, Grant, Guarantees, Lease, LockProvider, LossReason, Operator, Request,
-    Result, Term,
+    Applied, Clock, Error, Finding, Grant, Guarantees, Lease, LockProvider, LossReason, Operator,
+    Request, Result, Term,
 };
 
 /// Wraps a provider; clones share what they see and do.
@@ -194,6 +194,10 @@ impl LockProvider for Tap {
 
     fn operator(&self) -> Option<&dyn Operator> {
         self.0.provider.operator()
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        self.0.provider.examine().await
     }
 
     async fn close(&self) -> Result<()> {

@@ -29,7 +29,7 @@ pub(super) async fn acquire(
     let mut request = new_request(shared, wanted).map_err(Err)?;
     let mut attempt = Attempt::new(wanted.wait != Wait::No, request.id());
     let mut stage = Stage::Admission;
-    let mut failure = None;
+    let (mut failure, mut sent) = (None, clock.now());
     loop {
         let event = tokio::select! {
             biased;
@@ -44,24 +44,19 @@ pub(super) async fn acquire(
         let event = match event {
             Happened::Event(event) => event,
             Happened::Ended(Ok(Some(grant))) => {
+                if wanted.wait == Wait::No {
+                    shared.round_trips.note(sent, clock.now());
+                }
                 match believed(shared, runtime, wanted, &request, grant) {
                     Ok((grant, machine)) => return Ok((request, grant, machine)),
                     Err(late) => attempt::Event::GrantedLate(late),
                 }
             }
             Happened::Ended(Ok(None)) => attempt::Event::Held,
-            Happened::Ended(Err(error)) => {
-                if matches!(error, Error::Unavailable { .. }) {
-                    request.report(StoreSays::Unreachable);
-                }
-                attempt::Event::Failed(error)
-            }
+            Happened::Ended(Err(error)) => attempt::Event::Failed(error),
         };
         if let attempt::Event::Failed(error) | attempt::Event::GrantedLate(error) = &event {
-            tracing::debug!(
-                target: "lockkit", event = "attempt_failed", name = %wanted.name,
-                request = %request.id(), error = %error,
-            );
+            note_failure(&request, &event, error);
             failure = Some(error.clone());
         }
         match attempt.on(event) {
@@ -69,6 +64,7 @@ pub(super) async fn acquire(
                 if fresh {
                     request = new_request(shared, wanted).map_err(Err)?;
                 }
+                sent = clock.now();
                 stage = Stage::Calling(call(shared, &request, wanted.wait));
             }
             Step::Pause(pause) => stage = Stage::Pausing(clock.now().saturating_add(pause)),
@@ -84,6 +80,16 @@ pub(super) async fn acquire(
             }
         }
     }
+}
+
+fn note_failure(request: &Request, event: &attempt::Event, error: &Error) {
+    if matches!((event, error), (attempt::Event::Failed(_), Error::Unavailable { .. })) {
+        request.report(StoreSays::Unreachable);
+    }
+    tracing::debug!(
+        target: "lockkit", event = "attempt_failed", name = %request.name(),
+        request = %request.id(), error = %error,
+    );
 }
 
 /// The grant, and the machine that keeps it. A grant that came after its deadline is released: an error.

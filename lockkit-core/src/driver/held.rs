@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::lease::{Actions, Event, Machine, State};
 use super::runtime::{Entered, Runtime};
-use crate::{Applied, Clock, Error, FencingToken, LockName, LossReason, Result};
+use crate::{Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Result};
 
 /// One held lease, seen from both sides. The machine decides; all others read its state by the clock.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Held {
     clock: Clock,
     runtime: Runtime,
     inner: Mutex<Inner>,
+    /// The process that took it.
+    process: u32,
     /// Wakes the watchers: the state has changed, or when it will.
     changed: Notify,
     /// Wakes the driver: the guard wants something.
@@ -53,6 +55,7 @@ impl Held {
             clock,
             runtime,
             inner: Mutex::new(inner),
+            process: std::process::id(),
             changed: Notify::new(),
             wanted: Notify::new(),
         }
@@ -65,7 +68,16 @@ impl Held {
     // What users see.
 
     pub(crate) fn state(&self) -> State {
-        self.inner().machine.state(self.clock.now())
+        self.state_at(&self.inner(), self.clock.now())
+    }
+
+    /// In a process that was forked from the one that took it, no task renews it.
+    fn state_at(&self, inner: &Inner, now: Instant) -> State {
+        if std::process::id() == self.process {
+            inner.machine.state(now)
+        } else {
+            State::Lost(LossReason::Forked)
+        }
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -75,7 +87,7 @@ impl Held {
     pub(crate) fn remaining(&self) -> Option<Duration> {
         let inner = self.inner();
         let now = self.clock.now();
-        match inner.machine.state(now) {
+        match self.state_at(&inner, now) {
             State::Lost(_) => Some(Duration::ZERO),
             State::Held | State::AtRisk => inner.machine.end().map(|end| end.saturating_since(now)),
         }
@@ -88,7 +100,7 @@ impl Held {
     pub(crate) fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
         let inner = self.inner();
         let now = self.clock.now();
-        if let State::Lost(reason) = inner.machine.state(now) {
+        if let State::Lost(reason) = self.state_at(&inner, now) {
             return Err(Error::lost(reason));
         }
         let left = inner.machine.end().map(|end| end.saturating_since(now));
@@ -131,7 +143,7 @@ impl Held {
                 let now = hold.clock.now();
                 let (state, next) = {
                     let inner = hold.inner();
-                    (inner.machine.state(now), inner.machine.next_change(now))
+                    (hold.state_at(&inner, now), inner.machine.next_change(now))
                 };
                 if let Some(found) = pick(state) {
                     return found;
@@ -152,6 +164,9 @@ impl Held {
 
     /// Ends belief at once; the driver ends the lease in the store.
     pub(crate) fn let_go(&self) {
+        if std::process::id() != self.process {
+            return;
+        }
         let actions = self.inner().machine.on(self.clock.now(), Event::Release);
         self.announce(actions);
         self.wanted.notify_one();
@@ -163,7 +178,7 @@ impl Held {
             // Looked at and let go in one: an `Ok` says that it was held until here.
             let mut inner = self.inner();
             let now = self.clock.now();
-            if let State::Lost(reason) = inner.machine.state(now) {
+            if let State::Lost(reason) = self.state_at(&inner, now) {
                 return Err(Error::lost(reason));
             }
             inner.release_wanted = Some(reply);
@@ -179,7 +194,7 @@ impl Held {
         let (reply, answer) = oneshot::channel();
         {
             let mut inner = self.inner();
-            if let State::Lost(reason) = inner.machine.state(self.clock.now()) {
+            if let State::Lost(reason) = self.state_at(&inner, self.clock.now()) {
                 return Err(Error::lost(reason));
             }
             if inner.machine.ttl().is_none() {
@@ -258,5 +273,39 @@ impl Held {
         if actions.tell {
             self.changed.notify_waiters();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::timing::{Renewal, Timing};
+    use crate::{Instant, Term};
+
+    #[tokio::test]
+    async fn in_a_forked_process_a_guard_is_lost_and_lets_nothing_go() {
+        let (clock, ttl) = (Clock::system(), Duration::from_secs(15));
+        let timing = Timing { ttl, margin: None, renewal: Renewal::Automatic, max_hold: None };
+        let now: Instant = clock.now();
+        let machine = Machine::granted(timing, Term { sent: now, ttl: Some(ttl) }, now, 0);
+        let (name, token) = (LockName::new("a").expect("a name"), FencingToken::new(1));
+        let runtime = Runtime::of_caller(None).expect("one");
+        let machine = machine.expect("granted in time");
+        let mut held =
+            Held::new(name, token.expect("a token"), None, machine, clock.clone(), runtime);
+        assert!(held.is_held());
+        held.process ^= 1;
+        let held = Arc::new(held);
+        assert!(!held.is_held() && held.remaining() == Some(Duration::ZERO));
+        assert_eq!(held.lost().await, LossReason::Forked);
+        let lost = |answer| matches!(answer, Err(Error::Lost { reason: LossReason::Forked, .. }));
+        assert!(lost(held.ensure(Duration::ZERO).map(drop)));
+        assert!(lost(held.renew().await) && lost(held.release().await));
+        held.let_go();
+        assert_eq!(
+            held.inner().machine.state(clock.now()),
+            State::Held,
+            "the parent's is untouched"
+        );
     }
 }

@@ -33,7 +33,8 @@ pub(crate) async fn keep(
     // guard is told first.
     let alive = Alive(hold);
     until_over(shared, hold, &*lease, call_limit).await;
-    let outcome = limited(&shared.clock, call_limit, lease.release()).await;
+    let release = shared.round_trips.measured(&shared.clock, lease.release());
+    let outcome = limited(&shared.clock, call_limit, release).await;
     hold.released(&outcome);
     drop(alive);
     match outcome {
@@ -74,7 +75,8 @@ async fn until_over(shared: &Shared, hold: &Held, lease: &dyn Lease, call_limit:
         if actions.renew {
             // An acknowledgement that comes after a whole ttl is of no use (C12).
             let limit = hold.ttl().unwrap_or(call_limit);
-            renewals.push(Box::pin(limited(&shared.clock, limit, lease.renew())));
+            let renewal = shared.round_trips.measured(&shared.clock, lease.renew());
+            renewals.push(Box::pin(limited(&shared.clock, limit, renewal)));
         }
         happened = tokio::select! {
             biased;

@@ -6,6 +6,7 @@ pub(crate) mod held;
 mod keep_alive;
 pub(crate) mod lease;
 pub(crate) mod reaper;
+pub(crate) mod round_trips;
 pub(crate) mod runtime;
 pub(crate) mod shared;
 pub(crate) mod store;

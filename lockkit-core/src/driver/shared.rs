@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::reaper::{Count, Reaper};
+use super::round_trips::RoundTrips;
 use super::timing::Timing;
 use crate::guard::Guard;
 use crate::request::RequestIds;
-use crate::{Clock, LockName, LockProvider, Result};
+use crate::{Applied, Clock, Error, LockName, LockProvider, Result};
 
 /// What every driver of one `Locks` shares.
 #[derive(Debug)]
@@ -20,9 +21,24 @@ pub(crate) struct Shared {
     pub(crate) closing: Closing,
     pub(crate) active: Arc<Count>,
     pub(crate) reaper: Reaper,
+    pub(crate) round_trips: RoundTrips,
     pub(crate) ids: Arc<dyn RequestIds>,
     /// Whether a difference between a wished and a granted ttl was logged.
     pub(crate) ttl_adjusted: AtomicBool,
+}
+
+impl Shared {
+    /// Refuses a wait that ends before the store can answer.
+    pub(crate) fn has_time_for(&self, wait: Wait) -> Result<()> {
+        let Wait::AtMost(limit) = wait else { return Ok(()) };
+        let least = self.round_trips.shortest(self.clock.now());
+        if limit >= least {
+            return Ok(());
+        }
+        let cause =
+            format!("a limit of {limit:?} is below the {least:?} that the store's answers take");
+        Err(Error::unavailable(Applied::No, cause))
+    }
 }
 
 /// The level-triggered signal that the locks are being closed.

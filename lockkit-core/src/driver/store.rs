@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::reaper::limited;
@@ -18,6 +18,8 @@ pub(crate) struct Store {
     pub(crate) runtime: Option<Runtime>,
     pub(crate) ttl: Duration,
     pub(crate) watching: Arc<AtomicBool>,
+    /// The runtime that the last attempt came from.
+    pub(crate) last_used: Mutex<Option<Runtime>>,
 }
 
 impl Store {
@@ -28,6 +30,23 @@ impl Store {
                 "its provider offers no operator: use the store's own tools",
             )
         })
+    }
+
+    /// The runtime for an attempt.
+    pub(crate) fn use_runtime(&self) -> Result<Runtime> {
+        let runtime = Runtime::of_caller(self.runtime.as_ref())?;
+        *self.last_used() = Some(runtime.clone());
+        Ok(runtime)
+    }
+
+    /// The runtime to close in: outside one, that of the last attempt.
+    pub(crate) fn closing_runtime(&self) -> Result<Runtime> {
+        Runtime::of_caller(self.runtime.as_ref())
+            .or_else(|_| self.last_used().clone().ok_or(Error::NoRuntime))
+    }
+
+    fn last_used(&self) -> MutexGuard<'_, Option<Runtime>> {
+        self.last_used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn limited<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {

@@ -7,6 +7,8 @@ use crate::{Error, Guarantees, Instant, Result, Term, TtlRange};
 
 /// The ttl of locks that name none: long enough for a slow store, short enough for a crash.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
+/// No lease is renewed more often: a thousand names of one client would fill its link otherwise.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
 /// No single call waits longer than this for a store.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -61,13 +63,17 @@ impl LockOptions {
             ));
         }
         match self.renewal {
-            Renewal::Every(every) if every.is_zero() || every.saturating_add(margin) >= ttl => {
+            Renewal::Every(every)
+                if every < SHORTEST_INTERVAL || every.saturating_add(margin) >= ttl =>
+            {
                 return Err(Error::invalid(
                     format!(
                         "renewal every {every:?} with a ttl of {ttl:?}, a margin of {margin:?}"
                     ),
-                    "the interval must be above zero, and interval and margin together below the \
-                     ttl: a third of the ttl is a good interval",
+                    format!(
+                        "the interval must be at least {SHORTEST_INTERVAL:?}, and interval and margin \
+                         together below the ttl: a third of the ttl is a good interval"
+                    ),
                 ));
             }
             _ => {}
@@ -239,6 +245,7 @@ mod tests {
         let store = store(MIN_TTL, MAX_TTL, Duration::from_millis(1));
         let margin = LockOptions { margin: Some(SECOND), ..ttl(SECOND) };
         let never = LockOptions { renewal: Renewal::Every(Duration::ZERO), ..ttl(SECOND) };
+        let flood = LockOptions { renewal: Renewal::Every(Duration::from_nanos(1)), ..ttl(SECOND) };
         let slow = LockOptions { renewal: Renewal::Every(3 * SECOND), ..ttl(2 * SECOND) };
         let late =
             LockOptions { renewal: Renewal::Every(Duration::from_millis(950)), ..ttl(SECOND) };
@@ -249,6 +256,7 @@ mod tests {
         for (wish, values) in [
             (margin, ["1s", "margin"]),
             (never, ["0ns", "1s"]),
+            (flood, ["1ns", "5ms"]),
             (slow, ["3s", "2s"]),
             (late, ["950ms", "1s"]),
             (lost, ["8s", "4.5s"]),

@@ -126,6 +126,13 @@ impl Operator for Memory {
         let message = Message::End(token, LossReason::Revoked);
         Ok(matches!(state.step(now, name, message), Reply::Ended(_)))
     }
+
+    async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
+        let mut state = self.0.state();
+        let now = state.clock.now();
+        state.check_outage(now)?;
+        Ok(state.store.forget(now, prefix, unused_for))
+    }
 }
 
 impl Memory {

@@ -59,16 +59,20 @@ pub(crate) enum Notice {
     Ended(RequestId, FencingToken, LossReason),
 }
 
-/// All names. Tokens are kept for ever, so a name once used never goes back.
+/// All names. Tokens are kept, or the floor is raised above them, so that a name once used never goes back.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Store {
     names: BTreeMap<LockName, Entry>,
     token_base: u64,
+    /// The highest number of a grant of any name that was forgotten.
+    floor: u64,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Entry {
     last: u64,
+    /// When its last grant ended.
+    freed: Option<Instant>,
     holder: Option<Held>,
     queue: VecDeque<Asker>,
 }
@@ -83,7 +87,7 @@ struct Held {
 
 impl Store {
     pub(crate) const fn new(token_base: u64) -> Self {
-        Self { names: BTreeMap::new(), token_base }
+        Self { names: BTreeMap::new(), token_base, floor: 0 }
     }
 
     /// Takes `message` about `name` in at `now`; answers the asker, and names who else is told.
@@ -97,7 +101,7 @@ impl Store {
         // Looked up first: a name once used needs no second copy of itself.
         let entry = match self.names.get_mut(name) {
             Some(entry) => entry,
-            None => self.names.entry(name.clone()).or_default(),
+            None => self.names.entry(name.clone()).or_insert(Entry::above(self.floor)),
         };
         let mut notices = Vec::new();
         entry.expire(now, base, &mut notices);
@@ -132,6 +136,20 @@ impl Store {
         (reply, notices)
     }
 
+    /// Forgets the free names that start with `prefix` and that nothing has used for so long; how many.
+    pub(crate) fn forget(&mut self, now: Instant, prefix: &str, unused_for: Duration) -> u64 {
+        let (mut forgotten, before) = (0, now.saturating_sub(unused_for));
+        self.names.retain(|name, entry| {
+            let goes = name.as_str().starts_with(prefix) && entry.is_unused_since(before);
+            if goes {
+                self.floor = self.floor.max(entry.last);
+                forgotten += 1;
+            }
+            !goes
+        });
+        forgotten
+    }
+
     /// When `name` is next freed by its holder's ttl.
     pub(crate) fn expires(&self, name: &LockName) -> Option<Instant> {
         self.names.get(name)?.holder.as_ref()?.expires
@@ -164,6 +182,20 @@ impl Store {
 }
 
 impl Entry {
+    /// A name that is new, or was forgotten.
+    const fn above(floor: u64) -> Self {
+        Self { last: floor, freed: None, holder: None, queue: VecDeque::new() }
+    }
+
+    /// Whether nothing was granted or waited for since `before`.
+    fn is_unused_since(&self, before: Instant) -> bool {
+        let freed = match &self.holder {
+            Some(held) => held.expires,
+            None => self.freed.or(Some(Instant::from_origin(Duration::ZERO))),
+        };
+        self.queue.is_empty() && freed.is_some_and(|freed| freed <= before)
+    }
+
     /// Grants a free name to `asker`, unless others stand before it; a replay gets its own grant.
     fn take(&mut self, now: Instant, base: u64, asker: Asker) -> Reply {
         let own = self.holder.as_mut().filter(|held| held.asker.id == asker.id);
@@ -210,6 +242,7 @@ impl Entry {
         notices: &mut Vec<Notice>,
     ) -> Reply {
         let Some(held) = self.holder.take_if(|held| meant(held)) else { return Reply::NotThere };
+        self.freed = Some(now);
         notices.push(Notice::Ended(held.asker.id, held.granted.token, reason));
         if let Some(head) = self.queue.pop_front() {
             let id = head.id;

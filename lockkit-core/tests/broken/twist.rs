@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockkit_core::{
     FencingToken, Grant, Guarantees, Inspection, Lease, LockName, LockProvider, LossReason,
@@ -62,6 +63,10 @@ pub(crate) trait Twist: fmt::Debug + Send + Sync + 'static {
 
     async fn revoke(&self, client: &Client, name: &LockName, token: FencingToken) -> Result<bool> {
         client.revoke(name, token).await
+    }
+
+    async fn forget(&self, client: &Client, prefix: &str, unused_for: Duration) -> Result<u64> {
+        client.forget(prefix, unused_for).await
     }
 }
 
@@ -139,6 +144,10 @@ impl Operator for Twisted {
         limit: usize,
     ) -> Result<Vec<Inspection>> {
         self.twist.list(&self.client, prefix, after, limit).await
+    }
+
+    async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
+        self.twist.forget(&self.client, prefix, unused_for).await
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {

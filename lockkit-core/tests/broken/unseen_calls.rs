@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockkit_core::{
-    FencingToken, Grant, Instant, LockName, LockProvider, Request, RequestId, Result, Term,
-    async_trait,
+    FencingToken, Grant, Instant, LockName, LockProvider, Operator, Request, RequestId, Result,
+    Term, async_trait,
 };
 
 use super::client::Client;
@@ -60,6 +60,20 @@ pub(crate) fn unseen_calls() -> Vec<Flaw> {
             Habits { tells_of_outages: false, ..Habits::CORRECT },
         )
         .breaks("C8"),
+        Flaw::twist(
+            "forgotten-tokens-again",
+            "a name that was forgotten starts its tokens again",
+            &["C16-11"],
+            ForgottenTokensAgain::default(),
+        )
+        .breaks("C4"),
+        Flaw::twist(
+            "forgets-what-is-held",
+            "forgetting names takes those away that are held or waited for",
+            &["C16-11"],
+            ForgetsWhatIsHeld,
+        )
+        .breaks("C16"),
     ]
 }
 
@@ -199,5 +213,56 @@ impl Twist for DroppedLeaseRenewed {
             });
         }
         Ok(Some(grant))
+    }
+}
+
+/// How many grants each name has had since it was forgotten.
+#[derive(Debug, Default)]
+struct ForgottenTokensAgain(Mutex<HashMap<LockName, u64>>);
+
+impl ForgottenTokensAgain {
+    fn count(&self, request: &Request, mut grant: Grant) -> Result<Grant> {
+        let mut counts = lock(&self.0);
+        let count = counts.entry(request.name().clone()).or_default();
+        *count += 1;
+        grant.token = FencingToken::new(*count)?;
+        Ok(grant)
+    }
+}
+
+#[async_trait]
+impl Twist for ForgottenTokensAgain {
+    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
+        let grant = client.try_acquire(request).await?;
+        grant.map(|grant| self.count(request, grant)).transpose()
+    }
+
+    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
+        let grant = client.acquire(request).await?;
+        self.count(request, grant)
+    }
+
+    async fn forget(&self, _: &Client, prefix: &str, _: Duration) -> Result<u64> {
+        let mut counts = lock(&self.0);
+        let before = counts.len();
+        counts.retain(|name, _| !name.as_str().starts_with(prefix));
+        Ok((before - counts.len()) as u64)
+    }
+}
+
+#[derive(Debug)]
+struct ForgetsWhatIsHeld;
+
+#[async_trait]
+impl Twist for ForgetsWhatIsHeld {
+    async fn forget(&self, client: &Client, prefix: &str, _: Duration) -> Result<u64> {
+        let mut forgotten = 0;
+        for seen in client.list(prefix, None, usize::MAX).await? {
+            for token in seen.holders.iter().filter_map(|holder| holder.token) {
+                client.revoke(&seen.name, token).await?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{Fault, Op, Remote};
-use lockkit_core::{Clock, Error, Guard, Locks, LossReason, Memory};
+use lockkit_core::{Applied, Clock, Error, Guard, Locks, LossReason, Memory};
 use tokio::runtime::{Builder, Runtime};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ async fn close_ends_waiters_releases_what_is_held_and_refuses_the_rest() {
     assert!(remote.is_clean("a").await && remote.is_clean("b").await);
     assert!(matches!(locks.lock("c").acquire().await, Err(Error::Closed)));
     assert!(matches!(locks.lock("c").try_acquire().await, Err(Error::Closed)));
-    assert!(matches!(locks.close(SECOND).await, Err(Error::Closed)));
+    locks.close(SECOND).await.expect("closed already");
 }
 
 #[tokio::test]
@@ -163,6 +163,61 @@ fn a_given_runtime_that_has_ended_is_an_error_and_not_a_hang() {
     drop(home);
     let error = runtime().block_on(locks.lock("a").acquire()).expect_err("it has ended");
     assert!(matches!(error, Error::NoRuntime), "{error}");
+}
+
+#[test]
+fn locks_are_closed_outside_a_runtime_in_the_one_that_took_them() {
+    let (store, runtime) = (Memory::new(), runtime());
+    let locks = Locks::new(store.clone());
+    let none = Locks::memory();
+    assert!(matches!(none.close_blocking(SECOND), Err(Error::NoRuntime)), "no lock was taken");
+    let guard = runtime.block_on(locks.lock("a").acquire()).unwrap();
+    let waiter = runtime.spawn(locks.lock("a").acquire());
+    locks.close_blocking(SECOND).expect("the runtime runs");
+    assert!(!guard.is_held());
+    assert!(matches!(runtime.block_on(waiter).unwrap(), Err(Error::Closed)));
+    assert!(runtime.block_on(Locks::new(store).lock("a").try_acquire()).unwrap().is_some());
+    let inside = runtime.block_on(async { locks.close_blocking(SECOND) });
+    assert!(matches!(inside, Err(Error::Invalid { .. })), "{inside:?}");
+
+    // Another executor polls it: its timers are the runtime's.
+    let locks = Locks::memory();
+    drop(runtime.block_on(locks.lock("a").acquire()).unwrap());
+    futures_util::FutureExt::now_or_never(locks.close(SECOND));
+    drop(runtime);
+    let ended = Locks::memory();
+    drop(self::runtime().block_on(ended.lock("a").acquire()).unwrap());
+    assert!(matches!(ended.close_blocking(SECOND), Err(Error::NoRuntime)), "it has ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_no_answer_can_meet_is_refused_before_anything_is_sent() {
+    let remote = Remote::with_fixed_delay(SECOND / 100);
+    let locks = remote.locks();
+    locks.lock("a").acquire().await.unwrap().release().await.unwrap();
+    let calls = || remote.calls(Op::Acquire).len() + remote.calls(Op::TryAcquire).len();
+    let (before, short) = (calls(), SECOND / 100);
+    let error = locks.lock("a").acquire_within(short).await.expect_err("too short");
+    assert!(matches!(error, Error::Unavailable { applied: Applied::No, .. }), "{error}");
+    assert!(error.to_string().contains("10ms") && error.to_string().contains("20ms"), "{error}");
+    assert_eq!(calls(), before, "nothing was sent");
+    locks.lock("a").acquire_within(3 * short).await.expect("long enough").release().await.unwrap();
+    // A store that has become faster is asked again, and measured.
+    tokio::time::sleep(11 * SECOND).await;
+    let before = calls();
+    locks.lock("a").acquire_within(short).await.expect_err("too short all the same");
+    assert_eq!(calls(), before + 1);
+}
+
+#[tokio::test]
+async fn a_limit_of_zero_asks_once_and_times_out_where_the_name_is_held() {
+    let locks = Locks::memory();
+    let guard = locks.lock("a").acquire_within(Duration::ZERO).await.expect("free");
+    let error = locks.lock("a").acquire_within(Duration::ZERO).await.expect_err("held");
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert_eq!(error.lock().expect("about one lock").as_str(), "a");
+    assert!(error.to_string().starts_with("lock \"a\": "), "{error}");
+    drop(guard);
 }
 
 #[tokio::test(start_paused = true)]

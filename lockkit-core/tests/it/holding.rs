@@ -306,7 +306,10 @@ fn a_starved_runtime_reports_the_loss_at_the_first_look() {
                 std::thread::sleep(Duration::from_secs(3));
             })
             .await;
-        assert!(matches!(result, Err(Error::Lost { reason: LossReason::Expired, .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(Error::Lost { reason: LossReason::Expired, .. })),
+            "{result:?}"
+        );
     });
 }
 

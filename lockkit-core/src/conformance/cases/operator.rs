@@ -1,5 +1,7 @@
 //! Operators: what they see is so, and what they end is what they mean.
 
+use std::time::Duration;
+
 use crate::conformance::case::Challenge::{Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
@@ -31,6 +33,14 @@ pub(super) const CASES: &[Case] = &[
         "C16",
         "revoke ends exactly the grant with that token, tells its holder, and lets the next in",
         |cx| Box::pin(revoked(cx)),
+    )
+    .needs(&[Need::Operator]),
+    Case::new(
+        "C16-11",
+        Safety,
+        "C16",
+        "forgetting names takes nothing that is held, waited for or in use, and sets no token back",
+        |cx| Box::pin(forgotten(cx)),
     )
     .needs(&[Need::Operator]),
 ];
@@ -137,4 +147,42 @@ async fn revoked(cx: Context) -> Verdict {
     require_held(&next, why)?;
     next.release().await?;
     cx.no_residue("revoked").await
+}
+
+async fn forgotten(cx: Context) -> Verdict {
+    let (operator, prefix) = (cx.operator()?, cx.name("forgotten-"));
+    let locks = cx.locks_of(cx.connect().await?);
+    let lock = |tail: &str| locks.lock(format!("{prefix}{tail}"));
+    let mut before = Vec::new();
+    for tail in ["a", "b", "c"] {
+        let guard = lock(tail).acquire().await?;
+        before.push((tail, guard.token()));
+        guard.release().await?;
+    }
+    let held = lock("held").acquire().await?;
+    let mut queue = Queue::default();
+    queue.add(&cx, &cx.provider, "forgotten-held").await?;
+    let used = operator.forget(&prefix, Duration::from_secs(3600)).await?;
+    require!(used == 0, "{used} names were forgotten that were used within the hour");
+    let names = operator.forget(&prefix, Duration::ZERO).await?;
+    require!(names <= 3, "{names} names were forgotten, and three of them are free");
+    held.renew().await?;
+    let seen = operator.inspect(held.name()).await?;
+    let shown = seen.holders.iter().any(|holder| holder.token == Some(held.token()));
+    require!(shown, "a name that is held was forgotten: {seen:?}");
+    let waiters = seen.waiters.unwrap_or(1);
+    require!(
+        waiters == 1,
+        "one waits for a name after others were forgotten, and {waiters} are shown"
+    );
+    for (tail, token) in before {
+        let guard = lock(tail).acquire().await?;
+        let again = guard.token();
+        require!(again > token, "token {again} after {token}, of a name that was forgotten");
+        guard.release().await?;
+    }
+    require_held(&held, "lost as other names were forgotten")?;
+    held.release().await?;
+    queue.granted(&cx).await?.1.lease.release().await?;
+    cx.no_residue("forgotten-held").await
 }
