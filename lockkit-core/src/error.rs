@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Holder, LockName, LossReason};
+use crate::{Holder, LossReason};
 
 /// What went wrong, in terms of what the caller can do about it.
 ///
@@ -25,14 +25,14 @@ pub enum Error {
         /// The holder that the store named last, if it named one.
         holder: Option<Holder>,
         /// The lock that the call was about.
-        lock: Option<LockName>,
+        lock: Option<Arc<str>>,
     },
     /// The lease has ended: stop the work it protected.
     Lost {
         /// How it ended.
         reason: LossReason,
         /// The lock that the call was about.
-        lock: Option<LockName>,
+        lock: Option<Arc<str>>,
     },
     /// The store did not answer, or answered that it cannot serve now: try again.
     Unavailable {
@@ -41,7 +41,7 @@ pub enum Error {
         /// What the store or its client said.
         cause: Cause,
         /// The lock that the call was about; none where it was about the whole store.
-        lock: Option<LockName>,
+        lock: Option<Arc<str>>,
     },
     /// The store refused, and will refuse again until the remedy is followed.
     Rejected {
@@ -50,7 +50,7 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
         /// The lock that the call was about; none where it was about the whole store.
-        lock: Option<LockName>,
+        lock: Option<Arc<str>>,
     },
     /// The caller's input cannot be served: correct it.
     Invalid {
@@ -59,7 +59,7 @@ pub enum Error {
         /// What to write instead.
         remedy: String,
         /// The lock that the call was about; none where it was about the whole store.
-        lock: Option<LockName>,
+        lock: Option<Arc<str>>,
     },
     /// These [`Locks`](crate::Locks) were closed: connect again.
     Closed,
@@ -127,26 +127,26 @@ impl Error {
         matches!(self, Self::TimedOut { .. } | Self::Unavailable { .. })
     }
 
-    /// The lock that the call was about; `None`: the call was about the whole store.
-    pub const fn lock(&self) -> Option<&LockName> {
+    /// The name of the lock that the call was about; `None`: the call was about the whole store.
+    pub fn lock(&self) -> Option<&str> {
         match self {
             Self::TimedOut { lock, .. }
             | Self::Lost { lock, .. }
             | Self::Unavailable { lock, .. }
             | Self::Rejected { lock, .. }
-            | Self::Invalid { lock, .. } => lock.as_ref(),
+            | Self::Invalid { lock, .. } => lock.as_deref(),
             Self::Closed | Self::NoRuntime => None,
         }
     }
 
-    /// This error, about this lock.
-    pub(crate) fn about(mut self, name: &LockName) -> Self {
+    /// This error, about the lock of this name.
+    pub(crate) fn about(mut self, name: Arc<str>) -> Self {
         match &mut self {
             Self::TimedOut { lock, .. }
             | Self::Lost { lock, .. }
             | Self::Unavailable { lock, .. }
             | Self::Rejected { lock, .. }
-            | Self::Invalid { lock, .. } => *lock = Some(name.clone()),
+            | Self::Invalid { lock, .. } => *lock = Some(name),
             Self::Closed | Self::NoRuntime => {}
         }
         self

@@ -134,7 +134,7 @@ impl Guard {
     /// # Cancel safety
     /// Cancel-safe: the renewal goes on.
     pub async fn renew(&self) -> Result<()> {
-        self.0.0.renew().await.map_err(|error| error.about(self.name()))
+        self.0.0.renew().await.map_err(|error| error.about(self.name().shared()))
     }
 
     /// Releases the lock and waits for the store's word; from its first poll on it is not held.
@@ -147,7 +147,7 @@ impl Guard {
     /// # Cancel safety
     /// Cancel-safe: dropped midway, the release goes on in the background.
     pub async fn release(self) -> Result<()> {
-        self.0.0.release().await.map_err(|error| error.about(self.name()))
+        self.0.0.release().await.map_err(|error| error.about(self.name().shared()))
     }
 
     /// Runs `work` while the lock is held, stops it when the lock is lost, and releases; gives what `work` gave.
@@ -204,11 +204,11 @@ impl GuardWatch {
     /// # Errors
     /// As [`Guard::ensure`].
     pub fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
-        self.0.ensure(at_least).map_err(|error| error.about(self.name()))
+        self.0.ensure(at_least).map_err(|error| error.about(self.name().shared()))
     }
 
     fn lost_error(&self, reason: LossReason) -> Error {
-        Error::lost(reason).about(self.name())
+        Error::lost(reason).about(self.name().shared())
     }
 
     /// As [`Guard::is_held`]; false once the guard was released.

@@ -179,7 +179,7 @@ impl Lock {
     pub async fn inspect(&self) -> Result<Inspection> {
         let (name, store) = (self.name.clone()?, &self.store);
         let seen = async { store.limited(store.operator()?.inspect(&name)).await };
-        seen.await.map_err(|error| error.about(&name))
+        seen.await.map_err(|error| error.about(name.shared()))
     }
 
     /// Ends exactly the grant with this token; `false`: there is no such grant.
@@ -192,7 +192,7 @@ impl Lock {
     pub async fn revoke(&self, token: FencingToken) -> Result<bool> {
         let (name, store) = (self.name.clone()?, &self.store);
         let revoked = async { store.limited(store.operator()?.revoke(&name, token)).await };
-        revoked.await.map_err(|error| error.about(&name))
+        revoked.await.map_err(|error| error.about(name.shared()))
     }
 
     fn start(&self, wait: Wait) -> impl Future<Output = Answer> + Send + use<> {
@@ -245,7 +245,7 @@ impl Lock {
 /// The error, about this lock, where its name is one.
 fn about(error: Error, name: &Result<LockName>) -> Error {
     match name {
-        Ok(name) => error.about(name),
+        Ok(name) => error.about(name.shared()),
         Err(_) => error,
     }
 }

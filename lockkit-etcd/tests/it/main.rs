@@ -7,6 +7,7 @@ mod cluster;
 mod common;
 mod connect;
 mod foreign;
+mod fuzz;
 mod interop;
 mod late;
 mod layouts;

@@ -4,6 +4,7 @@
 mod bad_input;
 mod beliefs;
 mod common;
+mod fuzz;
 mod layouts;
 mod processes;
 mod removal;

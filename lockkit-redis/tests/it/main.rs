@@ -6,6 +6,7 @@ mod beliefs;
 mod cohort;
 mod common;
 mod connect;
+mod fuzz;
 mod interop;
 mod layouts;
 mod link;

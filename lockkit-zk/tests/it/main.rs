@@ -9,6 +9,7 @@ mod common;
 mod connect;
 mod crowd;
 mod ensemble;
+mod fuzz;
 mod idle;
 mod interop;
 mod late;
