@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lockkit_core::kit::Url;
 use lockkit_core::{Error, LockName, Result};
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 /// The schema of our tables and functions unless the configuration says otherwise.
 pub(crate) const SCHEMA: &str = "lockkit";
@@ -15,8 +15,8 @@ pub(crate) const SCHEMA: &str = "lockkit";
 const BARRIER: Duration = Duration::from_secs(60);
 const SHAPE: &str = "postgres://[user[:password]@]host[:port][/database]";
 /// What a URL may say of the locks; `ttl` and `token_base` are every store's.
-const OWN_OPTIONS: [&str; 6] =
-    ["strategy", "schema", "connections", "barrier", "budget", "creates"];
+const OWN_OPTIONS: [&str; 7] =
+    ["strategy", "schema", "connections", "barrier", "budget", "creates", "key"];
 
 /// What the connection takes from a URL's options; the driver would only warn of others.
 const CONNECTION_OPTIONS: [&str; 16] = [
@@ -100,7 +100,7 @@ impl PostgresConfig {
     /// the scheme `postgres:` or `postgresql:`. What it leaves out comes from the environment.
     ///
     /// Its options are `strategy` (`advisory`, `table`), `schema`, `connections`, `barrier` (`30s`), `budget`,
-    /// `creates` (`true`, `false`), `token_base`, and the parameters of libpq that sqlx knows, such as `sslmode` and
+    /// `creates` (`true`, `false`), `key` (`billing:42,reports:-7`), `token_base`, and the parameters of libpq that sqlx knows, such as `sslmode` and
     /// `sslrootcert`.
     ///
     /// # Errors
@@ -255,6 +255,15 @@ impl PostgresConfig {
                  a digit",
             ));
         }
+        let mode = self.options.get_ssl_mode();
+        if !cfg!(feature = "tls")
+            && !matches!(mode, PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer)
+        {
+            return Err(Error::invalid(
+                format!("sslmode {mode:?} in a program that was built without TLS"),
+                "build with the feature `tls` of lockkit (of lockkit-postgres)",
+            ));
+        }
         if self.connections < 3 {
             return Err(Error::invalid(
                 format!("{} connections", self.connections),
@@ -289,27 +298,55 @@ impl TryFrom<Url> for PostgresConfig {
         let creates =
             url.take_parsed("creates", "give true or false", |value| value.parse().ok())?;
         config.creates = creates.unwrap_or(config.creates);
+        let remedy = "give name:number, several of them with a comma between, and no name twice";
+        config.keys = url.take_parsed("key", remedy, keys)?.unwrap_or_default();
         config.token_base = url.take_token_base()?;
         url.finish(&[&OWN_OPTIONS[..], &CONNECTION_OPTIONS].concat())?;
         Ok(config)
     }
 }
 
+/// The names and keys of `a:1,b:-2`; a name may have colons.
+fn keys(text: &str) -> Option<HashMap<LockName, i64>> {
+    let mut keys = HashMap::new();
+    for pair in text.split(',') {
+        let (name, key) = pair.rsplit_once(':').filter(|(name, _)| !name.is_empty())?;
+        let is_first = keys.insert(LockName::new(name).ok()?, key.parse().ok()?).is_none();
+        is_first.then_some(())?;
+    }
+    Some(keys)
+}
+
 /// How the driver connects: it reads the address by libpq's grammar.
 fn connect_options(url: &mut Url) -> Result<PgConnectOptions> {
+    let path = url.address().trim_start_matches('/').split_once('/').map_or("", |(_, path)| path);
+    if path.contains('@') {
+        return Err(url.unreadable("it has an @ behind a /: a / of a password is %2F", SHAPE));
+    }
     let parsed = url::Url::parse(&format!("postgres:{}", url.address()));
     // Neither parser's error repeats the URL, so no password either.
     let mut address = parsed.map_err(|error| url.unreadable(&error.to_string(), SHAPE))?;
+    // The driver takes the brackets of an IPv6 address for a part of it.
+    if let Some(host) = address.host_str().map(bare).filter(|host| host.contains(':')) {
+        let host = host.to_owned();
+        address.query_pairs_mut().append_pair("host", &host);
+    }
     let mut is_named = std::env::var_os("PGAPPNAME").is_some();
     for option in CONNECTION_OPTIONS {
         if let Some(value) = url.take(option) {
             is_named |= option == "application_name";
-            address.query_pairs_mut().append_pair(option, &value);
+            let value = if option == "host" { bare(&value) } else { &value };
+            address.query_pairs_mut().append_pair(option, value);
         }
     }
     let options = PgConnectOptions::from_str(address.as_str());
     let options = options.map_err(|error| url.unreadable(&error.to_string(), SHAPE))?;
     Ok(if is_named { options } else { options.application_name("lockkit") })
+}
+
+/// A host without the brackets in which an IPv6 address stands in a URL.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 impl fmt::Debug for PostgresConfig {

@@ -18,8 +18,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::line::{Command, LIMIT, Line, no_answer};
 use crate::protocol::Columns;
 
-/// How long a statement's answer is waited for when its caller has gone, and how long a client that
-/// connects waits: no ttl bounds that, and each connection is a process of the server's.
+/// How long a statement's answer is waited for when its caller has gone, or by a client that connects, once it has a
+/// connection: no ttl bounds that, and each connection is a process of the server's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How soon the task looks again at a connection that callers use.

@@ -1,17 +1,30 @@
 //! What the server and its driver say, in terms of what the caller can do about it.
 
-use lockkit_core::{Applied, Error};
+use std::error::Error as StdError;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use lockkit_core::{Applied, Cause, Error};
 use sqlx::error::DatabaseError;
+use sqlx::postgres::PgConnectOptions;
 
 /// What each of our roles needs, beside the objects themselves.
 const GRANTS: &str = "let a role that may create a schema run the SQL of \
     PostgresConfig::setup_sql(), and then GRANT USAGE ON SCHEMA lockkit, ALL ON ALL TABLES IN SCHEMA \
-    lockkit and ALL ON ALL SEQUENCES IN SCHEMA lockkit to this one (with your schema's name)";
+    lockkit, ALL ON ALL SEQUENCES IN SCHEMA lockkit and EXECUTE ON ALL FUNCTIONS IN SCHEMA lockkit to this one \
+    (with your schema's name)";
 
 pub(crate) const POOLER: &str = "connect to the server itself, or use the strategy \"table\": \
     session-level locks do not live through a pooler";
 
 pub(crate) const STANDBY: &str = "connect to the primary: a standby takes no locks";
+
+/// What a client is told that connects to a server whose transactions begin as read-only.
+pub(crate) const READS_ONLY: &str = "have its transactions begin as read-write: ALTER ROLE or ALTER DATABASE ... \
+    SET default_transaction_read_only = off, or the server's own setting";
+
+/// The SQLSTATE of a write that a transaction may not do: on a standby, and where transactions begin as read-only.
+pub(crate) const READ_ONLY: &str = "25006";
 
 /// The first letters of the codes by which a server ends a session.
 const ENDED: &str = "57P";
@@ -19,11 +32,17 @@ const ENDED: &str = "57P";
 /// The first letters of the codes by which a pooler between client and server ends a connection.
 const BROKEN: &str = "08";
 
+/// What the server said, without the place in its source; else what the driver says.
+pub(crate) fn text(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |said| said.message().to_owned())
+}
+
 /// An error of a statement; `sent`: it may have reached the server.
-pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
-    let text = error.to_string();
+pub(crate) fn to_error(error: sqlx::Error, sent: bool) -> Error {
+    let text = text(&error);
     let maybe = if sent { Applied::Maybe } else { Applied::No };
     match error {
+        sqlx::Error::Io(cause) => Error::unavailable(maybe, Broken { text, cause }),
         sqlx::Error::Database(said) => match said.code().as_deref().unwrap_or_default() {
             "28P01" | "28000" => Error::rejected(
                 text,
@@ -32,7 +51,9 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
             "3D000" => Error::rejected(text, "name a database that exists"),
             "42501" => Error::rejected(text, GRANTS),
             "3F000" | "42P01" | "42883" | "42703" => Error::rejected(text, GRANTS),
-            "25006" => Error::rejected(text, STANDBY),
+            // A role that changes: a client that is connected waits for a server that takes writes. Who connects is
+            // refused before this, by what the server says of itself.
+            READ_ONLY => Error::unavailable(Applied::No, text),
             "53200" => Error::rejected(
                 text,
                 "raise max_locks_per_transaction on the server, or set a smaller budget",
@@ -46,6 +67,10 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
             }
             _ => Error::unavailable(Applied::No, text),
         },
+        sqlx::Error::Tls(_) if text.contains("does not support TLS") => Error::rejected(
+            text,
+            "turn TLS on at the server (ssl = on), or give sslmode=prefer or disable where the network is trusted",
+        ),
         sqlx::Error::Tls(_) => Error::rejected(
             text,
             "give the authority that signed the server's certificate (sslrootcert), the host that \
@@ -63,6 +88,65 @@ pub(crate) fn to_error(error: &sqlx::Error, sent: bool) -> Error {
     }
 }
 
+/// A connection that broke, or that could not be made.
+#[derive(Debug)]
+struct Broken {
+    text: String,
+    cause: io::Error,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Broken {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// What went wrong, and where.
+#[derive(Debug)]
+struct At {
+    address: Arc<str>,
+    cause: Cause,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.address, self.cause)
+    }
+}
+
+impl StdError for At {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.cause.source()
+    }
+}
+
+/// The same error, which names the server's address.
+pub(crate) fn at(address: &Arc<str>, error: Error) -> Error {
+    match error {
+        Error::Unavailable { applied, cause } => {
+            Error::unavailable(applied, At { address: Arc::clone(address), cause })
+        }
+        Error::Rejected { what, remedy } => Error::rejected(format!("{address}: {what}"), remedy),
+        other => other,
+    }
+}
+
+/// Where the server is, for an error.
+pub(crate) fn address_of(options: &PgConnectOptions) -> Arc<str> {
+    let (host, port) = (options.get_host(), options.get_port());
+    match options.get_socket() {
+        Some(socket) => format!("{}, port {port}", socket.display()).into(),
+        None if host.contains(':') => format!("[{host}]:{port}").into(),
+        None => format!("{host}:{port}").into(),
+    }
+}
+
 /// Whether one side did not accept the other's certificate; the driver gives only a text.
 fn is_mistrust(text: &str) -> bool {
     text.contains("peer certificate") || text.contains("received fatal alert")
@@ -71,6 +155,13 @@ fn is_mistrust(text: &str) -> bool {
 /// Whether the server refused a statement with this SQLSTATE.
 pub(crate) fn has_code(error: &sqlx::Error, code: &str) -> bool {
     error.as_database_error().and_then(DatabaseError::code).as_deref() == Some(code)
+}
+
+/// Whether the server takes no writes, for a while: it is a standby, or its transactions begin as read-only.
+///
+/// A standby says so in three ways: of a write, of an unlogged table, and of a lock on a table.
+pub(crate) fn takes_no_writes(error: &sqlx::Error) -> bool {
+    [READ_ONLY, "0A000", "55000"].iter().any(|code| has_code(error, code))
 }
 
 /// Whether the connection is of no more use.
@@ -88,8 +179,6 @@ pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
-    use std::error::Error as StdError;
-    use std::fmt;
 
     use sqlx::error::ErrorKind;
 
@@ -134,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_ends_once_a_statement_was_sent_leaves_it_open_whether_it_ran() {
-        let of = |code, sent| to_error(&sqlx::Error::Database(Box::new(Said(code))), sent);
+        let of = |code, sent| to_error(sqlx::Error::Database(Box::new(Said(code))), sent);
         for code in ["08000", "08003", "08006", "08P01", "57P01", "40003"] {
             for (sent, applied) in [(true, Applied::Maybe), (false, Applied::No)] {
                 let error = of(code, sent);

@@ -6,7 +6,7 @@ use lockkit_core::{Applied, Error, Result};
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
-use crate::error::{has_code, is_broken, to_error};
+use crate::error::{READ_ONLY, has_code, is_broken, takes_no_writes, text, to_error};
 use crate::listener::Listener;
 use crate::protocol::{Columns, texts};
 
@@ -62,7 +62,13 @@ impl Line {
         };
         match outcome {
             Ok(rows) => (Ok(rows), false),
-            Err(error) => (Err(to_error(&error, true)), must || is_broken(&error)),
+            Err(error) => {
+                // What leads to a server that takes no writes is given up: the address may lead to another by now.
+                // Not a session that locks live on: it was a primary's, and takes writes again.
+                let reads_only = matches!(self, Self::Plain(_)) && takes_no_writes(&error);
+                let is_over = must || reads_only || is_broken(&error);
+                (Err(to_error(error, true)), is_over)
+            }
         }
     }
 
@@ -109,7 +115,7 @@ async fn connected(
 ) -> Result<Line> {
     match tokio::time::timeout(limit, connecting).await {
         Ok(Err(error)) if !matches!(error, sqlx::Error::PoolTimedOut) => {
-            Err(to_error(&error, false))
+            Err(to_error(error, false))
         }
         Ok(Ok(line)) => Ok(line),
         _ => {
@@ -126,7 +132,13 @@ pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<V
         if has_code(&error, LOCK_NOT_AVAILABLE) {
             return Error::timed_out(None);
         }
-        to_error(&error, true)
+        if has_code(&error, READ_ONLY) {
+            return Error::rejected(
+                text(&error),
+                "begin a transaction that may write, on the primary",
+            );
+        }
+        to_error(error, true)
     })?;
     Ok(texts(&rows))
 }

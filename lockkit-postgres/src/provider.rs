@@ -7,8 +7,10 @@ use lockkit_core::{
     Error, FencingToken, Grant, Guarantees, LockName, LockProvider, Operator, Request, Result,
 };
 use sqlx::PgConnection;
+use tokio::runtime::Handle;
 
 use crate::advisory::Advisory;
+use crate::error::{address_of, at};
 use crate::table::Table;
 use crate::transaction::{FenceError, TransactionLocks};
 use crate::{PostgresConfig, Strategy};
@@ -21,6 +23,8 @@ use crate::{PostgresConfig, Strategy};
 pub struct PostgresProvider {
     strategy: Connected,
     transactions: TransactionLocks,
+    /// The server's, for errors.
+    address: Arc<str>,
 }
 
 #[derive(Clone, Debug)]
@@ -35,12 +39,14 @@ impl PostgresProvider {
     ///
     /// # Errors
     /// `Invalid`: the configuration. `Rejected`: the login, the certificates, a server that is too
-    /// old or a standby, a pooler under the strategy that does not live through one, or a role that
-    /// may not make our objects; each says what to do. `Unavailable`: no answer for 10 s.
+    /// old, a standby, or takes no writes, a pooler under the strategy that does not live through one, or a role that
+    /// may not make our objects; each says what to do. `Unavailable`: no connection within 2 s, or then no answer
+    /// for 10 s. `NoRuntime`: called outside a tokio runtime.
     ///
     /// # Cancel safety
     /// Cancel-safe.
     pub async fn connect(config: PostgresConfig) -> Result<Self> {
+        Handle::try_current().map_err(|_| Error::NoRuntime)?;
         config.check()?;
         // One of the driver's modes asks for the process's provider, and panics where two are linked
         // and none was chosen; a choice made before is respected.
@@ -48,12 +54,17 @@ impl PostgresProvider {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let transactions = TransactionLocks::of(&config);
-        let strategy = match config.strategy {
-            Strategy::Advisory => Connected::Advisory(Arc::new(Advisory::connect(config).await?)),
-            Strategy::Table => Connected::Table(Arc::new(Table::connect(config).await?)),
+        let (transactions, address) = (TransactionLocks::of(&config), address_of(&config.options));
+        let connected = match config.strategy {
+            Strategy::Advisory => Advisory::connect(config, &address)
+                .await
+                .map(|client| Connected::Advisory(client.into())),
+            Strategy::Table => {
+                Table::connect(config, &address).await.map(|client| Connected::Table(client.into()))
+            }
         };
-        Ok(Self { strategy, transactions })
+        let strategy = connected.map_err(|error| at(&address, error))?;
+        Ok(Self { strategy, transactions, address })
     }
 
     /// What this strategy promises, straight to the server; the table behind a pooler wakes by
@@ -208,15 +219,15 @@ impl LockProvider for PostgresProvider {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        self.strategy().try_acquire(request).await
+        self.strategy().try_acquire(request).await.map_err(|error| at(&self.address, error))
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        self.strategy().acquire(request).await
+        self.strategy().acquire(request).await.map_err(|error| at(&self.address, error))
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        self.strategy().withdraw(request).await
+        self.strategy().withdraw(request).await.map_err(|error| at(&self.address, error))
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

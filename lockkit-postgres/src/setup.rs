@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use crate::config::SCHEMA;
 use crate::connection::Session;
-use crate::error::STANDBY;
+use crate::error::{READS_ONLY, STANDBY};
 use crate::line::rows;
 use crate::protocol::{Columns, column, garbled, number};
 use crate::{PostgresConfig, Strategy};
@@ -47,7 +47,8 @@ pub(crate) async fn check_server(config: &PostgresConfig, mut over: Over<'_>) ->
          to_regprocedure('{schema}.lockkit_version()') IS NOT NULL, \
          to_regprocedure('{schema}.table_layout()') IS NOT NULL, \
          to_regprocedure('lockkit.wait(bigint, integer)') IS NOT NULL, \
-         '{schema}' <> '{SCHEMA}' AND to_regclass('{schema}.token') IS NOT NULL"
+         '{schema}' <> '{SCHEMA}' AND to_regclass('{schema}.token') IS NOT NULL, \
+         current_setting('transaction_read_only')"
     );
     let rows = over.ask(look).await?;
     let row = rows.first().ok_or_else(|| garbled(&rows))?;
@@ -99,6 +100,10 @@ fn check_fitness(row: &Columns) -> Result<()> {
     }
     if column(row, 1) == Some("t") {
         return Err(Error::rejected("a server in recovery", STANDBY));
+    }
+    if column(row, 9) == Some("on") {
+        let what = "a server that takes no writes (default_transaction_read_only)";
+        return Err(Error::rejected(what, READS_ONLY));
     }
     if column(row, 2) != Some("UTF8") {
         return Err(Error::rejected(

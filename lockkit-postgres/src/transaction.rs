@@ -182,7 +182,7 @@ impl TransactionLocks {
         });
         Err(match newest {
             Some(newest) => FenceError::Stale(Stale { offered: token, newest }),
-            None => FenceError::Store(to_error(&error, true)),
+            None => FenceError::Store(to_error(error, true)),
         })
     }
 

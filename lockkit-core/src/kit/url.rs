@@ -205,6 +205,13 @@ impl Url {
     /// # Errors
     /// `Invalid`: there is one.
     pub fn finish(self, known: &[&str]) -> Result<()> {
+        // A password with a question mark has split the URL in two: what is left may be a part of it.
+        if self.options.iter().any(|(option, value)| option.contains('@') || value.contains('@')) {
+            return Err(Error::invalid(
+                "an unknown option, and an @ behind the ?",
+                "write the special characters of a login as %XX: ? as %3F, / as %2F, # as %23",
+            ));
+        }
         match self.options.into_keys().next().as_deref() {
             None => Ok(()),
             Some("ttl") => Err(Error::invalid(

@@ -58,11 +58,11 @@ enum Tried {
 }
 
 impl Advisory {
-    pub(crate) async fn connect(config: PostgresConfig) -> Result<Self> {
-        let session = Session::open(&config.options, PATIENCE, PATIENCE).await?;
+    pub(crate) async fn connect(config: PostgresConfig, address: &Arc<str>) -> Result<Self> {
+        let session = Session::open(&config.options, LIMIT, PATIENCE).await?;
         let server = check_server(&config, Over::Ours(&session)).await?;
         drop(session);
-        let sessions = Sessions::new(&config.options, config.connections);
+        let sessions = Sessions::new(&config.options, address, config.connections);
         sessions.warm().await?;
         Ok(Self {
             sessions,

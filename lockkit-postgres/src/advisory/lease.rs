@@ -15,6 +15,7 @@ use super::budget::Reserved;
 use super::names::{Stage, Turn};
 use super::session::{Lives, LockSession, Use};
 use super::sessions::Sessions;
+use crate::error::at;
 use crate::protocol::{column, garbled};
 
 /// What the client notes of a request.
@@ -318,7 +319,7 @@ pub(super) fn grant(
 #[async_trait]
 impl Lease for AdvisoryLease {
     async fn renew(&self) -> Result<Term> {
-        self.held.renew().await
+        self.held.renew().await.map_err(|error| at(&self.sessions.address, error))
     }
 
     async fn lost(&self) -> LossReason {
@@ -339,7 +340,8 @@ impl Lease for AdvisoryLease {
     }
 
     async fn release(&self) -> Result<()> {
-        self.held.release(&self.sessions).await
+        let released = self.held.release(&self.sessions).await;
+        released.map_err(|error| at(&self.sessions.address, error))
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lockkit_core::{Clock, Error, Instant, LossReason, Result};
+use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
 use crate::connection::{After, Session};
-use crate::error::{POOLER, STANDBY};
-use crate::line::Command;
+use crate::error::POOLER;
+use crate::line::{Command, LIMIT};
 use crate::protocol::{Columns, column, garbled, number};
 
 /// Nothing here is waited for longer: locks of others live on the session.
@@ -24,7 +24,7 @@ const HELLO: &str = "SELECT pid, backend_start, pg_is_in_recovery(), \
     (SELECT source FROM pg_settings WHERE name = 'idle_session_timeout'), \
     CASE WHEN NOT pg_is_in_recovery() THEN lockkit.enter() END, \
     CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL \
-    THEN set_config('transaction_timeout', '0', false) END \
+    THEN set_config('transaction_timeout', '0', false) END, current_setting('transaction_read_only') \
     FROM pg_stat_activity WHERE pid = pg_backend_pid(); \
     PREPARE lockkit_try(bigint) AS \
     SELECT CASE WHEN pg_try_advisory_lock($1) THEN nextval('lockkit.token') END; \
@@ -104,15 +104,19 @@ impl Drop for LockSession {
 }
 
 impl LockSession {
-    /// Connects, and checks that the session is fit for locks.
+    /// Connects, and checks that the session is fit for locks, to which the server answers within `limit`.
     pub(super) async fn open(options: &PgConnectOptions, limit: Duration) -> Result<Self> {
-        let session = Session::watched(options, limit, FOREVER).await?;
+        let session = Session::watched(options, LIMIT, FOREVER).await?;
         let hello = Command::Sql(HELLO.to_owned());
         let answer = session.ask(&Clock::system(), limit, hello).await;
         let answer = answer.inspect_err(|_| session.cut())?;
         let row = answer.first().ok_or_else(|| garbled(&answer))?;
+        // Who connects was refused before: since then the address leads elsewhere, for a while.
         if column(row, 2) == Some("t") {
-            return Err(Error::rejected("a server in recovery", STANDBY));
+            return Err(Error::unavailable(Applied::No, "the server is in recovery: a standby"));
+        }
+        if column(row, 6) == Some("on") {
+            return Err(Error::unavailable(Applied::No, "the server takes no writes"));
         }
         // Ours came with the first message: a pooler between has swallowed it.
         if column(row, 3) != Some("client") {

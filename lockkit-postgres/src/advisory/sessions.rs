@@ -27,6 +27,8 @@ const CHECK: Duration = Duration::from_millis(500);
 
 pub(super) struct Sessions {
     options: PgConnectOptions,
+    /// The server's, for errors.
+    pub(super) address: Arc<str>,
     most: usize,
     all: Mutex<Vec<Arc<LockSession>>>,
     /// How many are being opened, which are as good as there.
@@ -65,7 +67,7 @@ impl fmt::Debug for Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(options: &PgConnectOptions, most: usize) -> Arc<Self> {
+    pub(super) fn new(options: &PgConnectOptions, address: &Arc<str>, most: usize) -> Arc<Self> {
         let options = options.clone().options([
             ("default_transaction_isolation", "read committed"),
             ("idle_session_timeout", "0"),
@@ -83,6 +85,7 @@ impl Sessions {
         let options = options.disable_statement_logging();
         Arc::new_cyclic(|shared| Self {
             options,
+            address: Arc::clone(address),
             most,
             all: Mutex::default(),
             opening: AtomicUsize::new(0),

@@ -24,6 +24,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::PostgresConfig;
 use crate::connection::{PATIENCE, Session};
+use crate::line::LIMIT;
 use crate::protocol::column;
 use crate::setup::{Over, check_server};
 use beats::Beats;
@@ -45,7 +46,7 @@ const PREAMBLE: &str = "SET LOCAL transaction_isolation = 'read committed'; \
 pub(crate) struct Table(Arc<Client>);
 
 impl Table {
-    pub(crate) async fn connect(config: PostgresConfig) -> Result<Self> {
+    pub(crate) async fn connect(config: PostgresConfig, address: &Arc<str>) -> Result<Self> {
         let id = RequestId::random()?;
         let direct = config.options.clone().options([
             ("default_transaction_isolation", "read committed"),
@@ -60,7 +61,7 @@ impl Table {
             ("idle_session_timeout", "0"),
             ("client_connection_check_interval", "1000"),
         ]);
-        let (options, is_direct) = match Session::open(&direct, PATIENCE, PATIENCE).await {
+        let (options, is_direct) = match Session::open(&direct, LIMIT, PATIENCE).await {
             Ok(session) if obeys(&session).await? => (direct, true),
             Ok(_) => (plain(&config.options), false),
             // What a pooler says to settings in the first message.
@@ -69,12 +70,13 @@ impl Table {
             }
             Err(error) => return Err(error),
         };
-        let session = Session::open(&options, PATIENCE, PATIENCE).await?;
+        let session = Session::open(&options, LIMIT, PATIENCE).await?;
         check_server(&config, Over::Ours(&session)).await?;
         let preamble = if is_direct { "" } else { PREAMBLE };
         let shared = Shared {
             pool: Pool::new(options.clone(), preamble, config.connections, session),
             schema: config.schema,
+            address: Arc::clone(address),
             listener: is_direct.then_some(options),
             waiters: Arc::default(),
             beats: Beats::new(id),

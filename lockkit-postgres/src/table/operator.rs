@@ -8,17 +8,21 @@ use lockkit_core::{
 };
 
 use super::client::Client;
+use crate::error::at;
 use crate::line::LIMIT;
 use crate::protocol::{Columns, column, garbled, name_of, number, quoted, stored};
 
 impl Client {
     async fn look(&self, sql: &str) -> Result<Vec<Columns>> {
-        Ok(self.pool.run(&Clock::system(), LIMIT, sql).await?.rows)
+        let answered = self.pool.run(&Clock::system(), LIMIT, sql).await;
+        Ok(answered.map_err(|error| at(&self.address, error))?.rows)
     }
 
     /// What is known of the names that fulfil a condition, of those that are held or waited for.
     async fn seen(&self, condition: &str, limit: usize) -> Result<Vec<Inspection>> {
         let schema = &self.schema;
+        // The server counts up to there.
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = format!(
             "WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), \
              l AS (SELECT name, CASE WHEN expires_at > now THEN token END AS token, label, \

@@ -107,7 +107,7 @@ impl Pool {
     pub(crate) async fn run(&self, clock: &Clock, limit: Duration, sql: &str) -> Result<Answered> {
         let end = clock.now().saturating_add(limit);
         let sql = format!("{}{sql}", self.preamble);
-        let mut replayed = false;
+        let (mut is_again, mut replayed) = (false, false);
         loop {
             let session = tokio::select! {
                 biased;
@@ -124,10 +124,10 @@ impl Pool {
             drop(freed);
             match answer {
                 Ok(rows) => return Ok(Answered { rows, replayed }),
-                Err(Error::Unavailable { .. }) if session.is_ended() && !replayed => {
+                Err(error @ Error::Unavailable { .. }) if session.is_ended() && !is_again => {
                     // Whatever ended it has ended its idle neighbours too.
                     self.sessions().keep(|other| other.pending() > 0 && !other.is_ended());
-                    replayed = true;
+                    (is_again, replayed) = (true, error.is_ambiguous());
                 }
                 Err(error) => {
                     let is_unclear =

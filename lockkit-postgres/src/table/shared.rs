@@ -22,6 +22,8 @@ pub(super) struct Granted {
 pub(super) struct Shared {
     pub(super) pool: Pool,
     pub(super) schema: String,
+    /// The server's, for errors.
+    pub(super) address: Arc<str>,
     /// How one connects to listen; `None` behind a pooler.
     pub(super) listener: Option<PgConnectOptions>,
     pub(super) waiters: Arc<Requests<Mailbox<Granted>>>,

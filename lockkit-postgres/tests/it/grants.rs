@@ -136,6 +136,26 @@ async fn each_is_needed_and_nothing_else(strategy: Strategy, own: Grants<'_>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_page_grants_is_enough_for_both_strategies() {
+    let server = PostgresServer::start().unwrap();
+    let page = include_str!("../../../docs/postgres.md");
+    let block = page.split("```sql\n").find(|block| block.starts_with("GRANT")).unwrap();
+    let block = block.split("```").next().unwrap();
+    let roles = [("for_the_table", Strategy::Table), ("for_advisory", Strategy::Advisory)];
+    for (role, _) in roles {
+        prepare(&server, role, &[]);
+        let sql = block.replace("TO app", &format!("TO {role}"));
+        let sql = sql.replace("DATABASE app", &format!("DATABASE {role}"));
+        let made = server.psql().unwrap().args(["-d", role, "-c", &sql]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+    let address = server.address();
+    for used in join_all(roles.map(|(role, strategy)| use_all(address, role, strategy))).await {
+        used.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_role_needs_each_privilege_that_is_listed_for_the_table_and_no_other() {
     each_is_needed_and_nothing_else(Strategy::Table, TABLE).await;
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod advisory;
+mod answers;
 mod common;
 mod connect;
 mod endings;
@@ -16,6 +17,7 @@ mod leaks;
 mod link;
 mod plans;
 mod processes;
+mod roles;
 mod runtimes;
 mod scale;
 mod server;
