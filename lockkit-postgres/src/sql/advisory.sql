@@ -60,3 +60,26 @@ EXCEPTION WHEN lock_not_available OR query_canceled THEN
     PERFORM pg_advisory_unlock(in_key);
     RETURN CASE WHEN lockkit.holds(in_key) THEN 2 ELSE 0 END;
 END $$;
+
+-- The key of a name, for clients outside Rust: HKDF (RFC 5869) with SHA-256 and no salt, as sqlx derives it, whose first
+-- eight bytes are the key, the lowest first.
+CREATE OR REPLACE FUNCTION lockkit.key(in_name text) RETURNS bigint LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+DECLARE
+    -- HMAC by hand, so that no extension is needed: its two pads, here for a key of nothing but zeros.
+    inner_pad bytea := decode(repeat('36', 64), 'hex');
+    outer_pad bytea := decode(repeat('5c', 64), 'hex');
+    derived bytea;
+    key bigint := 0;
+BEGIN
+    derived := sha256(outer_pad || sha256(inner_pad || convert_to(in_name, 'UTF8')));
+    FOR i IN 0..31 LOOP
+        inner_pad := set_byte(inner_pad, i, get_byte(derived, i) # get_byte(inner_pad, i));
+        outer_pad := set_byte(outer_pad, i, get_byte(derived, i) # get_byte(outer_pad, i));
+    END LOOP;
+    derived := sha256(outer_pad || sha256(inner_pad
+        || convert_to('SQLx (Rust) Postgres advisory lock', 'UTF8') || '\x01'::bytea));
+    FOR i IN REVERSE 7..0 LOOP
+        key := (key << 8) | get_byte(derived, i);
+    END LOOP;
+    RETURN key;
+END $$;

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 
 use crate::common::{SLACK, by, config, join, key_of, ms};
 use lockkit_core::{LockName, Locks};
-use lockkit_postgres::{PostgresProvider, Strategy, key};
+use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy, key};
 use sqlx::postgres::{PgAdvisoryLock, PgConnection};
 use sqlx::{Connection, Either};
 use testbed::PostgresServer;
@@ -98,4 +98,44 @@ async fn two_names_with_one_key_exclude_each_other_and_a_given_key_is_used() {
     assert_eq!(server.sql(&format!("SELECT pg_try_advisory_lock({})", key(&a))).unwrap(), "t");
     guard.release().await.unwrap();
     drop(locks.lock("b").acquire().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_of_a_name_is_told_by_sql_and_by_a_few_lines_of_python() {
+    let server = PostgresServer::start().unwrap();
+    drop(join(&server.url(), Strategy::Advisory).await);
+    let page = include_str!("../../../docs/postgres.md");
+    let recipe = page.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+    let long = "a/name/of/more/than/one/block/".repeat(9);
+    for name in ["billing", "n", "Straße 7; é\u{1F512}", "it's", &long] {
+        let ours = key_of(name).to_string();
+        let quoted = name.replace('\'', "''");
+        let by_sql = server.sql(&format!("SELECT lockkit.key('{quoted}')")).unwrap();
+        assert_eq!(by_sql, ours, "{name}");
+        let mut python = std::process::Command::new("python3");
+        let program = format!("{recipe}\nimport sys\nprint(key(sys.argv[1]))\n");
+        let told = python.args(["-c", &program, name]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), ours, "{name}: {told:?}");
+    }
+    // A role that may use the strategy may ask.
+    server.sql("CREATE ROLE plain LOGIN; GRANT USAGE ON SCHEMA lockkit TO plain").unwrap();
+    server.sql("SET ROLE plain; SELECT lockkit.key('billing')").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_given_in_a_url() {
+    let server = PostgresServer::start().unwrap();
+    let url = format!("{}?key=billing:42,urn:x:y:-7", server.url());
+    let locks = join(&url, Strategy::Advisory).await;
+    let held = [locks.lock("billing").acquire().await.unwrap()];
+    assert_eq!(server.sql("SELECT pg_try_advisory_lock(42)").unwrap(), "f");
+    let other = locks.lock("urn:x:y").acquire().await.unwrap();
+    assert_eq!(server.sql("SELECT pg_try_advisory_lock(-7)").unwrap(), "f");
+    drop((held, other));
+    for bad in
+        ["42", "billing:", "billing:x", ":42", "a:1,,b:2", "a:9223372036854775808", "a:1,a:2"]
+    {
+        let error = PostgresConfig::from_url(&format!("postgres://h/db?key={bad}")).unwrap_err();
+        assert!(error.to_string().contains("key="), "{error}");
+    }
 }
