@@ -4,7 +4,8 @@
 //! acknowledged a beat whose life is short enough for every waiter. A request enters the queue only while
 //! its client beats, since a waiter of a client that does not beat counts as dead. A connection that ends
 //! takes the client back to *starting*; the next beat takes it to *beating*, and every waiter asks again,
-//! for a grant may have been told while no connection listened. Ten seconds without a waiter take it back to *idle*.
+//! for a grant may have been told while no connection listened. Ten seconds without a waiter take it back to *idle*,
+//! or, while a request holds, to *listening*: it hears of a revocation, and beats no more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub(super) async fn serve(mut alive: Alive, shared: Arc<Shared>) {
             () = alive.stopped() => break,
         };
         shared.beats.silent();
+        shared.beats.is_deaf();
         match connected {
             Ended::Idle => break,
             Ended::Broken => backoff.reset(),
@@ -51,6 +53,7 @@ pub(super) async fn serve(mut alive: Alive, shared: Arc<Shared>) {
         }
     }
     shared.beats.silent();
+    shared.beats.is_deaf();
 }
 
 /// How the beats over one connection ended.
@@ -70,20 +73,31 @@ enum Route {
     Pooled,
 }
 
+impl Route {
+    /// `None`: no connection now.
+    async fn open(shared: &Shared) -> Option<Self> {
+        let Some(options) = &shared.listener else { return Some(Self::Pooled) };
+        let listener = Listener::open(options, &shared.beats.channel(), LIMIT).await?;
+        Some(Self::Listening(listener))
+    }
+}
+
 async fn beat_on(shared: &Shared) -> Ended {
+    let Some(mut route) = Route::open(shared).await else { return Ended::NotConnected };
     let beats = &shared.beats;
-    let mut route = match &shared.listener {
-        Some(options) => match Listener::open(options, &beats.channel(), LIMIT).await {
-            Some(listener) => Route::Listening(listener),
-            None => return Ended::NotConnected,
-        },
-        None => Route::Pooled,
-    };
+    beats.hears();
     let (mut next_beat, mut idle_since) = (now(), None);
     let mut is_first = true;
     loop {
         let now = now();
         let (life, due) = beats.plan();
+        if is_first && due.is_none() {
+            if let Some(ended) = listen_on(shared, &mut route).await {
+                return ended;
+            }
+            next_beat = self::now();
+            continue;
+        }
         let is_shorter = life < beats.life().unwrap_or(Duration::MAX);
         if now >= next_beat || is_shorter {
             match beat(shared, &mut route, life).await {
@@ -100,9 +114,14 @@ async fn beat_on(shared: &Shared) -> Ended {
             if now.saturating_since(since) >= IDLE {
                 beats.silent();
                 // A request that has entered by now found the client beating: its place needs the row.
-                if beats.plan().1.is_none() {
-                    return farewell(shared, &mut route).await;
+                if beats.plan().1.is_some() {
+                    continue;
                 }
+                let ended = farewell(shared, &mut route).await;
+                if !beats.is_held() {
+                    return ended;
+                }
+                (is_first, idle_since) = (true, None);
                 continue;
             }
             if !wait(shared, &mut route, now.saturating_add(IDLE / 10)).await {
@@ -120,6 +139,23 @@ async fn beat_on(shared: &Shared) -> Ended {
             return Ended::Broken;
         }
     }
+}
+
+/// Listens without a beat until a request waits; how that ended, if it has: for the requests that hold no beat is needed.
+async fn listen_on(shared: &Shared, route: &mut Route) -> Option<Ended> {
+    let mut idle_since = now();
+    while shared.beats.plan().1.is_none() {
+        let now = now();
+        if shared.beats.is_held() {
+            idle_since = now;
+        } else if now.saturating_since(idle_since) >= IDLE {
+            return Some(farewell(shared, route).await);
+        }
+        if !wait(shared, route, now.saturating_add(IDLE / 10)).await {
+            return Some(Ended::Broken);
+        }
+    }
+    None
 }
 
 /// Delivers what comes until then, or until something has changed; `false`: the connection has ended.

@@ -1,6 +1,7 @@
 //! What the waiters of a client and the task that beats for them share: names, ttls, and the last beats.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ pub(super) struct Beats {
     life: watch::Sender<Option<Duration>>,
     /// Told when there is a waiter more, or a name to be looked at sooner.
     changed: Notify,
+    /// How many requests hold, and want to hear of the end of that.
+    held: AtomicUsize,
+    /// The number of the connection that hears what the server tells; `None` while there is none.
+    listening: watch::Sender<Option<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +41,8 @@ struct State {
     sent: VecDeque<(u64, Instant)>,
     /// What the server said last of waiters that it took out of a queue.
     lost: u64,
+    /// How many connections have listened so far.
+    connections: u64,
 }
 
 /// A name that is waited for.
@@ -54,6 +61,15 @@ pub(super) struct Waiter<'a> {
     ttl: Duration,
 }
 
+/// A request that holds; its client listens for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Holder<'a> {
+    beats: &'a Beats,
+    listening: watch::Receiver<Option<u64>>,
+    /// The connection that has listened since before the server was asked last.
+    asked_since: Option<u64>,
+}
+
 fn now() -> Instant {
     Clock::system().now()
 }
@@ -67,7 +83,8 @@ fn life_of(ttl: Duration) -> Duration {
 impl Beats {
     pub(super) fn new(id: RequestId) -> Self {
         let (state, life) = (Mutex::default(), watch::Sender::new(None));
-        Self { id, state, life, changed: Notify::new() }
+        let (held, listening) = (AtomicUsize::new(0), watch::Sender::new(None));
+        Self { id, state, life, changed: Notify::new(), held, listening }
     }
 
     pub(super) fn channel(&self) -> String {
@@ -106,6 +123,31 @@ impl Beats {
             state.sent.pop_front();
         }
         (number, state.lost)
+    }
+
+    /// A request holds from now on, until this is dropped.
+    pub(super) fn hold(&self) -> Holder<'_> {
+        self.held.fetch_add(1, Ordering::SeqCst);
+        Holder { beats: self, listening: self.listening.subscribe(), asked_since: None }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::SeqCst) > 0
+    }
+
+    /// What the server tells is heard from now on, over a new connection.
+    pub(super) fn hears(&self) {
+        let number = {
+            let mut state = self.state();
+            state.connections += 1;
+            state.connections
+        };
+        self.listening.send_replace(Some(number));
+    }
+
+    /// What the server tells is heard no more.
+    pub(super) fn is_deaf(&self) {
+        self.listening.send_replace(None);
     }
 
     /// The server has acknowledged a beat of this life, and says this of waiters that it took out.
@@ -157,6 +199,28 @@ impl Beats {
     /// When the client sent this beat.
     pub(super) fn sent_at(&self, beat: u64) -> Option<Instant> {
         self.state().sent.iter().find(|(number, _)| *number == beat).map(|(_, at)| *at)
+    }
+}
+
+impl Holder<'_> {
+    /// Completes with a connection that has begun to listen since the server was asked last: what was told before, it
+    /// has not heard.
+    pub(super) async fn new_connection(&mut self) -> Option<u64> {
+        let asked_since = self.asked_since;
+        let is_new = |number: &Option<u64>| number.is_some() && *number != asked_since;
+        // The sender lives as long as this.
+        *self.listening.wait_for(is_new).await.ok()?
+    }
+
+    /// The server was asked, and whatever it tells later comes over this connection.
+    pub(super) const fn asked(&mut self, connection: Option<u64>) {
+        self.asked_since = connection;
+    }
+}
+
+impl Drop for Holder<'_> {
+    fn drop(&mut self) {
+        self.beats.held.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -6,13 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::kit::{self, Mailbox, Service, call_limit};
-use lockkit_core::{Request, Result};
+use lockkit_core::{LossReason, Request, Result};
 
 use super::beating;
 use super::beats;
 use super::pool::Answered;
 use super::shared::{Granted, Shared};
 use crate::protocol::{Columns, column, garbled, quoted, stored};
+
+/// How long a request holds before its client listens for its sake.
+const SOON: Duration = Duration::from_millis(500);
+/// How often it asks whether it holds, behind a pooler, and after an error.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A call, or a lease, of a request.
 pub(super) type Entry = kit::Entry<Mailbox<Granted>>;
@@ -166,6 +171,48 @@ impl Client {
     /// The task that beats runs, from now on or already.
     pub(super) fn beat(&self) -> Result<()> {
         self.beating.ensure(|alive| beating::serve(alive, Arc::clone(&self.shared)))
+    }
+
+    /// Completes when the server has ended the request's grant; the client listens meanwhile, though no request waits.
+    pub(super) async fn ended(&self, request: &Request) -> LossReason {
+        let clock = request.clock();
+        // Most grants are given back by then, and cost no connection.
+        clock.sleep(SOON).await;
+        let mut holder = self.beats.hold();
+        loop {
+            if self.beat().is_err() {
+                // Without a runtime no request is told of anything.
+                std::future::pending::<()>().await;
+            }
+            let connection = tokio::select! {
+                biased;
+                connection = holder.new_connection() => connection,
+                () = self.beating.lapsed() => continue,
+            };
+            match self.is_ended(request).await {
+                Ok(Some(reason)) => return reason,
+                Ok(None) if self.listener.is_some() => holder.asked(connection),
+                // Behind a pooler nothing is told.
+                Ok(None) | Err(_) => clock.sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// How the request's grant has ended, if it has.
+    async fn is_ended(&self, request: &Request) -> Result<Option<LossReason>> {
+        let name = quoted(&stored(request.name().as_str()));
+        let (schema, id) = (&self.schema, request.id());
+        let sql = format!(
+            "SELECT CASE WHEN request = '{id}' THEN 'held' WHEN '{id}' = ANY (dead) THEN 'revoked' END \
+             FROM {schema}.lease WHERE name = {name} ORDER BY gen DESC LIMIT 1"
+        );
+        let limit = call_limit(request.ttl());
+        let rows = self.pool.run(request.clock(), limit, &sql).await?.rows;
+        Ok(match rows.first().and_then(|row| column(row, 0)) {
+            Some("held") => None,
+            Some(_) => Some(LossReason::Revoked),
+            None => Some(LossReason::Removed),
+        })
     }
 
     /// Completes when the task that beats has ended with its runtime, or for want of waiters.

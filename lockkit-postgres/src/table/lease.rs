@@ -9,6 +9,7 @@ use lockkit_core::kit::Notice;
 use lockkit_core::{Applied, Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 
 use super::client::{Client, Entry, Left};
+use crate::error::at;
 
 #[derive(Debug)]
 struct TableLease {
@@ -24,6 +25,10 @@ struct TableLease {
 impl TableLease {
     fn term(&self) -> MutexGuard<'_, Term> {
         self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, error: Error) -> Error {
+        at(&self.client.address, error)
     }
 
     fn has_expired(&self) -> bool {
@@ -48,7 +53,8 @@ impl Lease for TableLease {
         let request = self.entry.request();
         let term = request.term();
         let more = format!(", {}, {}", request.ttl().as_millis(), self.client.barrier());
-        if self.client.is_so(request, "renew", &more).await? {
+        let is_renewed = self.client.is_so(request, "renew", &more).await;
+        if is_renewed.map_err(|error| self.at(error))? {
             let mut last = self.term();
             if last.sent < term.sent {
                 *last = term;
@@ -63,7 +69,11 @@ impl Lease for TableLease {
             Some(Notice::Lost(reason)) => Some(reason),
             _ => None,
         });
-        reason.await
+        tokio::select! {
+            biased;
+            reason = reason => reason,
+            reason = self.client.ended(self.entry.request()) => reason,
+        }
     }
 
     async fn release(&self) -> Result<()> {
@@ -91,7 +101,7 @@ impl Lease for TableLease {
             )),
             Err(error) => {
                 self.is_unclear.fetch_or(error.is_ambiguous(), Ordering::SeqCst);
-                Err(error)
+                Err(self.at(error))
             }
         }
     }

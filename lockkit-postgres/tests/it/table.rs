@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use lockkit_core::{Guard, Locks};
+use lockkit_core::{Guard, Locks, LossReason};
 use lockkit_postgres::{PostgresProvider, Strategy};
-use testbed::{Data, Link, PostgresServer};
+use testbed::{Data, Link, Pgbouncer, Pooling, PostgresServer};
 
 use crate::common::{SLACK, Snapshot, by, config, count, join, ms, until};
 
@@ -109,6 +109,69 @@ async fn a_clean_restart_costs_no_barrier_and_a_waiter_goes_on() {
     guard.release().await.unwrap();
     let next = by(ms(8_000), "the waiter is granted", waiting).await.unwrap().unwrap();
     assert!(next.token() > token);
+}
+
+/// Whether a holder whose client never waited is told that it was revoked, within this time.
+async fn is_told(ours: &Locks, theirs: &Locks, held_for: Duration, limit: Duration) {
+    let guard = ours.lock("revoked").ttl(ms(60_000)).acquire().await.unwrap();
+    tokio::time::sleep(held_for).await;
+    assert!(theirs.lock("revoked").revoke(guard.token()).await.unwrap());
+    let revoked = Instant::now();
+    let told = by(limit, "the holder is told", guard.lost()).await;
+    println!("revoked after {held_for:?}: told after {:?}", revoked.elapsed());
+    assert_eq!(told, LossReason::Revoked);
+    // Its place is free, and a hand-over by hand is told too.
+    theirs.lock("revoked").acquire().await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_client_never_waited_learns_of_a_revocation_at_once() {
+    let server = PostgresServer::start().unwrap();
+    let theirs = locks(&server).await;
+    for held_for in [ms(0), ms(2_000), ms(13_000)] {
+        let ours = locks(&server).await;
+        is_told(&ours, &theirs, held_for, ms(900)).await;
+    }
+    // What is revoked while no connection listens is found by the next one.
+    let link = Link::to(server.address()).unwrap();
+    let ours = join(&server.url_at(link.address()), Strategy::Table).await;
+    let guard = ours.lock("cut").ttl(ms(60_000)).acquire().await.unwrap();
+    tokio::time::sleep(ms(1_500)).await;
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    assert!(theirs.lock("cut").revoke(guard.token()).await.unwrap());
+    link.accept().unwrap();
+    assert_eq!(by(ms(2_500), "the holder is told", guard.lost()).await, LossReason::Revoked);
+    // A pooler lets no message through: it asks.
+    let pooler = Pgbouncer::start(&server, Pooling::Transaction, &[]).unwrap();
+    let ours = join(&pooler.url(), Strategy::Table).await;
+    is_told(&ours, &theirs, ms(1_500), ms(2_500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_holds_and_waits_for_nothing_sends_no_beats() {
+    let server = PostgresServer::start().unwrap();
+    let link = Link::to_postgres(server.address()).unwrap();
+    let url = format!("{}?sslmode=disable", server.url_at(link.address()));
+    let holder = join(&url, Strategy::Table).await;
+    let guards = join_all((0..50).map(|n| {
+        let lock = holder.lock(format!("held/{n}")).ttl(ms(600_000));
+        async move { lock.acquire().await.unwrap() }
+    }));
+    let guards = guards.await;
+    tokio::time::sleep(ms(3_000)).await;
+    let sent = || link.counts().requests.get("Q").copied().unwrap_or_default();
+    let before = sent();
+    tokio::time::sleep(ms(3_000)).await;
+    assert_eq!(sent() - before, 0, "it only listens");
+    assert_eq!(count(&server, "SELECT count(*) FROM lockkit.client"), 0);
+    assert!(guards.iter().all(Guard::is_held));
+    // And a request that waits beats again.
+    let other = locks(&server).await.lock("other").ttl(ms(3_000)).acquire().await.unwrap();
+    let waiter = tokio::spawn(holder.lock("other").ttl(ms(3_000)).acquire());
+    until(SLACK * 4, "it waits", || count(&server, WAITERS) == 1).await;
+    other.release().await.unwrap();
+    drop(by(ms(1_000), "the waiter is granted", waiter).await.unwrap().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
