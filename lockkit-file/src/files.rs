@@ -91,10 +91,21 @@ impl Opened {
 
     /// Whether the path still leads to this file.
     pub(crate) fn is_in_place(&self) -> Result<bool> {
-        match fs::symlink_metadata(&self.path) {
-            Ok(found) => Ok((found.dev(), found.ino()) == self.id),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(failed("looking at", &self.path, &error)),
+        is_at(&self.path, self.id)
+    }
+
+    /// Its device and inode.
+    pub(crate) const fn id(&self) -> (u64, u64) {
+        self.id
+    }
+
+    /// Blocks until it is locked; whether it is.
+    pub(crate) fn lock(&self) -> bool {
+        loop {
+            match self.file.lock() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                outcome => return outcome.is_ok(),
+            }
         }
     }
 
@@ -183,6 +194,15 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
 
 /// Opened before it is created: where strangers may create files, Linux refuses `O_CREAT` on
 /// another user's. A new file takes the directory's rights to read and write.
+/// Whether the file with this device and inode lies at a path.
+pub(crate) fn is_at(path: &Path, id: (u64, u64)) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == id),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("looking at", path, &error)),
+    }
+}
+
 fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(flags());

@@ -47,6 +47,8 @@ mod provider;
 #[path = "unsupported.rs"]
 mod provider;
 #[cfg(unix)]
+mod queue;
+#[cfg(unix)]
 mod record;
 #[cfg(unix)]
 mod slot;

@@ -59,6 +59,25 @@ impl Candidate {
         Ok(Self { place, twin, file })
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.place.file
+    }
+
+    /// The device and inode of its file.
+    pub(crate) const fn file_id(&self) -> (u64, u64) {
+        self.file.id()
+    }
+
+    /// Blocks until the file is locked; whether it is.
+    pub(crate) fn lock(&self) -> bool {
+        self.file.lock()
+    }
+
+    /// Whether the file is locked by a program that knows nothing of its twin.
+    pub(crate) fn is_held_by_others(&self) -> bool {
+        is_held(&self.place).is_ok_and(|is_held| !is_held)
+    }
+
     /// Whose turn is next, if anybody waits.
     pub(crate) fn turn(&self) -> Option<Turn> {
         self.file.turn()

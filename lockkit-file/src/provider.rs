@@ -18,6 +18,7 @@ use crate::events::{BACKSTOP, POLL, Watch};
 use crate::files::{self, LockFiles};
 use crate::lease::{grant, sync};
 use crate::protocol::{self, Attempted, Blocked, Candidate};
+use crate::queue::Queued;
 use crate::record::Turn;
 use crate::slot::{Slot, Standing};
 use crate::{network, operator};
@@ -153,6 +154,7 @@ impl LockProvider for FileProvider {
         let mine = Turn::new(protocol::boot_time(), request.id());
         let (mut asking, mut watches) = (None, None);
         let (mut blips, mut yields, mut stale) = (0, 0, Stale(0));
+        let mut passed_over = PassedOver(0);
         loop {
             let told = match self.place_in_line(&slot, request, &place).await? {
                 Place::First(told) => told,
@@ -174,9 +176,7 @@ impl LockProvider for FileProvider {
                 continue;
             }
             // Armed before the attempt: what is closed after it is told.
-            let armed = watches.take().unwrap_or_else(|| {
-                [&place.file, &place.twin].map(|path| self.0.events.watch(path))
-            });
+            let armed = watches.take().unwrap_or_else(|| self.watch(&place));
             let [file, twin] = &armed;
             let (file_changed, twin_changed) = (file.changed(), twin.changed());
             let pause = match candidate.attempt()? {
@@ -193,10 +193,15 @@ impl LockProvider for FileProvider {
                 }
                 Attempted::Blocked(candidate, by) => {
                     candidate.ask_for_turn(mine);
-                    asking = Some(candidate);
                     yields = 0;
                     stale = Stale(0);
                     report(request, &place);
+                    if by == Blocked::File && passed_over.again(&candidate) {
+                        // It comes back locked: no step back.
+                        (asking, yields) = (in_the_kernels_queue(candidate, told).await?, YIELDS);
+                        continue;
+                    }
+                    asking = Some(candidate);
                     pause(by, &mut blips, &armed)
                 }
             };
@@ -236,6 +241,10 @@ enum Place<'a> {
 }
 
 impl FileProvider {
+    fn watch(&self, place: &LockFiles) -> [Watch; 2] {
+        [&place.file, &place.twin].map(|path| self.0.events.watch(path))
+    }
+
     /// Waits until this request is the first of the queue, or has been granted.
     async fn place_in_line<'a>(
         &self,
@@ -267,6 +276,42 @@ fn pause(by: Blocked, blips: &mut u32, watches: &[Watch; 2]) -> Duration {
         }
         _ if watches.iter().all(Watch::is_live) => BACKSTOP,
         _ => POLL,
+    }
+}
+
+/// How often a program that knows nothing of us held the name: it may block in flock(2), which comes before all that
+/// only try.
+struct PassedOver(u32);
+
+impl PassedOver {
+    /// Whether that is so once more.
+    fn again(&mut self, candidate: &Candidate) -> bool {
+        self.0 += u32::from(candidate.is_held_by_others());
+        self.0 > 1
+    }
+}
+
+/// Waits for the file as such a program does: the candidate with its file locked, or `None` where its request is to
+/// look again.
+async fn in_the_kernels_queue(
+    candidate: Candidate,
+    told: Notified<'_>,
+) -> Result<Option<Candidate>> {
+    let Some(queued) = Queued::enter(candidate) else {
+        tokio::time::sleep(POLL).await;
+        return Ok(None);
+    };
+    tokio::pin!(told);
+    loop {
+        tokio::select! {
+            () = queued.over() => return Ok(queued.take()),
+            () = &mut told => return Ok(None),
+            () = tokio::time::sleep(BACKSTOP) => {
+                if !queued.is_in_place()? {
+                    return Ok(None);
+                }
+            }
+        }
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::common::{Role, child_directory, eventually, locks, provider, request};
@@ -190,6 +193,111 @@ async fn what_the_shell_s_flock_holds_is_held_for_us_and_the_other_way_round() {
     drop(grant);
     file.try_lock().expect("free");
     assert!(provider.try_acquire(&request("held")).await.expect("an answer").is_none());
+}
+
+/// Programs that take a name by flock(1) again and again, killed when this is dropped.
+struct Loops(Vec<Child>);
+
+impl Loops {
+    fn start(file: &Path, count: usize, pause: &str) -> Self {
+        let script = format!("while :; do flock \"$0\" sleep {pause} || exit; done");
+        let start = |_| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &script]).arg(file).process_group(0).spawn().expect("a shell")
+        };
+        Self((0..count).map(start).collect())
+    }
+}
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        for shell in &mut self.0 {
+            // With what it runs: that may hold the lock.
+            let group = format!("-{}", shell.id());
+            Command::new("kill").args(["-KILL", "--", &group]).status().expect("kill");
+            shell.wait().ok();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_is_granted_beside_programs_that_block_in_flock() {
+    let store = tempfile::tempdir().expect("a directory");
+    let locks = [locks(store.path()).await, locks(store.path()).await];
+    let file = store.path().join("busy.lock");
+    // So many that always one of them blocks.
+    for (count, pause) in [(4, "0.05"), (8, "0")] {
+        let loops = Loops::start(&file, count, pause);
+        comes_to("a loop holds the name", || is_locked(&file));
+        let asked = Instant::now();
+        let mut last = None;
+        for round in 0..10 {
+            let guard = locks[round % 2].lock("busy").acquire_within(Duration::from_secs(5));
+            let guard = guard.await.expect("granted beside the loops");
+            assert!(Some(guard.token()) > last && is_locked(&file));
+            last = Some(guard.token());
+            guard.release().await.expect("released");
+        }
+        eprintln!("10 grants beside {count} loops of `sleep {pause}`: {:?}", asked.elapsed());
+        drop(loops);
+    }
+    // The threads are gone with the last wait, and hold nothing.
+    locks[0].lock("busy").acquire().await.expect("granted").release().await.expect("released");
+    comes_to("no thread waits", || threads("lockkit-flock") == 0);
+}
+
+#[test]
+fn a_waiter_in_the_kernels_queue_leaves_at_once_and_keeps_no_runtime_from_ending() {
+    let store = tempfile::tempdir().expect("a directory");
+    let file = store.path().join("long.lock");
+    let mut runtime = Some(tokio::runtime::Runtime::new().expect("a runtime"));
+    let block_on = |runtime: &Option<tokio::runtime::Runtime>, limit| {
+        runtime.as_ref().expect("one").block_on(async {
+            let locks = locks(store.path()).await;
+            locks.lock("long").acquire_within(limit).await.map(drop)
+        })
+    };
+    block_on(&runtime, Duration::from_secs(5)).expect("free");
+    let holder = Loops::start(&file, 1, "60");
+    comes_to("the program holds the name", || is_locked(&file));
+    for _ in 0..3 {
+        let (began, limit) = (timing::start(), Duration::from_millis(500));
+        let left = block_on(&runtime, limit).expect_err("held");
+        assert!(matches!(left, Error::TimedOut { .. }), "{left}");
+        in_time!(began, began.elapsed() < limit * 2, "left after {:?}", began.elapsed());
+        assert_eq!(threads("lockkit-flock"), 1, "each request goes on with the same wait");
+    }
+    let began = timing::start();
+    drop(runtime.take());
+    in_time!(began, began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    // The thread that is left gives the lock back the moment it has it.
+    drop(holder);
+    comes_to("the name is free", || !is_locked(&file));
+    comes_to("no thread waits", || threads("lockkit-flock") == 0);
+    let runtime = Some(tokio::runtime::Runtime::new().expect("a runtime"));
+    block_on(&runtime, Duration::from_secs(5)).expect("free");
+}
+
+/// Whether a program could not take the file by `flock -n`.
+fn is_locked(file: &Path) -> bool {
+    let Ok(opened) = fs::File::open(file) else { return false };
+    opened.try_lock_shared().is_err()
+}
+
+/// Waits until this is so.
+fn comes_to(what: &str, is_so: impl Fn() -> bool) {
+    let began = timing::start();
+    while !is_so() {
+        in_time!(began, began.elapsed() < Duration::from_secs(4), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How many threads of this process have this name.
+fn threads(name: &str) -> usize {
+    let tasks = fs::read_dir("/proc/self/task").expect("a listing");
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|found| found.trim() == name).count()
 }
 
 #[tokio::test]
