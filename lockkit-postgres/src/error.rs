@@ -26,6 +26,10 @@ pub(crate) const READS_ONLY: &str = "have its transactions begin as read-write: 
 /// The SQLSTATE of a write that a transaction may not do: on a standby, and where transactions begin as read-only.
 pub(crate) const READ_ONLY: &str = "25006";
 
+/// What may be behind an answer that makes no sense while one connects.
+const NOT_OURS: &str =
+    "does PostgreSQL answer there, by itself or through a pooler, and with the TLS of sslmode?";
+
 /// The first letters of the codes by which a server ends a session.
 const ENDED: &str = "57P";
 
@@ -42,8 +46,17 @@ pub(crate) fn to_error(error: sqlx::Error, sent: bool) -> Error {
     let text = text(&error);
     let maybe = if sent { Applied::Maybe } else { Applied::No };
     match error {
-        sqlx::Error::Io(cause) => Error::unavailable(maybe, Broken { text, cause }),
+        sqlx::Error::Io(cause) if !sent && cause.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::unavailable(maybe, Broken { text: format!("{text}: {NOT_OURS}"), cause })
+        }
+        sqlx::Error::Io(cause) if !is_mistrust(&text) => {
+            Error::unavailable(maybe, Broken { text, cause })
+        }
         sqlx::Error::Database(said) => match said.code().as_deref().unwrap_or_default() {
+            "28000" if text.contains("no encryption") => Error::rejected(
+                text,
+                "give sslmode=require (feature `tls`), or change the server's pg_hba.conf",
+            ),
             "28P01" | "28000" => Error::rejected(
                 text,
                 "check the user, the password and the certificate, and the server's pg_hba.conf",
@@ -78,6 +91,9 @@ pub(crate) fn to_error(error: sqlx::Error, sent: bool) -> Error {
         ),
         sqlx::Error::Configuration(_) => {
             Error::invalid(text, "correct the address or the certificates")
+        }
+        sqlx::Error::Protocol(_) if !sent => {
+            Error::unavailable(Applied::No, format!("{text}: {NOT_OURS}"))
         }
         _ if is_mistrust(&text) => Error::rejected(
             text,

@@ -1,5 +1,8 @@
 //! What is told to who calls: errors that name the server and the remedy, and never a password.
 
+use std::error::Error as _;
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -21,10 +24,13 @@ async fn an_outage_names_the_server_and_a_message_of_the_server_no_line_of_its_s
         link.reset().unwrap();
         let address = link.address().to_string();
         let error = lock.try_acquire().await.unwrap_err();
-        let error = match lock.try_acquire().await {
-            Err(later) => format!("{error}\n{later}"),
-            Ok(_) => panic!("{strategy:?}: granted over a link that refuses"),
-        };
+        let later = lock.try_acquire().await.unwrap_err();
+        // What the system said is behind it.
+        let Error::Unavailable { cause, .. } = &later else { panic!("{strategy:?}: {later}") };
+        let refused = cause.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        let refused = refused.unwrap_or_else(|| panic!("{strategy:?}: {later:?}"));
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{strategy:?}");
+        let error = format!("{error}\n{later}");
         for line in error.lines() {
             assert!(line.contains(&address), "{strategy:?}: {line}");
         }
@@ -130,6 +136,39 @@ async fn tls_that_one_side_does_not_speak_is_told_with_the_remedy_for_it() {
         let told = error.to_string();
         let remedy = if cfg!(feature = "tls") { "ssl = on" } else { "feature `tls`" };
         assert!(told.contains(remedy) && !told.contains("sslrootcert"), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_speaks_another_protocol_and_a_server_that_wants_tls_are_told_apart() {
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in web.incoming() {
+            let mut stream = stream.unwrap();
+            let read = stream.read(&mut [0; 512]).unwrap_or_default();
+            stream
+                .write_all(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..if read == 0 { 0 } else { 28 }])
+                .ok();
+        }
+    });
+    let server = PostgresServer::builder().hba("hostnossl all alice 127.0.0.1/32 reject").start();
+    let server = server.unwrap();
+    server.sql("CREATE ROLE alice LOGIN").unwrap();
+    for strategy in BOTH {
+        for mode in ["disable", "prefer"] {
+            let url = format!("postgres://app@{address}/app?sslmode={mode}");
+            let error = PostgresProvider::connect(config(&url, strategy)).await.unwrap_err();
+            let told = error.to_string();
+            assert!(told.contains("does PostgreSQL answer there"), "{mode}: {told}");
+            assert!(told.contains(&address.to_string()), "{told}");
+        }
+        let url = format!("postgres://alice@{}/postgres", server.address());
+        let error = PostgresProvider::connect(config(&url, strategy)).await.unwrap_err();
+        assert!(
+            matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("sslmode=require")),
+            "{error}"
+        );
     }
 }
 
