@@ -279,14 +279,15 @@ fn pause(by: Blocked, blips: &mut u32, watches: &[Watch; 2]) -> Duration {
     }
 }
 
-/// How often a program that knows nothing of us held the name: it may block in flock(2), which comes before all that
+/// How often in a row a program that knows nothing of us held the name: it may block in flock(2), which comes before all that
 /// only try.
 struct PassedOver(u32);
 
 impl PassedOver {
     /// Whether that is so once more.
     fn again(&mut self, candidate: &Candidate) -> bool {
-        self.0 += u32::from(candidate.is_held_by_others());
+        // One of us is seen so too, for the moment between its two files.
+        self.0 = if candidate.is_held_by_others() { self.0 + 1 } else { 0 };
         self.0 > 1
     }
 }
