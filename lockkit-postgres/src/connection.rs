@@ -15,7 +15,7 @@ use lockkit_core::{Applied, Clock, Error, Instant, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::line::{Command, LIMIT, Line, no_answer};
+use crate::line::{Command, LIMIT, Line, Outlook, no_answer};
 use crate::protocol::Columns;
 
 /// How long a statement's answer is waited for when its caller has gone, or by a client that connects, once it has a
@@ -62,6 +62,8 @@ struct Shared {
     due: Mutex<Option<Instant>>,
     /// A statement has broken the connection, or its task has ended.
     is_broken: AtomicBool,
+    /// The server took no writes over it; `None`: it is given up then.
+    reads_only: Option<AtomicBool>,
     is_cut: watch::Sender<bool>,
     /// Told when the line comes back to a task that waits for it, when it does not, and when a caller has left.
     returned: Notify,
@@ -93,19 +95,21 @@ impl Session {
         limit: Duration,
         give_up: Duration,
     ) -> Result<Self> {
-        Ok(Self::over(Line::plain(options, limit).await?, give_up))
+        Ok(Self::over(Line::plain(options, limit).await?, give_up, None))
     }
 
-    /// As [`open`](Self::open); its end is noticed also while no statement runs.
+    /// As [`open`](Self::open); its end is noticed also while no statement runs, and it goes on where the server takes
+    /// no writes, for what lives on it.
     pub(crate) async fn watched(
         options: &PgConnectOptions,
         limit: Duration,
         give_up: Duration,
     ) -> Result<Self> {
-        Ok(Self::over(Line::watched(options, limit).await?, give_up))
+        let reads_only = Some(AtomicBool::new(false));
+        Ok(Self::over(Line::watched(options, limit).await?, give_up, reads_only))
     }
 
-    fn over(line: Line, give_up: Duration) -> Self {
+    fn over(line: Line, give_up: Duration, reads_only: Option<AtomicBool>) -> Self {
         let (queue, queued) = mpsc::unbounded_channel();
         let (ending, ended) = watch::channel(false);
         let shared = Arc::new(Shared {
@@ -115,6 +119,7 @@ impl Session {
             answers: AtomicUsize::new(0),
             due: Mutex::default(),
             is_broken: AtomicBool::new(false),
+            reads_only,
             is_cut: watch::Sender::new(false),
             returned: Notify::new(),
             is_used: AtomicBool::new(false),
@@ -208,6 +213,11 @@ impl Session {
         self.shared.due().is_some_and(|due| due <= Clock::system().now())
     }
 
+    /// Whether the server took no writes over it.
+    pub(crate) fn reads_only(&self) -> bool {
+        self.shared.reads_only.as_ref().is_some_and(|reads_only| reads_only.load(Ordering::SeqCst))
+    }
+
     pub(crate) fn is_ended(&self) -> bool {
         self.shared.is_broken.load(Ordering::SeqCst)
     }
@@ -250,6 +260,18 @@ impl Shared {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes what an answer says of the connection; whether that ends.
+    fn is_over(&self, outlook: Outlook) -> bool {
+        match (outlook, &self.reads_only) {
+            (Outlook::Good, _) => false,
+            (Outlook::ReadsOnly, Some(reads_only)) => {
+                reads_only.store(true, Ordering::SeqCst);
+                false
+            }
+            (Outlook::ReadsOnly, None) | (Outlook::Ended, _) => true,
+        }
+    }
+
     /// The line for a caller, where no statement runs or waits.
     fn take_idle(&self) -> Option<Line> {
         self.pending.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).ok()?;
@@ -268,11 +290,12 @@ impl Shared {
 
     /// Runs a caller's statement to its end, and gives the line back.
     async fn run_here(self: Arc<Self>, mut line: Line, command: Command) -> Result<Vec<Columns>> {
-        let (answer, is_over) = tokio::select! {
+        let (answer, outlook) = tokio::select! {
             biased;
             ran = line.run(command) => ran,
-            () = self.cut() => (Err(Error::unavailable(Applied::Maybe, ENDED)), true),
+            () = self.cut() => (Err(Error::unavailable(Applied::Maybe, ENDED)), Outlook::Ended),
         };
+        let is_over = self.is_over(outlook);
         if is_over {
             drop(line);
             self.is_broken.store(true, Ordering::SeqCst);
@@ -486,9 +509,9 @@ async fn serve(
         let mut line = shared.take().await?;
         shared.begin(limit);
         let ran = tokio::time::timeout(shared.give_up, line.run(command)).await;
-        let (answer, is_over) =
-            ran.unwrap_or_else(|_| (Err(no_answer(Applied::Maybe, shared.give_up)), true));
-        if is_over {
+        let (answer, outlook) = ran
+            .unwrap_or_else(|_| (Err(no_answer(Applied::Maybe, shared.give_up)), Outlook::Ended));
+        if shared.is_over(outlook) {
             shared.pending.fetch_sub(together.len(), Ordering::SeqCst);
             return Some((together, answer));
         }

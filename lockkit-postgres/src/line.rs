@@ -28,6 +28,16 @@ pub(crate) enum Command {
     Ping,
 }
 
+/// What an answer says of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    Good,
+    /// It leads to a server that takes no writes, while the address may lead to another by now.
+    ReadsOnly,
+    /// It is of no more use.
+    Ended,
+}
+
 /// What a session speaks over.
 pub(crate) enum Line {
     Plain(PgConnection),
@@ -45,8 +55,8 @@ impl Line {
         connected(limit, async { Listener::connect(options, limit).await.map(Self::Watched) }).await
     }
 
-    /// Runs a command to its end; whether the connection is of no more use.
-    pub(crate) async fn run(&mut self, command: Command) -> (Result<Vec<Columns>>, bool) {
+    /// Runs a command to its end; the answer, and what it says of the connection.
+    pub(crate) async fn run(&mut self, command: Command) -> (Result<Vec<Columns>>, Outlook) {
         let must = matches!(command, Command::Undo(_));
         let outcome = match command {
             Command::Sql(sql) => self.rows(sql).await.map(|rows| texts(&rows)),
@@ -61,13 +71,14 @@ impl Line {
             Command::Ping => self.ping().await.map(|()| Vec::new()),
         };
         match outcome {
-            Ok(rows) => (Ok(rows), false),
+            Ok(rows) => (Ok(rows), Outlook::Good),
             Err(error) => {
-                // What leads to a server that takes no writes is given up: the address may lead to another by now.
-                // Not a session that locks live on: it was a primary's, and takes writes again.
-                let reads_only = matches!(self, Self::Plain(_)) && takes_no_writes(&error);
-                let is_over = must || reads_only || is_broken(&error);
-                (Err(to_error(error, true)), is_over)
+                let outlook = match takes_no_writes(&error) {
+                    _ if must || is_broken(&error) => Outlook::Ended,
+                    true => Outlook::ReadsOnly,
+                    false => Outlook::Good,
+                };
+                (Err(to_error(error, true)), outlook)
             }
         }
     }

@@ -90,6 +90,10 @@ impl Drop for Use {
     fn drop(&mut self) {
         if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.unblock();
+            if self.0.reads_only() {
+                // The next request connects to where the address leads by now.
+                self.0.cut();
+            }
         }
     }
 }
@@ -168,6 +172,11 @@ impl LockSession {
         self.session.cut();
     }
 
+    /// The server took no writes over it: it was a primary's, and keeps what lives on it.
+    pub(super) fn reads_only(&self) -> bool {
+        self.session.reads_only()
+    }
+
     /// It did not answer in time, and has not answered since.
     pub(super) fn is_silent(&self) -> bool {
         self.session.is_silent()
@@ -240,6 +249,11 @@ impl LockSession {
     /// It waits no longer for a lock, and other requests may use it.
     pub(super) fn unblock(&self) {
         self.blocks.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether other requests may use it too, and had better.
+    pub(super) fn is_good_for_others(&self) -> bool {
+        self.is_open_to_others() && !self.reads_only()
     }
 
     /// Whether other requests may use it too.

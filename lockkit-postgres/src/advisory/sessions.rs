@@ -184,7 +184,7 @@ impl Sessions {
     ) -> Result<Vec<Columns>> {
         let session = {
             let all = self.all();
-            let open = all.iter().filter(|session| session.is_open_to_others());
+            let open = all.iter().filter(|session| session.is_good_for_others());
             open.min_by_key(|session| session.pending()).cloned()
         };
         let session = match session {
@@ -293,7 +293,7 @@ impl Sessions {
     fn for_holder(&self, ttl: Duration) -> Option<Use> {
         let mut all = self.all();
         all.retain(|session| !session.is_ended());
-        let open = || all.iter().filter(|session| session.is_open_to_others());
+        let open = || all.iter().filter(|session| session.is_good_for_others());
         let same = open().filter(|session| session.users() > 0 && session.ttl() == ttl);
         let least = same.min_by_key(|session| session.pending());
         if let Some(session) = least.filter(|session| session.pending() < CROWD) {
@@ -326,7 +326,7 @@ impl Sessions {
         all.retain(|session| !session.is_ended());
         let blocked = all.iter().filter(|session| session.is_waiting()).count();
         let mut unused =
-            all.iter().filter(|session| session.is_open_to_others() && session.users() == 0);
+            all.iter().filter(|session| session.is_good_for_others() && session.users() == 0);
         // One is left for those that try, and to cancel the waits of the others.
         let session = unused.next().filter(|_| all.len() > blocked + 1)?;
         session.block();

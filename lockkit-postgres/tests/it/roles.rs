@@ -9,7 +9,7 @@ use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Link, PostgresServer, timing};
 use tokio::sync::Mutex;
 
-use crate::common::{BOTH, SLACK, by, config, join, ms};
+use crate::common::{BOTH, SLACK, by, config, count, gone, join, ms};
 
 /// How long the driver may pause between two attempts of a call that waits, and a connection take.
 const BACK: Duration = ms(2_500);
@@ -86,6 +86,46 @@ async fn a_primary_that_takes_no_writes_for_a_while_is_an_outage_and_refuses_who
         // What was held before lives on.
         guard.release().await.unwrap();
         granted.release().await.unwrap();
+        locks.close(ms(3_000)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_primary_that_lives_on_without_writes_is_left_once_the_address_has_moved() {
+    for strategy in BOTH {
+        let primary = PostgresServer::start().unwrap();
+        let link = Link::to(primary.address()).unwrap();
+        let locks = join(&primary.url_at(link.address()), strategy).await;
+        let [lock, kept] = ["led", "kept"].map(|name| locks.lock(name).ttl(ms(2_000)));
+        lock.acquire().await.unwrap().release().await.unwrap();
+        let standby = standby_of(&primary);
+        // A session that a lock lives on, or a client that beats, has more to lose.
+        let held = kept.acquire().await.unwrap();
+        let waiter = tokio::spawn(kept.acquire());
+        tokio::time::sleep(ms(300)).await;
+        standby.sql("SELECT pg_promote()").unwrap();
+        primary.sql("ALTER SYSTEM SET default_transaction_read_only = on").unwrap();
+        primary.sql("SELECT pg_reload_conf()").unwrap();
+        tokio::time::sleep(ms(200)).await;
+        // No connection is lost.
+        link.lead_to(standby.address());
+        let guard = by(TTL + BACK, "a grant by the new primary", lock.acquire()).await.unwrap();
+        let there = match strategy {
+            Strategy::Table => "SELECT count(*) FROM lockkit.lease WHERE expires_at > now()",
+            _ => "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'",
+        };
+        assert!(count(&standby, there) > 0, "{strategy:?}: it is the new primary's");
+        guard.release().await.unwrap();
+        for _ in 0..20 {
+            lock.try_acquire().await.unwrap().expect("it is free").release().await.unwrap();
+        }
+        held.release().await.ok();
+        let next = by(TTL + BACK, &format!("{strategy:?}: the waiter"), waiter).await;
+        next.unwrap().unwrap().release().await.ok();
+        if strategy == Strategy::Advisory {
+            let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockkit'";
+            gone(ms(3_000), "the old primary is left", || count(&primary, left) == 0).await;
+        }
         locks.close(ms(3_000)).await.unwrap();
     }
 }
