@@ -35,7 +35,15 @@ impl fmt::Display for FenceError {
     }
 }
 
-impl std::error::Error for FenceError {}
+impl std::error::Error for FenceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Stale(_) => None,
+            // Its own words are shown already.
+            Self::Store(error) => error.source(),
+        }
+    }
+}
 
 /// Locks and fences inside transactions of the caller's own, over the caller's connections: it opens none.
 ///

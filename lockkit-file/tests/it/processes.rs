@@ -195,6 +195,9 @@ async fn what_the_shell_s_flock_holds_is_held_for_us_and_the_other_way_round() {
     assert!(provider.try_acquire(&request("held")).await.expect("an answer").is_none());
 }
 
+/// One at a time: those that count the threads that wait.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Programs that take a name by flock(1) again and again, killed when this is dropped.
 struct Loops(Vec<Child>);
 
@@ -222,6 +225,7 @@ impl Drop for Loops {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_is_granted_beside_programs_that_block_in_flock() {
+    let _alone = ALONE.lock().await;
     let store = tempfile::tempdir().expect("a directory");
     let locks = [locks(store.path()).await, locks(store.path()).await];
     let file = store.path().join("busy.lock");
@@ -248,6 +252,7 @@ async fn a_waiter_is_granted_beside_programs_that_block_in_flock() {
 
 #[test]
 fn a_waiter_in_the_kernels_queue_leaves_at_once_and_keeps_no_runtime_from_ending() {
+    let _alone = ALONE.blocking_lock();
     let store = tempfile::tempdir().expect("a directory");
     let file = store.path().join("long.lock");
     let mut runtime = Some(tokio::runtime::Runtime::new().expect("a runtime"));
@@ -276,6 +281,22 @@ fn a_waiter_in_the_kernels_queue_leaves_at_once_and_keeps_no_runtime_from_ending
     comes_to("no thread waits", || threads("lockkit-flock") == 0);
     let runtime = Some(tokio::runtime::Runtime::new().expect("a runtime"));
     block_on(&runtime, Duration::from_secs(5)).expect("free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_in_the_kernels_queue_notices_that_its_file_was_removed() {
+    let _alone = ALONE.lock().await;
+    let store = tempfile::tempdir().expect("a directory");
+    let (locks, file) = (locks(store.path()).await, store.path().join("gone.lock"));
+    locks.lock("gone").acquire().await.expect("free").release().await.expect("released");
+    let _holder = Loops::start(&file, 1, "60");
+    comes_to("the program holds the name", || is_locked(&file));
+    let waiter = tokio::spawn(locks.lock("gone").acquire_within(Duration::from_secs(5)));
+    comes_to("it waits in the kernel's queue", || threads("lockkit-flock") == 1);
+    fs::remove_file(&file).expect("removed");
+    let guard = waiter.await.expect("no panic").expect("granted by the new file");
+    assert!(is_locked(&file), "the file is made again");
+    guard.release().await.expect("released");
 }
 
 /// Whether a program could not take the file by `flock -n`.
