@@ -145,10 +145,10 @@ impl StdError for At {
 /// The same error, which names the server's address.
 pub(crate) fn at(address: &Arc<str>, error: Error) -> Error {
     match error {
-        Error::Unavailable { applied, cause } => {
+        Error::Unavailable { applied, cause, .. } => {
             Error::unavailable(applied, At { address: Arc::clone(address), cause })
         }
-        Error::Rejected { what, remedy } => Error::rejected(format!("{address}: {what}"), remedy),
+        Error::Rejected { what, remedy, .. } => Error::rejected(format!("{address}: {what}"), remedy),
         other => other,
     }
 }
