@@ -75,10 +75,10 @@ impl Operator for Client {
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
-        // A waiter has a number too, but no grant.
+        // A waiter has a number too, but no grant; and another client's key is no grant of ours.
         let queue = self.queue(name).await?;
-        let Some(holder) = queue.first().filter(|first| u64::try_from(first.created) == Ok(native))
-        else {
+        let holder = queue.first().filter(|first| first.is_ours);
+        let Some(holder) = holder.filter(|first| u64::try_from(first.created) == Ok(native)) else {
             return Ok(false);
         };
         let own = Own { key: &holder.key, lease: holder.lease, session: &[] };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::common::{SLACK, by, client, ms, queued, tokens, waiter};
 use etcd_client::{Client, Txn, TxnOp};
-use lockkit_core::{Locks, LossReason};
+use lockkit_core::{Error, FencingToken, Locks, LossReason};
 use lockkit_etcd::{EtcdConfig, EtcdGrant, EtcdProvider};
 use testbed::EtcdServer;
 use testbed::contenders::held_by_another;
@@ -25,8 +25,10 @@ struct Other {
 impl Other {
     /// Asks for the name; it may have to wait.
     fn ask(server: &EtcdServer, name: &str, number: u32) -> Self {
-        let end = server.place().directory().join(format!("end-{number}"));
-        let script = format!("echo held; while [ ! -e {} ]; do sleep 0.02; done", end.display());
+        let place = server.place().directory();
+        let (end, place) = (place.join(format!("end-{number}")), place.display());
+        let holds = format!("[ -d {place} ] && [ ! -e {} ]", end.display());
+        let script = format!("echo held; while {holds}; do sleep 0.02; done");
         let mut command = server.etcdctl();
         command.args(["lock", name, "--", "sh", "-c", &script]);
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -82,6 +84,47 @@ async fn etcdctl_and_lockkit_exclude_each_other_in_the_order_in_which_they_came(
     held_by_another(&locks.lock("job"), ms(300)).await;
     third.release();
     assert!(tokens(vec![last], SLACK).await[0] > token);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_ends_no_grant_of_another_client() {
+    let server = EtcdServer::start().unwrap();
+    let locks = client(&server).await;
+    let lock = locks.lock("job").ttl(TTL);
+    let mut other = Other::ask(&server, "lockkit/job", 1);
+    assert!(other.holds(ms(5_000)));
+    let driver = Client::connect([format!("http://{}", server.address())], None).await.unwrap();
+    let key = in_order(&server)[0].clone();
+    let found = driver.kv_client().get(&*key, None).await.unwrap();
+    let created = u64::try_from(found.kvs()[0].create_revision()).unwrap();
+    let before = lock.acquire_within(ms(200)).await.map(drop);
+    assert!(matches!(before, Err(Error::TimedOut { .. })), "{before:?}");
+    // Whatever base the store's tokens have.
+    let free = locks.lock("free").acquire().await.unwrap();
+    let native = u64::try_from(free.native::<EtcdGrant>().unwrap().create_revision).unwrap();
+    let base = free.token().as_u64() - native;
+    let token = FencingToken::new(base + created).unwrap();
+    assert!(!lock.revoke(token).await.unwrap(), "it is not a grant of ours");
+    assert_eq!(in_order(&server), [key]);
+    held_by_another(&lock, ms(300)).await;
+    assert!(free.release().await.is_ok());
+    other.release();
+    lock.acquire_within(SLACK).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_go_mutex_named_like_the_prefix_waits_for_a_client_that_holds_nothing() {
+    let server = EtcdServer::start().unwrap();
+    let first = Other::ask(&server, "lockkit", 1);
+    assert!(first.holds(ms(5_000)), "nothing is there yet");
+    drop(first);
+    let _locks = client(&server).await;
+    let second = Other::ask(&server, "lockkit", 2);
+    assert!(!second.holds(ms(1_500)), "the page says that it waits");
+    // One for a name below it does not.
+    let mut third = Other::ask(&server, "lockkit/job", 3);
+    assert!(third.holds(ms(5_000)));
+    third.release();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +227,8 @@ async fn a_transaction_of_the_callers_own_is_applied_only_while_the_lock_is_held
     let locks = Locks::new(EtcdProvider::connect(config).await.unwrap());
     let guard = locks.lock("report").ttl(TTL).acquire().await.unwrap();
     let grant = guard.native::<EtcdGrant>().unwrap().clone();
-    assert_eq!(guard.token().as_u64(), 1_000_000 + u64::try_from(grant.create_revision).unwrap());
+    // A base of its own, which a new store has, is greater.
+    assert!(guard.token().as_u64() > 1_000_000 + u64::try_from(grant.create_revision).unwrap());
     let driver = Client::connect([format!("http://{}", server.address())], None).await.unwrap();
     let write = async |value: &str| {
         let put = TxnOp::put("report", value, None);
