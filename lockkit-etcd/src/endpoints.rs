@@ -14,10 +14,10 @@ use lockkit_core::{Clock, Error, Result};
 
 use crate::EtcdConfig;
 use crate::answer::Answer;
-use crate::error::Failure;
+use crate::error::{Failure, may_be_replaced};
 use crate::history::{History, Moment};
-use crate::member_client::{Member, MemberClient, Progress};
 use crate::protocol::Mark;
+use crate::member_client::{Member, MemberClient, Progress};
 
 pub(crate) struct Endpoints {
     config: EtcdConfig,
@@ -70,13 +70,16 @@ impl Endpoints {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let end = clock.now().saturating_add(limit);
+        // All are asked in time, also where all but the last one are silent.
+        let share = limit / u32::try_from(self.count()).unwrap_or(u32::MAX).max(2);
         let mut under_way = FuturesUnordered::new();
         let (mut late, mut tries, mut is_slow, mut foreign) = (false, 0, false, None);
         // How often each member may still fail for certificates: those of a client that was there may have been
         // replaced on the disk, which its successor reads.
         let chances = |member: &Member| 1 + usize::from(member.known().is_some());
         let mut chances: Vec<_> = self.members.iter().map(chances).collect();
-        let mut value = Err(Failure::Unserved(format!("no time was left of {limit:?}")));
+        let none = format!("no time was left to ask {}", self.members[self.current()].url);
+        let mut value = Err(Failure::Unserved(none));
         loop {
             let (now, member) = (clock.now(), self.current());
             if (under_way.is_empty() || is_slow) && tries <= self.members.len() && now < end {
@@ -95,6 +98,11 @@ impl Endpoints {
                 biased;
                 Some((member, ended)) = under_way.next() => {
                     let ended = match ended {
+                        Err(Failure::Mistrusted(error))
+                            if self.is_connected() && may_be_replaced(&error) =>
+                        {
+                            Err(Failure::Unserved(error.to_string()))
+                        }
                         Err(Failure::Mistrusted(error)) => {
                             chances[member] = usize::saturating_sub(chances[member], 1);
                             // One bad certificate among several is that member's trouble.
@@ -116,7 +124,7 @@ impl Endpoints {
                     value = ended;
                 }
                 // Slow is not lost: the next member is asked beside this one.
-                () = clock.sleep(limit / 2), if self.members.len() > 1 && tries <= self.members.len() => {
+                () = clock.sleep(share), if self.members.len() > 1 && tries <= self.members.len() => {
                     self.pass_over(member);
                     is_slow = true;
                 }
@@ -177,10 +185,10 @@ impl Endpoints {
                 if outcome.as_ref().is_err_and(Failure::is_of_a_member) {
                     self.give_up(member, Some(used.load(Ordering::SeqCst)));
                 }
-                outcome
+                outcome.map_err(|failure| failure.of_member(&self.members[member].url))
             }
             () = silence => {
-                let silence = format!("etcd gave no answer within {limit:?}");
+                let silence = format!("{} gave no answer within {limit:.1?}", self.members[member].url);
                 // Without a client nothing was sent but a login.
                 Err(match used.load(Ordering::SeqCst) {
                     0 => Failure::Unserved(silence),
@@ -212,6 +220,11 @@ impl Endpoints {
         self.members[client.member].given_up(client).await;
     }
 
+    /// Whether this client has connected: what the members refuse now they have once accepted.
+    fn is_connected(&self) -> bool {
+        self.mark.get().is_some()
+    }
+
     /// Where the next request goes.
     pub(crate) fn current(&self) -> usize {
         self.current.load(Ordering::SeqCst) % self.members.len()
@@ -241,7 +254,7 @@ impl Endpoints {
         let made = self.members[member].client(&self.config).await;
         made.map_err(|failure| match failure {
             // They were good once: they are being replaced on the disk.
-            Failure::Refused(error @ Error::Invalid { .. }) if self.mark.get().is_some() => {
+            Failure::Refused(error @ Error::Invalid { .. }) if self.is_connected() => {
                 Failure::Unserved(error.to_string())
             }
             failure => failure,

@@ -7,7 +7,8 @@ use lockkit_core::{Applied, Error};
 const RIGHTS: &str = "grant the user's role readwrite on the keys of the prefix: \
     etcdctl role grant-permission ROLE --prefix readwrite <prefix>/";
 const CERTIFICATES: &str = "give the authority that signed the server's certificate, the host \
-    that it names, and our own certificate if the server asks for one";
+    that it names, and our own certificate if the server asks for one; none may have expired";
+const ROOM: &str = "make room: compact and defragment the cluster, then disarm its alarm";
 const LOGIN: &str = "check the user name and the password in the URL";
 
 /// What one call's failure says of its request.
@@ -72,8 +73,7 @@ impl Failure {
             16 => refused(LOGIN),
             7 => refused(RIGHTS),
             8 if message.contains("database space exceeded") => {
-                let remedy = "make room: compact and defragment the cluster, then disarm its alarm";
-                Self::Full(Error::rejected(text, remedy))
+                Self::Full(Error::rejected(text, ROOM))
             }
             12 => refused("use etcd 3.4 or newer"),
             // The driver found an answer too long: so there was one.
@@ -84,6 +84,24 @@ impl Failure {
             // reset, a message that is too long) may have come after it was applied.
             8 if message.contains("too many requests") => Self::Unserved(text),
             _ => Self::Unclear(text),
+        }
+    }
+
+    /// The same, with the member that it is of named.
+    pub(crate) fn of_member(self, url: &str) -> Self {
+        let named = |text: String| if text.contains(url) { text } else { format!("{url}: {text}") };
+        let rejected = |error| match error {
+            Error::Rejected { what, remedy } => Error::rejected(named(what), remedy),
+            error => error,
+        };
+        match self {
+            Self::NoLease => Self::NoLease,
+            Self::Refused(error) => Self::Refused(rejected(error)),
+            Self::Full(error) => Self::Full(rejected(error)),
+            Self::Mistrusted(error) => Self::Mistrusted(rejected(error)),
+            Self::Foreign(error) => Self::Foreign(error),
+            Self::Unserved(text) => Self::Unserved(named(text)),
+            Self::Unclear(text) => Self::Unclear(named(text)),
         }
     }
 
@@ -126,6 +144,27 @@ impl Failure {
     }
 }
 
+/// Whether a refusal of a certificate may end by itself where it was accepted before: one has expired, or the
+/// member no longer accepts ours. Each is replaced on the disk, ours or the member's.
+///
+/// A member whose certificate is of another authority, or of another host, is none that we know.
+pub(crate) fn may_be_replaced(mistrust: &Error) -> bool {
+    let Error::Rejected { what: text, .. } = mistrust else { return false };
+    let is_untimely = ["Expired", "expired", "NotValidYet", "not valid yet"];
+    text.contains("received fatal alert") || is_untimely.iter().any(|words| text.contains(words))
+}
+
+/// What a call that waits through outages makes of the refusal of a full cluster: an outage, which ends
+/// when the operator has made room.
+pub(crate) fn outlasts_full(error: Error) -> Error {
+    match error {
+        Error::Rejected { what, remedy } if remedy == ROOM => {
+            Error::unavailable(Applied::Maybe, format!("{what}; {remedy}"))
+        }
+        error => error,
+    }
+}
+
 /// Whether an answer `Unavailable` came before anything was sent or proposed.
 fn is_unserved(message: &str, text: &str) -> bool {
     message == "etcdserver: no leader"
@@ -134,8 +173,16 @@ fn is_unserved(message: &str, text: &str) -> bool {
 }
 
 /// An error and its sources, each said once; the driver hides what matters below its own words.
+///
+/// Of a status only its message: its own form shows every field of it, as a debugger would.
 fn whole(error: &etcd_client::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = match error {
+        etcd_client::Error::GRpcStatus(status) if status.message().is_empty() => {
+            status.code().description().to_owned()
+        }
+        etcd_client::Error::GRpcStatus(status) => status.message().to_owned(),
+        error => error.to_string(),
+    };
     let mut source: Option<&dyn std::error::Error> = match error {
         etcd_client::Error::GRpcStatus(status) => std::error::Error::source(status),
         etcd_client::Error::TransportError(error) => std::error::Error::source(error),
@@ -204,5 +251,18 @@ mod tests {
         assert!(matches!(of(14, text), Failure::Mistrusted(_)));
         let alert = of(2, "received fatal alert: CertificateRequired");
         assert!(matches!(alert, Failure::Mistrusted(_)));
+    }
+
+    #[test]
+    fn only_a_certificate_of_another_authority_or_host_is_the_end_of_a_client() {
+        let is_the_end = |text: &str| match of(14, text) {
+            Failure::Mistrusted(error) => !may_be_replaced(&error),
+            other => panic!("{other:?}"),
+        };
+        for text in ["UnknownIssuer", "NotValidForName"] {
+            assert!(is_the_end(&format!("invalid peer certificate: {text}")), "{text}");
+        }
+        assert!(!is_the_end("invalid peer certificate: Expired"));
+        assert!(!is_the_end("received fatal alert: BadCertificate"));
     }
 }

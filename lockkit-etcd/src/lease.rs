@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Compare, CompareOp};
+use etcd_client::{Client as Driver, Compare, CompareOp, LeaseTimeToLiveOptions};
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Result, Term};
 
@@ -136,6 +136,30 @@ impl EtcdLease {
         answer.succeeded().then(|| revision_of(&answer)).transpose()
     }
 
+    /// Whether the key is there.
+    ///
+    /// Where the right to read it was taken away, the lease may tell which keys are on it: etcd asks for no
+    /// right before 3.4.26 and 3.5.9.
+    async fn is_there(&self) -> Result<bool> {
+        match self.read().await {
+            // A sending that is still on its way could put the key again, behind others.
+            Err(refusal @ Error::Rejected { .. }) if !self.entry.is_unsettled() => {
+                let clock = self.entry.request().clock();
+                let keys = LeaseTimeToLiveOptions::new().with_keys();
+                let lease = self.session.lease;
+                let ask = |driver: Driver| {
+                    let keys = Some(keys.clone());
+                    async move { driver.lease_client().time_to_live(lease, keys).await }
+                };
+                let limit = call_limit(self.session.ttl);
+                let told = self.client.endpoints.call(clock, limit, ask).await.value;
+                let told = told.map_err(|_| refusal)?;
+                Ok(told.keys().iter().any(|key| *key == self.grant.key))
+            }
+            read => Ok(read?.is_some()),
+        }
+    }
+
     /// Waits until the store has ended the grant.
     ///
     /// # Errors
@@ -193,7 +217,7 @@ impl Lease for EtcdLease {
             renewed => renewed?,
         };
         // A lease that lives says nothing of the key: that is the watch's part, while it is up.
-        if !self.client.watch.is_up() && self.read().await?.is_none() {
+        if !self.client.watch.is_up() && !self.is_there().await? {
             return Err(Error::lost(self.lose(LossReason::Removed)));
         }
         Ok(term)

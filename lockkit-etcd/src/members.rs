@@ -7,13 +7,14 @@ use std::time::Duration;
 use etcd_client::{GetOptions, GetResponse, ResponseHeader};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lockkit_core::kit::LONGEST_CALL;
+use lockkit_core::kit::{LONGEST_CALL, within};
 use lockkit_core::{Clock, Error, Result};
 
 use crate::endpoints::Endpoints;
 use crate::error::Failure;
+use crate::mark::Mark;
 use crate::member_client::MemberClient;
-use crate::protocol::{Mark, reads, revision_of, send};
+use crate::protocol::{reads, revision_of, send};
 
 /// How long a client that connects waits for members that do not answer: they are looked at later.
 const GRACE: Duration = Duration::from_millis(250);
@@ -56,6 +57,15 @@ impl Endpoints {
             // Others must not wait behind a connection that is stuck.
             () = self.given_up(client) => Ok(false),
         }
+    }
+
+    /// Whether our user may not read our keys. A call renews a login that has expired.
+    pub(crate) async fn lacks_a_right(&self, client: &MemberClient) -> bool {
+        let Some(mark) = self.mark.get() else { return false };
+        let mut kv = client.driver.kv_client();
+        let look = kv.get(mark.key(), Some(GetOptions::new().with_serializable()));
+        let found = within(&Clock::system(), LONGEST_CALL, look).await;
+        matches!(found, Some(Err(error)) if matches!(Failure::of(&error), Failure::Refused(_)))
     }
 
     /// A crowd on a new connection looks once.

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Exclusion, Expiry, Fairness, Grant, Guarantees, LockProvider, Operator, Request, Result, WakeUp,
+    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockProvider, Operator,
+    Request, Result, WakeUp,
 };
+use tokio::runtime::Handle;
 
 use crate::EtcdConfig;
 use crate::client::Client;
 use crate::endpoints::Endpoints;
+use crate::error::outlasts_full;
 use crate::lease::grant;
 use crate::protocol::Keys;
 use crate::queue::TakeOutcome;
@@ -48,18 +51,25 @@ impl EtcdProvider {
     ///
     /// # Errors
     /// `Invalid`: the configuration. `Rejected`: the login, a certificate, a right that is missing,
-    /// or a cluster that is too old; each says what to do. `Unavailable`: no answer.
+    /// or a cluster that is too old; each says what to do. `Unavailable`: no answer. `NoRuntime`: called
+    /// outside a tokio runtime.
     ///
     /// # Cancel safety
     /// Cancel-safe: what it has asked for ends by itself within seconds.
     pub async fn connect(config: EtcdConfig) -> Result<Self> {
         config.check()?;
-        let endpoints = Endpoints::new(&config);
+        // The driver panics without one.
+        Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        // There is no request yet that could have taken effect.
+        Self::connect_to(&config).await.map_err(|error| error.with_applied(Applied::No))
+    }
+
+    async fn connect_to(config: &EtcdConfig) -> Result<Self> {
+        let endpoints = Endpoints::new(config);
         let keys = Keys::new(&config.prefix);
         let (ttls, mark) = check_server(&endpoints, &keys, config.tls.is_some()).await?;
         endpoints.know(mark.clone()).await?;
-        let client = Client::new(endpoints, keys, mark, ttls, config.token_base);
-        Ok(Self(Arc::new(client)))
+        Ok(Self(Arc::new(Client::new(endpoints, keys, mark, ttls, config.token_base))))
     }
 }
 
@@ -97,18 +107,7 @@ impl LockProvider for EtcdProvider {
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        let client = &self.0;
-        let entry = client.attempt(request).await?;
-        loop {
-            let session = client.session(request, &entry).await?;
-            let sent = request.clock().now();
-            let Some(place) = client.enter(request, &entry, &session).await? else { continue };
-            if let Some(place) = client.wait(request, &entry, &session, place).await?
-                && !session.is_past()
-            {
-                return grant(client, entry, session, place, sent).await;
-            }
-        }
+        self.wait(request).await.map_err(outlasts_full)
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
@@ -127,5 +126,22 @@ impl LockProvider for EtcdProvider {
         self.0.watch.close();
         self.0.endpoints.close();
         ended
+    }
+}
+
+impl EtcdProvider {
+    async fn wait(&self, request: &Request) -> Result<Grant> {
+        let client = &self.0;
+        let entry = client.attempt(request).await?;
+        loop {
+            let session = client.session(request, &entry).await?;
+            let sent = request.clock().now();
+            let Some(place) = client.enter(request, &entry, &session).await? else { continue };
+            if let Some(place) = client.wait(request, &entry, &session, place).await?
+                && !session.is_past()
+            {
+                return grant(client, entry, session, place, sent).await;
+            }
+        }
     }
 }

@@ -172,13 +172,16 @@ impl Watch {
                 () = alive.stopped() => return true,
             };
             match message {
-                Some(message)
-                    if message.canceled()
-                        || endpoints.compare(client.member, message.header()).is_err() =>
-                {
-                    // A login that has expired, which a stream does not renew and a new client does;
-                    // or a right that was taken away; or another cluster.
+                Some(message) if endpoints.compare(client.member, message.header()).is_err() => {
                     endpoints.drop_client(&client);
+                    return is_up;
+                }
+                Some(message) if message.canceled() => {
+                    // A login that has expired, which a stream does not renew and a new client does; or a
+                    // right that was taken away, which a new login does not bring back.
+                    if !endpoints.lacks_a_right(&client).await {
+                        endpoints.drop_client(&client);
+                    }
                     return is_up;
                 }
                 Some(message) => {

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 use crate::{Error, Result};
 
+/// The files of a client's certificate that has expired.
+const EXPIRED: &str = "expired-client";
+
 /// A certificate authority, what it signed, and an authority that signed nothing; PEM files that
 /// are deleted with this value.
 #[derive(Debug)]
@@ -55,8 +58,10 @@ impl Certificates {
         let issuer = self.authority("ca", "testbed")?;
         self.authority("other-ca", "another testbed")?;
         let hosts = hosts.iter().map(ToString::to_string).collect();
-        self.signed("server", hosts, ExtendedKeyUsagePurpose::ServerAuth, &issuer)?;
-        self.signed(Self::CLIENT, Vec::new(), ExtendedKeyUsagePurpose::ClientAuth, &issuer)
+        let ours = || (Vec::new(), ExtendedKeyUsagePurpose::ClientAuth);
+        self.signed("server", (hosts, ExtendedKeyUsagePurpose::ServerAuth), false, &issuer)?;
+        self.signed(Self::CLIENT, ours(), false, &issuer)?;
+        self.signed(EXPIRED, ours(), true, &issuer)
     }
 
     /// The authority's certificate.
@@ -95,6 +100,18 @@ impl Certificates {
         self.file("client.key")
     }
 
+    /// Another client's certificate of the same authority, which has expired.
+    #[must_use]
+    pub fn expired_client_certificate(&self) -> PathBuf {
+        self.file(&format!("{EXPIRED}.pem"))
+    }
+
+    /// The private key of the expired one.
+    #[must_use]
+    pub fn expired_client_key(&self) -> PathBuf {
+        self.file(&format!("{EXPIRED}.key"))
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -112,13 +129,16 @@ impl Certificates {
     fn signed(
         &self,
         file: &str,
-        names: Vec<String>,
-        purpose: ExtendedKeyUsagePurpose,
+        (names, purpose): (Vec<String>, ExtendedKeyUsagePurpose),
+        is_expired: bool,
         issuer: &Issuer<'_, KeyPair>,
     ) -> Result<()> {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, file);
         params.extended_key_usages = vec![purpose];
+        if is_expired {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, issuer)?;
         write(&self.file(&format!("{file}.pem")), &certificate.pem())?;

@@ -13,6 +13,7 @@ mod late;
 mod layouts;
 mod link;
 mod moments;
+mod operated;
 mod orphans;
 mod processes;
 mod refused;

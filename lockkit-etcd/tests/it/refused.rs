@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::{SLACK, by, ms, queued};
-use lockkit_core::{Clock, Error, LockName, LockProvider, Locks, Request};
+use crate::common::{SLACK, by, link_to, ms, queued};
+use lockkit_core::{Clock, Error, LockName, LockProvider, Locks, LossReason, Request};
 use lockkit_etcd::{EtcdConfig, EtcdGrant, EtcdProvider};
 use testbed::EtcdServer;
 
@@ -137,4 +137,35 @@ async fn what_is_refused_at_the_door_leaves_nothing_and_costs_nobody_the_lease()
     peer.lock("a").try_acquire().await.unwrap().unwrap().release().await.unwrap();
     good.release().await.unwrap();
     next.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_outlives_a_right_that_is_taken_away_and_a_connection_that_breaks_then() {
+    let (rights, _, peer) = Rights::of_two_users().await;
+    let link = link_to(rights.0.address());
+    let config = EtcdConfig::new([("127.0.0.1", link.port())]).login("app", "one");
+    let locks = Locks::new(EtcdProvider::connect(config).await.unwrap());
+    let good = locks.lock("good").ttl(TTL).acquire().await.unwrap();
+    let gone = locks.lock("gone").ttl(TTL).acquire().await.unwrap();
+    rights.take_away();
+    let before = link.connections().len();
+    link.reset().unwrap();
+    tokio::time::sleep(TTL * 3).await;
+    testbed::held!(good);
+    testbed::held!(gone);
+    let connections = link.connections().len() - before;
+    println!("{connections} connections in {:?}", TTL * 3);
+    assert!(connections <= 2, "it logs in again and again: {connections} connections");
+    // Whose key an operator deletes is told, though no watch tells.
+    let key = String::from_utf8(gone.native::<EtcdGrant>().unwrap().key.clone()).unwrap();
+    rights.0.cli(&["del", &key]).unwrap();
+    let reason = by(TTL + SLACK, "a holder is told", gone.lost()).await;
+    assert_eq!(reason, LossReason::Removed);
+    testbed::held!(good);
+    // The right is back: a waiter waits, and a release wakes it.
+    rights.give_back();
+    let next = tokio::spawn(peer.lock("good").ttl(TTL).acquire());
+    queued(&peer.lock("good"), 1).await;
+    good.release().await.unwrap();
+    by(SLACK, "the next grant", next).await.unwrap().unwrap().release().await.unwrap();
 }

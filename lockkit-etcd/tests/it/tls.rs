@@ -4,12 +4,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::common::{SLACK, by, ms};
-use lockkit_core::Error;
+use crate::common::{SLACK, by, ms, waiter};
+use lockkit_core::{Error, Locks};
 use lockkit_etcd::{EtcdConfig, EtcdProvider, EtcdTls};
 use testbed::certificates::Certificates;
-use testbed::{ClientCertificate, EtcdServer, Port, contenders};
+use testbed::{ClientCertificate, EtcdServer, Link, Port, contenders};
 
 fn trusting(authority: PathBuf) -> EtcdTls {
     EtcdTls::file(authority)
@@ -84,6 +85,57 @@ async fn a_client_certificate_is_a_login_with_the_rights_of_its_user() {
     let elsewhere = at(&server, "localhost", showing(&certificates)).prefix("elsewhere");
     let error = refused(elsewhere).await;
     assert!(matches!(&error, Error::Rejected { remedy, .. } if remedy.contains("readwrite")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_certificate_of_ours_is_an_outage_until_it_is_replaced_on_the_disk() {
+    const TTL: Duration = ms(6_000);
+    let certificates = Certificates::new().unwrap();
+    let server = knowing_us_by(&certificates);
+    let link = Link::to(server.tls_address().unwrap()).unwrap();
+    let config = EtcdConfig::new([("localhost", link.port())]).tls(showing(&certificates));
+    let locks = Locks::new(EtcdProvider::connect(config.clone()).await.unwrap());
+    let direct = EtcdProvider::connect(at(&server, "localhost", showing(&certificates))).await;
+    let peer = Locks::new(direct.unwrap());
+    let theirs = peer.lock("b").ttl(ms(60_000)).acquire().await.unwrap();
+    let ours = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    let next = waiter(&locks.lock("b").ttl(ms(60_000)), 0).await;
+    let good = [certificates.client_certificate(), certificates.client_key()];
+    let kept = good.clone().map(|file| fs::read(file).unwrap());
+    let expired = [certificates.expired_client_certificate(), certificates.expired_client_key()];
+    for (file, expired) in good.iter().zip(expired) {
+        fs::copy(expired, file).unwrap();
+    }
+    // What the driver holds is still good: only a new client reads the files.
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    locks.lock("c").ttl(TTL).try_acquire().await.map(drop).unwrap_err();
+    link.pass().unwrap();
+    let end = ms(3_000);
+    let tried = tokio::time::timeout(end, async {
+        loop {
+            let tried = locks.lock("c").ttl(TTL).try_acquire().await.map(drop).unwrap_err();
+            assert!(matches!(tried, Error::Unavailable { .. }), "{tried}");
+            tokio::time::sleep(ms(50)).await;
+        }
+    });
+    assert!(tried.await.is_err());
+    assert!(!next.is_finished(), "the wait ended");
+    // A client that connects now is told which certificate it is.
+    mistrusted(config).await;
+    for (file, text) in good.iter().zip(kept) {
+        fs::write(file, text).unwrap();
+    }
+    by(TTL / 2 + SLACK, "a renewal", async {
+        while ours.renew().await.is_err() {
+            tokio::time::sleep(ms(50)).await;
+        }
+    })
+    .await;
+    testbed::held!(ours);
+    theirs.release().await.unwrap();
+    by(ms(2_000) + SLACK, "the waiter's grant", next).await.unwrap().release().await.unwrap();
+    ours.release().await.unwrap();
 }
 
 #[tokio::test]
