@@ -11,7 +11,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::endpoints::{CallOutcome, Endpoints};
 use crate::keeper::Keepers;
-use crate::protocol::{Keys, Mark, send};
+use crate::mark::Mark;
+use crate::protocol::{Keys, send};
 use crate::requests::{Entry, Record, Requests, live_sessions, outlive_sweep, prune};
 use crate::session::{Session, Use};
 use crate::watch::Watch;

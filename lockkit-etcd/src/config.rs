@@ -6,8 +6,7 @@ use etcd_client::ConnectOptions;
 use lockkit_core::kit::{Tls as EtcdTls, Url, check};
 use lockkit_core::{Error, Result};
 
-/// Leaves room for as many revisions as no cluster will ever reach.
-const MOST_BASE: u64 = 1 << 62;
+use crate::mark::MOST_BASE;
 
 /// etcd's own port for clients.
 const PORT: u16 = 2379;
@@ -89,8 +88,10 @@ impl EtcdConfig {
         self
     }
 
-    /// What is added to the cluster's revisions, which are the tokens, at most 2^62; 0 unless set
-    /// here.
+    /// What is added to the cluster's revisions, which are the tokens, at most 2^62, where the store's own
+    /// base is less. 0 unless set here.
+    ///
+    /// The first client of all gives the store its base, so that tokens begin at the time in microseconds.
     #[must_use]
     pub const fn token_base(mut self, base: u64) -> Self {
         self.token_base = base;

@@ -16,7 +16,7 @@ use crate::EtcdConfig;
 use crate::answer::Answer;
 use crate::error::{Failure, may_be_replaced};
 use crate::history::{History, Moment};
-use crate::protocol::Mark;
+use crate::mark::Mark;
 use crate::member_client::{Member, MemberClient, Progress};
 
 pub(crate) struct Endpoints {

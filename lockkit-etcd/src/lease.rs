@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct EtcdGrant {
     /// The holder's key.
     pub key: Vec<u8>,
-    /// The revision that created it: the token, without the `token_base`.
+    /// The revision that created it: the token, without the base of the store's tokens.
     pub create_revision: i64,
     /// The lease that the key lives on, shared by the provider's locks of equal ttl.
     pub lease: i64,

@@ -19,6 +19,7 @@ mod error;
 mod history;
 mod keeper;
 mod lease;
+mod mark;
 mod member_client;
 mod members;
 mod operator;

@@ -10,7 +10,9 @@ use etcd_client::{
     SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
 };
 use futures_util::future::BoxFuture;
-use lockkit_core::{Applied, Error, LockName, RequestId, Result, kit};
+use lockkit_core::{Applied, Error, LockName, RequestId, Result};
+
+use crate::mark::Mark;
 
 /// How many keys are looked at first, from either end of a queue: only stray ones make it more.
 pub(crate) const FEW: i64 = 4;
@@ -22,20 +24,6 @@ pub(crate) struct Keys(String);
 /// A name's directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory(String);
-
-/// The layout of what this version puts, the newest that it can share.
-const LAYOUT: u32 = 1;
-
-/// What tells one cluster from another, and the layout of its keys: `1:` and a random text, put once to
-/// stay. One without a number is of layout 1, too.
-///
-/// etcd's own cluster id does not: it follows from the members' addresses and a token, so that two
-/// servers with default settings share one.
-#[derive(Clone, Debug)]
-pub(crate) struct Mark {
-    key: Vec<u8>,
-    value: Vec<u8>,
-}
 
 /// One that holds or waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,17 +73,6 @@ impl Keys {
         format!("{}%/{lease:x}", self.0).into_bytes()
     }
 
-    /// The mark of a cluster that has none yet.
-    pub(crate) fn new_mark(&self) -> Result<Mark> {
-        let random = u128::from_be_bytes(RequestId::random()?.to_bytes());
-        Ok(self.mark(format!("{LAYOUT}:{random:032x}")))
-    }
-
-    /// The cluster's mark with this text; no lease has an id that reads like it.
-    pub(crate) fn mark(&self, value: impl Into<Vec<u8>>) -> Mark {
-        Mark { key: format!("{}%/cluster", self.0).into_bytes(), value: value.into() }
-    }
-
     /// The name and the contender that a key stands for; `None` for a key that is none of either.
     pub(crate) fn contender(&self, kv: &KeyValue) -> Option<(LockName, Contender)> {
         let below = std::str::from_utf8(kv.key()).ok()?.strip_prefix(&self.0)?;
@@ -103,40 +80,6 @@ impl Keys {
         let name = LockName::new(unescape(escaped)?).ok()?;
         let contender = self.directory(&name).contender(kv)?;
         Some((name, contender))
-    }
-}
-
-impl Mark {
-    pub(crate) fn key(&self) -> &[u8] {
-        &self.key
-    }
-
-    /// Whether this is what a read of the mark found; `None`: there was none.
-    pub(crate) fn is_in(&self, found: &GetResponse) -> Option<bool> {
-        found.kvs().first().map(|kv| kv.value() == self.value)
-    }
-
-    /// Refuses a cluster whose mark, as a read found it, is of a newer layout.
-    pub(crate) fn check_layout(found: &GetResponse, of: &str) -> Result<()> {
-        let mark = found.kvs().first().and_then(|kv| std::str::from_utf8(kv.value()).ok());
-        let number = mark.and_then(|mark| mark.split_once(':')).map(|(number, _)| number);
-        kit::check_layout(of, number, LAYOUT, "prefix")
-    }
-
-    fn is_there(&self) -> Compare {
-        Compare::value(&*self.key, CompareOp::Equal, &*self.value)
-    }
-
-    fn read(&self) -> TxnOp {
-        TxnOp::get(&*self.key, None)
-    }
-
-    /// Puts the mark unless there is one, which it reads.
-    pub(crate) fn put(&self) -> Txn {
-        Txn::new()
-            .when([Compare::create_revision(&*self.key, CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(&*self.key, &*self.value, None)])
-            .or_else([self.read()])
     }
 }
 

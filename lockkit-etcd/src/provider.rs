@@ -68,8 +68,10 @@ impl EtcdProvider {
         let endpoints = Endpoints::new(config);
         let keys = Keys::new(&config.prefix);
         let (ttls, mark) = check_server(&endpoints, &keys, config.tls.is_some()).await?;
+        // The cluster's own base is already greater than the tokens of most other stores.
+        let token_base = config.token_base.max(mark.base());
         endpoints.know(mark.clone()).await?;
-        Ok(Self(Arc::new(Client::new(endpoints, keys, mark, ttls, config.token_base))))
+        Ok(Self(Arc::new(Client::new(endpoints, keys, mark, ttls, token_base))))
     }
 }
 

@@ -1,14 +1,15 @@
 //! Whether a cluster is fit for locks: what is checked once, when connecting.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use etcd_client::{Client as Driver, GetOptions, PutOptions, Txn, TxnOp};
+use etcd_client::{Client as Driver, GetOptions, PutOptions, ResponseHeader, Txn, TxnOp};
 use lockkit_core::kit::{LONGEST_CALL, is_at_least};
 use lockkit_core::{Clock, Error, Result, TtlRange};
 
 use crate::endpoints::Endpoints;
 use crate::error::Failure;
-use crate::protocol::{Keys, Mark, garbled, reads, send};
+use crate::mark::{MOST_BASE, Mark};
+use crate::protocol::{Keys, garbled, reads, send};
 
 /// What a cluster with its settings at their defaults grants.
 pub(crate) const TTLS: TtlRange = TtlRange {
@@ -40,6 +41,9 @@ pub(crate) async fn check_server(
         clock.sleep(LONGEST_CALL / 100).await;
     };
     check_version(status.version())?;
+    let revision = status.header().map_or(0, ResponseHeader::revision);
+    // Before any key of ours is there.
+    let mark = mark(endpoints, keys, revision, &clock, left()).await?;
     // The shortest lease there is shows the least ttl, and whether we may write and read.
     let grant = |client: Driver| async move { client.lease_client().grant(1, None).await };
     let granted = endpoints.call(&clock, left(), grant).await.into_result()?;
@@ -51,7 +55,6 @@ pub(crate) async fn check_server(
         async move { client.kv_client().txn(Txn::new().and_then([put, get])).await }
     };
     endpoints.call(&clock, left(), probe).await.into_result()?;
-    let mark = mark(endpoints, keys, &clock, left()).await?;
     let revoke = |client: Driver| async move { client.lease_client().revoke(lease).await };
     let revoked = endpoints.call(&clock, left(), revoke).await;
     // Sent again, it finds what the first sending did.
@@ -63,8 +66,14 @@ pub(crate) async fn check_server(
 }
 
 /// The cluster's mark; the first client of all puts it.
-async fn mark(endpoints: &Endpoints, keys: &Keys, clock: &Clock, limit: Duration) -> Result<Mark> {
-    let own = keys.new_mark()?;
+async fn mark(
+    endpoints: &Endpoints,
+    keys: &Keys,
+    revision: i64,
+    clock: &Clock,
+    limit: Duration,
+) -> Result<Mark> {
+    let own = keys.new_mark(first_base(revision))?;
     let answer = endpoints.call(clock, limit, send(&own.put())).await.into_result()?;
     if answer.succeeded() {
         return Ok(own);
@@ -73,7 +82,17 @@ async fn mark(endpoints: &Endpoints, keys: &Keys, clock: &Clock, limit: Duration
     let found = found.first().ok_or_else(garbled)?;
     Mark::check_layout(found, "the etcd cluster")?;
     let there = found.kvs().first().ok_or_else(garbled)?;
-    Ok(keys.mark(there.value()))
+    keys.mark(there.value())
+}
+
+/// The base of the tokens of a cluster that nobody has used yet, at this revision: they begin at the time in
+/// microseconds, so that a move from another store to this one only ever raises a name's tokens.
+fn first_base(revision: i64) -> u64 {
+    // Only where tokens begin: no time is compared with another host's.
+    #[allow(clippy::disallowed_methods)]
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let micros = u64::try_from(now.as_micros()).unwrap_or(0);
+    micros.saturating_sub(u64::try_from(revision).unwrap_or(0)).min(MOST_BASE)
 }
 
 /// Refuses what lacks a request that we send.
