@@ -18,6 +18,7 @@ mod orphans;
 mod processes;
 mod refused;
 mod restore;
+mod rolling;
 mod server;
 mod session;
 mod soak;
