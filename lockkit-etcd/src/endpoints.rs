@@ -185,7 +185,8 @@ impl Endpoints {
                 if outcome.as_ref().is_err_and(Failure::is_of_a_member) {
                     self.give_up(member, Some(used.load(Ordering::SeqCst)));
                 }
-                outcome.map_err(|failure| failure.of_member(&self.members[member].url))
+                let is_new = !self.is_connected();
+                outcome.map_err(|failure| failure.of_member(&self.members[member].url, is_new))
             }
             () = silence => {
                 let silence = format!("{} gave no answer within {limit:.1?}", self.members[member].url);

@@ -87,9 +87,12 @@ impl Failure {
         }
     }
 
-    /// The same, with the member that it is of named.
-    pub(crate) fn of_member(self, url: &str) -> Self {
-        let named = |text: String| if text.contains(url) { text } else { format!("{url}: {text}") };
+    /// The same, with the member that it is of named; `is_new`: none has ever been answered there.
+    pub(crate) fn of_member(self, url: &str, is_new: bool) -> Self {
+        let named = |text: String| {
+            let hint = if is_new { hint(url, &text) } else { "" };
+            if text.contains(url) { text } else { format!("{url}: {text}{hint}") }
+        };
         let rejected = |error| match error {
             Error::Rejected { what, remedy } => Error::rejected(named(what), remedy),
             error => error,
@@ -144,6 +147,18 @@ impl Failure {
     }
 }
 
+/// What to look at where a handshake ended as it does when only one side speaks TLS.
+fn hint(url: &str, text: &str) -> &'static str {
+    let ends = |endings: &[&str]| endings.iter().any(|ending| text.contains(ending));
+    if url.starts_with("https:") && ends(&["tls handshake eof", "InvalidContentType"]) {
+        " (if this port does not speak TLS: etcd:// in place of etcds://)"
+    } else if url.starts_with("http:") && ends(&["broken pipe", "connection error", "reset"]) {
+        " (if this port speaks TLS: etcds:// in place of etcd://)"
+    } else {
+        ""
+    }
+}
+
 /// Whether a refusal of a certificate may end by itself where it was accepted before: one has expired, or the
 /// member no longer accepts ours. Each is replaced on the disk, ours or the member's.
 ///
@@ -190,7 +205,8 @@ fn whole(error: &etcd_client::Error) -> String {
     };
     while let Some(error) = source {
         let more = error.to_string();
-        if !text.contains(&more) {
+        // The client crate's own words for all that it is given.
+        if more != "transport error" && !text.contains(&more) {
             text = format!("{text}: {more}");
         }
         source = error.source();

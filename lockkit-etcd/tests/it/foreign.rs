@@ -87,7 +87,9 @@ async fn the_mark_stays_alone_and_nobody_is_shown_it() {
     let server = EtcdServer::start().unwrap();
     let locks = client(&server).await;
     let mark = server.cli(&["get", "--print-value-only", MARK]).unwrap();
-    assert!(mark.starts_with("1:") && mark.trim().len() == 34, "{mark}");
+    let parts: Vec<_> = mark.trim().split(':').collect();
+    let [layout, random, base] = parts[..] else { panic!("{mark}") };
+    assert!(layout == "2" && random.len() == 32 && base.parse::<u64>().is_ok(), "{mark}");
     locks.lock("a").acquire().await.unwrap().release().await.unwrap();
     assert!(locks.list("", None, 10).await.unwrap().is_empty());
     assert!(locks.lock("%").inspect().await.unwrap().holders.is_empty());

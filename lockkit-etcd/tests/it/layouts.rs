@@ -158,6 +158,20 @@ async fn a_store_that_is_in_use_keeps_its_tokens_and_its_layout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_base_is_what_tokens_are_above_their_revisions() {
+    // As the first client of this layout put it.
+    let recorded = "2:42f2a7be38eac847391cf032830dc47b:1795984141368917";
+    let server = EtcdServer::start().unwrap();
+    server.cli(&["put", MARK, recorded]).unwrap();
+    let locks = client(&server).await;
+    let guard = locks.lock("a").acquire().await.unwrap();
+    let native = u64::try_from(guard.native::<EtcdGrant>().unwrap().create_revision).unwrap();
+    assert_eq!(guard.token().as_u64(), 1_795_984_141_368_917 + native);
+    guard.release().await.unwrap();
+    assert_eq!(mark(&server), recorded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mark_without_a_readable_base_is_refused() {
     let server = EtcdServer::start().unwrap();
     for mark in ["2:c4677ef5bf7f1a6f744fbe2bc14674e1", "2:c46:x", "2:c46:99999999999999999999"] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::cluster::{ALONE, at};
 use crate::common::{by, ms};
 use lockkit_core::{Fenced, FencingToken, Locks};
-use testbed::{Data, EtcdCluster};
+use testbed::{Data, EtcdCluster, Server};
 
 const TASKS: usize = 8;
 /// What is left of it outlasts an election.
@@ -71,6 +71,15 @@ impl Name {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_member_is_restarted_in_turn_while_eight_tasks_hold_and_wait_and_no_client_is() {
+    in_turn(|member| member.stop().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_member_is_killed_and_restarted_in_turn_and_no_client_is() {
+    in_turn(|member| member.kill().unwrap()).await;
+}
+
+async fn in_turn(end: impl Fn(&Server)) {
     let _alone = ALONE.lock().await;
     let cluster = Arc::new(EtcdCluster::start(3).unwrap());
     let names = [Name::new("a"), Name::new("b")];
@@ -93,7 +102,7 @@ async fn each_member_is_restarted_in_turn_while_eight_tasks_hold_and_wait_and_no
         let is_leader = cluster.leader().unwrap() == member;
         let what = format!("member {member}{}", if is_leader { ", the leader" } else { "" });
         let began = Instant::now();
-        cluster.member(member).stop().unwrap();
+        end(cluster.member(member));
         tokio::time::sleep(ms(3_000)).await;
         let restarted = Arc::clone(&cluster);
         let restarted = tokio::task::spawn_blocking(move || {

@@ -178,3 +178,20 @@ async fn the_private_part_of_our_certificate_is_shown_nowhere() {
     assert!(shown.contains("client: Some("), "{shown}");
     assert!(!shown.contains(secret) && !shown.contains(bytes.trim_matches(['[', ']'])), "{shown}");
 }
+
+#[tokio::test]
+async fn a_side_that_does_not_speak_tls_or_that_does_is_hinted_at() {
+    let certificates = Certificates::new().unwrap();
+    let server =
+        EtcdServer::builder().tls(&certificates, ClientCertificate::NotAsked).start().unwrap();
+    let tls = EtcdConfig::new([("localhost", server.port())]).tls(trusting(certificates.ca()));
+    let error = refused(tls).await.to_string();
+    assert!(error.contains("etcd://"), "{error}");
+    let plain = EtcdConfig::new([("localhost", server.tls_address().unwrap().port())]);
+    let error = refused(plain).await.to_string();
+    assert!(error.contains("etcds://"), "{error}");
+    let nowhere = EtcdConfig::new([("no-such-host.invalid", 2379)]);
+    let error = refused(nowhere).await;
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(error.to_string().contains("no-such-host.invalid"), "{error}");
+}
