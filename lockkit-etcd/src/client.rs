@@ -91,7 +91,8 @@ impl Client {
             biased;
             () = record.withdrawn() => Err(Error::withdrawn()),
             session = session => session.unwrap_or_else(|| {
-                let silence = format!("etcd granted no lease within {limit:?}");
+                let names = self.endpoints.names();
+                let silence = format!("{names} granted no lease within {limit:.1?}");
                 Err(Error::unavailable(Applied::No, silence))
             }),
         }

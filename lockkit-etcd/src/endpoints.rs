@@ -231,6 +231,12 @@ impl Endpoints {
         self.current.load(Ordering::SeqCst) % self.members.len()
     }
 
+    /// All of them, for an error that is of none in particular.
+    pub(crate) fn names(&self) -> String {
+        let urls: Vec<_> = self.members.iter().map(|member| &*member.url).collect();
+        format!("etcd at {}", urls.join(", "))
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.members.len()

@@ -67,6 +67,8 @@ impl Failure {
             3 if message.contains("user name is empty") => {
                 refused("give a user and a password: this cluster wants a login")
             }
+            // A role that has changed: said before the proposal.
+            9 if message.contains("not leader") => Self::Unserved(text),
             9 if message.contains("authentication is not enabled") => {
                 refused("leave the login out, or enable authentication in the cluster")
             }
@@ -183,6 +185,7 @@ pub(crate) fn outlasts_full(error: Error) -> Error {
 /// Whether an answer `Unavailable` came before anything was sent or proposed.
 fn is_unserved(message: &str, text: &str) -> bool {
     message == "etcdserver: no leader"
+        || message == "etcdserver: rpc not supported for learner"
         || text.contains("connect error")
         || text.contains("dns error")
 }
@@ -224,9 +227,11 @@ mod tests {
 
     #[test]
     fn only_what_was_surely_not_applied_says_so() {
-        for message in ["etcdserver: no leader", "tcp connect error", "dns error"] {
+        let learner = "etcdserver: rpc not supported for learner";
+        for message in ["etcdserver: no leader", learner, "tcp connect error", "dns error"] {
             assert!(matches!(of(14, message), Failure::Unserved(_)), "{message}");
         }
+        assert!(matches!(of(9, "etcdserver: not leader"), Failure::Unserved(_)));
         for message in
             ["etcdserver: request timed out", "etcdserver: leader changed", "broken pipe"]
         {

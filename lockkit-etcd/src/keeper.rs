@@ -116,7 +116,9 @@ impl Session {
             Some(term) => term?,
             None => {
                 let why = self.state().failure.clone();
-                let why = why.unwrap_or_else(|| format!("etcd gave no answer within {limit:?}"));
+                let silence =
+                    || format!("{} gave no answer within {limit:.1?}", keepers.endpoints.names());
+                let why = why.unwrap_or_else(silence);
                 Err(Error::unavailable(Applied::Maybe, why))
             }
         }

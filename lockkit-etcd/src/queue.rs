@@ -269,7 +269,9 @@ impl Client {
             return Ok(());
         }
         self.endpoints.close();
-        Err(Error::unavailable(Applied::Maybe, "this member does not have our cluster's mark"))
+        let names = self.endpoints.names();
+        let what = format!("a member of {names} does not have our cluster's mark");
+        Err(Error::unavailable(Applied::Maybe, what))
     }
 
     /// Learns the session key's revision after a refusal of one that compared `compared`; whether

@@ -59,6 +59,8 @@ async fn a_connect_that_nobody_answers_has_taken_no_effect_and_names_the_members
 async fn a_wait_outlasts_a_quota_that_is_used_up() {
     let server = EtcdServer::builder().argument("--quota-backend-bytes=1000000").start().unwrap();
     let locks = client(&server).await;
+    let held = locks.lock("held").ttl(TTL).acquire().await.unwrap();
+    let ended = locks.lock("ended").ttl(TTL).acquire().await.unwrap();
     let value = "x".repeat(100_000);
     while server.cli(&["put", "filler", &value]).is_ok() {}
     // A try says what to do.
@@ -72,12 +74,15 @@ async fn a_wait_outlasts_a_quota_that_is_used_up() {
     assert!(matches!(limited, Error::Unavailable { .. }), "{limited}");
     assert!(limited.to_string().contains("defragment"), "{limited}");
     assert!(!waiting.is_finished(), "{:?}", waiting.await);
+    held.renew().await.unwrap();
+    ended.release().await.unwrap();
     server.cli(&["del", "filler"]).unwrap();
     server.compact().unwrap();
     server.cli(&["defrag"]).unwrap();
     server.cli(&["alarm", "disarm"]).unwrap();
     let guard = by(ms(3_000) + SLACK, "the waiter's grant", waiting).await.unwrap().unwrap();
     guard.release().await.unwrap();
+    held.release().await.unwrap();
 }
 
 #[test]
