@@ -43,7 +43,7 @@ async fn the_first_two_of_three_members_are_silent_and_connecting_succeeds_at_on
 }
 
 #[tokio::test]
-async fn a_connect_that_nobody_answers_has_taken_no_effect_and_names_the_members() {
+async fn a_connect_without_an_answer_has_taken_no_effect_and_names_a_member() {
     let (first, second) = (silent(), silent());
     let config = at(&[first.1, second.1]).login("app", SECRET);
     let error = by(ms(5_000), "an answer", EtcdProvider::connect(config)).await.unwrap_err();
