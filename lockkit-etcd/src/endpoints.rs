@@ -74,6 +74,7 @@ impl Endpoints {
         let share = limit / u32::try_from(self.count()).unwrap_or(u32::MAX).max(2);
         let mut under_way = FuturesUnordered::new();
         let (mut late, mut tries, mut is_slow, mut foreign) = (false, 0, false, None);
+        let mut said = Vec::new();
         // How often each member may still fail for certificates: those of a client that was there may have been
         // replaced on the disk, which its successor reads.
         let chances = |member: &Member| 1 + usize::from(member.known().is_some());
@@ -121,7 +122,7 @@ impl Endpoints {
                         return CallOutcome { value: ended, late: late || !under_way.is_empty() };
                     }
                     late |= matches!(ended, Err(Failure::Unclear(_)));
-                    value = ended;
+                    value = ended.map_err(|failure| failure.beside(&mut said));
                 }
                 // Slow is not lost: the next member is asked beside this one.
                 () = clock.sleep(share), if self.members.len() > 1 && tries <= self.members.len() => {

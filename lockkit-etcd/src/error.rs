@@ -110,6 +110,21 @@ impl Failure {
         }
     }
 
+    /// The same, with what other members said of the same call, which it joins.
+    pub(crate) fn beside(self, said: &mut Vec<String>) -> Self {
+        let mut all = |text: String| {
+            if !said.contains(&text) {
+                said.push(text);
+            }
+            said.join("; ")
+        };
+        match self {
+            Self::Unserved(text) => Self::Unserved(all(text)),
+            Self::Unclear(text) => Self::Unclear(all(text)),
+            failure => failure,
+        }
+    }
+
     /// Whether it is the member that failed, and another one may serve.
     pub(crate) const fn is_of_a_member(&self) -> bool {
         matches!(
