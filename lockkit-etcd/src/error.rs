@@ -96,7 +96,7 @@ impl Failure {
             if text.contains(url) { text } else { format!("{url}: {text}{hint}") }
         };
         let rejected = |error| match error {
-            Error::Rejected { what, remedy } => Error::rejected(named(what), remedy),
+            Error::Rejected { what, remedy, .. } => Error::rejected(named(what), remedy),
             error => error,
         };
         match self {
@@ -190,7 +190,7 @@ pub(crate) fn may_be_replaced(mistrust: &Error) -> bool {
 /// when the operator has made room.
 pub(crate) fn outlasts_full(error: Error) -> Error {
     match error {
-        Error::Rejected { what, remedy } if remedy == ROOM => {
+        Error::Rejected { what, remedy, .. } if remedy == ROOM => {
             Error::unavailable(Applied::Maybe, format!("{what}; {remedy}"))
         }
         error => error,
