@@ -17,7 +17,7 @@ async fn fuzz(grants: usize) {
     };
     let fault = async |round| {
         let member = round % 3;
-        tokio::time::sleep(ms(2_000)).await;
+        tokio::time::sleep(ms(8_000)).await;
         Trouble::Kill.begin(&cluster, member);
         tokio::time::sleep(ms(1_000)).await;
         Trouble::Kill.end(&cluster, member);
