@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockkit_core::kit::{LONGEST_CALL, call_limit};
 use lockkit_core::{Applied, Error, Grant, Request, Result};
 
-use crate::cleanup::{Removal, remove, remove_and_look};
+use crate::cleanup::{Removal, remove, remove_and, remove_and_look};
 use crate::client::Client;
 use crate::error::limited;
 use crate::lease::grant;
@@ -87,6 +87,10 @@ impl Client {
         loop {
             let session = limited(clock, limit, self.session(request, place.known())).await;
             let (session, in_use) = session.map_err(|error| error.with_applied(Applied::No))?;
+            // Before the first node: it would make a store that is new look like one in use.
+            limited(clock, limit, self.tokens(&session))
+                .await
+                .map_err(|error| error.with_applied(Applied::No))?;
             let entered = self.enter(request, place, &session, in_use);
             let entered = limited(clock, limit, entered).await?;
             let node = entered.node.clone();
@@ -127,6 +131,37 @@ impl Client {
                 }
             }
             entered => entered,
+        }
+    }
+
+    /// Removes every trace of the request.
+    pub(crate) async fn withdraw(&self, request: &Request) -> Result<()> {
+        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
+        let place = self.places.find(request.id());
+        let known = match place.as_ref().map(|place| place.known()) {
+            Some(Known::Taken(node)) => node.paths(),
+            _ => Vec::new(),
+        };
+        let asked = place.as_ref().map(|place| place.withdraw());
+        let mut forgets = place.map(|place| self.places.forgets(request.id(), &place));
+        let (session, _in_use) = match asked {
+            Some(None) => return Ok(()),
+            Some(Some(session)) if !session.is_over() => (session, None),
+            // A session that is over here may live on there for a moment: another one looks.
+            _ => {
+                forgets = None;
+                let another = limited(clock, limit, self.session(request, Known::Nothing)).await;
+                let (session, in_use) = another.map_err(|error| error.with_applied(Applied::No))?;
+                (session, Some(in_use))
+            }
+        };
+        let was_asked = forgets.is_some();
+        let removal = Removal::Request(self.parent(request.name()), request.clone(), known);
+        let removal = remove_and(&session, removal, forgets);
+        match limited(clock, limit, removal).await {
+            // Who was never let in has left nothing, and need not be let look.
+            Err(Error::Rejected { .. }) if !was_asked => Ok(()),
+            outcome => outcome,
         }
     }
 

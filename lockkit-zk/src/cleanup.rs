@@ -9,13 +9,14 @@ use tokio::sync::oneshot;
 use zookeeper_client::{Client, Error as ZkError};
 
 use crate::error::{Outcome, is_ambiguous, to_error};
+use crate::place::Forgets;
 use crate::session::Session;
 
 /// Between two tries to remove what was left.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What is to be removed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Removal {
     /// These nodes.
     Nodes(Vec<String>),
@@ -24,8 +25,18 @@ pub(crate) enum Removal {
     Request(String, Request, Vec<String>),
 }
 
+impl Removal {
+    /// What tells it from others of its session.
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Self::Nodes(nodes) => nodes.first().cloned().unwrap_or_default(),
+            Self::Request(_, request, _) => request.id().to_string(),
+        }
+    }
+}
+
 /// Has something removed, however long it takes while the session lives, and whether or not a call
-/// waits for it.
+/// waits for it. A refusal is told, and the session asks again.
 ///
 /// # Cancel safety
 /// Cancel-safe: the removal goes on.
@@ -33,19 +44,23 @@ pub(crate) fn remove(
     session: &Session,
     what: Removal,
 ) -> impl Future<Output = Result<()>> + Send + use<> {
-    remove_and(session, what, |_| {})
+    remove_and(session, what, None)
 }
 
-/// As [`remove`], and tells `then` of the outcome; it is dropped untold if the session ends before.
-pub(crate) fn remove_and<F: FnOnce(&Result<()>) + Send + 'static>(
+/// As [`remove`], and forgets the request's record as soon as it is done, or the session has ended.
+pub(crate) fn remove_and(
     session: &Session,
     what: Removal,
-    then: F,
-) -> impl Future<Output = Result<()>> + Send + use<F> {
+    forgets: Option<Forgets>,
+) -> impl Future<Output = Result<()>> + Send + use<> {
     let (done, answer) = oneshot::channel();
+    let refused = session.refused();
     let is_taken = session.clean_up(move |client, _| async move {
         let outcome = removed(&client, &what).await;
-        then(&outcome);
+        match outcome {
+            Ok(()) => drop(forgets),
+            Err(_) => refused.keep(what, forgets),
+        }
         // Perhaps no call waits any more.
         let _ = done.send(outcome);
     });

@@ -7,7 +7,10 @@ use lockkit_core::{FencingToken, LockName, Result};
 use crate::place::Places;
 use crate::protocol::element;
 use crate::queue::Form;
+use crate::session::Session;
 use crate::sessions::Sessions;
+use crate::tokens;
+use crate::why::Servers;
 
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -16,6 +19,7 @@ pub(crate) struct Client {
     pub(crate) form: Form,
     pub(crate) base: String,
     pub(crate) token_base: u64,
+    pub(crate) servers: Servers,
 }
 
 impl Client {
@@ -24,7 +28,14 @@ impl Client {
         format!("{}/{}", self.base, element(name))
     }
 
-    pub(crate) fn token(&self, czxid: i64) -> Result<FencingToken> {
-        FencingToken::with_base(self.token_base, czxid.try_into().unwrap_or(0))
+    /// The token of a node in a store whose tokens have this base.
+    pub(crate) fn token(&self, store: u64, czxid: i64) -> Result<FencingToken> {
+        let base = self.token_base.saturating_add(store);
+        FencingToken::with_base(base, czxid.try_into().unwrap_or(0))
+    }
+
+    /// The base of the store's tokens, made if there is none.
+    pub(crate) async fn tokens(&self, session: &Session) -> Result<u64> {
+        tokens::base(session, &self.base, self.form.acls()).await
     }
 }

@@ -89,10 +89,15 @@ impl Connector {
 
     /// The driver hides why no server let it in: a look at them tells.
     pub(crate) async fn explained(&self, error: Error) -> Error {
-        #[cfg(feature = "tls")]
-        if let Some(tls) = self.config.tls.as_ref().filter(|_| error.is_retryable()) {
-            return crate::tls::check_trust(&self.config, tls).await.err().unwrap_or(error);
+        if !error.is_retryable() {
+            return error;
         }
-        error
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.config.tls
+            && let Err(mistrust) = crate::tls::check_trust(&self.config, tls).await
+        {
+            return mistrust;
+        }
+        crate::why::explained(&self.config, error).await
     }
 }

@@ -58,7 +58,7 @@ pub(crate) async fn limited<T>(
 ) -> Result<T> {
     let outcome = within(clock, limit, call).await;
     outcome.unwrap_or_else(|| {
-        let silence = format!("ZooKeeper gave no answer within {limit:?}");
+        let silence = format!("no answer within {limit:?}");
         Err(Error::unavailable(Applied::Maybe, silence))
     })
 }

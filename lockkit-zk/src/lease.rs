@@ -38,7 +38,7 @@ pub struct ZkNode {
     pub path: String,
     /// The version of its data, which nothing changes while the grant lives.
     pub version: i32,
-    /// The transaction that created it: the token without `token_base`.
+    /// The transaction that created it: the token without the store's base and `token_base`.
     pub czxid: i64,
 }
 
@@ -62,15 +62,16 @@ pub(crate) async fn grant(
     node: Node,
     gone: Gone,
 ) -> Result<Grant> {
-    let token = client.token(node.czxid)?;
-    let clock = request.clock();
+    let (clock, limit) = (request.clock(), call_limit(request.ttl()));
+    // Known by now, unless the session was reopened meanwhile.
+    let store = limited(clock, limit, client.tokens(&node.session)).await?;
+    let token = client.token(store, node.czxid)?;
     // After a silence, belief begins with the second write that is answered again.
     let term = node.session.whole_term(clock);
-    let term =
-        limited(clock, call_limit(request.ttl()), term).await.map_err(|error| match error {
-            Error::Lost { .. } => node.session.over(),
-            error => error,
-        })?;
+    let term = limited(clock, limit, term).await.map_err(|error| match error {
+        Error::Lost { .. } => node.session.over(),
+        error => error,
+    })?;
     let (client, place) = (Arc::clone(client), Arc::clone(place));
     Ok(Grant::new(token, term, ZkLease::new(client, request.clone(), place, node, gone)))
 }
@@ -127,7 +128,7 @@ impl Lease for ZkLease {
                 term = self.held.node.session.next_term(clock) => term,
             }
         };
-        limited(clock, call_limit(self.request.ttl()), next).await
+        self.client.servers.name(limited(clock, call_limit(self.request.ttl()), next).await)
     }
 
     async fn lost(&self) -> LossReason {
@@ -143,6 +144,17 @@ impl Lease for ZkLease {
     }
 
     async fn release(&self) -> Result<()> {
+        self.client.servers.name(self.release_once().await)
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        let path = self.held.node.paths().swap_remove(0);
+        Some(Arc::new(ZkNode { path, version: 0, czxid: self.held.node.czxid }))
+    }
+}
+
+impl ZkLease {
+    async fn release_once(&self) -> Result<()> {
         if self.held.released.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -181,13 +193,6 @@ impl Lease for ZkLease {
         Ok(())
     }
 
-    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        let path = self.held.node.paths().swap_remove(0);
-        Some(Arc::new(ZkNode { path, version: 0, czxid: self.held.node.czxid }))
-    }
-}
-
-impl ZkLease {
     /// This call gives up; the session goes on until the node is gone.
     fn leave_to_session(&self) {
         self.unanswered.store(true, Ordering::SeqCst);

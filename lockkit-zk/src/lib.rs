@@ -28,12 +28,15 @@ mod proof;
 mod protocol;
 mod provider;
 mod queue;
+mod refused;
 mod session;
 mod sessions;
 #[cfg(feature = "tls")]
 mod tls;
+mod tokens;
 mod usage;
 mod wait;
+mod why;
 
 pub use config::{Access, Layout, Right, ZkConfig};
 pub use lease::ZkNode;

@@ -9,11 +9,12 @@ use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
 use zookeeper_client::{Error as ZkError, Stat};
 
-use crate::cleanup::{Removal, children_in_sync, remove};
+use crate::cleanup::{Removal, children_in_sync, removed};
 use crate::client::Client;
 use crate::error::{Outcome, limited, to_error};
 use crate::protocol::{Contender, identity, label, name_of, queue};
 use crate::session::Session;
+use crate::tokens;
 use crate::usage::InUse;
 
 /// How many names are looked at in one round trip.
@@ -26,6 +27,8 @@ struct Look {
     parent: String,
     queue: Vec<Contender>,
     first: Option<(Vec<u8>, Stat)>,
+    /// The base of the store's tokens.
+    tokens: u64,
 }
 
 impl Client {
@@ -46,10 +49,12 @@ impl Client {
                         first => Some(first.map_err(|error| to_error(&error))?),
                     },
                 };
-                return Ok(Look { session, _in_use, parent, queue, first });
+                // Without one, no client has been granted that knows of it.
+                let tokens = tokens::read(&session, &self.base).await?.unwrap_or_default();
+                return Ok(Look { session, _in_use, parent, queue, first, tokens });
             }
         };
-        limited(&Clock::system(), LONGEST_CALL, call).await
+        self.servers.name(limited(&Clock::system(), LONGEST_CALL, call).await)
     }
 
     async fn elements(&self) -> Result<Vec<String>> {
@@ -59,7 +64,7 @@ impl Client {
             let elements: Outcome<_> = children_in_sync(&client, &self.base).await;
             elements.map_err(|error| to_error(&error))
         };
-        limited(&Clock::system(), LONGEST_CALL, call).await
+        self.servers.name(limited(&Clock::system(), LONGEST_CALL, call).await)
     }
 }
 
@@ -82,7 +87,7 @@ impl Operator for Client {
         if let Some((data, stat)) = &look.first {
             let (label, is_ours) = label(data);
             let mut holder = Holder::new(label);
-            holder.token = self.token(stat.czxid).ok().filter(|_| is_ours);
+            holder.token = self.token(look.tokens, stat.czxid).ok().filter(|_| is_ours);
             holders.push(holder);
         }
         let nodes = look.queue.iter().map(|contender| identity(&contender.node));
@@ -120,13 +125,16 @@ impl Operator for Client {
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let look = self.look(name).await?;
         let is_it = |(data, stat): &(Vec<u8>, Stat)| {
-            label(data).1 && self.token(stat.czxid).is_ok_and(|held| held == token)
+            label(data).1 && self.token(look.tokens, stat.czxid).is_ok_and(|held| held == token)
         };
         if !look.first.as_ref().is_some_and(is_it) {
             return Ok(false);
         }
-        let removal = remove(&look.session, Removal::Nodes(look.holders_nodes()));
-        limited(&Clock::system(), LONGEST_CALL, removal).await?;
+        // Refused, it is not asked for again: the operator is told.
+        let client = look.session.client()?;
+        let nodes = Removal::Nodes(look.holders_nodes());
+        let removed = limited(&Clock::system(), LONGEST_CALL, removed(&client, &nodes)).await;
+        self.servers.name(removed)?;
         Ok(true)
     }
 }

@@ -11,6 +11,7 @@ use zookeeper_client::Client as Driver;
 use crate::cleanup::{Removal, removed};
 use crate::client::Client;
 use crate::place::{Known, Place, Places};
+use crate::refused::AGAIN;
 
 /// A driver that waits for an outage to end asks again sooner than this.
 const ORPHANED: Duration = Duration::from_secs(3);
@@ -64,24 +65,35 @@ impl Orphan {
     /// Removes what is left of the request once its driver had time to ask again.
     pub(crate) async fn sweep(self, client: Driver, clock: Clock) {
         clock.sleep(self.request.ttl().max(ORPHANED)).await;
+        while self.is_refused(&client).await {
+            clock.sleep(AGAIN).await;
+        }
+    }
+
+    /// Tries once; whether the servers refused, and are to be asked again.
+    async fn is_refused(&self, client: &Driver) -> bool {
         let (Some(places), Some(place)) = (self.places.upgrade(), self.place.upgrade()) else {
-            return;
+            return false;
         };
         // A call that comes now waits until the removal is answered, and then creates a new node:
         // the removal never finds that one.
         let turn = place.turn.lock().await;
         if !place.is_left(self.begun) {
-            return;
+            return false;
         }
         let what = match place.known() {
-            Known::Sent(_) => Removal::Request(self.parent, self.request.clone(), Vec::new()),
+            Known::Sent(_) => {
+                Removal::Request(self.parent.clone(), self.request.clone(), Vec::new())
+            }
             Known::Taken(node) if !place.is_held() => Removal::Nodes(node.paths()),
-            Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => return,
+            Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => return false,
         };
-        if removed(&client, &what).await.is_ok() {
-            place.clear();
+        if removed(client, &what).await.is_err() {
+            return true;
         }
+        place.clear();
         drop(turn);
         places.forget_unused(self.request.id(), &place);
+        false
     }
 }

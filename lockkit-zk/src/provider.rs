@@ -4,19 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockkit_core::kit::call_limit;
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockProvider, Operator,
     Request, Result, TtlRange, WakeUp,
 };
+use tokio::runtime::Handle;
 
 use crate::ZkConfig;
-use crate::cleanup::{Removal, remove_and};
 use crate::client::Client;
-use crate::error::limited;
-use crate::place::Known;
 use crate::queue::Form;
 use crate::sessions::Sessions;
+use crate::why::Servers;
 
 /// A client of one ZooKeeper server or ensemble, 3.5 or newer.
 ///
@@ -54,17 +52,20 @@ impl ZkProvider {
     ///
     /// # Errors
     /// `Invalid`: the configuration. `Rejected`: the login, the certificates, or no right to the
-    /// base; each says what to do. `Unavailable`: no answer.
+    /// base; each says what to do. `Unavailable`: no answer. `NoRuntime`: called outside a tokio
+    /// runtime, in which the sessions are to be served.
     ///
     /// # Cancel safety
     /// Cancel-safe.
     pub async fn connect(config: ZkConfig) -> Result<Self> {
+        Handle::try_current().map_err(|_| Error::NoRuntime)?;
         config.check()?;
         let form = Form::new(config.layout, &config.access);
         let (base, token_base) = (config.base.clone(), config.token_base);
-        let sessions = Arc::new(Sessions::connect(config).await?);
+        let servers = Servers::of(&config);
+        let sessions = Arc::new(servers.name(Sessions::connect(config).await)?);
         let places = Arc::default();
-        Ok(Self(Arc::new(Client { sessions, places, form, base, token_base })))
+        Ok(Self(Arc::new(Client { sessions, places, form, base, token_base, servers })))
     }
 }
 
@@ -77,46 +78,16 @@ impl LockProvider for ZkProvider {
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        self.0.attempt(request, false).await
+        self.0.servers.name(self.0.attempt(request, false).await)
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
-        let granted = self.0.attempt(request, true).await?;
+        let granted = self.0.servers.name(self.0.attempt(request, true).await)?;
         granted.ok_or_else(|| Error::unavailable(Applied::No, "a wait ended without a grant"))
     }
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
-        let (clock, limit) = (request.clock(), call_limit(request.ttl()));
-        let place = self.0.places.find(request.id());
-        let known = match place.as_ref().map(|place| place.known()) {
-            Some(Known::Taken(node)) => node.paths(),
-            _ => Vec::new(),
-        };
-        let asked = place.as_ref().map(|place| place.withdraw());
-        let mut forgets = place.map(|place| self.0.places.forgets(request.id(), &place));
-        let (session, _in_use) = match asked {
-            Some(None) => return Ok(()),
-            Some(Some(session)) if !session.is_over() => (session, None),
-            // A session that is over here may live on there for a moment: another one looks.
-            _ => {
-                forgets = None;
-                let another = limited(clock, limit, self.0.session(request, Known::Nothing)).await;
-                let (session, in_use) = another.map_err(|error| error.with_applied(Applied::No))?;
-                (session, Some(in_use))
-            }
-        };
-        let was_asked = forgets.is_some();
-        let removal = Removal::Request(self.0.parent(request.name()), request.clone(), known);
-        let removal = remove_and(&session, removal, move |outcome| {
-            if let Some(forgets) = forgets.filter(|_| outcome.is_err()) {
-                forgets.cancel();
-            }
-        });
-        match limited(clock, limit, removal).await {
-            // Who was never let in has left nothing, and need not be let look.
-            Err(Error::Rejected { .. }) if !was_asked => Ok(()),
-            outcome => outcome,
-        }
+        self.0.servers.name(self.0.withdraw(request).await)
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

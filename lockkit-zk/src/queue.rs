@@ -18,6 +18,7 @@ use crate::parents;
 use crate::place::{Known, Node, Place};
 use crate::protocol::{self, Contender, data, is_of, prefixes};
 use crate::session::Session;
+use crate::tokens;
 use crate::usage::InUse;
 use crate::{Access, Layout};
 
@@ -71,7 +72,7 @@ impl Form {
         parent.len() + nodes * (parent.len() + NODE)
     }
 
-    fn acls(&self) -> Acls<'_> {
+    pub(crate) fn acls(&self) -> Acls<'_> {
         match &self.acls {
             Some(acls) => Acls::new(acls),
             None if self.is_open => Acls::anyone_all(),
@@ -151,8 +152,7 @@ impl Form {
                 Ok(created) => created,
                 Err(ZkError::NoNode) => {
                     place.clear();
-                    let made = parents::make(client, base_of(parent), parent, self.acls()).await;
-                    made.map_err(|error| to_error(&error).with_applied(Applied::No))?;
+                    self.make_parents(client, session, parent).await?;
                     continue;
                 }
                 Err(error) => {
@@ -174,6 +174,17 @@ impl Form {
             let (children, change) = looked.map_err(|error| to_error(&error))?;
             return Ok(Entered { node, queue: protocol::queue(children), change: Some(change) });
         }
+    }
+
+    /// Makes the node of a name, and the base if it was removed, which begins the tokens again.
+    async fn make_parents(&self, client: &Client, session: &Session, parent: &str) -> Result<()> {
+        let base = base_of(parent);
+        let made = parents::make(client, base, parent, self.layout, self.acls()).await;
+        if made.map_err(|error| to_error(&error).with_applied(Applied::No))? {
+            session.forget_token_base();
+            tokens::base(session, base, self.acls()).await?;
+        }
+        Ok(())
     }
 
     /// Creates the node and looks at the queue, in one round trip.

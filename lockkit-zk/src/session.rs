@@ -16,6 +16,7 @@ use zookeeper_client::{Client, MultiWriteError};
 use crate::error::Outcome;
 use crate::limits::Limits;
 use crate::proof::Proof;
+use crate::refused::Refused;
 use crate::usage::{InUse, Users};
 use life::Life;
 pub(crate) use life::Link;
@@ -35,6 +36,9 @@ pub(crate) struct Session {
     cleaner: Mutex<Option<mpsc::UnboundedSender<Chore>>>,
     life: Arc<Life>,
     pub(crate) id: i64,
+    /// The base of the store's tokens, as it was read last; it counts until the next reopening.
+    token_base: Mutex<Option<(watch::Receiver<()>, u64)>>,
+    refused: Arc<Refused>,
 }
 
 /// What the session's task does for others.
@@ -75,7 +79,28 @@ impl Session {
         #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
         tokio::spawn(keep(kept_alive, Arc::clone(&life), reopening, chores));
         let cleaner = Mutex::new(Some(cleaner));
-        Arc::new(Self { cleaner, life, id })
+        let (token_base, refused) = (Mutex::default(), Arc::<Refused>::default());
+        let session = Self { cleaner, life, id, token_base, refused: Arc::clone(&refused) };
+        session.sweep(|client, clock| async move { refused.repeat(&client, &clock).await });
+        Arc::new(session)
+    }
+
+    /// The base of the store's tokens, unless the session was reopened since it was read.
+    pub(crate) fn token_base(&self) -> Option<u64> {
+        let known = self.token_base.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_fresh = |seen: &watch::Receiver<()>| matches!(seen.has_changed(), Ok(false));
+        known.as_ref().filter(|(seen, _)| is_fresh(seen)).map(|(_, base)| *base)
+    }
+
+    /// Notes the base of the store's tokens; `seen` is from before it was read.
+    pub(crate) fn set_token_base(&self, seen: watch::Receiver<()>, base: u64) {
+        let mut known = self.token_base.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some((seen, base));
+    }
+
+    /// The store may have another base of its tokens.
+    pub(crate) fn forget_token_base(&self) {
+        self.token_base.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Has it in use, if it lives and has room for watches on so many bytes of paths; who `is_in`
@@ -209,6 +234,11 @@ impl Session {
         let work: Work = Box::new(|client, clock| Box::pin(work(client, clock)));
         let cleaner = self.cleaner.lock().unwrap_or_else(PoisonError::into_inner);
         cleaner.as_ref().is_some_and(|to| to.send(Chore { work, is_awaited }).is_ok())
+    }
+
+    /// What its servers refused to remove.
+    pub(crate) fn refused(&self) -> Arc<Refused> {
+        Arc::clone(&self.refused)
     }
 
     /// What a clean-up comes to that the session's end has cut short.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lockkit_core::kit::{LONGEST_CALL, check};
 use lockkit_core::{Applied, Clock, Error, Result, TtlRange};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::ZkConfig;
@@ -17,6 +18,7 @@ use crate::pace::Pace;
 use crate::parents;
 use crate::session::{Link, Session};
 use crate::usage::InUse;
+use crate::why;
 
 #[derive(Debug)]
 pub(crate) struct Sessions {
@@ -99,6 +101,7 @@ impl Sessions {
 
     /// Completes when a further session was made.
     async fn made(self: &Arc<Self>, ttl: Duration, class: &Arc<Class>) -> Result<()> {
+        Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut made = self.make(ttl, class);
         // The sender goes when it is done.
         while made.changed().await.is_ok() {}
@@ -127,12 +130,20 @@ impl Sessions {
     async fn open(&self, ttl: Duration, class: &Class) -> Result<()> {
         let asked = self.clock.now();
         let timeout = Pace::of(ttl, self.connector.config.tick).timeout;
-        let connected = self.connector.connect(timeout).await;
-        let client = connected.map_err(|error| match error {
-            // All was good once: certificates are being replaced on the disk.
-            Error::Invalid { .. } => Error::unavailable(Applied::No, error),
-            error => error,
-        })?;
+        let client = match self.connector.connect(timeout).await {
+            Ok(client) => client,
+            // All was good once: certificates are being replaced on the disk, or servers restarted.
+            Err(error @ Error::Invalid { .. }) => {
+                return Err(Error::unavailable(Applied::No, error));
+            }
+            Err(error) if error.is_retryable() => {
+                return Err(match why::explained(&self.connector.config, error).await {
+                    error @ Error::Rejected { .. } => Error::unavailable(Applied::No, error),
+                    error => error,
+                });
+            }
+            Err(error) => return Err(error),
+        };
         let (clock, limits) = (self.clock.clone(), Arc::clone(&self.limits));
         let session = Session::new(client, clock, asked, MOST, limits);
         // Held while it is looked at, so that `close` misses none.

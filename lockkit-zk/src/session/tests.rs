@@ -20,8 +20,8 @@ fn session(proven: Instant) -> Arc<Session> {
         client: Mutex::new(None),
         users: Arc::new(Users::new(Clock::system())),
     });
-    let cleaner = Mutex::new(None);
-    Arc::new(Session { cleaner, life, id: 1 })
+    let (cleaner, token_base) = (Mutex::new(None), Mutex::default());
+    Arc::new(Session { cleaner, life, id: 1, token_base, refused: Arc::default() })
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::common::{SLACK, at, by, ms, queued, server};
+use crate::common::{SLACK, TICK, at, by, ms, queued, server, spectator};
 use lockkit_core::{Lock, Locks};
 use lockkit_zk::{Layout, ZkProvider};
 use testbed::{Peer, ZkServer, java, python};
@@ -121,6 +121,68 @@ async fn curator_and_the_layouts_that_promise_it_exclude_each_other() {
     for layout in [Layout::Curator, Layout::Both] {
         let lock = ours(&server, layout).await.lock("a").ttl(TTL);
         exclude_each_other(&lock, curator(&server)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_what_a_lockkit_client_holds_is_as_the_page_says_and_ours_take_nothing_of_others()
+{
+    let server = server();
+    let peers = [
+        ("curator", curator(&server)),
+        ("kazoo", kazoo(&server, &[])),
+        ("kazoo with -lock-", kazoo(&server, &["-lock-"])),
+    ];
+    for (layout, let_in) in [
+        (Layout::Curator, ["no", "yes", "no"]),
+        (Layout::Kazoo, ["yes", "no", "no"]),
+        (Layout::Both, ["no", "no", "no"]),
+    ] {
+        let locks = ours(&server, layout).await;
+        for ((client, peer), let_in) in peers.iter().zip(let_in) {
+            let name = format!("{layout:?}-{}", client.replace(' ', "-"));
+            let (lock, path) = (locks.lock(&name).ttl(TTL), format!("{BASE}/{name}"));
+            let guard = lock.acquire().await.unwrap();
+            let said = told(peer, format!("acquire {path} 0.3")).await;
+            assert_eq!(said, let_in, "{client} where ours holds under {layout:?}");
+            if said == "yes" {
+                assert_eq!(told(peer, "release".to_owned()).await, "released");
+            }
+            guard.release().await.unwrap();
+            // In the other direction.
+            assert_eq!(told(peer, format!("acquire {path} 5")).await, "yes", "{client}");
+            let tried = lock.try_acquire().await.unwrap();
+            assert!(tried.is_none(), "ours under {layout:?} got in beside {client}");
+            assert_eq!(told(peer, "release".to_owned()).await, "released");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_kazoo_lock_that_is_used_again_finds_the_names_node_under_its_layouts() {
+    let server = ZkServer::builder().tick(TICK).line("maxClientCnxns=0");
+    let server = server.property("znode.container.checkIntervalMs", "100").start().unwrap();
+    let spectator = spectator(&server).await;
+    for layout in [Layout::Kazoo, Layout::Both] {
+        let name = format!("{layout:?}");
+        let (lock, path) =
+            (ours(&server, layout).await.lock(&name).ttl(TTL), format!("{BASE}/{name}"));
+        let peer = kazoo(&server, &[]);
+        // Ours makes the name's node, and kazoo's object finds it there.
+        let guard = lock.acquire().await.unwrap();
+        assert_eq!(told(&peer, format!("acquire {path} 0.3")).await, "no");
+        guard.release().await.unwrap();
+        for round in 0..3 {
+            if round > 0 {
+                assert_eq!(told(&peer, "release".to_owned()).await, "released");
+            }
+            // Longer than the server leaves an empty container.
+            tokio::time::sleep(ms(600)).await;
+            assert!(spectator.check_stat(&path).await.unwrap().is_some(), "{path} is swept");
+            assert_eq!(told(&peer, format!("again {path} 5")).await, "yes", "{layout:?}");
+        }
+        assert_eq!(told(&peer, "release".to_owned()).await, "released");
+        lock.acquire().await.unwrap().release().await.unwrap();
     }
 }
 

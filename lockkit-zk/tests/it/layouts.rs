@@ -1,9 +1,9 @@
 //! What clients of each layout so far have left in ZooKeeper, and a newer layout.
 
-use lockkit_core::{FencingToken, Locks};
+use lockkit_core::{Error, FencingToken, Locks};
 use lockkit_zk::ZkProvider;
 use testbed::ZkServer;
-use testbed::contenders::{queued, refused_for_its_layout};
+use testbed::contenders::queued;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::common::{SLACK, at, by, client, ms, provider, server, spectator};
@@ -75,14 +75,17 @@ async fn a_recorded_holder_and_waiter_go_first_and_later_tokens_are_greater() {
 async fn a_newer_layout_is_refused_at_connect_and_another_base_is_not() {
     let recorded = recorded().await;
     let (server, admin) = (&recorded.server, &recorded.sessions[0]);
-    admin.set_data("/lockkit", b"lockkit-layout 2\n", None).await.unwrap();
+    admin.set_data("/lockkit", b"lockkit-layout 3\n", None).await.unwrap();
     let error = ZkProvider::connect(at(server.port())).await.unwrap_err();
-    refused_for_its_layout(&error, "", "base");
+    assert!(matches!(error, Error::Rejected { .. }), "{error}");
+    let text = error.to_string();
+    let says = ["holds layout 3, newer", "upgrade this program", "another base"];
+    assert!(says.iter().all(|words| text.contains(words)), "{text}");
     for base in ["/other", "/app/our/locks"] {
         let other = Locks::new(provider(at(server.port()).base(base)).await);
         other.lock("held").acquire().await.unwrap().release().await.unwrap();
         let (data, _) = admin.get_data(base).await.unwrap();
-        assert_eq!(data, b"lockkit-layout 1", "a base that we made");
+        assert_eq!(data, b"lockkit-layout 2", "a base that we made");
         drop(provider(at(server.port()).base(base)).await);
     }
     // What others keep there says nothing of a layout.

@@ -18,7 +18,10 @@ mod limits;
 mod link;
 mod orphans;
 mod processes;
+mod reasons;
+mod refused;
 mod sessions;
 mod soak;
 #[cfg(feature = "tls")]
 mod tls;
+mod tokens;

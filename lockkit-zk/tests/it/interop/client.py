@@ -2,7 +2,7 @@
 import sys
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import LockTimeout
+from kazoo.exceptions import KazooException, LockTimeout
 
 client = KazooClient(hosts=f"127.0.0.1:{sys.argv[1]}", timeout=4.0)
 client.start()
@@ -10,13 +10,16 @@ patterns = sys.argv[2:]
 lock = None
 for line in sys.stdin:
     word, *rest = line.split()
-    if word == "acquire":
+    if word in ("acquire", "again"):
         path, patience = rest
-        lock = client.Lock(path, "kazoo", extra_lock_patterns=patterns)
+        if word == "acquire":
+            lock = client.Lock(path, "kazoo", extra_lock_patterns=patterns)
         try:
             print("yes" if lock.acquire(timeout=float(patience)) else "no", flush=True)
         except LockTimeout:
             print("no", flush=True)
+        except KazooException as error:
+            print(type(error).__name__, flush=True)
     elif word == "contenders":
         print(len(lock.contenders()), flush=True)
     elif word == "release":
