@@ -17,9 +17,11 @@ mod layouts;
 mod limits;
 mod link;
 mod orphans;
+mod noise;
 mod processes;
 mod reasons;
 mod refused;
+mod rolling;
 mod sessions;
 mod soak;
 #[cfg(feature = "tls")]
