@@ -191,9 +191,10 @@ impl ZkConfig {
         self
     }
 
-    /// What is added to the servers' tokens; 0 unless set here.
+    /// What this client adds to the store's tokens; 0 unless set here. All clients must add the same.
     ///
-    /// They are transaction numbers: small in a new ensemble, and growing over its whole life.
+    /// The store's tokens begin at the microseconds since 1970 where the base is new, and are the servers'
+    /// transaction numbers where it was in use before there was a base of the tokens.
     #[must_use]
     pub const fn token_base(mut self, base: u64) -> Self {
         self.token_base = base;

@@ -193,7 +193,7 @@ impl Servers {
     /// This outcome, whose error names the servers.
     pub(crate) fn name<T>(&self, outcome: Result<T>) -> Result<T> {
         outcome.map_err(|error| match error {
-            Error::Unavailable { applied, cause } if !self.are_named(&cause.to_string()) => {
+            Error::Unavailable { applied, cause, .. } if !self.are_named(&cause.to_string()) => {
                 Error::unavailable(applied, At { servers: self.clone(), cause })
             }
             error => error,
