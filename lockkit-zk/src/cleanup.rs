@@ -1,6 +1,7 @@
 //! What must not stay in the store, and its removal.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -9,7 +10,7 @@ use tokio::sync::oneshot;
 use zookeeper_client::{Client, Error as ZkError};
 
 use crate::error::{Outcome, is_ambiguous, to_error};
-use crate::place::Forgets;
+use crate::refused::{Kept, Refused};
 use crate::session::Session;
 
 /// Between two tries to remove what was left.
@@ -44,22 +45,22 @@ pub(crate) fn remove(
     session: &Session,
     what: Removal,
 ) -> impl Future<Output = Result<()>> + Send + use<> {
-    remove_and(session, what, None)
+    remove_and(session, what, ())
 }
 
-/// As [`remove`], and forgets the request's record as soon as it is done, or the session has ended.
-pub(crate) fn remove_and(
+/// As [`remove`], and drops what is kept as soon as it is done, or the session has ended.
+pub(crate) fn remove_and<K: Kept>(
     session: &Session,
     what: Removal,
-    forgets: Option<Forgets>,
-) -> impl Future<Output = Result<()>> + Send + use<> {
+    kept: K,
+) -> impl Future<Output = Result<()>> + Send + use<K> {
     let (done, answer) = oneshot::channel();
     let refused = session.refused();
     let is_taken = session.clean_up(move |client, _| async move {
         let outcome = removed(&client, &what).await;
         match outcome {
-            Ok(()) => drop(forgets),
-            Err(_) => refused.keep(what, forgets),
+            Ok(()) => drop(kept),
+            Err(_) => ask_again(&refused, what, kept),
         }
         // Perhaps no call waits any more.
         let _ = done.send(outcome);
@@ -71,6 +72,19 @@ pub(crate) fn remove_and(
             _ => cut_short(),
         }
     }
+}
+
+/// Has the session ask again for what was refused, and keep this until it is done.
+fn ask_again(refused: &Refused, what: Removal, kept: impl Kept) {
+    let key = what.key();
+    if refused.has(&key) {
+        return kept.stays();
+    }
+    let ask = move |client: Client| {
+        let (what, _kept) = (what.clone(), &kept);
+        Box::pin(async move { removed(&client, &what).await.is_ok() }) as _
+    };
+    refused.keep(key, Arc::new(ask));
 }
 
 /// Removes until it is done, refused for good, or the session is over.

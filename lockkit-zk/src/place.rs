@@ -8,6 +8,7 @@ use lockkit_core::{Error, RequestId, Result};
 use tokio::sync::watch;
 
 use crate::cleanup::{Removal, remove};
+use crate::refused::Kept;
 use crate::session::Session;
 use crate::usage::InUse;
 
@@ -80,6 +81,14 @@ impl Forgets {
     /// The place is kept after all.
     pub(crate) fn cancel(mut self) {
         self.place = None;
+    }
+}
+
+impl Kept for Option<Forgets> {
+    fn stays(self) {
+        if let Some(forgets) = self {
+            forgets.cancel();
+        }
     }
 }
 
