@@ -34,8 +34,19 @@ impl Client {
         FencingToken::with_base(base, czxid.try_into().unwrap_or(0))
     }
 
-    /// The base of the store's tokens, made if there is none.
+    /// The base of the store's tokens, made if there is none; known by now on each session that was not
+    /// reopened since one of them has read it.
     pub(crate) async fn tokens(&self, session: &Session) -> Result<u64> {
-        tokens::base(session, &self.base, self.form.acls()).await
+        if let Some(known) = session.token_base() {
+            return Ok(known);
+        }
+        // Before the question, so that an answer from before a reconnection does not count after it.
+        let seen = |session: Arc<Session>| (session.reopenings(), session);
+        let all: Vec<_> = self.sessions.live().into_iter().map(seen).collect();
+        let known = tokens::base(session, &self.base, self.form.acls()).await?;
+        for (seen, session) in all {
+            session.set_token_base(seen, known);
+        }
+        Ok(known)
     }
 }

@@ -17,6 +17,7 @@ use crate::limits::{Limits, MOST};
 use crate::pace::Pace;
 use crate::parents;
 use crate::session::{Link, Session};
+use crate::tokens;
 use crate::usage::InUse;
 use crate::why;
 
@@ -58,6 +59,11 @@ impl Class {
     }
 }
 
+/// Reads the base of the tokens before a request needs it, which reads it otherwise.
+async fn read_tokens(session: &Session, base: &str) {
+    let _ = tokio::time::timeout(LONGEST_CALL / 4, tokens::read(session, base)).await;
+}
+
 impl Sessions {
     /// Connects once, to learn which timeouts the servers grant and whether they let us in.
     pub(crate) async fn connect(config: ZkConfig) -> Result<Self> {
@@ -79,6 +85,7 @@ impl Sessions {
         let range = TtlRange { min: tick, max, granularity: tick };
         // The longest session there is serves operators and the longest ttl.
         let session = Session::new(client, clock.clone(), asked, most, Arc::clone(&limits));
+        read_tokens(&session, &connector.config.base).await;
         let class = Class { live: Mutex::new(vec![session]), ..Class::default() };
         let classes = Mutex::new(HashMap::from([(max, Arc::new(class))]));
         Ok(Self { connector, clock, limits, range, classes, closed: AtomicBool::new(false) })
@@ -146,13 +153,21 @@ impl Sessions {
         };
         let (clock, limits) = (self.clock.clone(), Arc::clone(&self.limits));
         let session = Session::new(client, clock, asked, MOST, limits);
-        // Held while it is looked at, so that `close` misses none.
-        let mut live = class.live();
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(Error::Closed);
+        {
+            // Held while it is looked at, so that `close` misses none.
+            let mut live = class.live();
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(Error::Closed);
+            }
+            live.push(Arc::clone(&session));
         }
-        live.push(session);
+        read_tokens(&session, &self.connector.config.base).await;
         Ok(())
+    }
+
+    /// All sessions that live.
+    pub(crate) fn live(&self) -> Vec<Arc<Session>> {
+        self.classes().values().flat_map(|class| class.live().clone()).collect()
     }
 
     /// Any session that servers answer on, for reading: after an outage the driver may take long to

@@ -16,8 +16,8 @@ use crate::session::Session;
 /// The node below the base that keeps it, as a decimal number. No name is written like this.
 const NODE: &str = "lockkit:tokens";
 
-/// The base of the tokens of this store, which is made if there is none; asked for once by each session, and
-/// again after each reconnection: the servers may have been restored meanwhile.
+/// The base of the tokens of this store, which is made if there is none; asked for by each session, and again
+/// after each reconnection: the servers may have been restored meanwhile.
 pub(crate) async fn base(session: &Session, base: &str, acls: Acls<'_>) -> Result<u64> {
     loop {
         if let Some(known) = read(session, base).await? {
@@ -55,6 +55,11 @@ pub(crate) async fn read(session: &Session, base: &str) -> Result<Option<u64>> {
 
 /// Makes the base of the tokens, unless another client comes first.
 async fn make(client: &Client, base: &str, acls: Acls<'_>) -> Outcome<()> {
+    // A follower that lags behind would show a base in use as new.
+    match client.sync(base).await {
+        Ok(()) | Err(ZkError::NoNode) => {}
+        Err(error) => return Err(error),
+    }
     let (data, stat) = match client.get_data(base).await {
         Err(ZkError::NoNode) => return parents::make_base(client, base, acls).await,
         read => read?,

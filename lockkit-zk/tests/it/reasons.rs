@@ -1,4 +1,4 @@
-//! What errors say of the servers: where they are, and why they let nobody in.
+//! What errors say of the servers: where they are, and why they let no client in.
 
 use std::error::Error as _;
 
