@@ -148,7 +148,9 @@ pub(crate) fn at(address: &Arc<str>, error: Error) -> Error {
         Error::Unavailable { applied, cause, .. } => {
             Error::unavailable(applied, At { address: Arc::clone(address), cause })
         }
-        Error::Rejected { what, remedy, .. } => Error::rejected(format!("{address}: {what}"), remedy),
+        Error::Rejected { what, remedy, .. } => {
+            Error::rejected(format!("{address}: {what}"), remedy)
+        }
         other => other,
     }
 }

@@ -49,10 +49,15 @@ pub(crate) async fn drive(
         ttl = ?term.ttl, request = %request.id(),
     );
     if let Some(granted) = term.ttl.filter(|granted| *granted != wanted.wished) {
-        if !shared.ttl_adjusted.swap(true, Ordering::Relaxed) {
+        if granted > wanted.wished {
+            tracing::debug!(
+                target: "lockkit", event = "ttl_adjusted", name = %wanted.name,
+                wished = ?wanted.wished, ?granted, "the store grants a longer ttl than was wished",
+            );
+        } else if !shared.ttl_adjusted.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 target: "lockkit", event = "ttl_adjusted", name = %wanted.name,
-                wished = ?wanted.wished, ?granted, "the store grants another ttl than was wished",
+                wished = ?wanted.wished, ?granted, "the store grants a shorter ttl than was wished",
             );
         }
     }
