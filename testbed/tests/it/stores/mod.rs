@@ -6,6 +6,7 @@
 mod connect;
 mod etcd;
 mod kinds;
+mod moves;
 mod postgres;
 mod redis;
 mod tls;
