@@ -1,5 +1,7 @@
 //! The connection for commands: made when needed, replaced when it is stuck or gone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lockkit_core::kit::{Connection, LONGEST_CALL, Live, within};
@@ -12,13 +14,15 @@ use redis::{
 };
 
 use crate::config::{RedisConfig, Server};
-use crate::error::{is_gone, to_error};
+use crate::error::{is_gone, is_replica, to_error, unless_expired};
 use crate::protocol::Script;
+use crate::role::Role;
 
 #[derive(Debug)]
 pub(crate) struct Commands {
     config: RedisConfig,
     connection: Connection<MultiplexedConnection>,
+    role: Arc<Role>,
 }
 
 /// What became of a script.
@@ -32,17 +36,37 @@ pub(crate) struct Answered {
 impl Commands {
     pub(crate) fn new(config: RedisConfig) -> Result<Self> {
         client(&config)?;
-        let connects = config.clone();
-        let connection = Connection::new(move || Box::pin(connect(client_again(&connects))));
-        Ok(Self { config, connection })
+        let role = Arc::<Role>::default();
+        let (connects, seen) = (config.clone(), Arc::clone(&role));
+        let connected = Arc::new(AtomicBool::new(false));
+        let connection = Connection::new(move || {
+            let (config, seen) = (connects.clone(), Arc::clone(&seen));
+            let connected = Arc::clone(&connected);
+            Box::pin(async move {
+                seen.pause().await;
+                let made = connect(&config).await;
+                match made {
+                    Err(error) if connected.load(Ordering::SeqCst) => Err(unless_expired(error)),
+                    made => {
+                        connected.fetch_or(made.is_ok(), Ordering::SeqCst);
+                        made
+                    }
+                }
+            })
+        });
+        Ok(Self { config, connection, role })
     }
 
     pub(crate) const fn config(&self) -> &RedisConfig {
         &self.config
     }
 
+    pub(crate) const fn role(&self) -> &Arc<Role> {
+        &self.role
+    }
+
     /// Runs a script within `limit`. Every script is a replay of itself, so if its connection is
-    /// found dead it is sent once more over a new one.
+    /// found dead, or leads to a replica, it is sent once more over a new one.
     pub(crate) async fn script(
         &self,
         clock: &Clock,
@@ -51,18 +75,21 @@ impl Commands {
         lock: &[String; 5],
         args: &[&str],
     ) -> Answered {
-        let (mut sent, mut is_replay) = (None, false);
+        let (mut sent, mut is_replay, mut is_second) = (None, false, false);
         let call = async {
             loop {
                 let Live { mut connection, generation } = self.connection.get().await?;
                 sent = Some(generation);
                 let outcome = script.run(&mut connection, lock, args).await;
-                let may_replay = !is_replay && outcome.as_ref().is_err_and(is_gone);
+                let is_dead = outcome.as_ref().is_err_and(is_gone);
+                let is_refused = outcome.as_ref().is_err_and(is_replica);
                 let outcome = self.checked(generation, outcome);
-                if !may_replay {
+                if is_second || !(is_dead || is_refused) {
                     return outcome;
                 }
-                is_replay = true;
+                // A replica's refusal is an answer: nothing was written.
+                (is_second, is_replay) = (true, is_dead);
+                sent = None;
             }
         };
         let outcome = within(clock, limit, call).await;
@@ -81,6 +108,24 @@ impl Commands {
         command: &redis::Cmd,
     ) -> Result<T> {
         let run = async |mut connection| command.query_async(&mut connection).await;
+        self.call(clock, limit, run).await
+    }
+
+    /// Which of these keys exist, in one round trip.
+    pub(crate) async fn exist<'a>(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        keys: impl Iterator<Item = &'a str>,
+    ) -> Result<Vec<bool>> {
+        let mut pipe = redis::pipe();
+        for key in keys {
+            pipe.exists(key);
+        }
+        if pipe.is_empty() {
+            return Ok(Vec::new());
+        }
+        let run = async |mut connection| pipe.query_async(&mut connection).await;
         self.call(clock, limit, run).await
     }
 
@@ -118,12 +163,21 @@ impl Commands {
 
     /// What the driver's outcome means; a connection that is of no more use is given up.
     fn checked<T>(&self, generation: u64, outcome: RedisResult<T>) -> Result<T> {
-        outcome.map_err(|error| {
-            if is_gone(&error) {
-                self.connection.give_up(generation);
+        match outcome {
+            Ok(value) => {
+                self.role.is_primary();
+                Ok(value)
             }
-            to_error(&error)
-        })
+            Err(error) => {
+                if is_replica(&error) {
+                    self.role.is_replica(generation);
+                    self.connection.give_up(generation);
+                } else if is_gone(&error) {
+                    self.connection.give_up(generation);
+                }
+                Err(to_error(&error))
+            }
+        }
     }
 
     /// What it means that a call took too long, which was sent over this connection, if any.
@@ -137,12 +191,20 @@ impl Commands {
     }
 }
 
-async fn connect(client: Result<Client>) -> Result<MultiplexedConnection> {
+async fn connect(config: &RedisConfig) -> Result<MultiplexedConnection> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(LONGEST_CALL))
         .set_response_timeout(Some(LONGEST_CALL));
-    let made = client?.get_multiplexed_async_connection_with_config(&settings).await;
-    made.map_err(|error| to_error(&error))
+    let client = client_again(config)?;
+    let made = client.get_multiplexed_async_connection_with_config(&settings).await;
+    let mut connection = made.map_err(|error| to_error(&error))?;
+    if config.password.is_none() {
+        // A server that wants a password by now says so to a short command. To a script it says that its
+        // words are too many, and closes the connection.
+        let ping = redis::cmd("PING").query_async::<Value>(&mut connection).await;
+        ping.map_err(|error| to_error(&error))?;
+    }
+    Ok(connection)
 }
 
 /// The driver's client for one connection, with the certificates that are on the disk now. It was good

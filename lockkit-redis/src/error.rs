@@ -8,17 +8,25 @@ use redis::{ErrorKind, RedisError};
 const RIGHTS: &str = "grant the user the commands +@read +@write +@scripting +@connection \
     +publish +subscribe +info +time, the keys of its locks (~*), and the channels &lockkit:*";
 
+/// What is said of data of another type, whose value is none of ours.
+const OTHER_DATA: &str = "the lock's place holds data of another type";
+
+/// What to do where a command has another name, or none.
+const COMMANDS: &str = "let the server offer this command by its own name (rename-command in its \
+    configuration), or use another server for locks";
+
+/// What to do instead of using a cluster.
+pub(crate) const NO_CLUSTER: &str = "use one server that is no node of a cluster: a name's keys would \
+    lie on whichever node has its slot";
+
 /// What a server says before the first write of a script, and never after it (`script.c`, `server.c`
 /// of Redis 7). Any other answer may come later than a write, or from a proxy that lost the server's.
-const BEFORE_ANY_WRITE: [&str; 13] = [
-    "ASK",
+const BEFORE_ANY_WRITE: [&str; 10] = [
     "BUSY",
     "CLUSTERDOWN",
-    "CROSSSLOT",
     "LOADING",
     "MASTERDOWN",
     "MISCONF",
-    "MOVED",
     "NOREPLICAS",
     "NOSCRIPT",
     "OOM",
@@ -31,10 +39,49 @@ pub(crate) fn is_gone(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_unrecoverable_error() || error.is_io_error()
 }
 
+/// Whether the server is a replica by now: the address may lead to the primary over another connection.
+/// Redis 6.2 gives an error inside a script a code of its own, and this one in the text.
+pub(crate) fn is_replica(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
+        || error.code().is_some() && error.to_string().contains("-READONLY ")
+}
+
 /// Whether a script may not do what it tried, which has no code of its own: Redis 7.0 and older say
 /// the first, Redis 8.0 and Valkey 8.1 the second.
 fn is_denied(text: &str) -> bool {
     text.contains("The user executing the script can't") || text.contains("ACL failure in script")
+}
+
+/// Whether the user may not use a key. Redis 7.0 and older say *one of the keys*, newer ones *a key*.
+pub(crate) fn is_key_denied(error: &Error) -> bool {
+    let Error::Rejected { what, .. } = error else { return false };
+    what.contains("permissions to access") && what.contains("key")
+        || what.contains("can't access at least one of the keys")
+}
+
+/// Whether data of another type lies in a lock's place.
+pub(crate) fn is_other_data(error: &Error) -> bool {
+    matches!(error, Error::Rejected { what, .. } if what == OTHER_DATA)
+}
+
+/// An outage instead of a refusal, where a certificate has expired that was good once: it is replaced on
+/// the disk, or at the server, and the next connection may be taken.
+pub(crate) fn unless_expired(error: Error) -> Error {
+    match error {
+        // An alert of the server about ours, and what is found of the server's.
+        Error::Rejected { what, .. }
+            if what.contains("CertificateExpired") || what.contains("certificate expired") =>
+        {
+            let why = format!("{what}; replace the certificate that has expired");
+            Error::unavailable(Applied::No, why)
+        }
+        other => other,
+    }
+}
+
+/// Whether the server has no such command, which has no code of its own either.
+fn is_unknown(text: &str) -> bool {
+    text.contains("unknown command") || text.contains("Unknown Redis command")
 }
 
 /// What the caller can do about it.
@@ -43,6 +90,8 @@ pub(crate) fn to_error(error: &RedisError) -> Error {
     match error.code() {
         Some("NOPERM") => Error::rejected(text, RIGHTS),
         Some(_) if is_denied(&text) => Error::rejected(text, RIGHTS),
+        Some(_) if is_unknown(&text) => Error::rejected(text, COMMANDS),
+        Some("MOVED" | "ASK" | "CROSSSLOT") => Error::rejected(text, NO_CLUSTER),
         Some("WRONGPASS" | "NOAUTH") => {
             Error::rejected(text, "check the user name and the password in the URL")
         }
@@ -55,10 +104,10 @@ pub(crate) fn to_error(error: &RedisError) -> Error {
             Error::invalid(text, "give a number below the server's setting `databases`")
         }
         // Redis 6.2 gives an error inside a script a code of its own, and this one in the text.
-        Some(_) if text.contains("WRONGTYPE") => Error::rejected(
-            "the lock's place holds data of another type",
-            "remove that data, or set another prefix",
-        ),
+        Some(_) if text.contains("WRONGTYPE") => {
+            Error::rejected(OTHER_DATA, "remove that data, or set another prefix")
+        }
+        Some(_) if is_replica(error) => Error::unavailable(Applied::No, text),
         Some(code) if BEFORE_ANY_WRITE.contains(&code) => Error::unavailable(Applied::No, text),
         None if error.kind() == ErrorKind::AuthenticationFailed => {
             Error::rejected(text, "check the user name and the password in the URL")

@@ -11,6 +11,7 @@ use lockkit_core::{Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 use crate::client::{Client, Entry};
 use crate::handoff::{Cohort, HandedOn};
 use crate::protocol::{RENEW, yes};
+use crate::subscription::subscribe;
 
 #[derive(Debug)]
 pub(crate) struct RedisLease {
@@ -27,6 +28,8 @@ pub(crate) fn grant(client: &Arc<Client>, entry: Entry, granted: HandedOn) -> Re
     let HandedOn { cohort, token, sent } = granted;
     let term = Term { sent, ttl: Some(entry.request().ttl()) };
     let fencing = FencingToken::with_base(client.token_base, token)?;
+    // A revocation is told there; the runtime that served it may have ended.
+    subscribe(client, None).ok();
     let (client, released) = (Arc::clone(client), AtomicBool::new(false));
     Ok(Grant::new(fencing, term, RedisLease { client, entry, token, cohort, released }))
 }

@@ -21,6 +21,7 @@ mod lease;
 mod operator;
 mod protocol;
 mod provider;
+mod role;
 mod server;
 mod subscription;
 mod waiter;

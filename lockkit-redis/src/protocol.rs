@@ -29,6 +29,7 @@ script!(RELEASE, "lua/release.lua");
 script!(WITHDRAW, "lua/withdraw.lua");
 script!(INSPECT, "lua/inspect.lua");
 script!(REVOKE, "lua/revoke.lua");
+script!(PROBE, "lua/probe.lua");
 
 /// Every script, to be loaded ahead of the first use.
 pub(crate) fn scripts() -> [&'static Script; 6] {
@@ -61,9 +62,17 @@ impl Script {
 ///
 /// Braces in a name are escaped, so that in a cluster all five share the slot of the first.
 pub(crate) fn keys(prefix: &str, name: &LockName) -> [String; 5] {
-    let mut lock = String::with_capacity(prefix.len() + name.as_str().len());
+    let lock = escaped(prefix, name.as_str());
+    let of = |part: char| format!("{{{lock}}}:{part}");
+    let (queue, waiters, tombs, fence) = (of('q'), of('w'), of('x'), of('f'));
+    [lock, queue, waiters, tombs, fence]
+}
+
+/// A lock's key, or the beginning of the keys of all locks whose names begin so.
+pub(crate) fn escaped(prefix: &str, name: &str) -> String {
+    let mut lock = String::with_capacity(prefix.len() + name.len());
     lock.push_str(prefix);
-    for c in name.as_str().chars() {
+    for c in name.chars() {
         match c {
             '%' => lock.push_str("%25"),
             '{' => lock.push_str("%7B"),
@@ -71,9 +80,7 @@ pub(crate) fn keys(prefix: &str, name: &LockName) -> [String; 5] {
             c => lock.push(c),
         }
     }
-    let of = |part: char| format!("{{{lock}}}:{part}");
-    let (queue, waiters, tombs, fence) = (of('q'), of('w'), of('x'), of('f'));
-    [lock, queue, waiters, tombs, fence]
+    lock
 }
 
 /// The key of the mark that names the layout. It has a brace outside the prefix, so it is no lock's key,

@@ -21,8 +21,8 @@ use crate::waiter::rest;
 
 /// A client of one Redis or Valkey server, 6.2 or newer.
 ///
-/// It makes one connection for commands, shared by all its locks, and one for wake-ups at the
-/// first wait; both are made again when they end. The tasks that serve them live in the runtime that
+/// It makes one connection for commands, shared by all its locks, and one for wake-ups and news of
+/// revocations; both are made again when they end. The tasks that serve them live in the runtime that
 /// made them. See the page `docs/redis.md` for the algorithm and its bounds.
 #[derive(Clone, Debug)]
 pub struct RedisProvider(Arc<Client>);
@@ -78,7 +78,8 @@ impl RedisProvider {
             cohorts: Arc::default(),
             subscription: Service::default(),
         };
-        check_server(&client).await?;
+        let listening = check_server(&client).await?;
+        subscribe(&client, Some(listening))?;
         Ok(Self(Arc::new(client)))
     }
 }
@@ -134,7 +135,7 @@ impl LockProvider for RedisProvider {
                 cohort.head((request.id(), ticket), token);
             }
             request.report(StoreSays::Held(Some(Holder::new(label))));
-            subscribe(&self.0)?;
+            subscribe(&self.0, None)?;
             // Past its life it may have lost its place, and be queued again by a sending that is late.
             let resting = rest(&entry, ticket, sent.saturating_add(heartbeat * 3));
             let handed_on = wait(&entry, expires_in, heartbeat).await?;

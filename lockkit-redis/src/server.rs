@@ -1,18 +1,23 @@
 //! Whether a server is fit for locks: what is checked once, when connecting.
 
 use lockkit_core::kit::{LONGEST_CALL, check_layout, is_at_least};
-use lockkit_core::{Clock, Error, Result};
+use lockkit_core::{Applied, Clock, Error, LockName, Result};
 use redis::Value;
+use redis::aio::PubSub;
 
 use crate::client::Client;
-use crate::protocol::{CHANNELS, layout_key, scripts};
+use crate::error::{NO_CLUSTER, is_key_denied};
+use crate::protocol::{CHANNELS, PROBE, keys, layout_key, scripts};
 use crate::subscription::subscription;
 
 /// The layout of what this version's scripts keep, the newest that they can share.
 const LAYOUT: u32 = 1;
+/// How many keys are looked at to see whether they are locks.
+const MOST_LOOKED_AT: usize = 4;
 
-/// Refuses a server that would break what the provider declares.
-pub(crate) async fn check_server(client: &Client) -> Result<()> {
+/// Refuses a server that would break what the provider declares. Gives the subscription that was made to
+/// see whether the user may have one.
+pub(crate) async fn check_server(client: &Client) -> Result<PubSub> {
     let clock = Clock::system();
     let info: String = client.commands.command(&clock, LONGEST_CALL, &redis::cmd("INFO")).await?;
     let field = |name: &str| {
@@ -20,6 +25,9 @@ pub(crate) async fn check_server(client: &Client) -> Result<()> {
         line.unwrap_or_default().trim().to_owned()
     };
     check_version(&field("redis_version"))?;
+    if field("cluster_enabled") == "1" {
+        return Err(Error::rejected("a node of a Redis Cluster", NO_CLUSTER));
+    }
     if field("role") != "master" {
         return Err(Error::rejected(
             "a server that is a replica",
@@ -44,12 +52,64 @@ pub(crate) async fn check_server(client: &Client) -> Result<()> {
     let channel = format!("{CHANNELS}{}", client.address);
     let publish = redis::Cmd::publish(&channel, "");
     client.commands.command::<Value>(&clock, LONGEST_CALL, &publish).await?;
-    subscription(client.commands.config(), &channel).await?;
-    // The one command in the scripts that is neither @read nor @write.
-    let mut time = redis::cmd("EVAL");
-    time.arg("return redis.call('TIME')").arg(0);
-    client.commands.command::<Value>(&clock, LONGEST_CALL, &time).await?;
-    client.commands.load(&clock, &scripts()).await
+    let listening = subscription(client.commands.config(), &channel).await?;
+    client.commands.load(&clock, &scripts()).await?;
+    check_commands(client, &clock).await?;
+    warn_of_other_keys(client, &clock).await;
+    Ok(listening)
+}
+
+/// Refuses a server that lacks a command of the scripts, or lets this user not run it.
+async fn check_commands(client: &Client, clock: &Clock) -> Result<()> {
+    let name = LockName::new(format!("lockkit/probe/{}", client.address))?;
+    let lock = keys(&client.prefix, &name);
+    // The life of a waiter is of no interest to it.
+    let args = [&*client.address, "1000"];
+    match client.commands.script(clock, LONGEST_CALL, &PROBE, &lock, &args).await.value {
+        Ok(_) => Ok(()),
+        // A server that takes no writes now can be connected to.
+        Err(Error::Unavailable { applied: Applied::No, .. }) => Ok(()),
+        Err(error) if is_key_denied(&error) => {
+            let get = redis::Cmd::get(&lock[0]);
+            match client.commands.command::<Value>(clock, LONGEST_CALL, &get).await {
+                // It may use the locks' own keys, but not those that lie beside them.
+                Ok(_) => Err(error),
+                // Its rights may end at names longer than the prefix.
+                Err(_) => Ok(()),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Warns of keys that are no locks, where nothing tells locks and other keys apart.
+async fn warn_of_other_keys(client: &Client, clock: &Clock) {
+    if !client.prefix.is_empty() {
+        return;
+    }
+    let mut scan = redis::cmd("SCAN");
+    scan.arg(0).arg("COUNT").arg(100);
+    let found = client.commands.command::<(Vec<u8>, Vec<Vec<u8>>)>(clock, LONGEST_CALL, &scan);
+    let Ok((_, found)) = found.await else { return };
+    let is_part = |key: &&Vec<u8>| key.starts_with(b"{") && key.contains(&b'}');
+    for key in found.iter().filter(|key| !is_part(key)).take(MOST_LOOKED_AT) {
+        let fence = [b"{", &key[..], b"}:f"].concat();
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(fence);
+        match client.commands.command::<u64>(clock, LONGEST_CALL, &exists).await {
+            Ok(0) => {
+                let key = String::from_utf8_lossy(key);
+                tracing::warn!(
+                    target: "lockkit", event = "other_keys", %key,
+                    "this database holds keys that are no locks, and without a prefix a lock that is \
+                     named as one of them is never granted: set a prefix, as ?prefix=locks:",
+                );
+                return;
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Refuses a prefix below which a newer layout is kept; the first client of all puts the mark there.

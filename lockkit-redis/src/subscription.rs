@@ -1,4 +1,4 @@
-//! Wake-ups: one subscription of a client, made at the first wait, made again when it ends.
+//! Wake-ups, and news of revocations: one subscription of a client, made again when it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL, Notice};
 use lockkit_core::{Applied, Error, LossReason, Result};
 use redis::RedisError;
 use redis::aio::PubSub;
+use tokio::sync::watch;
 
 use crate::RedisConfig;
 use crate::client::Client;
@@ -22,23 +23,37 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// How often a silent subscription is asked whether it lives.
 const PROBE: Duration = Duration::from_secs(5);
 
-/// Subscribes in the current runtime, unless that was done and its task lives.
-pub(crate) fn subscribe(client: &Client) -> Result<()> {
+/// Serves the subscription in the current runtime, unless a task that lives does; it begins with the one
+/// that is `made`, if there is one.
+pub(crate) fn subscribe(client: &Client, made: Option<PubSub>) -> Result<()> {
     client.subscription.ensure(|alive| {
         let told =
             Told { waiters: Arc::clone(&client.waiters), cohorts: Arc::clone(&client.cohorts) };
         let channel = format!("{CHANNELS}{}", client.address);
-        serve(alive, client.commands.config().clone(), channel, told)
+        let server = At {
+            config: client.commands.config().clone(),
+            channel,
+            changes: client.commands.role().changes(),
+        };
+        serve(alive, server, told, made)
     })
 }
 
+/// Where to listen.
+struct At {
+    config: RedisConfig,
+    channel: String,
+    /// Of the server's role.
+    changes: watch::Receiver<u64>,
+}
+
 /// Listens again and again until the client is closed.
-async fn serve(mut alive: Alive, config: RedisConfig, channel: String, told: Told) {
+async fn serve(mut alive: Alive, mut server: At, told: Told, mut made: Option<PubSub>) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut last_cause = String::new();
     loop {
         tokio::select! {
-            ended = listen(&told, &config, &channel) => match ended {
+            ended = listen(&told, &mut server, made.take()) => match ended {
                 Ok(()) => {
                     backoff.reset();
                     last_cause.clear();
@@ -104,12 +119,18 @@ pub(crate) async fn subscription(config: &RedisConfig, channel: &str) -> Result<
 }
 
 /// Listens until the subscription ends.
-async fn listen(told: &Told, config: &RedisConfig, channel: &str) -> Result<()> {
-    let subscription = subscription(config, channel).await?;
+async fn listen(told: &Told, server: &mut At, made: Option<PubSub>) -> Result<()> {
+    server.changes.mark_unchanged();
+    let subscription = match made {
+        Some(made) => made,
+        None => subscription(&server.config, &server.channel).await?,
+    };
     told.ask_all();
     let (mut sink, mut messages) = subscription.split();
     loop {
         tokio::select! {
+            // Never an error: the client that has the sender stops this task first.
+            Ok(()) = server.changes.changed() => return Ok(()),
             message = messages.next() => match message {
                 Some(message) => told.deliver(&String::from_utf8_lossy(message.get_payload_bytes())),
                 None => return Ok(()),

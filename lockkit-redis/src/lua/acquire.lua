@@ -45,4 +45,5 @@ end
 -- Only the head watches the holder's expiry.
 local ms = rank == 0 and redis.call('PTTL', L) or -1
 local is_known = holder and holder == f[1]
-return { 'held', ms, rank or -1, is_known and f[3] or '', ticket or -1, is_known and f[2] or '' }
+local held = { 'held', ms, rank or -1, is_known and f[3] or '', ticket or -1, is_known and f[2] or '' }
+return WAITS and held or unless_replica(held)

@@ -19,6 +19,14 @@ end
 
 local function waiter(rank) return redis.call('ZRANGE', Q, rank, rank)[1] end
 
+-- What an answer is where nothing was written: a replica may not know yet what its primary has granted.
+-- It refuses this write, which removes nothing that counts; any other refusal is of no interest here.
+local function unless_replica(answer)
+  local said = redis.pcall('ZREMRANGEBYSCORE', X, '-inf', NOW)
+  local refused = type(said) == 'table' and said.err and string.find(said.err, 'READONLY', 1, true)
+  return refused and redis.error_reply('READONLY this server is a replica') or answer
+end
+
 local function leave(...)
   redis.call('ZREM', Q, ...)
   redis.call('ZREM', W, ...)

@@ -308,3 +308,18 @@ async fn a_promoted_replica_lets_two_believe_only_where_it_was_behind_and_as_dec
     };
     tokio::join!(failover(), in_step, behind, split);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_client_never_waited_hears_of_a_revocation_at_once() {
+    let server = plain();
+    let (ours, other) = (client(&server).await, client(&server).await);
+    // No renewal comes before 20 s.
+    let (first, second) = (ours.lock("first").ttl(ms(60_000)), ours.lock("second").ttl(ms(60_000)));
+    let guards = [first.acquire().await.unwrap(), second.try_acquire().await.unwrap().unwrap()];
+    for guard in guards {
+        let lock = other.lock(guard.name().as_str());
+        assert!(lock.revoke(guard.token()).await.unwrap());
+        let reason = crate::common::by(ms(1_000), "the loss", guard.lost()).await;
+        assert_eq!(reason, lockkit_core::LossReason::Revoked);
+    }
+}

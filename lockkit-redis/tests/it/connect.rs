@@ -115,6 +115,7 @@ async fn a_subscription_that_fails_is_told_of_once_with_the_remedy() {
     let config = at(&server).username("app").password(SECRET);
     let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
     server.cli(&["ACL", "SETUSER", "app", "-subscribe"]).unwrap();
+    server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).unwrap();
     let lock = locks.lock("a").ttl(ms(3_000));
     let guard = lock.acquire().await.unwrap();
     let next = contenders::waiter(&lock, 0).await;

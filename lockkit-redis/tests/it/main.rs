@@ -13,6 +13,7 @@ mod link;
 mod processes;
 mod reconnect;
 mod refusals;
+mod roles;
 mod scripts;
 mod server;
 #[cfg(feature = "tls")]

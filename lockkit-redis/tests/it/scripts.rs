@@ -110,12 +110,12 @@ fn the_model_notices_each_rule_that_is_cut_out_of_the_scripts() {
         ),
         (
             "the id of a renewal",
-            "redis.call('GET', L) ~= ID or redis.call('HGET', F, 'id') ~= ID then return 0",
+            "redis.call('GET', L) ~= ID or redis.call('HGET', F, 'id') ~= ID then return unless_replica(0)",
             "false then return 0",
         ),
         (
             "the reservation, at a renewal",
-            "redis.call('GET', L) ~= ID or redis.call('HGET', F, 'id') ~= ID then return 0",
+            "redis.call('GET', L) ~= ID or redis.call('HGET', F, 'id') ~= ID then return unless_replica(0)",
             "redis.call('GET', L) ~= ID then return 0",
         ),
         ("the token's growth", "+ AHEAD + 1, NOW)", "+ AHEAD + 1, NOW) - 3000000 * (NOW % 2)"),
