@@ -16,5 +16,6 @@ mod refusals;
 mod roles;
 mod scripts;
 mod server;
+mod setups;
 #[cfg(feature = "tls")]
 mod tls;
