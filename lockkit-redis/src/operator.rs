@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{
     Applied, Clock, Error, FencingToken, Holder, Inspection, LockName, Operator, Result,
@@ -11,7 +12,14 @@ use lockkit_core::{
 
 use crate::client::Client;
 use crate::connection::Answered;
-use crate::protocol::{INSPECT, REVOKE, Script, keys, milliseconds, name_of, texts, yes};
+use crate::error::is_other_data;
+use crate::protocol::{INSPECT, REVOKE, Script, escaped, keys, milliseconds, name_of, texts, yes};
+
+/// How many keys the server looks at for one step of a scan, and how many names are looked into at once.
+const KEYS_AT_ONCE: usize = 5_000;
+const AT_ONCE: usize = 64;
+/// A little less than the driver waits for it.
+const LONGEST_SEARCH: Duration = Duration::from_millis(1_800);
 
 #[async_trait]
 impl Operator for Client {
@@ -21,7 +29,7 @@ impl Operator for Client {
         let parts = texts(&answer)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
         let mut holders = Vec::new();
-        if !part(0).is_empty() {
+        if part(0) == "1" {
             let mut holder = Holder::new(part(4));
             holder.expires_in = milliseconds(part(1));
             let token: Option<u64> = part(3).parse().ok();
@@ -39,33 +47,22 @@ impl Operator for Client {
         after: Option<&LockName>,
         limit: usize,
     ) -> Result<Vec<Inspection>> {
-        let clock = Clock::system();
-        let mut names = BTreeSet::new();
-        let mut cursor = String::from("0");
-        loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(format!("{}*", literal(&self.prefix)));
-            scan.arg("COUNT").arg(1000).arg("TYPE").arg("string");
-            let (next, found): (String, Vec<String>) =
-                self.commands.command(&clock, LONGEST_CALL, &scan).await?;
-            let found = found.iter().filter_map(|found| name_of(&self.prefix, found));
-            names.extend(found.filter(|name| {
-                name.as_str().starts_with(prefix) && after.is_none_or(|past| name > past)
-            }));
-            cursor = next;
-            if cursor == "0" {
-                break;
-            }
-        }
         let mut seen = Vec::new();
-        for name in names {
+        let names: Vec<_> = self.in_use(prefix, after).await?.into_iter().collect();
+        for names in names.chunks(AT_ONCE) {
+            let looks = names.iter().map(|name| self.inspect(name));
+            for found in join_all(looks).await {
+                match found {
+                    // It may have ended since the scan.
+                    Ok(found) if found.holders.is_empty() && found.waiters == Some(0) => {}
+                    Ok(found) if seen.len() < limit => seen.push(found),
+                    Ok(_) => {}
+                    Err(error) if is_other_data(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
             if seen.len() >= limit {
                 break;
-            }
-            let found = self.inspect(&name).await?;
-            // It may have ended since the scan.
-            if !found.holders.is_empty() || found.waiters != Some(0) {
-                seen.push(found);
             }
         }
         Ok(seen)
@@ -85,6 +82,52 @@ impl Operator for Client {
 }
 
 impl Client {
+    /// The names that are held or waited for by clients of lockkit, as a scan finds them: what else lies in
+    /// the database is not looked at.
+    async fn in_use(&self, prefix: &str, after: Option<&LockName>) -> Result<BTreeSet<LockName>> {
+        let clock = Clock::system();
+        let until = clock.now().saturating_add(LONGEST_SEARCH);
+        // A lock that is held has a fence, and one that is waited for has a queue.
+        let pattern = format!("{{{}*}}:[fq]", literal(&escaped(&self.prefix, prefix)));
+        let (mut names, mut cursor) = (BTreeSet::new(), 0);
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(KEYS_AT_ONCE);
+            let (next, found): (u64, Vec<Vec<u8>>) =
+                self.commands.command(&clock, LONGEST_CALL, &scan).await?;
+            let mut fences = Vec::new();
+            for key in &found {
+                let Some((lock, part)) = lock_of(key) else { continue };
+                let Some(name) = name_of(&self.prefix, lock).filter(|name| {
+                    name.as_str().starts_with(prefix) && after.is_none_or(|past| name > past)
+                }) else {
+                    continue;
+                };
+                if part == 'q' {
+                    names.insert(name);
+                } else {
+                    fences.push((lock, name));
+                }
+            }
+            // A fence stays for a day.
+            let locks = fences.iter().map(|(lock, _)| *lock);
+            let held = self.commands.exist(&clock, LONGEST_CALL, locks).await?;
+            names.extend(fences.into_iter().zip(held).filter(|(_, held)| *held).map(|it| it.0.1));
+            cursor = next;
+            if cursor == 0 {
+                return Ok(names);
+            }
+            if clock.now() >= until {
+                let why = format!(
+                    "the database holds too many keys to be searched for locks within \
+                     {LONGEST_SEARCH:?}: keep locks in one of their own, which needs no more than a \
+                     number in the URL"
+                );
+                return Err(Error::unavailable(Applied::No, why));
+            }
+        }
+    }
+
     /// Completes when the server knows what was handed on here, or with the time for a call.
     async fn catch_up(&self, name: &LockName) -> Result<()> {
         let Some(cohort) = self.cohorts.latest(name) else { return Ok(()) };
@@ -99,6 +142,13 @@ impl Client {
         let lock = keys(&self.prefix, name);
         self.commands.script(&Clock::system(), LONGEST_CALL, script, &lock, args).await
     }
+}
+
+/// The lock's key in the key of its fence or its queue, and which of these it is.
+fn lock_of(key: &[u8]) -> Option<(&str, char)> {
+    let key = std::str::from_utf8(key).ok()?.strip_prefix('{')?;
+    let part = key.chars().last().filter(|part| matches!(part, 'f' | 'q'))?;
+    Some((key.strip_suffix(part)?.strip_suffix("}:")?, part))
 }
 
 /// A prefix that a pattern takes as it stands.

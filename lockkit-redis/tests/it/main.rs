@@ -10,6 +10,7 @@ mod fuzz;
 mod interop;
 mod layouts;
 mod link;
+mod lists;
 mod processes;
 mod reconnect;
 mod refusals;
