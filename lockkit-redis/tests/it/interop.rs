@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::{SLACK, by, client, ms, queued, waiter};
-use lockkit_core::{Error, LossReason};
+use lockkit_core::{Error, Locks, LossReason};
+use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::contenders::held_by_another;
 use testbed::{Peer, RedisServer, python};
 
@@ -42,7 +43,14 @@ async fn redis_py_and_lockkit_exclude_each_other() {
         guard.release().await.unwrap();
     }
     assert_eq!(other.tell("acquire app:job 30 1").unwrap(), "yes");
+    // The same key by a prefix and the rest of it.
+    let config = RedisConfig::tcp("127.0.0.1", server.port()).prefix("app:");
+    let prefixed = Locks::new(RedisProvider::connect(config).await.unwrap());
+    held_by_another(&prefixed.lock("job"), ms(100)).await;
     assert_eq!(other.tell("release").unwrap(), "released");
+    let guard = prefixed.lock("job").acquire().await.unwrap();
+    assert_eq!(other.tell("acquire app:job 30 0.1").unwrap(), "no");
+    guard.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
