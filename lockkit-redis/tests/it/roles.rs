@@ -14,9 +14,14 @@ use crate::common::{by, join, ms, queued, report};
 /// By when a client has found the new primary: its driver pauses for a second at most.
 const FOUND: Duration = ms(3_000);
 
-/// A primary and a replica in step with it.
-async fn replicated() -> (RedisServer, RedisServer) {
-    let primary = RedisServer::builder().line("repl-diskless-sync-delay 0").start().unwrap();
+/// A primary and a replica in step with it, which can exchange their roles.
+pub(crate) async fn replicated() -> (RedisServer, RedisServer) {
+    let primary = RedisServer::builder()
+        .line("repl-diskless-sync-delay 0")
+        .line("masteruser testbed")
+        .line("masterauth testbed")
+        .start()
+        .unwrap();
     let replica = replica_at(primary.address()).await;
     timing::until(ms(10_000), "a replica in step", || {
         primary.info("connected_slaves").unwrap() == "1"
@@ -40,7 +45,7 @@ fn cli(server: &RedisServer, words: &[&str]) {
 
 /// How an operator makes the replica the primary.
 #[derive(Clone, Copy, Debug)]
-enum Failover {
+pub(crate) enum Failover {
     /// By the server's own command.
     Command,
     /// By hand: writes stand still until the replica has them all and is promoted.
@@ -49,7 +54,7 @@ enum Failover {
 
 impl Failover {
     /// Returns once the replica is the primary, and the old one its replica.
-    async fn run(self, primary: &RedisServer, replica: &RedisServer) {
+    pub(crate) async fn run(self, primary: &RedisServer, replica: &RedisServer) {
         let role = |server: &RedisServer| server.info("role").unwrap();
         match self {
             Self::Command => cli(primary, &["FAILOVER"]),
@@ -62,8 +67,6 @@ impl Failover {
                 .await;
                 cli(replica, &["REPLICAOF", "NO", "ONE"]);
                 let port = replica.port().to_string();
-                cli(primary, &["CONFIG", "SET", "masteruser", "testbed"]);
-                cli(primary, &["CONFIG", "SET", "masterauth", "testbed"]);
                 cli(primary, &["REPLICAOF", "127.0.0.1", &port]);
                 cli(primary, &["CLIENT", "UNPAUSE"]);
             }

@@ -2,7 +2,7 @@
 //!
 //! `LOCKKIT_SEED=7 cargo test -p lockkit-redis --test it -- scripts::` reruns one seed.
 
-mod chance;
+pub(crate) mod chance;
 mod deed;
 mod model;
 mod store;
@@ -23,7 +23,7 @@ const MOST_STEPS: u64 = 500_000;
 const NOTICED_WITHIN: u64 = 300_000;
 
 /// A seed of its own for each run, or the one to be rerun.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let fresh =
         || u64::from(std::process::id()) << 32 | u64::from(Instant::now().elapsed().subsec_nanos());
     std::env::var("LOCKKIT_SEED").ok().map_or_else(fresh, |seed| seed.parse().unwrap())
