@@ -40,7 +40,7 @@ fn at(server: &RedisServer) -> RedisConfig {
 /// Why a call is refused for good, and what to do about it.
 fn refusal<T>(outcome: Result<T, Error>) -> (String, String) {
     match outcome.map(drop).expect_err("a refusal") {
-        Error::Rejected { what, remedy } => (what, remedy),
+        Error::Rejected { what, remedy, .. } => (what, remedy),
         other => panic!("{other:?}"),
     }
 }
@@ -159,6 +159,21 @@ async fn one_name_that_is_refused_for_good_stalls_no_other() {
     for key in ["lock", "{queue}:q"] {
         assert_eq!(server.cli(&["LLEN", key]).unwrap().integer(), Some(1), "{key} was changed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_user_has_no_rights_on_stalls_no_other() {
+    let rules = "on >secret ~app:* ~{app:* &* +@all";
+    let server = RedisServer::builder().user("app", rules).start().unwrap();
+    let config = at(&server).username("app").password("secret");
+    let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
+    let lock = locks.lock("foreign").ttl(ms(60_000));
+    for _ in 0..1_100 {
+        refusal(by(ms(2_000), "a refusal", lock.try_acquire()).await);
+    }
+    let other = locks.lock("app:a").ttl(ms(60_000));
+    let guard = by(ms(2_000), "another name", other.try_acquire()).await.unwrap().expect("free");
+    guard.release().await.unwrap();
 }
 
 #[tokio::test]
