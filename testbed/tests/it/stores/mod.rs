@@ -8,6 +8,7 @@ mod etcd;
 mod kinds;
 mod moves;
 mod postgres;
+mod quiet;
 mod redis;
 mod tls;
 mod url;
