@@ -3,8 +3,6 @@
 use etcd_client::{Compare, CompareOp, GetResponse, Txn, TxnOp};
 use lockkit_core::{Error, RequestId, Result, kit};
 
-use crate::protocol::Keys;
-
 /// The layout of what this version puts, the newest that it can share.
 const LAYOUT: u32 = 2;
 /// What the base of a cluster's tokens is at most: room for as many revisions as no cluster will ever reach.
@@ -25,16 +23,16 @@ pub(crate) struct Mark {
     base: u64,
 }
 
-impl Keys {
+impl Mark {
     /// The mark of a cluster that has none yet, with the base of its tokens.
-    pub(crate) fn new_mark(&self, base: u64) -> Result<Mark> {
+    pub(crate) fn new(key: String, base: u64) -> Result<Self> {
         let random = u128::from_be_bytes(RequestId::random()?.to_bytes());
         let value = format!("{LAYOUT}:{random:032x}:{base}").into_bytes();
-        Ok(Mark { key: mark_key(self).into_bytes(), value, base })
+        Ok(Self { key: key.into_bytes(), value, base })
     }
 
     /// The cluster's mark with this text, whose layout was checked.
-    pub(crate) fn mark(&self, value: &[u8]) -> Result<Mark> {
+    pub(crate) fn found(key: String, value: &[u8]) -> Result<Self> {
         let parts: Vec<_> = value.split(|byte| *byte == b':').collect();
         let base = match parts[..] {
             [b"2", _, base] => {
@@ -44,7 +42,6 @@ impl Keys {
             [b"2", ..] => None,
             _ => Some(0),
         };
-        let key = mark_key(self);
         let base = base.ok_or_else(|| {
             Error::rejected(
                 format!(
@@ -54,11 +51,9 @@ impl Keys {
                 "restore its text from a backup, or use another prefix",
             )
         })?;
-        Ok(Mark { key: key.into_bytes(), value: value.to_vec(), base })
+        Ok(Self { key: key.into_bytes(), value: value.to_vec(), base })
     }
-}
 
-impl Mark {
     /// What is added to the cluster's revisions, which are the tokens.
     pub(crate) const fn base(&self) -> u64 {
         self.base
@@ -95,9 +90,4 @@ impl Mark {
             .and_then([TxnOp::put(&*self.key, &*self.value, None)])
             .or_else([self.read()])
     }
-}
-
-/// No lease has an id that reads like it.
-fn mark_key(keys: &Keys) -> String {
-    format!("{}%/cluster", keys.range())
 }

@@ -48,6 +48,11 @@ impl Keys {
         &self.0
     }
 
+    /// The key of the cluster's mark: no lease has an id that reads like it.
+    pub(crate) fn mark(&self) -> String {
+        format!("{}%/cluster", self.range())
+    }
+
     pub(crate) fn directory(&self, name: &LockName) -> Directory {
         Directory(format!("{}{}/", self.0, escape(name.as_str())))
     }

@@ -73,7 +73,7 @@ async fn mark(
     clock: &Clock,
     limit: Duration,
 ) -> Result<Mark> {
-    let own = keys.new_mark(first_base(revision))?;
+    let own = Mark::new(keys.mark(), first_base(revision))?;
     let answer = endpoints.call(clock, limit, send(&own.put())).await.into_result()?;
     if answer.succeeded() {
         return Ok(own);
@@ -82,7 +82,7 @@ async fn mark(
     let found = found.first().ok_or_else(garbled)?;
     Mark::check_layout(found, "the etcd cluster")?;
     let there = found.kvs().first().ok_or_else(garbled)?;
-    keys.mark(there.value())
+    Mark::found(keys.mark(), there.value())
 }
 
 /// The base of the tokens of a cluster that nobody has used yet, at this revision: they begin at the time in
