@@ -85,7 +85,7 @@ async fn mark(
     Mark::found(keys.mark(), there.value())
 }
 
-/// The base of the tokens of a cluster that nobody has used yet, at this revision: they begin at the time in
+/// The base of the tokens of a cluster that no client has used yet, at this revision: they begin at the time in
 /// microseconds, so that a move from another store to this one only ever raises a name's tokens.
 fn first_base(revision: i64) -> u64 {
     // Only where tokens begin: no time is compared with another host's.

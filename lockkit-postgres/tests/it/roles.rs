@@ -203,7 +203,7 @@ async fn a_planned_failover_ends_no_wait_and_needs_no_new_client() {
             "{strategy:?}, ttl {TTL:?}: promoted in {promoted:?}, the first grant {outage:?} after \
              the promotion was asked for"
         );
-        // The table lets nobody in for as long as the longest ttl that was granted without a flush.
+        // The table lets no client in for as long as the longest ttl that was granted without a flush.
         let barrier = if strategy == Strategy::Table { TTL } else { ms(0) };
         testbed::in_time!(
             began,

@@ -91,7 +91,7 @@ async fn hold(guard: Guard, chance: &mut Chance) {
     match chance.below(10) {
         // Released in the background.
         0..3 => drop(guard),
-        // A release that nobody waits for to the end.
+        // A release that no caller waits for to the end.
         3 => drop(tokio::time::timeout(ms(1), guard.release()).await),
         _ => drop(guard.release().await),
     }
