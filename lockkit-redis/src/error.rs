@@ -12,7 +12,7 @@ const RIGHTS: &str = "grant the user the commands +@read +@write +@scripting +@c
 const OTHER_DATA: &str = "the lock's place holds data of another type";
 
 /// What to do where a command has another name, or none.
-const COMMANDS: &str = "let the server offer this command by its own name (rename-command in its \
+pub(crate) const COMMANDS: &str = "let the server offer this command by its own name (rename-command in its \
     configuration), or use another server for locks";
 
 /// What to do instead of using a cluster.

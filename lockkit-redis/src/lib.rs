@@ -16,6 +16,7 @@ mod cohorts;
 mod config;
 mod connection;
 mod error;
+mod examine;
 mod handoff;
 mod lease;
 mod operator;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lockkit_core::kit::{Service, wait, waiter_life};
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider, Operator,
-    Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
+    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Holder, LockProvider,
+    Operator, Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
 };
 
 use crate::RedisConfig;
 use crate::client::{Asked, Client, tombstone};
 use crate::connection::Commands;
+use crate::examine::examine;
 use crate::handoff::HandedOn;
 use crate::lease::grant;
 use crate::protocol::{Answer, WITHDRAW};
@@ -168,6 +169,10 @@ impl LockProvider for RedisProvider {
 
     fn operator(&self) -> Option<&dyn Operator> {
         Some(&*self.0)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        examine(&self.0).await
     }
 
     async fn close(&self) -> Result<()> {

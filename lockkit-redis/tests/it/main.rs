@@ -6,6 +6,7 @@ mod beliefs;
 mod cohort;
 mod common;
 mod connect;
+mod examine;
 mod fuzz;
 mod interop;
 mod layouts;

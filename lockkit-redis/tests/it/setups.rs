@@ -8,7 +8,7 @@ use testbed::log::Log;
 use testbed::{Link, RedisServer};
 
 /// What lockkit asks of a server.
-const COMMANDS: [&str; 22] = [
+pub(crate) const COMMANDS: [&str; 22] = [
     "DEL",
     "EVALSHA",
     "GET",
