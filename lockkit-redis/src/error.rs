@@ -59,6 +59,15 @@ pub(crate) fn is_key_denied(error: &Error) -> bool {
         || what.contains("can't access at least one of the keys")
 }
 
+/// Whether a script that changes nothing was refused by a server that may take it later. Redis 6.2 gives
+/// an error inside a script a code of its own, and the server's in the text.
+pub(crate) fn is_refused_for_now(error: &Error) -> bool {
+    let Error::Unavailable { applied, cause, .. } = error else { return false };
+    let said = cause.to_string();
+    *applied == Applied::No
+        || BEFORE_ANY_WRITE.iter().any(|code| said.contains(&format!("-{code} ")))
+}
+
 /// Whether data of another type lies in a lock's place.
 pub(crate) fn is_other_data(error: &Error) -> bool {
     matches!(error, Error::Rejected { what, .. } if what == OTHER_DATA)
@@ -168,6 +177,22 @@ mod tests {
         ] {
             assert_eq!(applied(code, said), Applied::Maybe, "{code} {said}");
         }
+    }
+
+    #[test]
+    fn a_server_that_takes_no_writes_now_is_known_in_the_words_of_every_version() {
+        let is_refused = |code: &str, said: &str| {
+            let error = redis::make_extension_error(code.to_owned(), Some(said.to_owned()));
+            is_refused_for_now(&to_error(&error))
+        };
+        assert!(is_refused("OOM", "command not allowed when used memory > 'maxmemory'."));
+        assert!(is_refused(
+            "ERR",
+            "@user_script: 52: -OOM command not allowed when used memory > "
+        ));
+        assert!(is_refused("@user_script:", "52: -NOREPLICAS Not enough good replicas to write."));
+        assert!(!is_refused("ERR", "server connection closed"));
+        assert!(!is_refused("NOPERM", "this user has no permissions"));
     }
 
     #[test]

@@ -23,7 +23,7 @@ const WHOLE: Duration = LIMIT.saturating_add(LONGEST_CALL.checked_div(20).expect
 const LONGEST_LAG: u64 = 5;
 /// So many parts of a limit left are few: one.
 const PARTS: u64 = 10;
-/// How a server that refuses writes begins its answer, and what to do.
+/// The word by which a server refuses writes, and what to do.
 const REFUSALS: [(&str, &str); 3] = [
     ("OOM", "raise maxmemory, or give locks a server of their own: they need little"),
     (
@@ -33,7 +33,6 @@ const REFUSALS: [(&str, &str); 3] = [
     ),
     ("NOREPLICAS", "bring the replicas back in step, or lower min-replicas-to-write"),
 ];
-const OTHER_REFUSAL: &str = "wait until the server is ready, and look into its log";
 
 /// What is amiss, the worst first.
 pub(crate) async fn examine(client: &Client) -> Result<Vec<Finding>> {
@@ -103,7 +102,8 @@ async fn of_rights(look: &Look<'_>, info: &Info) -> Result<Vec<Finding>> {
     outcomes.push(look.load().await);
     let mut found = Vec::new();
     match look.refused_writes().await {
-        Ok(refused) => found.extend(refused.map(|error| no_writes(&error))),
+        Ok(None) => {}
+        Ok(Some(error)) => found.push(no_writes(error)?),
         Err(error) => outcomes.push(Err(error)),
     }
     for error in outcomes.into_iter().filter_map(Result::err) {
@@ -112,14 +112,17 @@ async fn of_rights(look: &Look<'_>, info: &Info) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-fn no_writes(error: &Error) -> Finding {
-    let said = match error {
-        Error::Unavailable { cause, .. } => cause.to_string(),
-        other => other.to_string(),
-    };
-    let known = REFUSALS.iter().find(|(code, _)| said.contains(code));
-    let remedy = known.map_or(OTHER_REFUSAL, |(_, remedy)| remedy);
-    Finding::new(Severity::Danger, format!("the server takes no writes: {said}"), remedy)
+/// Why the server takes no writes. Any other outage ends the examination.
+fn no_writes(error: Error) -> Result<Finding> {
+    let Error::Unavailable { cause, .. } = &error else { return Err(error) };
+    let said = cause.to_string();
+    match REFUSALS.iter().find(|(word, _)| said.contains(word)) {
+        Some((_, remedy)) => {
+            let what = format!("the server takes no writes: {said}");
+            Ok(Finding::new(Severity::Danger, what, *remedy))
+        }
+        None => Err(error),
+    }
 }
 
 /// What the server's own account tells.
@@ -314,6 +317,17 @@ mod tests {
         assert_eq!(memory(89, 100) + &memory(100, 100) + &memory(5, 0), "");
         assert!(memory(90, 100).starts_with("warning: 90 of the 100"), "{}", memory(90, 100));
         assert_eq!(few_connections(&Info::from("")), None);
+    }
+
+    #[test]
+    fn a_failed_write_to_the_file_is_told_of_as_a_danger() {
+        let said = |status: &str| {
+            let text = "redis_version:7.0.15\r\nrole:master\r\nmaxmemory_policy:noeviction\r\n\
+                        aof_enabled:1\r\naof_last_write_status:";
+            shown(of_info(&Info::from(&*format!("{text}{status}\r\n"))).expect("findings"))
+        };
+        assert_eq!(said("ok"), "");
+        assert!(said("err").starts_with("danger: the last write"), "{}", said("err"));
     }
 
     #[test]

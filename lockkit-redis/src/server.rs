@@ -1,14 +1,14 @@
-//! Whether a server is fit for locks: each check once, for connecting and for [`examine`](crate::examine).
+//! Whether a server is fit for locks: each check once, for connecting and for `examine`.
 
 use std::time::Duration;
 
 use lockkit_core::kit::{LONGEST_CALL, check_layout, is_at_least};
-use lockkit_core::{Applied, Clock, Error, Finding, LockName, Result, Severity};
+use lockkit_core::{Clock, Error, Finding, LockName, Result, Severity};
 use redis::aio::PubSub;
 use redis::{Cmd, FromRedisValue, Value};
 
 use crate::client::Client;
-use crate::error::{NO_CLUSTER, is_key_denied};
+use crate::error::{NO_CLUSTER, is_key_denied, is_refused_for_now};
 use crate::protocol::{CHANNELS, PROBE, keys, layout_key, scripts};
 use crate::subscription::subscription;
 
@@ -160,7 +160,7 @@ impl Look<'_> {
         let args = [&*client.address, "1000"];
         match client.commands.script(&self.clock, self.limit, &PROBE, &lock, &args).await.value {
             Ok(_) => Ok(None),
-            Err(error @ Error::Unavailable { applied: Applied::No, .. }) => Ok(Some(error)),
+            Err(error) if is_refused_for_now(&error) => Ok(Some(error)),
             Err(error) if is_key_denied(&error) => {
                 match self.ask::<Value>(&Cmd::get(&lock[0])).await {
                     // It may use the locks' own keys, but not those that lie beside them.

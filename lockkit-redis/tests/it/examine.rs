@@ -1,6 +1,6 @@
 //! What is told of a server at any time: each fault that a server can be given, and nothing of one that is fine.
 
-use crate::common::{by, ms};
+use crate::common::{SLACK, by, ms};
 use lockkit_core::{Error, Finding, LockProvider, Severity};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::{Connections, Fault, Link, RedisServer, Way, timing};
@@ -30,7 +30,7 @@ async fn connected(config: RedisConfig) -> RedisProvider {
 
 /// What is found, the worst first.
 async fn examined(provider: &RedisProvider) -> Vec<Finding> {
-    let found = by(LIMIT, "an answer", provider.examine()).await.unwrap();
+    let found = by(LIMIT + SLACK, "an answer", provider.examine()).await.unwrap();
     assert!(found.is_sorted_by(|a, b| a.severity >= b.severity), "{found:?}");
     found
 }
@@ -115,6 +115,31 @@ async fn a_snapshot_that_failed_is_told_of_as_what_ends_every_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_loads_its_data_is_told_of() {
+    let server = RedisServer::builder()
+        .appendonly()
+        .line("enable-debug-command yes")
+        .line("loading-process-events-interval-bytes 1024")
+        .line("rdbcompression no")
+        .start()
+        .unwrap();
+    let provider = connected(at(&server).prefix("app:")).await;
+    for n in 0..20 {
+        set(&server, &["SET", &n.to_string(), &"x".repeat(4_096)]);
+    }
+    // Microseconds for each key.
+    set(&server, &["CONFIG", "SET", "key-load-delay", "100000"]);
+    let mut reloads = server.client().unwrap();
+    let reloaded = std::thread::spawn(move || reloads.command(&["DEBUG", "RELOAD"]));
+    timing::until(ms(2_000), "the start", || server.info("loading").unwrap() == "1").await;
+    let found = examined(&provider).await;
+    shows(&found, Severity::Danger, &["loads its data", "wait"]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(reloaded.join().unwrap().unwrap().text().as_deref(), Some("OK"));
+    assert_eq!(examined(&provider).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_or_a_right_that_was_taken_away_since_is_told_of() {
     let server = RedisServer::builder().appendonly().user("app", RIGHTS).start().unwrap();
     let config = at(&server).username("app").password("secret").prefix("app:");
@@ -160,7 +185,7 @@ async fn a_renamed_command_that_is_met_later_is_told_of() {
 
 /// The connection that was reset is found out by the first call.
 async fn after_a_reset(provider: &RedisProvider) -> Vec<Finding> {
-    drop(by(LIMIT, "an answer", provider.examine()).await);
+    drop(by(LIMIT + SLACK, "an answer", provider.examine()).await);
     examined(provider).await
 }
 
@@ -206,15 +231,25 @@ async fn replicas_are_noted_and_one_out_of_step_is_warned_of() {
     replica.resume().unwrap();
 }
 
+/// Waits until the server has so many, and no more that are ending.
+async fn connections(client: &mut testbed::resp::Client, count: usize) {
+    let line = format!("connected_clients:{count}\r\n");
+    let mut has = || client.command(&["INFO", "clients"]).unwrap().text().unwrap().contains(&line);
+    timing::until(ms(5_000), &line, &mut has).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_run_out_are_told_of_before_and_at_the_end() {
     let server = RedisServer::builder().appendonly().line("maxclients 20").start().unwrap();
     let provider = connected(at(&server)).await;
     assert_eq!(examined(&provider).await, []);
-    // Two are the client's, one more is made to see whether it may subscribe.
-    let mut others: Vec<_> = (0..17).map(|_| server.client().unwrap()).collect();
+    // Two are the client's, and a third is made for a moment to see whether it may subscribe.
+    let mut first = server.client().unwrap();
+    connections(&mut first, 3).await;
+    let mut others: Vec<_> = (0..16).map(|_| server.client().unwrap()).collect();
     let found = examined(&provider).await;
     shows(&found, Severity::Warning, &["1 of the 20 connections", "raise maxclients"]);
+    connections(&mut first, 19).await;
     others.push(server.client().unwrap());
     let found = examined(&provider).await;
     shows(&found, Severity::Danger, &["0 of the 20 connections", "raise maxclients"]);
@@ -253,13 +288,13 @@ async fn a_silent_link_ends_an_examination_within_its_limit_wherever_it_falls_si
     let link = Link::to_redis(server.address()).unwrap();
     let provider = connected(RedisConfig::tcp("127.0.0.1", link.port())).await;
     link.fault(Way::Both, Fault::Blackhole);
-    let error = by(LIMIT, "an end", provider.examine()).await.unwrap_err();
+    let error = by(LIMIT + SLACK, "an end", provider.examine()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     link.pass().unwrap();
     assert_eq!(after_a_reset(&provider).await, []);
     // The connection for commands answers, and no other does.
     link.fault_on(Connections::New, Way::Both, Fault::Blackhole);
-    let error = by(LIMIT, "an end", provider.examine()).await.unwrap_err();
+    let error = by(LIMIT + SLACK, "an end", provider.examine()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
     link.pass().unwrap();
     assert_eq!(examined(&provider).await, []);
