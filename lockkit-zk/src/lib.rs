@@ -17,6 +17,7 @@ mod client;
 mod config;
 mod connect;
 mod error;
+mod examine;
 mod lease;
 mod limits;
 mod operator;

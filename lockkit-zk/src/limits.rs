@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lockkit_core::kit::LONGEST_CALL;
-use lockkit_core::{Clock, Instant};
+use lockkit_core::{Clock, Finding, Instant, Severity};
 use tokio::sync::Mutex;
 
 use crate::connect::Connector;
@@ -103,29 +103,87 @@ impl Limits {
     /// Asks all servers as a client connects, of which one has granted `most`: the longest session
     /// that all grant. Warns of servers that differ, and of another tick than was configured.
     pub(crate) async fn compare(&self, most: Duration) -> Duration {
+        let (granted, mismatches) = self.look(Some(most)).await;
+        mismatches.iter().for_each(Mismatch::warn);
+        granted.unwrap_or(most)
+    }
+
+    /// The longest session that all servers grant which answer, and what is amiss with their limits. `most` is what
+    /// one of them has granted already.
+    pub(crate) async fn look(&self, most: Option<Duration>) -> (Option<Duration>, Vec<Mismatch>) {
         let servers = self.connector.config.addresses();
-        let others = async { if servers.len() > 1 { self.each(MOST).await } else { Vec::new() } };
+        let are_asked = most.is_none() || servers.len() > 1;
+        let others = async { if are_asked { self.each(MOST).await } else { Vec::new() } };
         // A wish of one tick is raised to the servers' least.
         let least = async {
             let asked = self.one(servers.first()?.clone(), self.connector.config.tick);
             Some(tokio::time::timeout(OTHERS, asked).await.ok()??.1)
         };
         let (others, least) = tokio::join!(others, least);
-        if others.iter().any(|(_, granted)| *granted != most) {
-            tracing::warn!(
-                target: "lockkit", event = "session_limits_differ", servers = ?others,
-                "servers of one ensemble grant different sessions: give all of them the same \
-                 tickTime, minSessionTimeout and maxSessionTimeout",
-            );
+        let granted = || most.into_iter().chain(others.iter().map(|(_, granted)| *granted));
+        let shortest = granted().min();
+        let differ = granted().max() != shortest;
+        let tick = least.filter(|least| *least != self.least());
+        let tick =
+            tick.map(|least| Mismatch::Tick { configured: self.connector.config.tick, least });
+        let differ = differ.then_some(Mismatch::Sessions { granted: others });
+        (shortest, differ.into_iter().chain(tick).collect())
+    }
+}
+
+/// What is amiss with the servers' limits on sessions.
+#[derive(Debug)]
+pub(crate) enum Mismatch {
+    /// They are not the same.
+    Sessions { granted: Vec<(String, Duration)> },
+    /// The shortest session is not two of the configured ticks.
+    Tick { configured: Duration, least: Duration },
+}
+
+impl Mismatch {
+    fn warn(&self) {
+        let Finding { what, remedy, .. } = self.finding();
+        match self {
+            Self::Sessions { granted } => tracing::warn!(
+                target: "lockkit", event = "session_limits_differ", servers = ?granted,
+                "{what}: {remedy}",
+            ),
+            Self::Tick { configured, least } => tracing::warn!(
+                target: "lockkit", event = "tick_differs", tick = ?configured, ?least,
+                "{what}: {remedy}",
+            ),
         }
-        if let Some(least) = least.filter(|least| *least != self.least()) {
-            tracing::warn!(
-                target: "lockkit", event = "tick_differs", tick = ?self.connector.config.tick, ?least,
-                "the servers' shortest session is not two of the configured ticks: set `tick` to \
-                 their tickTime, and leave their minSessionTimeout at two of it",
-            );
+    }
+
+    pub(crate) fn finding(&self) -> Finding {
+        match self {
+            Self::Sessions { granted } => {
+                let each = granted.iter().map(|(server, granted)| format!("{server} {granted:?}"));
+                Finding::new(
+                    Severity::Warning,
+                    format!(
+                        "servers of one ensemble grant different sessions ({})",
+                        each.collect::<Vec<_>>().join(", ")
+                    ),
+                    "give all of them the same tickTime, minSessionTimeout and maxSessionTimeout",
+                )
+            }
+            Self::Tick { configured, least } => {
+                let (severity, so) = if *least > *configured * LEAST {
+                    (Severity::Danger, ": deadlines may come too late")
+                } else {
+                    (Severity::Warning, "")
+                };
+                Finding::new(
+                    severity,
+                    format!(
+                        "the servers' shortest session is {least:?}, not two of the configured \
+                         ticks of {configured:?}{so}"
+                    ),
+                    "set `tick` to their tickTime, and leave their minSessionTimeout at two of it",
+                )
+            }
         }
-        others.into_iter().map(|(_, granted)| granted).fold(most, Duration::min)
     }
 }
 

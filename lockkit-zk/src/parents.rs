@@ -99,11 +99,21 @@ pub(crate) async fn check(client: &Client, base: &str) -> Result<()> {
     let (listed, read) = tokio::join!(client.list_children(base), client.get_data(base));
     match listed {
         Ok(_) | Err(Error::NoNode) => {}
-        Err(error) => return Err(to_error(&error)),
+        Err(error) => return Err(refused(base, &error)),
     }
     match read {
         Ok((data, _)) => kit::check_layout("the base in ZooKeeper", number(&data), LAYOUT, "base"),
         Err(Error::NoNode) => Ok(()),
-        Err(error) => Err(to_error(&error)),
+        Err(error) => Err(refused(base, &error)),
+    }
+}
+
+/// Why the base cannot be read.
+fn refused(base: &str, error: &Error) -> lockkit_core::Error {
+    match to_error(error) {
+        lockkit_core::Error::Rejected { what, remedy, .. } => {
+            lockkit_core::Error::rejected(format!("reading {base}: {what}"), remedy)
+        }
+        error => error,
     }
 }

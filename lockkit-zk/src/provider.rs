@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockProvider, Operator,
-    Request, Result, TtlRange, WakeUp,
+    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, LockProvider,
+    Operator, Request, Result, TtlRange, WakeUp,
 };
 use tokio::runtime::Handle;
 
@@ -92,6 +92,10 @@ impl LockProvider for ZkProvider {
 
     fn operator(&self) -> Option<&dyn Operator> {
         Some(&*self.0)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        self.0.servers.name(self.0.examine().await)
     }
 
     async fn close(&self) -> Result<()> {

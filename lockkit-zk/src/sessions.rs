@@ -23,9 +23,9 @@ use crate::why;
 
 #[derive(Debug)]
 pub(crate) struct Sessions {
-    connector: Arc<Connector>,
+    pub(crate) connector: Arc<Connector>,
     clock: Clock,
-    limits: Arc<Limits>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) range: TtlRange,
     classes: Mutex<HashMap<Duration, Arc<Class>>>,
     closed: AtomicBool,

@@ -36,7 +36,16 @@ pub(crate) async fn read(session: &Session, base: &str) -> Result<Option<u64>> {
     }
     // Before the question, so that an answer from before a reconnection does not count after it.
     let seen = session.reopenings();
-    match session.client()?.get_data(&format!("{base}/{NODE}")).await {
+    let known = check(&session.client()?, base).await?;
+    if let Some(known) = known {
+        session.set_token_base(seen, known);
+    }
+    Ok(known)
+}
+
+/// The base of the tokens as it stands there now; refuses what is none.
+pub(crate) async fn check(client: &Client, base: &str) -> Result<Option<u64>> {
+    match client.get_data(&format!("{base}/{NODE}")).await {
         Ok((data, _)) => {
             let known = std::str::from_utf8(&data).ok().and_then(|text| text.trim().parse().ok());
             let known = known.ok_or_else(|| {
@@ -45,7 +54,6 @@ pub(crate) async fn read(session: &Session, base: &str) -> Result<Option<u64>> {
                     "set it to the number that is added to the tokens, more than any token so far",
                 )
             })?;
-            session.set_token_base(seen, known);
             Ok(Some(known))
         }
         Err(ZkError::NoNode) => Ok(None),

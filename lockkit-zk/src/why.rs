@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +19,12 @@ use crate::ZkConfig;
 const STEP: Duration = Duration::from_millis(400);
 /// A server at its limit of connections closes the next one within this, unasked; another waits for a question.
 const UNASKED: Duration = Duration::from_millis(100);
+/// Thousands of connections take no more.
+const LONGEST_ANSWER: u64 = 4 * 1024 * 1024;
 
 /// What a look at one server shows.
 #[derive(Debug)]
-enum Finding {
+pub(crate) enum Sight {
     NoAddress(Option<io::Error>),
     NoConnection(Option<io::Error>),
     /// It ended the connection before it was asked.
@@ -29,8 +32,8 @@ enum Finding {
     /// It does not understand a question without TLS.
     NotPlain,
     Silent,
-    /// It answers a question without TLS.
-    Plain,
+    /// Its answer to `srvr`, a question without TLS.
+    Plain(String),
     /// It answers, and has no majority.
     NotServing,
 }
@@ -58,36 +61,36 @@ pub(crate) async fn explained(config: &ZkConfig, error: Error) -> Error {
     }
     let told = addresses.iter().zip(&found).map(|(address, found)| format!("{address}: {found}"));
     let text = format!("no server lets this client in: {}", told.collect::<Vec<_>>().join("; "));
-    let source = found.into_iter().find_map(Finding::source);
+    let source = found.into_iter().find_map(Sight::source);
     let Error::Unavailable { .. } = error else { return error };
     Error::unavailable(Applied::No, NoServer { text, source })
 }
 
-async fn look(address: &str) -> Finding {
+pub(crate) async fn look(address: &str) -> Sight {
     let addresses: Vec<_> = match timeout(STEP, lookup_host(address)).await {
         Ok(Ok(found)) => found.collect(),
-        Ok(Err(error)) => return Finding::NoAddress(Some(error)),
-        Err(_) => return Finding::NoAddress(None),
+        Ok(Err(error)) => return Sight::NoAddress(Some(error)),
+        Err(_) => return Sight::NoAddress(None),
     };
     let mut stream = match timeout(STEP, TcpStream::connect(&*addresses)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Finding::NoConnection(Some(error)),
-        Err(_) => return Finding::NoConnection(None),
+        Ok(Err(error)) => return Sight::NoConnection(Some(error)),
+        Err(_) => return Sight::NoConnection(None),
     };
     let mut answer = [0; 512];
     if timeout(UNASKED, stream.read(&mut answer)).await.is_ok() {
-        return Finding::Turned;
+        return Sight::Turned;
     }
     // A command that all servers answer, and that ends the connection.
     match ask(&mut stream, b"srvr", &mut answer).await {
-        Some(0) => return Finding::NotPlain,
-        Some(length) => return Finding::of(&answer[..length]),
+        Some(0) => return Sight::NotPlain,
+        Some(length) => return Sight::of(&answer[..length]),
         None => {}
     }
     // With less than a whole header, TLS waits on.
     match ask(&mut stream, b"\n\n\n\n", &mut answer).await {
-        Some(_) => Finding::NotPlain,
-        None => Finding::Silent,
+        Some(_) => Sight::NotPlain,
+        None => Sight::Silent,
     }
 }
 
@@ -100,13 +103,26 @@ async fn ask(stream: &mut TcpStream, question: &[u8], answer: &mut [u8]) -> Opti
     timeout(STEP, asked).await.ok().map(io::Result::unwrap_or_default)
 }
 
-impl Finding {
+/// What a server answers to a longer question without TLS, and the address that it sees us at.
+pub(crate) async fn asked(address: &str, question: &str) -> Option<(String, IpAddr)> {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let ours = stream.local_addr()?.ip();
+        stream.write_all(question.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.take(LONGEST_ANSWER).read_to_string(&mut answer).await?;
+        Ok::<_, io::Error>((answer, ours))
+    };
+    timeout(STEP, asked).await.ok()?.ok()
+}
+
+impl Sight {
     fn of(answer: &[u8]) -> Self {
         let answer = String::from_utf8_lossy(answer);
         if answer.contains("not currently serving") {
             Self::NotServing
         } else if answer.starts_with("Zookeeper") || answer.starts_with("srvr is not executed") {
-            Self::Plain
+            Self::Plain(answer.into_owned())
         } else {
             Self::NotPlain
         }
@@ -116,7 +132,7 @@ impl Finding {
     const fn is_mismatch(&self, is_tls: bool) -> bool {
         match self {
             Self::NotPlain => !is_tls,
-            Self::Plain | Self::NotServing => is_tls,
+            Self::Plain(_) | Self::NotServing => is_tls,
             _ => false,
         }
     }
@@ -134,7 +150,7 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for Sight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress(Some(error)) => write!(f, "no address for this host ({error})"),
@@ -143,11 +159,11 @@ impl fmt::Display for Finding {
             Self::NoConnection(None) => f.write_str("no connection in time"),
             Self::Turned => f.write_str(
                 "it closes each new connection: maxClientCnxns, its limit for one client host, or \
-                 maxCnxns may be reached",
+                 maxCnxns may be reached, or the servers are electing a leader",
             ),
             Self::NotPlain => f.write_str("it does not speak ZooKeeper without TLS"),
             Self::Silent => f.write_str("it takes connections and does not answer"),
-            Self::Plain => f.write_str("it answers, and gave no session in time"),
+            Self::Plain(_) => f.write_str("it answers, and gave no session in time"),
             Self::NotServing => {
                 f.write_str("it serves no client: a majority of the servers is missing")
             }

@@ -9,6 +9,7 @@ mod common;
 mod connect;
 mod crowd;
 mod ensemble;
+mod examine;
 mod fuzz;
 mod idle;
 mod interop;
