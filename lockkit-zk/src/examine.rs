@@ -246,6 +246,7 @@ fn amiss(severity: Severity, address: &str, sight: &Sight) -> Finding {
         Sight::NotServing => {
             "start the members that are missing, and mend the network between them"
         }
+        Sight::NotPlain => "name the servers' clientPort, or give ca for TLS",
         _ => "start the server or mend the way to it, or take it off the list of servers",
     };
     Finding::new(severity, format!("{address}: {sight}"), remedy)
