@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,6 +74,8 @@ pub(crate) async fn look(address: &str) -> Sight {
     };
     let mut stream = match timeout(STEP, TcpStream::connect(&*addresses)).await {
         Ok(Ok(stream)) => stream,
+        // It took the connection, and ended it before we looked at its outcome.
+        Ok(Err(error)) if was_ended(&error) => return Sight::Turned,
         Ok(Err(error)) => return Sight::NoConnection(Some(error)),
         Err(_) => return Sight::NoConnection(None),
     };
@@ -92,6 +94,10 @@ pub(crate) async fn look(address: &str) -> Sight {
         Some(_) => Sight::NotPlain,
         None => Sight::Silent,
     }
+}
+
+fn was_ended(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
 /// How many bytes it answers, none where it ends the connection; `None`: it says nothing.
