@@ -19,10 +19,11 @@ mod linux {
     use std::mem::MaybeUninit;
     use std::os::fd::OwnedFd;
     use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-    use lockkit_core::Result;
     use lockkit_core::kit::{Alive, Service};
+    use lockkit_core::{Finding, Result, Severity};
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
     use rustix::io::Errno;
     use tokio::io::Interest;
@@ -49,6 +50,8 @@ mod linux {
     struct Shared {
         inotify: Arc<OwnedFd>,
         watched: Mutex<HashMap<i32, Watched>>,
+        /// Whether the last watch was refused.
+        is_full: AtomicBool,
         /// Hands the events on.
         pump: Service,
     }
@@ -67,6 +70,7 @@ mod linux {
                 Arc::new(Shared {
                     inotify: Arc::new(inotify),
                     watched: Mutex::default(),
+                    is_full: AtomicBool::new(false),
                     pump: Service::default(),
                 })
             });
@@ -76,6 +80,17 @@ mod linux {
         /// Whether the kernel tells.
         pub(crate) const fn push(&self) -> bool {
             self.shared.is_some()
+        }
+
+        /// Whether the kernel tells of too few files.
+        pub(crate) fn finding(&self) -> Option<Finding> {
+            match &self.shared {
+                None => Some(exhausted("instances")),
+                Some(shared) if shared.is_full.load(Ordering::Relaxed) => {
+                    Some(exhausted("watches"))
+                }
+                Some(_) => None,
+            }
         }
 
         /// Has a task hand the events on, in the runtime of the caller: so a provider outlives the
@@ -109,6 +124,7 @@ mod linux {
             let mut watched = shared.watched();
             match inotify::add_watch(&*shared.inotify, path, MASK) {
                 Ok(number) => {
+                    shared.is_full.store(false, Ordering::Relaxed);
                     let entry = watched.entry(number).or_insert(Watched { signal, watches: 0 });
                     entry.watches += 1;
                     let signal = Arc::clone(&entry.signal);
@@ -117,6 +133,7 @@ mod linux {
                 Err(error) => {
                     // A file that is gone is looked for again; a limit is worth a warning.
                     if error != Errno::NOENT {
+                        shared.is_full.store(true, Ordering::Relaxed);
                         warn_once(error, "watches");
                     }
                     Watch { place: None, signal }
@@ -127,12 +144,16 @@ mod linux {
 
     fn warn_once(error: Errno, limit: &str) {
         if process::warns_first(Path::new("inotify")) {
+            let Finding { what, remedy, .. } = exhausted(limit);
             tracing::warn!(
-                target: "lockkit", event = "no_close_events", error = %error,
-                "the kernel tells of no more files, so waiters look every {POLL:?}; raise \
-                 fs.inotify.max_user_{limit}",
+                target: "lockkit", event = "no_close_events", error = %error, "{what}; {remedy}",
             );
         }
+    }
+
+    fn exhausted(limit: &str) -> Finding {
+        let what = format!("the kernel tells of no more files, so waiters look every {POLL:?}");
+        Finding::new(Severity::Warning, what, format!("raise fs.inotify.max_user_{limit}"))
     }
 
     impl Drop for Events {
@@ -245,7 +266,7 @@ mod linux {
 mod none {
     use std::path::Path;
 
-    use lockkit_core::Result;
+    use lockkit_core::{Finding, Result};
 
     #[derive(Debug)]
     pub(crate) struct Events;
@@ -257,6 +278,10 @@ mod none {
 
         pub(crate) const fn push(&self) -> bool {
             false
+        }
+
+        pub(crate) const fn finding(&self) -> Option<Finding> {
+            None
         }
 
         #[allow(clippy::unnecessary_wraps)] // as on Linux

@@ -28,6 +28,8 @@ mod error;
 #[cfg(unix)]
 mod events;
 #[cfg(unix)]
+mod examine;
+#[cfg(unix)]
 mod files;
 #[cfg(unix)]
 mod lease;

@@ -1,6 +1,8 @@
-//! Network file systems: what they do to a file lock, told once.
+//! File systems: what those of the network do to a file lock, told once, and which forget or hide files.
 
 use std::path::Path;
+
+use lockkit_core::{Finding, Severity};
 
 use crate::process;
 
@@ -14,6 +16,28 @@ pub(crate) fn warn(directory: &Path) {
             "the file store is made for a local directory: {holds}",
         );
     }
+}
+
+/// What matters of the file system of `directory`.
+pub(crate) fn finding(directory: &Path) -> Option<Finding> {
+    if let Some((kind, holds)) = kind(directory) {
+        let what = format!(
+            "{} lies on a file system of the network ({kind}): {holds}",
+            directory.display()
+        );
+        let remedy =
+            "move the store to a local file system; for several hosts take a store with a server";
+        return Some(Finding::new(severity(kind), what, remedy));
+    }
+    let (kind, holds) = local_kind(directory)?;
+    let what = format!("{} lies on {kind}: {holds}", directory.display());
+    let remedy = "leave it, if all processes that share locks see this directory; else move the store to a disk that they share";
+    Some(Finding::new(Severity::Note, what, remedy))
+}
+
+/// Among the processes of one mount locks hold on all of them; between hosts they may not.
+fn severity(kind: &str) -> Severity {
+    if matches!(kind, "fuse" | "9p" | "vboxsf") { Severity::Warning } else { Severity::Danger }
 }
 
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
@@ -33,10 +57,40 @@ const UNKNOWN: &str = "whether locks exclude other hosts, or other mounts, depen
 
 #[cfg(target_os = "linux")]
 fn kind(directory: &Path) -> Option<(&'static str, &'static str)> {
+    of_magic(magic(directory)?)
+}
+
+/// From linux/magic.h and the file systems' own sources; 32 bits on every architecture.
+#[cfg(target_os = "linux")]
+fn magic(directory: &Path) -> Option<u32> {
     let found = rustix::fs::statfs(directory).ok()?;
-    // From linux/magic.h and the file systems' own sources; 32 bits on every architecture.
-    let magic = u32::try_from(i128::from(found.f_type) & 0xffff_ffff).unwrap_or(0);
-    of_magic(magic)
+    u32::try_from(i128::from(found.f_type) & 0xffff_ffff).ok()
+}
+
+#[cfg(target_os = "linux")]
+fn local_kind(directory: &Path) -> Option<(&'static str, &'static str)> {
+    local_of_magic(magic(directory)?)
+}
+
+#[cfg(target_os = "linux")]
+const fn local_of_magic(magic: u32) -> Option<(&'static str, &'static str)> {
+    Some(match magic {
+        0x0102_1994 => {
+            ("tmpfs", "its files are gone after a restart, and tokens go on from the wall clock")
+        }
+        0x8584_58f6 => {
+            ("ramfs", "its files are gone after a restart, and tokens go on from the wall clock")
+        }
+        0x794c_7630 => {
+            ("overlayfs", "in a container this may be its own layer, which no other container sees")
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn local_kind(_: &Path) -> Option<(&'static str, &'static str)> {
+    None
 }
 
 #[cfg(target_os = "linux")]
@@ -95,5 +149,10 @@ mod tests {
         for magic in [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630] {
             assert_eq!(of_magic(magic), None, "{magic:x}");
         }
+        assert_eq!(
+            [0x0102_1994, 0x794c_7630, 0xef53].map(|magic| local_of_magic(magic).is_some()),
+            [true, true, false]
+        );
+        assert_eq!(["nfs", "fuse"].map(severity), [Severity::Danger, Severity::Warning]);
     }
 }

@@ -52,7 +52,7 @@ impl Operator for Client {
 }
 
 /// Reading a directory may take long, so it gets a thread that may block.
-async fn in_the_background<T: Send + 'static>(
+pub(crate) async fn in_the_background<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;

@@ -158,19 +158,13 @@ impl Held {
         let old = [self.file.read()?, self.twin.read()?];
         let contents = [Content::parse(&old[0]), Content::parse(&old[1])];
         if let Some(other) = contents[0].name.as_ref().filter(|other| *other != name.as_str()) {
-            return Err(Error::rejected(
-                format!(
-                    "{} as the file of {name:?}: it belongs to {other:?}",
-                    self.file.path.display()
-                ),
-                "remove the file: it was copied or renamed",
-            ));
+            return Err(misplaced(&self.file.path, name.as_str(), other));
         }
-        let damaged = contents.iter().any(|content| content.written && content.last().is_none());
+        let damaged = contents.iter().any(Content::is_damaged);
         let known = contents.iter().filter_map(Content::last).max();
         let last = known.max(process::last_token(&self.place.file));
         if damaged && last.is_none() {
-            return Err(self.unreadable(name));
+            return Err(unreadable(&self.place, name.as_str()));
         }
         if damaged {
             tracing::warn!(
@@ -207,22 +201,31 @@ impl Held {
     pub(crate) fn is_in_place(&self) -> Result<bool> {
         Ok(self.file.is_in_place()? && self.twin.is_in_place()?)
     }
+}
 
-    fn unreadable(&self, name: &LockName) -> Error {
-        let LockFiles { file, twin } = &self.place;
-        Error::rejected(
-            format!(
-                "a grant of {name:?}: no copy of its last token can be read, in {} or {}",
-                file.display(),
-                twin.display(),
-            ),
-            format!(
-                "check that the clock is right, then remove both files: tokens go on from the wall \
-                 clock in microseconds, now {}; set token_base if the resource has seen greater ones",
-                wall_micros(),
-            ),
-        )
-    }
+/// The refusal of a file that another name has written.
+pub(crate) fn misplaced(path: &Path, name: &str, other: &str) -> Error {
+    Error::rejected(
+        format!("{} as the file of {name:?}: it belongs to {other:?}", path.display()),
+        "remove the file: it was copied or renamed",
+    )
+}
+
+/// The refusal of files of which neither has a whole token.
+pub(crate) fn unreadable(place: &LockFiles, name: &str) -> Error {
+    let LockFiles { file, twin } = place;
+    Error::rejected(
+        format!(
+            "a grant of {name:?}: no copy of its last token can be read, in {} or {}",
+            file.display(),
+            twin.display(),
+        ),
+        format!(
+            "check that the clock is right, then remove both files: tokens go on from the wall \
+             clock in microseconds, now {}; set token_base if the resource has seen greater ones",
+            wall_micros(),
+        ),
+    )
 }
 
 impl Drop for Held {
@@ -264,6 +267,15 @@ impl Sync {
         });
         synced.map_err(|error| failed("syncing", &self.path, &error))
     }
+}
+
+/// What can be read of both files; those that are not there are empty.
+pub(crate) fn contents(place: &LockFiles) -> io::Result<[Content; 2]> {
+    let content = |path: &Path| match open_to_read(path).and_then(|file| read(&file)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Content::default()),
+        bytes => bytes.map(|bytes| Content::parse(&bytes)),
+    };
+    Ok([content(&place.file)?, content(&place.twin)?])
 }
 
 /// Refuses files of a newer layout; those that cannot be read say nothing.
@@ -308,7 +320,7 @@ pub(crate) fn boot_time() -> std::time::Duration {
 }
 
 #[allow(clippy::disallowed_methods)] // a token starts from the wall clock; no deadline does
-fn wall_micros() -> u64 {
+pub(crate) fn wall_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

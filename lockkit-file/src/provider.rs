@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::{
-    Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, LockName, LockProvider,
-    LossReason, Operator, Request, Result, StoreSays, WakeUp, async_trait,
+    Error, Exclusion, Expiry, Fairness, FencingToken, Finding, Grant, Guarantees, LockName,
+    LockProvider, LossReason, Operator, Request, Result, StoreSays, WakeUp, async_trait,
 };
 use tokio::runtime::Handle;
 use tokio::sync::futures::Notified;
@@ -224,6 +224,10 @@ impl LockProvider for FileProvider {
 
     fn operator(&self) -> Option<&dyn Operator> {
         Some(&*self.0)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        self.0.examine().await
     }
 
     async fn close(&self) -> Result<()> {

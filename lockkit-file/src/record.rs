@@ -100,6 +100,11 @@ impl Content {
         }
     }
 
+    /// Whether there is something, and no whole token.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.written && self.last().is_none()
+    }
+
     /// The greatest token that is whole.
     pub(crate) fn last(&self) -> Option<u64> {
         self.slots.iter().flatten().max().copied()

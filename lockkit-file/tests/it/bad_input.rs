@@ -249,7 +249,7 @@ fn on_a_full_disk_the_error_names_the_remedy_and_known_names_still_work() {
 }
 
 /// Root may not, in a container without the right to.
-fn may_mount() -> bool {
+pub(crate) fn may_mount() -> bool {
     let script = ["--mount", "sh", "-c", "mount -t tmpfs none /mnt"];
     Command::new("unshare").args(script).output().is_ok_and(|ended| ended.status.success())
 }
@@ -280,7 +280,7 @@ async fn child_on_a_full_disk() {
 }
 
 /// Where this test may change its user, it becomes nobody; else it is nobody special already.
-fn as_a_stranger(role: &str, directory: &Path) -> (tempfile::TempDir, Role) {
+pub(crate) fn as_a_stranger(role: &str, directory: &Path) -> (tempfile::TempDir, Role) {
     let place = tempfile::tempdir().expect("a directory");
     fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("set");
     let program = place.path().join("program");
@@ -300,7 +300,7 @@ fn as_a_stranger(role: &str, directory: &Path) -> (tempfile::TempDir, Role) {
     (place, Role::spawn(command))
 }
 
-fn with_mode(path: &Path, mode: u32) {
+pub(crate) fn with_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("set");
 }
 

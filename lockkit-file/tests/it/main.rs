@@ -4,6 +4,7 @@
 mod bad_input;
 mod beliefs;
 mod common;
+mod examine;
 mod fuzz;
 mod layouts;
 mod processes;

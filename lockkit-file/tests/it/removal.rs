@@ -164,3 +164,25 @@ async fn child_with_the_next_token() {
     let provider = provider(&crate::common::child_directory()).await;
     eprintln!("token {}", take(&provider, "held").await.token);
 }
+
+/// Why `forget` removes no file: a shell that has opened it before, by `exec 9>a.lock`, locks it later.
+#[tokio::test]
+async fn a_program_that_opened_a_free_names_file_before_it_was_removed_excludes_no_grant() {
+    let store = tempfile::tempdir().expect("a directory");
+    let provider = provider(store.path()).await;
+    let take = async || provider.try_acquire(&request("a")).await.expect("an answer");
+    drop(take().await.expect("free"));
+    let file = store.path().join("a.lock");
+    let foreign = fs::File::options().write(true).open(&file).expect("opened");
+    // While the file stays, the second one is refused.
+    foreign.lock().expect("locked");
+    assert!(take().await.is_none());
+    foreign.unlock().expect("unlocked");
+    // Removed by lockkit, with both locked, as carefully as it can.
+    let holds = take().await.expect("free");
+    fs::remove_file(store.path().join(".lockkit/a.twin")).expect("removed");
+    fs::remove_file(&file).expect("removed");
+    drop(holds);
+    foreign.lock().expect("locked");
+    assert!(take().await.is_some(), "so it would be safe: let forget remove files");
+}
