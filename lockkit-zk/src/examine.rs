@@ -15,7 +15,7 @@ use crate::client::Client;
 use crate::error::{Outcome, limited, to_error};
 use crate::limits::Mismatch;
 use crate::parents::{self, Mark};
-use crate::why::{Sight, asked, look};
+use crate::why::{Sight, asked, look, reach};
 use crate::{ZkConfig, tokens};
 
 /// The oldest servers that lockkit is made for.
@@ -223,19 +223,22 @@ async fn members(client: &Zk) -> Outcome<Option<Finding>> {
     Ok(Some(Finding::new(Severity::Note, what, remedy)))
 }
 
-/// What each server says of itself.
+/// What each server says of itself; with TLS, whether it takes connections.
 async fn examine_servers(config: &ZkConfig) -> Vec<Finding> {
     let (addresses, is_tls) = (config.addresses(), config.tls.is_some());
-    let sights = join_all(addresses.iter().map(|address| look(address))).await;
-    let told = addresses.iter().zip(&sights).map(async |(address, sight)| match sight {
-        Sight::Plain(answer) => {
-            let mut findings = of_answer(address, answer, addresses.len() > 1);
-            findings.extend(connections(address).await);
-            findings
+    let told = addresses.iter().map(async |address| {
+        // A question without TLS would be an error in its log.
+        let sight = if is_tls { reach(address).await.err() } else { Some(look(address).await) };
+        match sight {
+            None => Vec::new(),
+            Some(Sight::Plain(answer)) => {
+                let mut findings = of_answer(address, &answer, addresses.len() > 1);
+                findings.extend(connections(address).await);
+                findings
+            }
+            Some(Sight::Turned) => vec![amiss(Severity::Danger, address, &Sight::Turned)],
+            Some(sight) => vec![amiss(Severity::Warning, address, &sight)],
         }
-        Sight::NotPlain if is_tls => Vec::new(),
-        Sight::Turned => vec![amiss(Severity::Danger, address, sight)],
-        _ => vec![amiss(Severity::Warning, address, sight)],
     });
     join_all(told).await.concat()
 }

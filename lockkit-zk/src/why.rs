@@ -59,7 +59,11 @@ pub(crate) async fn explained(config: &ZkConfig, error: Error) -> Error {
         };
         return Error::rejected(what, remedy);
     }
-    let told = addresses.iter().zip(&found).map(|(address, found)| format!("{address}: {found}"));
+    let told = addresses.iter().zip(&found).map(|(address, found)| match found {
+        // As it should be.
+        Sight::NotPlain if is_tls => format!("{address}: {}", Sight::Plain(String::new())),
+        found => format!("{address}: {found}"),
+    });
     let text = format!("no server lets this client in: {}", told.collect::<Vec<_>>().join("; "));
     let source = found.into_iter().find_map(Sight::source);
     let Error::Unavailable { .. } = error else { return error };
@@ -67,22 +71,11 @@ pub(crate) async fn explained(config: &ZkConfig, error: Error) -> Error {
 }
 
 pub(crate) async fn look(address: &str) -> Sight {
-    let addresses: Vec<_> = match timeout(STEP, lookup_host(address)).await {
-        Ok(Ok(found)) => found.collect(),
-        Ok(Err(error)) => return Sight::NoAddress(Some(error)),
-        Err(_) => return Sight::NoAddress(None),
-    };
-    let mut stream = match timeout(STEP, TcpStream::connect(&*addresses)).await {
-        Ok(Ok(stream)) => stream,
-        // It took the connection, and ended it before we looked at its outcome.
-        Ok(Err(error)) if was_ended(&error) => return Sight::Turned,
-        Ok(Err(error)) => return Sight::NoConnection(Some(error)),
-        Err(_) => return Sight::NoConnection(None),
+    let mut stream = match reach(address).await {
+        Ok(stream) => stream,
+        Err(sight) => return sight,
     };
     let mut answer = [0; 512];
-    if timeout(UNASKED, stream.read(&mut answer)).await.is_ok() {
-        return Sight::Turned;
-    }
     // A command that all servers answer, and that ends the connection.
     match ask(&mut stream, b"srvr", &mut answer).await {
         Some(0) => return Sight::NotPlain,
@@ -107,6 +100,24 @@ async fn ask(stream: &mut TcpStream, question: &[u8], answer: &mut [u8]) -> Opti
         stream.read(answer).await
     };
     timeout(STEP, asked).await.ok().map(io::Result::unwrap_or_default)
+}
+
+/// A connection that stays open, or what is seen of a server without one.
+pub(crate) async fn reach(address: &str) -> std::result::Result<TcpStream, Sight> {
+    let addresses: Vec<_> = match timeout(STEP, lookup_host(address)).await {
+        Ok(Ok(found)) => found.collect(),
+        Ok(Err(error)) => return Err(Sight::NoAddress(Some(error))),
+        Err(_) => return Err(Sight::NoAddress(None)),
+    };
+    let mut stream = match timeout(STEP, TcpStream::connect(&*addresses)).await {
+        Ok(Ok(stream)) => stream,
+        // It took the connection, and ended it before we looked at its outcome.
+        Ok(Err(error)) if was_ended(&error) => return Err(Sight::Turned),
+        Ok(Err(error)) => return Err(Sight::NoConnection(Some(error))),
+        Err(_) => return Err(Sight::NoConnection(None)),
+    };
+    let is_ended = timeout(UNASKED, stream.read(&mut [0; 512])).await.is_ok();
+    if is_ended { Err(Sight::Turned) } else { Ok(stream) }
 }
 
 /// What a server answers to a longer question without TLS, and the address that it sees us at.
