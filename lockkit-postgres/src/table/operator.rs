@@ -85,4 +85,14 @@ impl Operator for Client {
             None => Err(garbled(&rows)),
         }
     }
+
+    async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
+        let prefix = quoted(&stored(prefix));
+        // As long as the server's years go.
+        let unused = unused_for.as_micros().min(1 << 57);
+        let schema = &self.schema;
+        let sql = format!("SELECT {schema}.forget({prefix}, {unused} * interval '1 microsecond')");
+        let rows = self.look(&sql).await?;
+        rows.first().and_then(|row| number(row, 0)).ok_or_else(|| garbled(&rows))
+    }
 }

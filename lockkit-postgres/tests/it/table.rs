@@ -272,8 +272,11 @@ async fn rows_that_are_forgotten_never_take_a_token_back() {
     let token = last.token();
     last.release().await.unwrap();
     let guard = held.acquire().await.unwrap();
-    assert_eq!(count(&server, "SELECT lockkit.forget('jobs/', '1 hour')"), 0);
-    assert_eq!(count(&server, "SELECT lockkit.forget('jobs/', '0')"), 1);
+    for unused_for in [Duration::from_secs(3_600), Duration::MAX] {
+        assert_eq!(locks.forget("jobs/", unused_for).await.unwrap(), 0);
+    }
+    assert_eq!(locks.forget("other/", Duration::ZERO).await.unwrap(), 0);
+    assert_eq!(locks.forget("jobs/", Duration::ZERO).await.unwrap(), 1);
     assert_eq!(count(&server, "SELECT count(*) FROM lockkit.lease"), 1);
     testbed::held!(guard);
     let again = idle.acquire().await.unwrap();
