@@ -62,6 +62,8 @@ const CONNECTION_OPTIONS: [&str; 16] = [
 #[non_exhaustive]
 pub struct PostgresConfig {
     pub(crate) options: PgConnectOptions,
+    /// Whether the URL or the environment gives one.
+    pub(crate) has_password: bool,
     pub(crate) strategy: Strategy,
     pub(crate) schema: String,
     pub(crate) connections: usize,
@@ -109,9 +111,10 @@ impl PostgresConfig {
         Url::parse(url)?.try_into()
     }
 
-    fn of(options: PgConnectOptions) -> Self {
+    fn of((options, has_password): (PgConnectOptions, bool)) -> Self {
         Self {
             options,
+            has_password,
             strategy: Strategy::default(),
             schema: SCHEMA.to_owned(),
             connections: 8,
@@ -317,8 +320,8 @@ fn keys(text: &str) -> Option<HashMap<LockName, i64>> {
     Some(keys)
 }
 
-/// How the driver connects: it reads the address by libpq's grammar.
-fn connect_options(url: &mut Url) -> Result<PgConnectOptions> {
+/// How the driver connects, and whether with a password: it reads the address by libpq's grammar.
+fn connect_options(url: &mut Url) -> Result<(PgConnectOptions, bool)> {
     let path = url.address().trim_start_matches('/').split_once('/').map_or("", |(_, path)| path);
     if path.contains('@') {
         return Err(url.unreadable("it has an @ behind a /: a / of a password is %2F", SHAPE));
@@ -331,9 +334,11 @@ fn connect_options(url: &mut Url) -> Result<PgConnectOptions> {
         let host = host.to_owned();
         address.query_pairs_mut().append_pair("host", &host);
     }
+    let mut has_password = address.password().is_some() || std::env::var_os("PGPASSWORD").is_some();
     let mut is_named = std::env::var_os("PGAPPNAME").is_some();
     for option in CONNECTION_OPTIONS {
         if let Some(value) = url.take(option) {
+            has_password |= option == "password";
             is_named |= option == "application_name";
             let value = if option == "host" { bare(&value) } else { &value };
             address.query_pairs_mut().append_pair(option, value);
@@ -341,7 +346,8 @@ fn connect_options(url: &mut Url) -> Result<PgConnectOptions> {
     }
     let options = PgConnectOptions::from_str(address.as_str());
     let options = options.map_err(|error| url.unreadable(&error.to_string(), SHAPE))?;
-    Ok(if is_named { options } else { options.application_name("lockkit") })
+    let options = if is_named { options } else { options.application_name("lockkit") };
+    Ok((options, has_password))
 }
 
 /// A host without the brackets in which an IPv6 address stands in a URL.

@@ -182,6 +182,11 @@ pub(crate) fn takes_no_writes(error: &sqlx::Error) -> bool {
     [READ_ONLY, "0A000", "55000"].iter().any(|code| has_code(error, code))
 }
 
+/// Whether a right is lacking, or what a role without rights does not see.
+pub(crate) fn is_for_want_of_a_right(error: &Error) -> bool {
+    matches!(error, Error::Rejected { remedy, .. } if remedy == GRANTS)
+}
+
 /// Whether the connection is of no more use.
 pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
     match error {

@@ -15,6 +15,7 @@ mod advisory;
 mod config;
 mod connection;
 mod error;
+mod examine;
 mod line;
 mod listener;
 mod protocol;

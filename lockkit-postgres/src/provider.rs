@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Error, FencingToken, Grant, Guarantees, LockName, LockProvider, Operator, Request, Result,
+    Error, FencingToken, Finding, Grant, Guarantees, LockName, LockProvider, Operator, Request,
+    Result,
 };
 use sqlx::PgConnection;
 use tokio::runtime::Handle;
 
 use crate::advisory::Advisory;
 use crate::error::{address_of, at};
+use crate::examine::examine;
 use crate::table::Table;
 use crate::transaction::{FenceError, TransactionLocks};
 use crate::{PostgresConfig, Strategy};
@@ -23,6 +25,7 @@ use crate::{PostgresConfig, Strategy};
 pub struct PostgresProvider {
     strategy: Connected,
     transactions: TransactionLocks,
+    config: Arc<PostgresConfig>,
     /// The server's, for errors.
     address: Arc<str>,
 }
@@ -55,6 +58,7 @@ impl PostgresProvider {
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         let (transactions, address) = (TransactionLocks::of(&config), address_of(&config.options));
+        let kept = Arc::new(config.clone());
         let connected = match config.strategy {
             Strategy::Advisory => Advisory::connect(config, &address)
                 .await
@@ -64,7 +68,7 @@ impl PostgresProvider {
             }
         };
         let strategy = connected.map_err(|error| at(&address, error))?;
-        Ok(Self { strategy, transactions, address })
+        Ok(Self { strategy, transactions, config: kept, address })
     }
 
     /// What this strategy promises, straight to the server; the table behind a pooler wakes by
@@ -232,6 +236,14 @@ impl LockProvider for PostgresProvider {
 
     fn operator(&self) -> Option<&dyn Operator> {
         self.strategy().operator()
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        let found = match &self.strategy {
+            Connected::Advisory(advisory) => examine(&self.config, &**advisory, true).await,
+            Connected::Table(table) => examine(&self.config, &**table, table.is_direct()).await,
+        };
+        found.map_err(|error| at(&self.address, error))
     }
 
     async fn close(&self) -> Result<()> {

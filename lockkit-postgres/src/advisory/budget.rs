@@ -9,6 +9,10 @@ const SHARE: usize = 4;
 /// How many clients may grow at the same time before a client checks the count again.
 const GROWING: usize = 16;
 
+/// What a full budget is told.
+pub(crate) const MORE_LOCKS: &str = "raise max_locks_per_transaction on the server (the budget is a quarter of the \
+    locks that it has room for, unless `budget` is set), or use the strategy \"table\"";
+
 #[derive(Debug)]
 pub(super) struct Budget {
     limit: usize,
@@ -29,7 +33,7 @@ pub(super) struct Reserved(Arc<Budget>);
 
 impl Budget {
     pub(super) fn new(limit: Option<usize>, lock_table: usize, seen: usize) -> Self {
-        let limit = limit.unwrap_or(lock_table / SHARE);
+        let limit = budget_of(limit, lock_table);
         Self { limit, state: Mutex::new(State { ours: 0, seen, ours_then: 0 }) }
     }
 
@@ -55,20 +59,28 @@ impl Budget {
 
     /// Refuses one more where there are too many.
     pub(super) fn check(&self) -> Result<()> {
-        let (seen, limit) = (self.state().seen, self.limit);
-        if seen < limit {
-            return Ok(());
-        }
-        Err(Error::rejected(
-            format!("one more advisory lock: the server has {seen}, and the budget is {limit}"),
-            "raise max_locks_per_transaction on the server (the budget is a quarter of the locks \
-             that it has room for, unless `budget` is set), or use the strategy \"table\"",
-        ))
+        check_budget(self.state().seen, self.limit)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many advisory locks there may be on a server with a lock table for so many.
+pub(crate) fn budget_of(limit: Option<usize>, lock_table: usize) -> usize {
+    limit.unwrap_or(lock_table / SHARE)
+}
+
+/// Refuses one more lock where the server has so many.
+pub(crate) fn check_budget(seen: usize, limit: usize) -> Result<()> {
+    if seen < limit {
+        return Ok(());
+    }
+    Err(Error::rejected(
+        format!("one more advisory lock: the server has {seen}, and the budget is {limit}"),
+        MORE_LOCKS,
+    ))
 }
 
 impl Drop for Reserved {

@@ -20,7 +20,7 @@ use crate::PostgresConfig;
 use crate::connection::{PATIENCE, Session};
 use crate::line::LIMIT;
 use crate::protocol::{Columns, garbled, key_of, number};
-use crate::setup::{Over, check_server};
+use crate::setup::{Asks, Over, check_server};
 
 /// The longest that one statement waits: for so long an index build may wait for it.
 const SLICE: Duration = Duration::from_secs(2);
@@ -255,6 +255,13 @@ impl Advisory {
             turn = visit.turn(Some(request)) => turn,
         };
         self.wait(entry, turn).await
+    }
+}
+
+#[async_trait]
+impl Asks for Advisory {
+    async fn ask(&self, limit: Duration, sql: &str) -> Result<Vec<Columns>> {
+        self.sessions.control(&Clock::system(), limit, sql).await
     }
 }
 

@@ -10,4 +10,5 @@ mod names;
 mod session;
 mod sessions;
 
+pub(crate) use budget::{MORE_LOCKS, budget_of, check_budget};
 pub(crate) use client::{Advisory, declared};

@@ -17,16 +17,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::kit::wait;
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider, Operator,
-    Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
+    Applied, Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider,
+    Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 use sqlx::postgres::PgConnectOptions;
 
 use crate::PostgresConfig;
 use crate::connection::{PATIENCE, Session};
 use crate::line::LIMIT;
-use crate::protocol::column;
-use crate::setup::{Over, check_server};
+use crate::protocol::{Columns, column};
+use crate::setup::{Asks, Over, check_server};
 use beats::Beats;
 use client::{Answer, Client};
 use lease::grant;
@@ -86,6 +86,20 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Whether no pooler is between.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.0.listener.is_some()
+    }
+}
+
+#[async_trait]
+impl Asks for Table {
+    async fn ask(&self, limit: Duration, sql: &str) -> Result<Vec<Columns>> {
+        Ok(self.0.pool.run(&Clock::system(), limit, sql).await?.rows)
+    }
+}
+
 /// Whether the server took the settings of our first message from us: a pooler may swallow them.
 async fn obeys(session: &Session) -> Result<bool> {
     let ask = "SELECT source = 'client' FROM pg_settings WHERE name = 'synchronous_commit'";
@@ -122,7 +136,7 @@ fn closed(opens_in: Duration) -> Error {
 #[async_trait]
 impl LockProvider for Table {
     fn guarantees(&self) -> Guarantees {
-        declared(self.0.listener.is_some())
+        declared(self.is_direct())
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {

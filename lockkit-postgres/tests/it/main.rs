@@ -7,6 +7,7 @@ mod answers;
 mod common;
 mod connect;
 mod endings;
+mod examine;
 mod fuzz;
 mod grants;
 mod hand_offs;
