@@ -1,8 +1,8 @@
 //! What every answer of a member says: which cluster it is of, and at which revision it was given.
 
 use etcd_client::{
-    GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, ResponseHeader,
-    StatusResponse, TxnResponse, WatchStream,
+    GetResponse, LeaseGrantResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse,
+    MemberListResponse, ResponseHeader, StatusResponse, TxnResponse, WatchStream,
 };
 use lockkit_core::Instant;
 
@@ -45,6 +45,12 @@ impl Answer for LeaseRevokeResponse {
 }
 
 impl Answer for LeaseTimeToLiveResponse {
+    fn header(&self) -> Option<&ResponseHeader> {
+        self.header()
+    }
+}
+
+impl Answer for MemberListResponse {
     fn header(&self) -> Option<&ResponseHeader> {
         self.header()
     }

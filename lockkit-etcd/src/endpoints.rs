@@ -20,7 +20,7 @@ use crate::mark::Mark;
 use crate::member_client::{Member, MemberClient, Progress};
 
 pub(crate) struct Endpoints {
-    config: EtcdConfig,
+    pub(crate) config: EtcdConfig,
     pub(crate) members: Vec<Member>,
     current: AtomicUsize,
     pub(crate) history: Arc<History>,

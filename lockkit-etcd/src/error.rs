@@ -8,7 +8,8 @@ const RIGHTS: &str = "grant the user's role readwrite on the keys of the prefix:
     etcdctl role grant-permission ROLE --prefix readwrite <prefix>/";
 const CERTIFICATES: &str = "give the authority that signed the server's certificate, the host \
     that it names, and our own certificate if the server asks for one; none may have expired";
-const ROOM: &str = "make room: compact and defragment the cluster, then disarm its alarm";
+pub(crate) const ROOM: &str =
+    "make room: compact and defragment the cluster, then disarm its alarm";
 const LOGIN: &str = "check the user name and the password in the URL";
 
 /// What one call's failure says of its request.

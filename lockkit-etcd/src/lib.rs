@@ -16,6 +16,7 @@ mod client;
 mod config;
 mod endpoints;
 mod error;
+mod examine;
 mod history;
 mod keeper;
 mod lease;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, LockProvider, Operator,
-    Request, Result, WakeUp,
+    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, LockProvider,
+    Operator, Request, Result, WakeUp,
 };
 use tokio::runtime::Handle;
 
@@ -13,6 +13,7 @@ use crate::EtcdConfig;
 use crate::client::Client;
 use crate::endpoints::Endpoints;
 use crate::error::outlasts_full;
+use crate::examine::examine;
 use crate::lease::grant;
 use crate::protocol::Keys;
 use crate::queue::TakeOutcome;
@@ -121,6 +122,10 @@ impl LockProvider for EtcdProvider {
 
     fn operator(&self) -> Option<&dyn Operator> {
         Some(&*self.0)
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>> {
+        examine(&self.0).await
     }
 
     async fn close(&self) -> Result<()> {

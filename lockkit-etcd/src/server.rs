@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use etcd_client::{Client as Driver, GetOptions, PutOptions, ResponseHeader, Txn, TxnOp};
+use etcd_client::{
+    Client as Driver, Compare, CompareOp, GetOptions, PutOptions, ResponseHeader, Txn, TxnOp,
+};
 use lockkit_core::kit::{LONGEST_CALL, is_at_least};
 use lockkit_core::{Clock, Error, Result, TtlRange};
 
@@ -48,13 +50,8 @@ pub(crate) async fn check_server(
     let grant = |client: Driver| async move { client.lease_client().grant(1, None).await };
     let granted = endpoints.call(&clock, left(), grant).await.into_result()?;
     let lease = granted.id();
-    let probe = |client: Driver| {
-        let put = TxnOp::put(keys.session(lease), "", Some(PutOptions::new().with_lease(lease)));
-        let get = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
-        let get = TxnOp::get(keys.range(), Some(get));
-        async move { client.kv_client().txn(Txn::new().and_then([put, get])).await }
-    };
-    endpoints.call(&clock, left(), probe).await.into_result()?;
+    let probe = Txn::new().and_then(probe(keys, Some(lease)));
+    endpoints.call(&clock, left(), send(&probe)).await.into_result()?;
     let revoke = |client: Driver| async move { client.lease_client().revoke(lease).await };
     let revoked = endpoints.call(&clock, left(), revoke).await;
     // Sent again, it finds what the first sending did.
@@ -63,6 +60,19 @@ pub(crate) async fn check_server(
     }
     let least = u64::try_from(granted.ttl()).unwrap_or(1).max(1);
     Ok((TtlRange { min: Duration::from_secs(least), ..TTLS }, mark))
+}
+
+/// What shows whether we may write and read: a put, on this lease, and a read of all of our keys.
+pub(crate) fn probe(keys: &Keys, lease: Option<i64>) -> [TxnOp; 2] {
+    let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+    let put = TxnOp::put(keys.session(lease.unwrap_or(0)), "", options);
+    let get = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
+    [put, TxnOp::get(keys.range(), Some(get))]
+}
+
+/// What is never so, of a key of ours.
+pub(crate) fn never(keys: &Keys) -> Compare {
+    Compare::version(keys.session(0), CompareOp::Less, 0)
 }
 
 /// The cluster's mark; the first client of all puts it.
@@ -96,7 +106,7 @@ fn first_base(revision: i64) -> u64 {
 }
 
 /// Refuses what lacks a request that we send.
-fn check_version(version: &str) -> Result<()> {
+pub(crate) fn check_version(version: &str) -> Result<()> {
     if !is_at_least(version, (3, 4)) {
         return Err(Error::rejected(format!("etcd {version}"), "use etcd 3.4 or newer"));
     }

@@ -191,15 +191,19 @@ fn of_limits(settings: &Columns, connections: usize, is_direct: bool) -> Vec<Fin
         format!("ALTER {what} {} CONNECTION LIMIT with a higher limit", name.unwrap_or_default())
     };
     let all = [
-        (5, "the server", "raise max_connections, or give clients fewer `connections`".to_owned()),
-        (6, "this role", alter("ROLE", role)),
-        (7, "this database", alter("DATABASE", database)),
+        (
+            5,
+            "the server's",
+            "raise max_connections, or give clients fewer `connections`".to_owned(),
+        ),
+        (6, "this role's", alter("ROLE", role)),
+        (7, "this database's", alter("DATABASE", database)),
     ];
     let low = all.into_iter().filter_map(|(n, of, remedy)| {
         let left = number::<i64>(settings, n).filter(|left| *left < wanted)?.max(0);
         let severity = if left == 0 { Severity::Danger } else { Severity::Warning };
         let what = format!(
-            "{left} connections are left of the limit of {of}; each client makes up to {connections}"
+            "connections left of {of} limit: {left}, and this client makes up to {connections}"
         );
         Some(Finding::new(severity, what, remedy))
     });
@@ -335,7 +339,7 @@ async fn of_rows(config: &PostgresConfig, over: &mut Over<'_>) -> Result<Vec<Fin
         found.push(Finding::new(
             Severity::Note,
             format!("the server has crashed or was promoted: it grants again in {opens_in:?}"),
-            "wait; a smaller `barrier` makes it shorter",
+            "wait for it, or set a smaller `barrier` from now on",
         ));
     }
     Ok(found)

@@ -6,6 +6,7 @@ mod beliefs;
 mod cluster;
 mod common;
 mod connect;
+mod examine;
 mod foreign;
 mod fuzz;
 mod interop;

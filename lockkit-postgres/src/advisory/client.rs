@@ -18,7 +18,7 @@ use super::session::{Lives, Use};
 use super::sessions::Sessions;
 use crate::PostgresConfig;
 use crate::connection::{PATIENCE, Session};
-use crate::line::LIMIT;
+use crate::line::{Command, LIMIT};
 use crate::protocol::{Columns, garbled, key_of, number};
 use crate::setup::{Asks, Over, check_server};
 
@@ -261,7 +261,15 @@ impl Advisory {
 #[async_trait]
 impl Asks for Advisory {
     async fn ask(&self, limit: Duration, sql: &str) -> Result<Vec<Columns>> {
-        self.sessions.control(&Clock::system(), limit, sql).await
+        let clock = Clock::system();
+        match self.sessions.control(&clock, limit, sql).await {
+            // Sessions for locks are made of a primary alone, and the one that was there may have ended.
+            Err(Error::Unavailable { .. }) => {
+                let session = Session::open(&self.sessions.options, LIMIT, limit).await?;
+                session.ask(&clock, limit, Command::Sql(sql.to_owned())).await
+            }
+            answer => answer,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ const UNUSED: Duration = Duration::from_secs(10);
 const CHECK: Duration = Duration::from_millis(500);
 
 pub(super) struct Sessions {
-    options: PgConnectOptions,
+    pub(super) options: PgConnectOptions,
     /// The server's, for errors.
     pub(super) address: Arc<str>,
     most: usize,

@@ -147,19 +147,23 @@ async fn a_server_that_connecting_refuses_is_found_in_the_same_words() {
 async fn an_address_that_leads_to_a_standby_is_found_and_the_standby_is_noted_at_its_primary() {
     let primary = plain();
     let link = Link::to(primary.address()).unwrap();
-    let provider = client(config(&primary.url_at(link.address()), Strategy::Table)).await;
-    let other = client(config(&primary.url(), Strategy::Advisory)).await;
+    let mut providers = Vec::new();
+    for strategy in BOTH {
+        providers.push(client(config(&primary.url_at(link.address()), strategy)).await);
+    }
     let standby = PostgresServer::builder().standby_of(primary.address()).start().unwrap();
-    for provider in [&provider, &other] {
+    for provider in &providers {
         let noted = until_found(provider, "a standby follows").await;
         assert_eq!(only(&noted, "a standby follows").severity, Severity::Note);
         assert_eq!(amiss(provider).await, []);
     }
     link.lead_to(standby.address());
     link.reset().unwrap();
-    let found = amiss(&provider).await;
-    assert_eq!(only(&found, "recovery").severity, Severity::Danger);
-    assert!(only(&found, "recovery").remedy.contains("primary"));
+    for provider in &providers {
+        let found = amiss(provider).await;
+        assert_eq!(only(&found, "recovery").severity, Severity::Danger);
+        assert!(only(&found, "recovery").remedy.contains("primary"));
+    }
 }
 
 /// Each right of the page, by the strategy that needs it.
