@@ -279,7 +279,7 @@ async fn lacking(config: &PostgresConfig, over: &mut Over<'_>, role: &str) -> Re
     Ok(found.collect())
 }
 
-/// Asks the catalog, which everybody may read, and which knows nothing of objects that are not there.
+/// Asks the catalog, which every role may read, and which knows nothing of objects that are not there.
 fn lacking_sql(config: &PostgresConfig) -> String {
     let schema = config.schema.as_str();
     let own = match config.strategy {
@@ -373,6 +373,28 @@ mod tests {
         }
         let option = "postgres://db.internal?user=app&password=secret";
         assert_eq!(of(option, false, true), [Severity::Warning]);
+    }
+
+    #[test]
+    fn the_right_to_call_each_function_of_ours_is_looked_at() {
+        // For operators; for old programs; for other languages.
+        let others = ["forget", "refuse", "key"];
+        let listed = [TABLE, ADVISORY, VERSION, FENCE].concat();
+        let scripts = [
+            include_str!("sql/table.sql"),
+            include_str!("sql/advisory.sql"),
+            include_str!("sql/setup.sql"),
+        ];
+        for script in scripts {
+            for made in script.split("CREATE OR REPLACE FUNCTION ").skip(1) {
+                let name = made.split('(').next().and_then(|made| made.split('.').nth(1));
+                let name = name.expect("a name");
+                let is_listed = listed
+                    .iter()
+                    .any(|(object, rights)| *object == name && rights.contains(&"EXECUTE"));
+                assert!(is_listed || others.contains(&name), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,18 @@
 //! What `examine` finds amiss with a cluster, and that it finds nothing with one that is fine.
 
+#[cfg(feature = "tls")]
+use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::common::cluster::ALONE;
 use crate::common::{SLACK, by, ms};
 use etcd_client::{AlarmAction, AlarmType, Client as Driver};
 use lockkit_core::{Error, Finding, LockProvider, Locks, Severity};
+#[cfg(feature = "tls")]
+use lockkit_etcd::EtcdTls;
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
+#[cfg(feature = "tls")]
+use testbed::{ClientCertificate, certificates::Certificates};
 use testbed::{Data, EtcdCluster, EtcdServer, Fault, Link, Server, Way, in_time, timing};
 
 /// How long an examination may take.
@@ -231,4 +237,31 @@ async fn an_examination_over_a_silent_link_ends_within_its_limit() {
     server.kill().unwrap();
     let error = by(LIMIT + SLACK, "an answer", provider.examine()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_certificate_is_not_trusted_any_more_is_found() {
+    let certificates = Certificates::new().unwrap();
+    let asks = ClientCertificate::NotAsked;
+    let server = EtcdServer::builder().tls(&certificates, asks).start().unwrap();
+    let link = Link::to(server.tls_address().unwrap()).unwrap();
+    let tls = EtcdTls::file(certificates.ca());
+    let provider = client(EtcdConfig::new([("localhost", link.port())]).tls(tls)).await;
+    assert_eq!(findings(&provider).await, []);
+    let good = fs::read(certificates.ca()).unwrap();
+    fs::copy(certificates.other_ca(), certificates.ca()).unwrap();
+    // A connection that is open stays as it is.
+    assert_eq!(findings(&provider).await, []);
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    let error = provider.examine().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    link.pass().unwrap();
+    let found = findings(&provider).await;
+    let mistrusted = only(&found, "certificate");
+    assert_eq!(mistrusted.severity, Severity::Danger);
+    assert!(mistrusted.remedy.contains("authority"), "{mistrusted}");
+    fs::write(certificates.ca(), good).unwrap();
+    assert_eq!(findings(&provider).await, []);
 }
