@@ -49,8 +49,8 @@ async fn all(client: &Client) -> Result<Vec<Finding>> {
     let list = list.value.ok();
     let mut found = Vec::new();
     let mut silent = Vec::new();
-    let is_cluster =
-        endpoints.count() > 1 || list.as_ref().is_some_and(|list| list.members().len() > 1);
+    let several = |list: &MemberListResponse| list.members().len() > 1;
+    let is_cluster = list.as_ref().map_or(endpoints.count() > 1, several);
     for (member, told) in members.into_iter().enumerate() {
         let url = &endpoints.members[member].url;
         match told {
@@ -67,7 +67,9 @@ async fn all(client: &Client) -> Result<Vec<Finding>> {
         let last = silent.into_iter().map(|failure| failure.beside(&mut said)).last();
         return match last.map(|failure| failure.into_error(false).with_applied(Applied::No)) {
             // Their certificates, or ours.
-            Some(error @ Error::Rejected { .. }) => Ok(vec![refusal(error)?]),
+            Some(error @ (Error::Rejected { .. } | Error::Invalid { .. })) => {
+                Ok(vec![refusal(error)?])
+            }
             Some(error) => Err(error),
             None => Ok(found),
         };
@@ -124,7 +126,9 @@ async fn may_use(client: &Client) -> Result<()> {
 /// What a refusal tells.
 fn refusal(error: Error) -> Result<Finding> {
     match error {
-        Error::Rejected { what, remedy, .. } => Ok(Finding::new(Severity::Danger, what, remedy)),
+        Error::Rejected { what, remedy, .. } | Error::Invalid { what, remedy, .. } => {
+            Ok(Finding::new(Severity::Danger, what, remedy))
+        }
         error => Err(error),
     }
 }

@@ -20,6 +20,7 @@ mod line;
 mod listener;
 mod protocol;
 mod provider;
+mod rights;
 mod setup;
 mod table;
 mod transaction;
