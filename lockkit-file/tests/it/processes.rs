@@ -259,7 +259,8 @@ fn a_waiter_in_the_kernels_queue_leaves_at_once_and_keeps_no_runtime_from_ending
     let block_on = |runtime: &Option<tokio::runtime::Runtime>, limit| {
         runtime.as_ref().expect("one").block_on(async {
             let locks = locks(store.path()).await;
-            locks.lock("long").acquire_within(limit).await.map(drop)
+            // Released before the next step: a lock that lingers would be taken for the program's.
+            locks.lock("long").acquire_within(limit).await?.release().await
         })
     };
     block_on(&runtime, Duration::from_secs(5)).expect("free");
