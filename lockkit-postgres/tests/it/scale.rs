@@ -13,7 +13,7 @@ use testbed::{PostgresServer, in_time, timing};
 const TTL: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_names_are_held_at_once_on_at_most_eight_connections() {
+async fn ten_thousand_names_are_held_at_once_on_eight_connections_and_the_one_that_listens() {
     const NAMES: usize = 10_000;
     let _alone = ALONE.lock().await;
     let server =
@@ -26,7 +26,9 @@ async fn ten_thousand_names_are_held_at_once_on_at_most_eight_connections() {
             guards.extend(join_all(some).await.into_iter().map(Result::unwrap));
         }
         let used = connections(&server);
-        assert!(used <= 8, "{used} connections ({strategy:?})");
+        // Under the table one more listens for what is revoked.
+        let most = 8 + usize::from(strategy == Strategy::Table);
+        assert!(used <= most, "{used} connections ({strategy:?})");
         assert!(guards.iter().all(Guard::is_held));
         if strategy == Strategy::Advisory {
             assert_eq!(advisory(&server), NAMES);
