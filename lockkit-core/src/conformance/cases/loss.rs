@@ -151,13 +151,14 @@ async fn sticky_signal(cx: Context) -> Verdict {
         cx.sleep(Duration::from_millis(5)).await;
         cx.fixture.remove(&name).await
     };
-    let asked = tokio::time::timeout(cx.wake_up(), grant.lease.lost());
+    // C7 names no time for a signal: long enough for a store that gives one, whatever the machine does meanwhile.
+    let bound = 3 * cx.wake_up();
+    let asked = tokio::time::timeout(bound, grant.lease.lost());
     let (told, removed) = tokio::join!(asked, remove);
     removed?;
     let Ok(reason) = told else {
         return Err(Stop::Final(Outcome::NotClaimed("C7: the store itself signals a loss".into())));
     };
-    let bound = cx.wake_up();
     for _ in 0..3 {
         let again = cx.by(bound, "a signal that was given is there", grant.lease.lost()).await?;
         require!(again == reason, "lost because {again}, then because {reason}");
