@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::{Data, Error, Fault, Link, Result, Server, Way};
 
 /// How long an election may take, on a busy machine.
-const ELECTED_WITHIN: Duration = Duration::from_secs(20);
+const ELECTED_WITHIN: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(10);
 /// How often a start is tried on other ports when somebody else took one.
 const STARTS: usize = 5;

@@ -4,13 +4,14 @@ use lockkit_zk::{ZkConfig, ZkProvider};
 use testbed::fuzz::{Fuzz, nothing_is_left};
 use testbed::{Data, ZkEnsemble};
 
-use crate::common::{TICK, ms, three};
+use crate::common::{BUSY, TICK, ms, three};
 
 fn config(ensemble: &ZkEnsemble) -> ZkConfig {
     ZkConfig::new(ensemble.addresses().iter().map(ToString::to_string)).tick(TICK)
 }
 
 async fn fuzz(grants: usize) {
+    let _busy = BUSY.lock().await;
     let ensemble = three();
     let fault = async |round| {
         tokio::time::sleep(ms(4_000)).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{by, ms};
+use crate::common::{BUSY, by, ms};
 use lockkit_core::Locks;
 use lockkit_zk::{ZkConfig, ZkProvider};
 use testbed::ZkServer;
@@ -22,6 +22,7 @@ fn is_quiet(log: &Log, after: &str) {
 async fn ten_thousand_cycles_with_every_default_and_a_close_log_no_warning() {
     const CYCLES: usize = 10_000;
     const CHUNK: usize = 100;
+    let _busy = BUSY.lock().await;
     let server = ZkServer::builder().tick(TICK).start().unwrap();
     let log = Log::of_this_thread();
     let config = ZkConfig::new([server.address().to_string()]);

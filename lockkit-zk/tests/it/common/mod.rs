@@ -20,6 +20,8 @@ use zookeeper_client::{Client, Error as ZkError};
 pub(crate) const TICK: Duration = ms(500);
 /// How long a noisy machine may take beyond a bound.
 pub(crate) const SLACK: Duration = ms(1_000);
+/// Held by a test that keeps the machine busy for many seconds, so that no two do at once.
+pub(crate) static BUSY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 pub(crate) const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
