@@ -130,13 +130,17 @@ impl<'a> World<'a> {
     /// Takes one step, and looks at everything that can be seen after it.
     pub(super) async fn take(&mut self, step: Step) -> Verdict {
         let taken = self.take_in_time(step).await;
-        if taken.is_err() && !self.expires && self.is_a_term_over() {
-            // A lock that lives as long as its connection may end with its term too, and the machine was too
-            // slow to renew it.
+        self.unless_unsure(taken)
+    }
+
+    /// What came of calls, unless it is no proof: a lock that lives as long as its connection may end with
+    /// its term too, and the machine was too slow to renew it.
+    fn unless_unsure(&mut self, came: Verdict) -> Verdict {
+        if came.is_err() && !self.expires && self.is_a_term_over() {
             self.unsure = true;
             return Ok(());
         }
-        taken
+        came
     }
 
     /// Whether a grant is held whose term is over.
@@ -449,10 +453,17 @@ impl<'a> World<'a> {
 
     /// Releases what is held, and what is granted then, and checks that nothing is left in the store.
     pub(super) async fn finish(&mut self) -> Verdict {
+        if !self.unsure {
+            let given = self.give_all_back().await;
+            self.unless_unsure(given)?;
+        }
         if self.unsure {
             self.abandon().await;
-            return Ok(());
         }
+        Ok(())
+    }
+
+    async fn give_all_back(&mut self) -> Verdict {
         for name in 0..self.names.len() {
             self.pass(self.now()).await?;
             self.give_back(name).await?;
