@@ -213,15 +213,25 @@ impl StdError for Error {
 }
 
 impl Cause {
-    /// The error that the store's client gave, if it is of this type.
+    /// The error that the store's client gave, if it is of this type: also below a text that names the server.
     pub fn downcast_ref<T: StdError + 'static>(&self) -> Option<&T> {
         let mut error: &(dyn StdError + 'static) = &*self.0;
         loop {
             match error.downcast_ref() {
                 Some(found) => return Some(found),
-                None => error = error.source()?,
+                None => error = below(error)?,
             }
         }
+    }
+}
+
+/// The error below this one. A cause and an error of ours tell of what is behind theirs as their source, since
+/// the text of theirs is in their own: here none is skipped.
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(Cause(inner)), _) => Some(&**inner),
+        (_, Some(Error::Unavailable { cause, .. })) => Some(&*cause.0),
+        _ => error.source(),
     }
 }
 
@@ -243,5 +253,50 @@ impl fmt::Display for Cause {
 impl StdError for Cause {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// As a store's client names its server: what went wrong is its source.
+    #[derive(Debug)]
+    struct At(Cause);
+
+    impl fmt::Display for At {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "db.internal: {}", self.0)
+        }
+    }
+
+    impl StdError for At {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    fn cause(error: Error) -> Cause {
+        match error {
+            Error::Unavailable { cause, .. } => cause,
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn the_clients_own_error_is_found_below_the_name_of_its_server() {
+        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens");
+        let own = Error::unavailable(Applied::No, refused());
+        let named = Error::unavailable(Applied::No, At(cause(own.clone())));
+        let twice = Error::unavailable(Applied::Maybe, cause(named.clone()));
+        let within = Error::unavailable(Applied::Maybe, named.clone());
+        for error in [own, named, twice, within] {
+            let cause = cause(error);
+            let found = cause.downcast_ref::<io::Error>().expect("the client's own error");
+            assert_eq!(found.kind(), io::ErrorKind::ConnectionRefused, "{cause}");
+            assert!(cause.downcast_ref::<fmt::Error>().is_none(), "{cause}");
+        }
     }
 }
