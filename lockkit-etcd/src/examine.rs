@@ -2,12 +2,11 @@
 //!
 //! What makes connecting refuse a cluster is decided by `server` and `members`, and told here in the same words.
 
-use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use etcd_client::{Client as Driver, MemberListResponse, StatusResponse, Txn};
 use futures_util::future::{join, join_all};
-use lockkit_core::kit::{LONGEST_CALL, within};
+use lockkit_core::kit::{LONGEST_CALL, examined, is_this_machine, refusal};
 use lockkit_core::{Applied, Clock, Error, Finding, Result, Severity};
 
 use crate::EtcdConfig;
@@ -29,13 +28,11 @@ const CORRUPT: &str = "stop the clients, and restore the cluster from a backup o
 pub(crate) async fn examine(client: &Client) -> Result<Vec<Finding>> {
     // Each of its calls ends a little earlier by itself, and gives up a client that is stuck.
     let limit = LONGEST_CALL + LONGEST_CALL / 20;
-    let found = within(&Clock::system(), limit, all(client)).await;
-    let mut found = found.unwrap_or_else(|| {
+    let silent = || {
         let names = client.endpoints.names();
-        Err(Error::unavailable(Applied::No, format!("{names} gave no answer within {limit:.1?}")))
-    })?;
-    found.sort_by_key(|finding| Reverse(finding.severity));
-    Ok(found)
+        Error::unavailable(Applied::No, format!("{names} gave no answer within {limit:.1?}"))
+    };
+    examined(limit, all(client), silent).await
 }
 
 async fn all(client: &Client) -> Result<Vec<Finding>> {
@@ -121,16 +118,6 @@ async fn may_use(client: &Client) -> Result<()> {
     let txn = Txn::new().when([never(&client.keys)]).and_then(probe(&client.keys, None));
     let answer = client.endpoints.call(&Clock::system(), LONGEST_CALL, send(&txn)).await;
     answer.into_result().map(drop)
-}
-
-/// What a refusal tells.
-fn refusal(error: Error) -> Result<Finding> {
-    match error {
-        Error::Rejected { what, remedy, .. } | Error::Invalid { what, remedy, .. } => {
-            Ok(Finding::new(Severity::Danger, what, remedy))
-        }
-        error => Err(error),
-    }
 }
 
 /// Adds what is not told yet: members say the same of what is the cluster's.
@@ -252,10 +239,7 @@ fn of_wire(config: &EtcdConfig) -> Option<Finding> {
     if config.tls.is_some() {
         return None;
     }
-    let is_local = |host: &str| {
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-    };
-    let (host, _) = config.endpoints.iter().find(|(host, _)| !is_local(host))?;
+    let (host, _) = config.endpoints.iter().find(|(host, _)| !is_this_machine(host))?;
     let (severity, what) = match config.login {
         Some(_) => (Severity::Warning, "the password of the login"),
         None => (Severity::Note, "all that we ask"),

@@ -1,11 +1,11 @@
 //! Whether a cluster is fit for locks: what is checked once, when connecting.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use etcd_client::{
     Client as Driver, Compare, CompareOp, GetOptions, PutOptions, ResponseHeader, Txn, TxnOp,
 };
-use lockkit_core::kit::{LONGEST_CALL, is_at_least};
+use lockkit_core::kit::{LONGEST_CALL, is_at_least, wall_micros};
 use lockkit_core::{Clock, Error, Result, TtlRange};
 
 use crate::endpoints::Endpoints;
@@ -98,11 +98,7 @@ async fn mark(
 /// The base of the tokens of a cluster that no client has used yet, at this revision: they begin at the time in
 /// microseconds, so that a move from another store to this one only ever raises a name's tokens.
 fn first_base(revision: i64) -> u64 {
-    // Only where tokens begin: no time is compared with another host's.
-    #[allow(clippy::disallowed_methods)]
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let micros = u64::try_from(now.as_micros()).unwrap_or(0);
-    micros.saturating_sub(u64::try_from(revision).unwrap_or(0)).min(MOST_BASE)
+    wall_micros().saturating_sub(u64::try_from(revision).unwrap_or(0)).min(MOST_BASE)
 }
 
 /// Refuses what lacks a request that we send.

@@ -2,12 +2,10 @@
 //!
 //! What makes connecting refuse a server is decided by `setup`, and told here in the same words.
 
-use std::cmp::Reverse;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use lockkit_core::kit::within;
-use lockkit_core::{Applied, Clock, Error, Finding, Result, Severity};
+use lockkit_core::kit::{examined, is_this_machine, refusal, refusals};
+use lockkit_core::{Applied, Finding, Result, Severity};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::advisory::{MORE_LOCKS, budget_of, check_budget};
@@ -46,10 +44,8 @@ pub(crate) async fn examine(
     is_direct: bool,
 ) -> Result<Vec<Finding>> {
     // A statement that is not answered ends a little earlier by itself, and gives up a connection that is stuck.
-    let found = within(&Clock::system(), LIMIT + LIMIT / 20, all(config, asks, is_direct)).await;
-    let mut found = found.unwrap_or_else(|| Err(no_answer(Applied::No, LIMIT)))?;
-    found.sort_by_key(|finding| Reverse(finding.severity));
-    Ok(found)
+    let silent = || no_answer(Applied::No, LIMIT);
+    examined(LIMIT + LIMIT / 20, all(config, asks, is_direct), silent).await
 }
 
 async fn all(config: &PostgresConfig, asks: &dyn Asks, is_direct: bool) -> Result<Vec<Finding>> {
@@ -74,16 +70,6 @@ async fn all(config: &PostgresConfig, asks: &dyn Asks, is_direct: bool) -> Resul
     Ok(found)
 }
 
-/// What a refusal tells.
-fn refusal(error: Error) -> Result<Finding> {
-    match error {
-        Error::Rejected { what, remedy, .. } | Error::Invalid { what, remedy, .. } => {
-            Ok(Finding::new(Severity::Danger, what, remedy))
-        }
-        error => Err(error),
-    }
-}
-
 /// What makes connecting refuse a server, and what our own tables tell.
 async fn of_objects(
     config: &PostgresConfig,
@@ -91,11 +77,9 @@ async fn of_objects(
     found: &mut Vec<Finding>,
 ) -> Result<()> {
     let seen = look(config, over).await?;
-    let mut is_fit = true;
-    for unfit in FITNESS.iter().filter_map(|check| check(&seen).err()) {
-        is_fit = false;
-        found.push(refusal(unfit)?);
-    }
+    let unfit = refusals(FITNESS.iter().map(|check| check(&seen)))?;
+    let is_fit = unfit.is_empty();
+    found.extend(unfit);
     let is_table = config.strategy == Strategy::Table;
     if !is_table {
         let Server { lock_table, locks } = Server::of(&seen)?;
@@ -212,10 +196,7 @@ fn of_wire(config: &PostgresConfig, is_tls: bool, is_direct: bool) -> Vec<Findin
 /// Whether what we send stays on this machine.
 fn is_local(options: &PgConnectOptions) -> bool {
     let host = options.get_host();
-    options.get_socket().is_some()
-        || host.starts_with('/')
-        || host == "localhost"
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    options.get_socket().is_some() || host.starts_with('/') || is_this_machine(host)
 }
 
 /// How much of the budget of advisory locks is used.

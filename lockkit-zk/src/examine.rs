@@ -7,7 +7,9 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use futures_util::future::join_all;
-use lockkit_core::kit::{LONGEST_CALL, is_at_least};
+#[cfg(feature = "tls")]
+use lockkit_core::kit::refusal;
+use lockkit_core::kit::{LONGEST_CALL, is_at_least, is_this_machine, refusals};
 use lockkit_core::{Applied, Clock, Error, Finding, Result, Severity};
 use zookeeper_client::{Acl, Client as Zk, Error as ZkError, Permission};
 
@@ -49,12 +51,12 @@ impl Client {
         let (session, _in_use) = self.sessions.any().await?;
         let (client, base) = (session.client()?, &*self.base);
         let mut findings = Vec::new();
-        findings.extend(refusal(parents::check(&client, base).await)?);
+        findings.extend(refusals([parents::check(&client, base).await])?);
         // Without the right to read, that was told.
         let logins = &self.sessions.connector.config.logins;
         findings.extend(seen(no_right_to_create(&client, base, logins).await)?);
         if findings.is_empty() {
-            findings.extend(refusal(tokens::check(&client, base).await)?);
+            findings.extend(refusals([tokens::check(&client, base).await])?);
             findings.extend(seen(older_layout(&client, base).await)?);
         }
         findings.extend(seen(quotas(&client, base).await)?);
@@ -69,7 +71,8 @@ async fn trust(config: &ZkConfig) -> Option<Finding> {
     if let Some(tls) = &config.tls {
         let trust = crate::tls::check_trust(config, tls);
         // A server that does not answer is told of elsewhere.
-        return refusal(limited(&Clock::system(), LONGEST_CALL, trust).await).unwrap_or_default();
+        let mistrust = limited(&Clock::system(), LONGEST_CALL, trust).await.err();
+        return mistrust.and_then(|error| refusal(error).ok());
     }
     let _ = config;
     None
@@ -78,17 +81,6 @@ async fn trust(config: &ZkConfig) -> Option<Finding> {
 /// Nothing of this can have taken effect.
 fn only_read(error: Error) -> Error {
     error.with_applied(Applied::No)
-}
-
-/// What a check refuses, as a finding.
-fn refusal<T>(check: Result<T>) -> Result<Option<Finding>> {
-    match check {
-        Ok(_) => Ok(None),
-        Err(Error::Rejected { what, remedy, .. } | Error::Invalid { what, remedy, .. }) => {
-            Ok(Some(Finding::new(Severity::Danger, what, remedy)))
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// What a look shows; what this client may not read is not there for it.
@@ -321,19 +313,14 @@ fn plain_password(config: &ZkConfig) -> Option<Finding> {
         return None;
     }
     let addresses = config.addresses();
-    let far = addresses.iter().find(|address| !is_this_host(address))?;
+    let is_near =
+        |address: &str| is_this_machine(address.rsplit_once(':').map_or(address, |(host, _)| host));
+    let far = addresses.iter().find(|address| !is_near(address))?;
     Some(Finding::new(
         Severity::Warning,
         format!("the password of a login goes to {far} without TLS, for all to read on the way"),
         "name the servers' secureClientPort, and give ca for TLS",
     ))
-}
-
-fn is_this_host(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost"
-        || host.parse::<IpAddr>().is_ok_and(|host| host.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

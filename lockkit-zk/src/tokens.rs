@@ -4,8 +4,7 @@
 //! use, in microseconds, so that a resource that has seen another store's tokens goes on. A store that was in
 //! use before there was a base keeps the tokens that it has: its base is 0.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use lockkit_core::kit::wall_micros;
 use lockkit_core::{Applied, Error, Result};
 use zookeeper_client::{Acl, Acls, Client, CreateMode, Error as ZkError};
 
@@ -106,9 +105,5 @@ async fn acl_of(client: &Client, base: &str, acls: Acls<'_>) -> Outcome<Vec<Acl>
 
 /// The microseconds since 1970, less this transaction number: a token of this transaction is the time.
 fn since_1970(czxid: i64) -> u64 {
-    // Read once in the life of a store, and compared with nothing.
-    #[allow(clippy::disallowed_methods)]
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = u64::try_from(now.as_micros()).unwrap_or_default();
-    now.saturating_sub(czxid.try_into().unwrap_or_default())
+    wall_micros().saturating_sub(czxid.try_into().unwrap_or_default())
 }

@@ -7,13 +7,15 @@
 //! of a call ([`call_limit`], [`within`]), the grammar of a URL ([`Url`]) and the refusal of a bad setting
 //! ([`check`]), certificates that may be replaced on disk ([`Tls`]), whether a server is new enough
 //! ([`is_at_least`]), whether one side of a connection mistrusts the other's certificate ([`is_mistrust`]),
-//! and whether a store holds a layout that this client can share ([`check_layout`]).
+//! whether a store holds a layout that this client can share ([`check_layout`]), what an examination is made of
+//! ([`examined`], [`refusal`], [`refusals`], [`is_this_machine`]) and where tokens begin ([`wall_micros`]).
 //!
 //! None of it knows a store. The interface may still change from one minor version to the next, until
 //! backends outside this repository use it.
 
 mod calls;
 mod connection;
+mod examining;
 mod layout;
 mod mistrust;
 mod requests;
@@ -23,9 +25,11 @@ mod tls;
 mod url;
 mod version;
 mod waiting;
+mod wall;
 
 pub use calls::{LONGEST_CALL, call_limit, within};
 pub use connection::{Connection, Live};
+pub use examining::{examined, is_this_machine, refusal, refusals};
 pub use layout::check_layout;
 pub use mistrust::is_mistrust;
 pub use requests::{Data, Entry, Notes, Record, Requests, Sending};
@@ -35,3 +39,4 @@ pub use tls::{Certificates, Pem, Tls};
 pub use url::{Servers, Url, check};
 pub use version::is_at_least;
 pub use waiting::{Mailbox, Notice, wait, waiter_life};
+pub use wall::wall_micros;

@@ -36,7 +36,7 @@ pub(crate) fn unseen_calls() -> Vec<Flaw> {
             "tokens-cleared-away",
             "tokens start again once a name was free for a while: its counter is cleared away",
             &["C4-06"],
-            TokensClearedAway::default(),
+            OwnTokens::kept_for(Duration::from_millis(300)),
         )
         .breaks("C4"),
         Flaw::twist(
@@ -64,7 +64,7 @@ pub(crate) fn unseen_calls() -> Vec<Flaw> {
             "forgotten-tokens-again",
             "a name that was forgotten starts its tokens again",
             &["C16-11"],
-            ForgottenTokensAgain::default(),
+            OwnTokens::kept_for(Duration::MAX),
         )
         .breaks("C4"),
         Flaw::twist(
@@ -144,16 +144,24 @@ impl Twist for RefusedBesideAWait {
     }
 }
 
-/// The last token of each name, and when that was granted.
-#[derive(Debug, Default)]
-struct TokensClearedAway(Mutex<HashMap<LockName, (u64, Instant)>>);
+/// Counts the tokens of each name itself, and starts again with a name that was free for so long, or forgotten.
+#[derive(Debug)]
+struct OwnTokens {
+    /// The last token of each name, and when that was granted.
+    last: Mutex<HashMap<LockName, (u64, Instant)>>,
+    kept_for: Duration,
+}
 
-impl TokensClearedAway {
+impl OwnTokens {
+    fn kept_for(kept_for: Duration) -> Self {
+        Self { last: Mutex::default(), kept_for }
+    }
+
     fn count(&self, request: &Request, mut grant: Grant) -> Result<Grant> {
         let now = request.clock().now();
-        let mut last = lock(&self.0);
+        let mut last = lock(&self.last);
         let (count, at) = last.entry(request.name().clone()).or_insert((0, now));
-        let is_old = now.saturating_since(*at) > Duration::from_millis(300);
+        let is_old = now.saturating_since(*at) > self.kept_for;
         *count = if is_old { 1 } else { *count + 1 };
         *at = now;
         grant.token = FencingToken::new(*count)?;
@@ -162,7 +170,7 @@ impl TokensClearedAway {
 }
 
 #[async_trait]
-impl Twist for TokensClearedAway {
+impl Twist for OwnTokens {
     async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
         let grant = client.try_acquire(request).await?;
         grant.map(|grant| self.count(request, grant)).transpose()
@@ -171,6 +179,13 @@ impl Twist for TokensClearedAway {
     async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
         let grant = client.acquire(request).await?;
         self.count(request, grant)
+    }
+
+    async fn forget(&self, _: &Client, prefix: &str, _: Duration) -> Result<u64> {
+        let mut last = lock(&self.last);
+        let before = last.len();
+        last.retain(|name, _| !name.as_str().starts_with(prefix));
+        Ok((before - last.len()) as u64)
     }
 }
 
@@ -213,40 +228,6 @@ impl Twist for DroppedLeaseRenewed {
             });
         }
         Ok(Some(grant))
-    }
-}
-
-/// How many grants each name has had since it was forgotten.
-#[derive(Debug, Default)]
-struct ForgottenTokensAgain(Mutex<HashMap<LockName, u64>>);
-
-impl ForgottenTokensAgain {
-    fn count(&self, request: &Request, mut grant: Grant) -> Result<Grant> {
-        let mut counts = lock(&self.0);
-        let count = counts.entry(request.name().clone()).or_default();
-        *count += 1;
-        grant.token = FencingToken::new(*count)?;
-        Ok(grant)
-    }
-}
-
-#[async_trait]
-impl Twist for ForgottenTokensAgain {
-    async fn try_acquire(&self, client: &Client, request: &Request) -> Result<Option<Grant>> {
-        let grant = client.try_acquire(request).await?;
-        grant.map(|grant| self.count(request, grant)).transpose()
-    }
-
-    async fn acquire(&self, client: &Client, request: &Request) -> Result<Grant> {
-        let grant = client.acquire(request).await?;
-        self.count(request, grant)
-    }
-
-    async fn forget(&self, _: &Client, prefix: &str, _: Duration) -> Result<u64> {
-        let mut counts = lock(&self.0);
-        let before = counts.len();
-        counts.retain(|name, _| !name.as_str().starts_with(prefix));
-        Ok((before - counts.len()) as u64)
     }
 }
 
