@@ -14,6 +14,7 @@ pub mod contenders;
 mod doors;
 mod error;
 mod etcd;
+pub mod findings;
 pub mod fuzz;
 mod http;
 pub mod java;

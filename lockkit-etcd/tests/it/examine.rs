@@ -11,6 +11,7 @@ use lockkit_core::{Error, Finding, LockProvider, Locks, Severity};
 #[cfg(feature = "tls")]
 use lockkit_etcd::EtcdTls;
 use lockkit_etcd::{EtcdConfig, EtcdProvider};
+use testbed::findings::{examined, the_one};
 #[cfg(feature = "tls")]
 use testbed::{ClientCertificate, certificates::Certificates};
 use testbed::{Data, EtcdCluster, EtcdServer, Fault, Link, Server, Way, in_time, timing};
@@ -28,25 +29,9 @@ async fn client(config: EtcdConfig) -> EtcdProvider {
     EtcdProvider::connect(config).await.unwrap()
 }
 
-async fn findings(provider: &EtcdProvider) -> Vec<Finding> {
-    let found = provider.examine().await.unwrap();
-    assert!(found.is_sorted_by(|one, next| one.severity >= next.severity), "{found:?}");
-    found
-}
-
-/// The one finding with these words.
-#[track_caller]
-fn only(found: &[Finding], what: &str) -> Finding {
-    let mut those = found.iter().filter(|finding| finding.what.contains(what));
-    let one = those.next().unwrap_or_else(|| panic!("no {what:?} in {found:?}"));
-    assert!(those.next().is_none(), "more than one {what:?} in {found:?}");
-    println!("{one}");
-    one.clone()
-}
-
 /// Without what the version of the members alone gives.
 async fn beside_the_version(provider: &EtcdProvider) -> Vec<Finding> {
-    let mut found = findings(provider).await;
+    let mut found = examined(provider).await;
     found.retain(|finding| !finding.what.contains(OLD));
     found
 }
@@ -60,7 +45,7 @@ async fn a_server_that_is_fine_gives_no_finding_and_nothing_is_written() {
         let provider = client(config).await;
         // Connecting has written.
         let before = server.revision().unwrap();
-        assert_eq!(findings(&provider).await, []);
+        assert_eq!(examined(&provider).await, []);
         assert_eq!(server.revision().unwrap(), before);
         let locks = Locks::new(provider);
         let guard = locks.lock("held").acquire().await.unwrap();
@@ -74,10 +59,10 @@ async fn a_server_that_is_fine_gives_no_finding_and_nothing_is_written() {
 async fn a_quota_that_is_used_up_is_found_until_the_alarm_is_disarmed() {
     let server = EtcdServer::builder().argument("--quota-backend-bytes=1000000").start().unwrap();
     let provider = client(at(&[server.port()])).await;
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
     let value = "x".repeat(100_000);
     while server.cli(&["put", "filler", &value]).is_ok() {}
-    let found = findings(&provider).await;
+    let found = examined(&provider).await;
     // Once, though the refusal of a request says the same.
     let [full] = &found[..] else { panic!("{found:?}") };
     assert!(full.severity == Severity::Danger && full.what.contains("quota"), "{full}");
@@ -87,7 +72,7 @@ async fn a_quota_that_is_used_up_is_found_until_the_alarm_is_disarmed() {
     server.compact().unwrap();
     server.cli(&["defrag"]).unwrap();
     server.cli(&["alarm", "disarm"]).unwrap();
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,8 +83,8 @@ async fn data_that_differ_between_members_are_found() {
     let mut maintenance = driver.maintenance_client();
     let alarm = maintenance.alarm(AlarmAction::Activate, AlarmType::Corrupt, None);
     alarm.await.unwrap();
-    let found = findings(&provider).await;
-    assert_eq!(only(&found, "data differ").severity, Severity::Danger);
+    let found = examined(&provider).await;
+    assert_eq!(the_one(&found, "data differ").severity, Severity::Danger);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +101,7 @@ async fn a_right_and_a_login_that_were_taken_away_are_found() {
         if let Some(right) = right {
             grant(right);
         }
-        let found = findings(&provider).await;
+        let found = examined(&provider).await;
         let [lacks] = &found[..] else { panic!("{right:?}: {found:?}") };
         assert_eq!(lacks.severity, Severity::Danger);
         assert!(lacks.remedy.contains("readwrite"), "{lacks}");
@@ -124,10 +109,10 @@ async fn a_right_and_a_login_that_were_taken_away_are_found() {
         let refused = EtcdProvider::connect(config.clone()).await.unwrap_err().to_string();
         assert!(refused.contains(&lacks.remedy), "{refused} {lacks}");
         grant("readwrite");
-        assert_eq!(findings(&provider).await, [], "{right:?}");
+        assert_eq!(examined(&provider).await, [], "{right:?}");
     }
     server.cli(&["user", "delete", "app"]).unwrap();
-    let found = findings(&provider).await;
+    let found = examined(&provider).await;
     let [login] = &found[..] else { panic!("{found:?}") };
     assert_eq!(login.severity, Severity::Danger);
     println!("{login}");
@@ -142,7 +127,7 @@ async fn members_that_do_not_serve_are_found_and_the_loss_of_the_majority() {
     assert_eq!(beside_the_version(&provider).await, []);
     let version = cluster.cli(0, &["version"]).unwrap();
     if ["3.4.1", "3.4.2"].iter().any(|old| version.contains(old)) {
-        let found = findings(&provider).await;
+        let found = examined(&provider).await;
         let old = found.first().unwrap();
         assert_eq!(old.severity, Severity::Warning);
         assert!(old.remedy.contains("3.5.13"), "{old}");
@@ -159,7 +144,7 @@ async fn members_that_do_not_serve_are_found_and_the_loss_of_the_majority() {
     // Known as long as the member that is left believes in the leader.
     match provider.examine().await {
         Ok(found) => {
-            assert_eq!(only(&found, "takes no requests").severity, Severity::Danger);
+            assert_eq!(the_one(&found, "takes no requests").severity, Severity::Danger);
         }
         Err(error) => assert!(matches!(error, Error::Unavailable { .. }), "{error:?}"),
     }
@@ -185,7 +170,7 @@ async fn members_that_are_not_in_the_list_are_found_and_a_cluster_of_two() {
     let cluster = EtcdCluster::start(2).unwrap();
     let ports: Vec<_> = cluster.members().iter().map(Server::port).collect();
     let found = beside_the_version(&client(at(&ports)).await).await;
-    assert_eq!(only(&found, "two members").severity, Severity::Warning);
+    assert_eq!(the_one(&found, "two members").severity, Severity::Warning);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,10 +180,10 @@ async fn a_member_of_another_cluster_is_found_in_the_words_of_connecting() {
     link.refuse().unwrap();
     let config = at(&[ours.port(), link.port()]);
     let provider = client(config.clone()).await;
-    assert_eq!(only(&findings(&provider).await, "does not serve").severity, Severity::Warning);
+    assert_eq!(the_one(&examined(&provider).await, "does not serve").severity, Severity::Warning);
     link.pass().unwrap();
-    let found = findings(&provider).await;
-    let foreign = only(&found, "another etcd cluster");
+    let found = examined(&provider).await;
+    let foreign = the_one(&found, "another etcd cluster");
     assert_eq!(foreign.severity, Severity::Danger);
     let refused = EtcdProvider::connect(config).await.unwrap_err().to_string();
     assert!(refused.contains(&foreign.what) && refused.contains(&foreign.remedy), "{refused}");
@@ -211,7 +196,7 @@ async fn a_least_ttl_above_etcds_own_is_noted() {
         .argument("--heartbeat-interval=500")
         .start()
         .unwrap();
-    let found = findings(&client(at(&[server.port()])).await).await;
+    let found = examined(&client(at(&[server.port()])).await).await;
     let [note] = &found[..] else { panic!("{found:?}") };
     assert!(note.severity == Severity::Note && note.what.contains("least ttl"), "{note}");
     println!("{note}");
@@ -222,7 +207,7 @@ async fn an_examination_over_a_silent_link_ends_within_its_limit() {
     let server = EtcdServer::start().unwrap();
     let link = Link::to(server.address()).unwrap();
     let provider = client(at(&[link.port()])).await;
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
     link.fault(Way::Both, Fault::Blackhole);
     for _ in 0..2 {
         let error = by(LIMIT + SLACK, "an answer", provider.examine()).await.unwrap_err();
@@ -233,7 +218,7 @@ async fn an_examination_over_a_silent_link_ends_within_its_limit() {
     assert_eq!(by(ms(4_000), "an answer", provider.examine()).await.unwrap(), []);
     // A connection that was cut is no outage.
     link.reset().unwrap();
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
     server.kill().unwrap();
     let error = by(LIMIT + SLACK, "an answer", provider.examine()).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
@@ -248,20 +233,20 @@ async fn a_member_whose_certificate_is_not_trusted_any_more_is_found() {
     let link = Link::to(server.tls_address().unwrap()).unwrap();
     let tls = EtcdTls::file(certificates.ca());
     let provider = client(EtcdConfig::new([("localhost", link.port())]).tls(tls)).await;
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
     let good = fs::read(certificates.ca()).unwrap();
     fs::copy(certificates.other_ca(), certificates.ca()).unwrap();
     // A connection that is open stays as it is.
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
     link.refuse().unwrap();
     link.reset().unwrap();
     let error = provider.examine().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     link.pass().unwrap();
-    let found = findings(&provider).await;
-    let mistrusted = only(&found, "certificate");
+    let found = examined(&provider).await;
+    let mistrusted = the_one(&found, "certificate");
     assert_eq!(mistrusted.severity, Severity::Danger);
     assert!(mistrusted.remedy.contains("authority"), "{mistrusted}");
     fs::write(certificates.ca(), good).unwrap();
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use lockkit_core::{Error, Finding, LockProvider, Severity};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
+use testbed::findings::{amiss, examined, the_one};
 use testbed::{Data, Fault, Link, Pgbouncer, Pooling, PostgresServer, Way, in_time, timing};
 
 use crate::common::{BOTH, SLACK, config, ms, until};
@@ -20,29 +21,6 @@ async fn client(config: PostgresConfig) -> PostgresProvider {
     PostgresProvider::connect(config).await.unwrap()
 }
 
-async fn findings(provider: &PostgresProvider) -> Vec<Finding> {
-    let found = provider.examine().await.unwrap();
-    assert!(found.is_sorted_by(|one, next| one.severity >= next.severity), "{found:?}");
-    found
-}
-
-/// The findings that matter.
-async fn amiss(provider: &PostgresProvider) -> Vec<Finding> {
-    let mut found = findings(provider).await;
-    found.retain(|finding| finding.severity >= Severity::Warning);
-    found
-}
-
-/// The one finding with these words.
-#[track_caller]
-fn only(found: &[Finding], what: &str) -> Finding {
-    let mut those = found.iter().filter(|finding| finding.what.contains(what));
-    let one = those.next().unwrap_or_else(|| panic!("no {what:?} in {found:?}"));
-    assert!(those.next().is_none(), "more than one {what:?} in {found:?}");
-    println!("{one}");
-    one.clone()
-}
-
 fn set(server: &PostgresServer, setting: &str, value: &str) {
     server.sql(&format!("ALTER SYSTEM SET {setting} = {value}")).unwrap();
     server.sql("SELECT pg_reload_conf()").unwrap();
@@ -52,7 +30,7 @@ fn set(server: &PostgresServer, setting: &str, value: &str) {
 async fn until_found(provider: &PostgresProvider, what: &str) -> Vec<Finding> {
     let began = timing::start();
     loop {
-        let found = findings(provider).await;
+        let found = examined(provider).await;
         if found.iter().any(|finding| finding.what.contains(what)) {
             return found;
         }
@@ -65,7 +43,7 @@ async fn until_found(provider: &PostgresProvider, what: &str) -> Vec<Finding> {
 async fn until_fine(provider: &PostgresProvider) {
     let began = timing::start();
     loop {
-        let found = findings(provider).await;
+        let found = examined(provider).await;
         if found.is_empty() {
             return;
         }
@@ -79,7 +57,7 @@ async fn a_server_that_is_fine_gives_no_finding_also_while_its_locks_are_used() 
     let server = plain();
     for strategy in BOTH {
         let provider = client(config(&server.url(), strategy)).await;
-        assert_eq!(findings(&provider).await, [], "{strategy:?}");
+        assert_eq!(examined(&provider).await, [], "{strategy:?}");
         let locks = lockkit_core::Locks::new(provider.clone());
         let guard = locks.lock("held").acquire().await.unwrap();
         let waiter = tokio::spawn(locks.lock("held").acquire());
@@ -102,8 +80,8 @@ async fn settings_that_lose_what_was_acknowledged_are_found() {
         ] {
             set(&server, setting, value);
             let found = until_found(&provider, setting).await;
-            assert_eq!(only(&found, setting).severity, severity);
-            assert!(only(&found, setting).remedy.contains(setting));
+            assert_eq!(the_one(&found, setting).severity, severity);
+            assert!(the_one(&found, setting).remedy.contains(setting));
             let normal = if setting == "synchronous_standby_names" { "''" } else { "on" };
             set(&server, setting, normal);
             until_fine(&provider).await;
@@ -111,12 +89,12 @@ async fn settings_that_lose_what_was_acknowledged_are_found() {
         set(&server, "autovacuum", "off");
         if strategy == Strategy::Table {
             let found = until_found(&provider, "autovacuum").await;
-            assert_eq!(only(&found, "autovacuum").severity, Severity::Warning);
+            assert_eq!(the_one(&found, "autovacuum").severity, Severity::Warning);
         } else {
             // It writes no rows.
             let is_off = || server.sql("SHOW autovacuum").unwrap() == "off";
             until(ms(5_000), "the setting", is_off).await;
-            assert_eq!(findings(&provider).await, []);
+            assert_eq!(examined(&provider).await, []);
         }
         set(&server, "autovacuum", "on");
         until_fine(&provider).await;
@@ -132,7 +110,7 @@ async fn a_server_that_connecting_refuses_is_found_in_the_same_words() {
         let found = until_found(&provider, "takes no writes").await;
         // All of it only reads: else it would be refused.
         assert_eq!(found.len(), 1, "{found:?}");
-        let found = only(&found, "takes no writes");
+        let found = the_one(&found, "takes no writes");
         assert_eq!(found.severity, Severity::Danger);
         let refused = PostgresProvider::connect(config(&server.url(), strategy)).await.unwrap_err();
         let told = refused.to_string();
@@ -146,14 +124,14 @@ async fn a_server_that_connecting_refuses_is_found_in_the_same_words() {
             server.sql(&format!("{sql} 'SELECT {number}'")).unwrap();
         };
         layout(7);
-        assert_eq!(only(&amiss(&provider).await, "layout").severity, Severity::Danger);
+        assert_eq!(the_one(&amiss(&provider).await, "layout").severity, Severity::Danger);
         layout(1);
         // None at all.
         server.sql("ALTER SCHEMA lockkit RENAME TO away").unwrap();
         let found = amiss(&provider).await;
-        assert!(only(&found, "lacks our tables").remedy.contains("setup_sql"), "{found:?}");
+        assert!(the_one(&found, "lacks our tables").remedy.contains("setup_sql"), "{found:?}");
         server.sql("ALTER SCHEMA away RENAME TO lockkit").unwrap();
-        assert_eq!(findings(&provider).await, []);
+        assert_eq!(examined(&provider).await, []);
     }
 }
 
@@ -168,15 +146,15 @@ async fn an_address_that_leads_to_a_standby_is_found_and_the_standby_is_noted_at
     let standby = PostgresServer::builder().standby_of(primary.address()).start().unwrap();
     for provider in &providers {
         let noted = until_found(provider, "a standby follows").await;
-        assert_eq!(only(&noted, "a standby follows").severity, Severity::Note);
+        assert_eq!(the_one(&noted, "a standby follows").severity, Severity::Note);
         assert_eq!(amiss(provider).await, []);
     }
     link.lead_to(standby.address());
     link.reset().unwrap();
     for provider in &providers {
         let found = amiss(provider).await;
-        assert_eq!(only(&found, "recovery").severity, Severity::Danger);
-        assert!(only(&found, "recovery").remedy.contains("primary"));
+        assert_eq!(the_one(&found, "recovery").severity, Severity::Danger);
+        assert!(the_one(&found, "recovery").remedy.contains("primary"));
     }
 }
 
@@ -228,10 +206,10 @@ async fn each_right_that_a_role_lacks_is_found_with_the_grant_that_gives_it() {
     let url = format!("postgres://a%20role@{}/postgres", server.address());
     for strategy in BOTH {
         let provider = client(config(&url, strategy)).await;
-        assert_eq!(findings(&provider).await, [], "{strategy:?}");
+        assert_eq!(examined(&provider).await, [], "{strategy:?}");
         for (needed_by, right) in RIGHTS {
             server.sql(&format!("REVOKE {right} FROM \"a role\"")).unwrap();
-            let found = findings(&provider).await;
+            let found = examined(&provider).await;
             if needed_by.is_none_or(|needed_by| needed_by == strategy) {
                 let [one] = &found[..] else { panic!("{right}: {found:?}") };
                 let is_of_the_fence = right.contains("fence");
@@ -239,7 +217,7 @@ async fn each_right_that_a_role_lacks_is_found_with_the_grant_that_gives_it() {
                 assert_eq!(one.severity, severity, "{one}");
                 assert!(one.what.contains("the role \"a role\" lacks"), "{one}");
                 server.sql(&one.remedy).unwrap();
-                assert_eq!(findings(&provider).await, [], "{right}");
+                assert_eq!(examined(&provider).await, [], "{right}");
             } else {
                 assert_eq!(found, [], "{strategy:?} does not need {right}");
             }
@@ -260,13 +238,16 @@ async fn few_connections_that_are_left_are_found_by_the_limit() {
     let url = format!("postgres://app@{}/postgres", server.address());
     for strategy in BOTH {
         let provider = client(config(&url, strategy)).await;
-        assert_eq!(findings(&provider).await, [], "{strategy:?}");
+        assert_eq!(examined(&provider).await, [], "{strategy:?}");
         for (alter, of) in [("ROLE app", "this role"), ("DATABASE postgres", "this database")] {
             for (limit, severity) in [(6, Severity::Warning), (1, Severity::Danger)] {
                 server.sql(&format!("ALTER {alter} CONNECTION LIMIT {limit}")).unwrap();
-                let found = findings(&provider).await;
-                assert_eq!(only(&found, of).severity, severity, "{found:?}");
-                assert!(only(&found, of).remedy.contains(&format!("ALTER {alter}")), "{found:?}");
+                let found = examined(&provider).await;
+                assert_eq!(the_one(&found, of).severity, severity, "{found:?}");
+                assert!(
+                    the_one(&found, of).remedy.contains(&format!("ALTER {alter}")),
+                    "{found:?}"
+                );
             }
             server.sql(&format!("ALTER {alter} CONNECTION LIMIT -1")).unwrap();
         }
@@ -279,7 +260,7 @@ async fn few_connections_that_are_left_are_found_by_the_limit() {
             sleepers.push(psql.unwrap());
         }
         let found = until_found(&provider, "the server").await;
-        let found = only(&found, "the server");
+        let found = the_one(&found, "the server");
         assert_eq!(found.severity, Severity::Warning);
         assert!(found.remedy.contains("max_connections"), "{found}");
         for mut sleeper in sleepers {
@@ -307,7 +288,7 @@ async fn a_budget_of_advisory_locks_is_found_before_it_is_full_and_when_it_is() 
         assert!(found.iter().all(|finding| finding.severity == Severity::Warning), "{found:?}");
         held.push(locks.lock(format!("n{n}").as_str()).acquire().await.unwrap());
     }
-    let full = only(&amiss(&provider).await, "the budget is 8");
+    let full = the_one(&amiss(&provider).await, "the budget is 8");
     assert_eq!(full.severity, Severity::Danger);
     let refused = locks.lock("one more").try_acquire().await.unwrap_err().to_string();
     assert!(refused.contains(&full.what) && refused.contains(&full.remedy), "{refused} {full}");
@@ -320,7 +301,7 @@ async fn a_pooler_a_clock_that_went_back_and_a_crash_are_found_by_the_table() {
     let server = plain();
     let pooler = Pgbouncer::start(&server, Pooling::Transaction, &[]).unwrap();
     let pooled = client(config(&pooler.url(), Strategy::Table)).await;
-    let [note] = &findings(&pooled).await[..] else { panic!("a pooler is a note") };
+    let [note] = &examined(&pooled).await[..] else { panic!("a pooler is a note") };
     assert!(note.severity == Severity::Note && note.what.contains("pooler"), "{note}");
 
     let provider = client(config(&server.url(), Strategy::Table)).await;
@@ -328,17 +309,17 @@ async fn a_pooler_a_clock_that_went_back_and_a_crash_are_found_by_the_table() {
         (gen_random_uuid(), clock_timestamp() + interval '90 s', 3000, 1, 0)";
     server.sql(future).unwrap();
     let found = amiss(&provider).await;
-    assert_eq!(only(&found, "clock has gone back").severity, Severity::Warning);
+    assert_eq!(the_one(&found, "clock has gone back").severity, Severity::Warning);
     server.sql("DELETE FROM lockkit.client").unwrap();
-    assert_eq!(findings(&provider).await, []);
+    assert_eq!(examined(&provider).await, []);
 
     let locks = lockkit_core::Locks::new(provider.clone());
     let lock = locks.lock("a").ttl(ms(20_000));
     lock.acquire().await.unwrap().release().await.unwrap();
     server.restart(Data::Kept).unwrap();
     for opens in ["20s", "grants again in 1"] {
-        let found = findings(&provider).await;
-        let found = only(&found, "crashed");
+        let found = examined(&provider).await;
+        let found = the_one(&found, "crashed");
         assert!(found.severity == Severity::Note && found.what.contains(opens), "{found}");
         // The first request after it begins to count the time. The end of the grant may be lost.
         locks.lock("b").try_acquire().await.unwrap_err();
@@ -357,10 +338,10 @@ async fn a_login_that_is_refused_by_now_is_a_finding() {
         let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";
         server.sql(ended).unwrap();
         tokio::time::sleep(ms(300)).await;
-        let found = findings(&provider).await;
-        assert_eq!(only(&found, "not permitted to log in").severity, Severity::Danger);
+        let found = examined(&provider).await;
+        assert_eq!(the_one(&found, "not permitted to log in").severity, Severity::Danger);
         server.sql("ALTER ROLE app LOGIN").unwrap();
-        assert_eq!(findings(&provider).await, []);
+        assert_eq!(examined(&provider).await, []);
     }
 }
 
@@ -371,7 +352,7 @@ async fn an_examination_over_a_silent_link_ends_within_its_limit() {
         let link = Link::to(server.address()).unwrap();
         let url = format!("{}?sslmode=disable", server.url_at(link.address()));
         let provider = client(config(&url, strategy)).await;
-        assert_eq!(findings(&provider).await, []);
+        assert_eq!(examined(&provider).await, []);
         link.fault(Way::ToClient, Fault::Blackhole);
         for _ in 0..2 {
             let (timed, began) = (timing::start(), Instant::now());

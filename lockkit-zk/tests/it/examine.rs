@@ -5,38 +5,14 @@ use std::time::Duration;
 
 use crate::common::session::BACK;
 use crate::common::{SLACK, TICK, at, by, ms, provider, server, spectator, three};
-use lockkit_core::{Applied, Error, Finding, LockProvider, Locks, Severity};
+use lockkit_core::{Applied, Error, LockProvider, Locks, Severity};
 use lockkit_zk::{ZkConfig, ZkProvider};
+use testbed::findings::{amiss, examined, only};
 use testbed::{Data, Fault, Link, Way, ZkServer, timing};
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 /// The limits of an examination: of what a session shows.
 const LIMIT: Duration = ms(2_000);
-
-/// What is found, the worst first.
-async fn examined(provider: &ZkProvider) -> Vec<Finding> {
-    let findings = by(BACK, "an examination", provider.examine()).await.unwrap();
-    for finding in &findings {
-        println!("{finding}");
-    }
-    assert!(findings.is_sorted_by(|one, next| one.severity >= next.severity), "{findings:?}");
-    findings
-}
-
-/// What matters of it.
-async fn amiss(provider: &ZkProvider) -> Vec<Finding> {
-    let findings = examined(provider).await;
-    findings.into_iter().filter(|finding| finding.severity >= Severity::Warning).collect()
-}
-
-/// One finding and no other, with these words.
-#[track_caller]
-fn only(findings: &[Finding], severity: Severity, words: &[&str]) {
-    let [finding] = findings else { panic!("{findings:?}") };
-    assert_eq!(finding.severity, severity, "{finding}");
-    let text = finding.to_string();
-    assert!(words.iter().all(|word| text.contains(word)), "{text}");
-}
 
 async fn create(client: &Client, path: &str, data: &str, acls: Acls<'_>) {
     client.create(path, data.as_bytes(), &CreateMode::Persistent.with_acls(acls)).await.unwrap();
