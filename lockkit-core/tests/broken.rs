@@ -18,6 +18,7 @@ mod broken {
     pub(crate) mod link_flaws;
     pub(crate) mod linked;
     pub(crate) mod operator_flaws;
+    pub(crate) mod refusal_flaws;
     pub(crate) mod rule_flaws;
     pub(crate) mod rules;
     pub(crate) mod store;
@@ -49,6 +50,7 @@ use broken::end_flaws::end_flaws;
 use broken::flaw::{Flaw, SmallFixture};
 use broken::link_flaws::LINK_FLAWS;
 use broken::operator_flaws::operator_flaws;
+use broken::refusal_flaws::refusal_flaws;
 use broken::rule_flaws::RULE_FLAWS;
 use broken::term_flaws::term_flaws;
 use broken::unseen::unseen_flaws;
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
     flaws.extend(term_flaws());
     flaws.extend(end_flaws());
     flaws.extend(operator_flaws());
+    flaws.extend(refusal_flaws());
     flaws.extend(claim_flaws());
     flaws.extend_from_slice(LINK_FLAWS);
     // Those that survive have no case to their name yet.

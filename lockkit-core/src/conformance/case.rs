@@ -154,7 +154,9 @@ impl Case {
         let level = |need: &Need| match need {
             Need::VirtualTime => Level::Virtual,
             Need::Hook(Hook::Link) => Level::Link,
-            Need::Hook(Hook::Processes | Hook::Server | Hook::ServerLoss) => Level::Processes,
+            Need::Hook(Hook::Processes | Hook::Server | Hook::ServerLoss | Hook::ReadOnly) => {
+                Level::Processes
+            }
             _ => Level::Api,
         };
         self.needs.iter().map(level).max().unwrap_or(Level::Api)

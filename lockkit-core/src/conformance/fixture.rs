@@ -75,6 +75,19 @@ pub trait Fixture: Send + Sync + 'static {
         Err(cannot(Hook::Forget, name))
     }
 
+    /// Has the store refuse all that would change something of `name`, as where the right to it was taken away,
+    /// until it is told the contrary ([`Hook::Refuse`]).
+    ///
+    /// # Errors
+    /// Whatever keeps it from doing so.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
+    async fn refuse(&self, name: &LockName, refuses: bool) -> Result<()> {
+        let _ = refuses;
+        Err(cannot(Hook::Refuse, name))
+    }
+
     /// What a look into the store itself finds of holders and waiters of `name`, for a store whose
     /// provider has no operator; asked when there should be none. `None`: nothing, or no way to look.
     ///
@@ -127,6 +140,19 @@ pub trait Fixture: Send + Sync + 'static {
     /// As [`connect`](Self::connect).
     async fn served(&self) -> Result<Served> {
         Err(cannot(Hook::Server, "one case"))
+    }
+
+    /// Has the server of a store that [`served`](Self::served) gave take only reads, as one that is made a
+    /// standby, or writes again; returns once it does ([`Hook::ReadOnly`]).
+    ///
+    /// # Errors
+    /// Whatever keeps it from doing so.
+    ///
+    /// # Cancel safety
+    /// As [`connect`](Self::connect).
+    async fn read_only(&self, is_read_only: bool) -> Result<()> {
+        let _ = is_read_only;
+        Err(cannot(Hook::ReadOnly, "a server"))
     }
 }
 

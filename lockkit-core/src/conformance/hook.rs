@@ -12,6 +12,8 @@ pub enum Hook {
     Remove,
     /// [`Fixture::forget`](super::Fixture::forget).
     Forget,
+    /// [`Fixture::refuse`](super::Fixture::refuse).
+    Refuse,
     /// [`Fixture::address`](super::Fixture::address) and [`Fixture::join`](super::Fixture::join).
     Processes,
     /// [`Fixture::linked`](super::Fixture::linked).
@@ -20,6 +22,8 @@ pub enum Hook {
     Server,
     /// [`Server::restart_empty`](super::Server::restart_empty) of [`Fixture::served`](super::Fixture::served).
     ServerLoss,
+    /// [`Fixture::read_only`](super::Fixture::read_only) of [`Fixture::served`](super::Fixture::served).
+    ReadOnly,
 }
 
 impl fmt::Display for Hook {
@@ -27,10 +31,12 @@ impl fmt::Display for Hook {
         f.write_str(match self {
             Self::Remove => "Fixture::remove",
             Self::Forget => "Fixture::forget",
+            Self::Refuse => "Fixture::refuse",
             Self::Processes => "Fixture::address and Fixture::join",
             Self::Link => "Fixture::linked",
             Self::Server => "Fixture::served",
             Self::ServerLoss => "Server::restart_empty",
+            Self::ReadOnly => "Fixture::read_only",
         })
     }
 }

@@ -71,8 +71,7 @@ impl LockProvider for Client {
         loop {
             let sent = request.clock().now();
             // Its place in the queue may be there still.
-            let unanswered = |_| Error::unavailable(Applied::Maybe, "the server ended the wait");
-            self.answers(request).await.map_err(unanswered)?;
+            self.answers(request).await.map_err(|error| error.with_applied(Applied::Maybe))?;
             match self.ask(request, ask) {
                 Answer::Granted(granted) => return Ok(self.grant(request, sent, granted)),
                 Answer::Held(waiting) => {
@@ -117,9 +116,10 @@ pub(crate) fn guarantees() -> Guarantees {
     guarantees
 }
 
-/// Returns once the server answers, within what one call of this request may take.
+/// Returns once the server takes this request, within what one call of it may take.
 async fn answers(store: &Store, request: &Request) -> Result<()> {
-    store.answers(request.clock(), (request.ttl() / 3).min(Duration::from_secs(2))).await
+    store.answers(request.clock(), (request.ttl() / 3).min(Duration::from_secs(2))).await?;
+    store.takes(request.name())
 }
 
 /// Waits for the wake-up, the end of whoever stands before, or the time to keep the place alive.

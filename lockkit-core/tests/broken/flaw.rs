@@ -114,6 +114,9 @@ impl SmallFixture {
     }
 }
 
+const WITH_LINK: [Hook; 6] =
+    [Hook::Remove, Hook::Forget, Hook::Refuse, Hook::Server, Hook::ReadOnly, Hook::Link];
+
 #[async_trait]
 impl Fixture for SmallFixture {
     async fn connect(&self) -> Result<Arc<dyn LockProvider>> {
@@ -133,8 +136,8 @@ impl Fixture for SmallFixture {
 
     fn hooks(&self) -> &[Hook] {
         match self.has_link {
-            true => &[Hook::Remove, Hook::Forget, Hook::Link, Hook::Server],
-            false => &[Hook::Remove, Hook::Forget, Hook::Server],
+            true => &WITH_LINK,
+            false => WITH_LINK.split_last().map_or(&[], |(_, others)| others),
         }
     }
 
@@ -150,6 +153,17 @@ impl Fixture for SmallFixture {
 
     async fn forget(&self, name: &LockName) -> Result<()> {
         self.store.forget(name);
+        Ok(())
+    }
+
+    async fn refuse(&self, name: &LockName, refuses: bool) -> Result<()> {
+        self.store.refuse(name, refuses);
+        Ok(())
+    }
+
+    async fn read_only(&self, is_read_only: bool) -> Result<()> {
+        let server = if is_read_only { store::Server::ReadOnly } else { store::Server::Running };
+        self.store.be(server);
         Ok(())
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Store {
     rules: Rules,
     state: Mutex<State>,
     server: watch::Sender<Server>,
+    /// The names of which it changes nothing.
+    refused: Mutex<BTreeSet<LockName>>,
 }
 
 /// How the server that keeps the store is.
@@ -28,7 +30,12 @@ pub(crate) enum Server {
     Paused,
     /// Calls are refused.
     Down,
+    /// Calls that change something are.
+    ReadOnly,
 }
+
+/// How a server says that it is [`Server::ReadOnly`].
+pub(crate) const READ_ONLY: &str = "the server takes no writes";
 
 #[derive(Debug)]
 struct State {
@@ -62,11 +69,37 @@ impl Store {
     pub(crate) fn new(rules: Rules) -> Self {
         let (names, clients, clock) = (BTreeMap::new(), HashMap::new(), Clock::system());
         let state = Mutex::new(State { names, clients, clock });
-        Self { rules, state, server: watch::Sender::new(Server::Running) }
+        let (server, refused) = (watch::Sender::new(Server::Running), Mutex::default());
+        Self { rules, state, server, refused }
     }
 
-    /// Returns once the server answers, or with why it does not; `limit` is what one call may take.
+    /// Changes nothing of this name from now on, or does again.
+    pub(crate) fn refuse(&self, name: &LockName, refuses: bool) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match refuses {
+            true => refused.insert(name.clone()),
+            false => refused.remove(name),
+        };
+    }
+
+    /// Refuses to change something of a name that is refused.
+    pub(crate) fn takes(&self, name: &LockName) -> Result<()> {
+        match self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            true => Err(Error::rejected(format!("no right to {name:?}"), "grant it")),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns once the server takes writes, or with why it does not; `limit` is what one call may take.
     pub(crate) async fn answers(&self, clock: &Clock, limit: Duration) -> Result<()> {
+        match self.reads(clock, limit).await? {
+            Server::ReadOnly => Err(Error::unavailable(Applied::No, READ_ONLY)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same of a server that may take only reads: how it is.
+    async fn reads(&self, clock: &Clock, limit: Duration) -> Result<Server> {
         let mut server = self.server.subscribe();
         let answer = tokio::select! {
             biased;
@@ -74,16 +107,16 @@ impl Store {
             () = clock.sleep(limit) => None,
         };
         match answer {
-            Some(Server::Running) => Ok(()),
+            Some(server @ (Server::Running | Server::ReadOnly)) => Ok(server),
             Some(_) => Err(Error::unavailable(Applied::No, "the server is down")),
             None => Err(Error::unavailable(Applied::No, "the server does not answer")),
         }
     }
 
-    /// The same for an operator, who brings no clock.
+    /// The same for an operator who looks, and brings no clock.
     pub(crate) async fn answers_operator(&self) -> Result<()> {
         let clock = self.state().clock.clone();
-        self.answers(&clock, Duration::from_secs(2)).await
+        self.reads(&clock, Duration::from_secs(2)).await.map(drop)
     }
 
     /// Stops the server, or lets it go on with all that it had.

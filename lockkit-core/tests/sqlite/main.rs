@@ -53,7 +53,7 @@ impl Fixture for OneFile {
     }
 
     fn hooks(&self) -> &[Hook] {
-        &[Hook::Remove, Hook::Forget, Hook::Processes]
+        &[Hook::Remove, Hook::Forget, Hook::Refuse, Hook::Processes]
     }
 
     async fn remove(&self, name: &LockName) -> Result<()> {
@@ -62,6 +62,17 @@ impl Fixture for OneFile {
 
     async fn forget(&self, name: &LockName) -> Result<()> {
         self.change(name, "DELETE FROM lease WHERE name = ?").await
+    }
+
+    async fn refuse(&self, name: &LockName, refuses: bool) -> Result<()> {
+        for statement in include_str!("refuse.sql").split("\n\n") {
+            self.change(name, statement).await?;
+        }
+        let change = match refuses {
+            true => "INSERT INTO refused VALUES (?)",
+            false => "DELETE FROM refused WHERE name = ?",
+        };
+        self.change(name, change).await
     }
 
     fn address(&self) -> Option<String> {

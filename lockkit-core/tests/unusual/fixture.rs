@@ -56,6 +56,14 @@ impl Fixture for UnusualFixture {
         self.small.forget(name).await
     }
 
+    async fn refuse(&self, name: &LockName, refuses: bool) -> Result<()> {
+        self.small.refuse(name, refuses).await
+    }
+
+    async fn read_only(&self, is_read_only: bool) -> Result<()> {
+        self.small.read_only(is_read_only).await
+    }
+
     async fn linked(&self) -> Result<Linked> {
         let mut linked = self.small.linked().await?;
         linked.client = self.client(linked.client);

@@ -24,6 +24,7 @@ mod operator;
 mod operator_lists;
 mod performance;
 mod processes;
+mod refusals;
 mod safety;
 mod same_client;
 mod server;
@@ -76,5 +77,6 @@ const GROUPS: &[&[Case]] = &[
     link_slow::CASES,
     link_ends::CASES,
     server::CASES,
+    refusals::CASES,
     walks::CASES,
 ];

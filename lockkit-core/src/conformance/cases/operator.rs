@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use crate::conformance::case::Challenge::{Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
 use crate::conformance::outcome::Outcome;
 use crate::conformance::queue::Queue;
-use crate::conformance::stop::{Stop, Verdict, require, require_held};
-use crate::{Error, FencingToken, LockName};
+use crate::conformance::stop::{Stop, Verdict, require, require_held, require_in_time};
+use crate::{Error, FencingToken, LockName, WakeUp};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -33,6 +35,14 @@ pub(super) const CASES: &[Case] = &[
         "C16",
         "revoke ends exactly the grant with that token, tells its holder, and lets the next in",
         |cx| Box::pin(revoked(cx)),
+    )
+    .needs(&[Need::Operator]),
+    Case::new(
+        "C16-12",
+        Safety,
+        "C16",
+        "a revocation is heard within the declared wake-up, also by a holder whose client never waited",
+        |cx| Box::pin(revocation_heard(cx)),
     )
     .needs(&[Need::Operator]),
     Case::new(
@@ -147,6 +157,51 @@ async fn revoked(cx: Context) -> Verdict {
     require_held(&next, why)?;
     next.release().await?;
     cx.no_residue("revoked").await
+}
+
+async fn revocation_heard(cx: Context) -> Verdict {
+    let (operator, client) = (cx.operator()?, cx.connect().await?);
+    let bound = cx.wake_up();
+    // With no other name of its client, and beside one.
+    for tail in ["alone", "beside"] {
+        // No renewal comes meanwhile.
+        let grant = cx.granted(&*client, &cx.request_with_ttl(tail, cx.long_ttl())?).await?;
+        let (name, token) = (cx.lock_name(tail)?, grant.token);
+        let early = grant.lease.lost().now_or_never();
+        require!(early.is_none(), "told of a loss before the revocation: {early:?}");
+        let revoke = async {
+            cx.sleep(cx.arrival()).await;
+            operator.revoke(&name, token).await.map(|ended| (ended, cx.clock.now()))
+        };
+        let told = async {
+            let told = tokio::time::timeout(cx.arrival() + 2 * bound, grant.lease.lost()).await;
+            told.ok().map(|reason| (reason, cx.clock.now()))
+        };
+        let (told, revoked) = tokio::join!(told, revoke);
+        let (ended, at) = match revoked {
+            Err(Error::Rejected { .. }) => {
+                let claim = "C16: this store can end another's grant";
+                return Err(Stop::Final(Outcome::NotClaimed(claim.into())));
+            }
+            revoked => revoked?,
+        };
+        require!(ended, "revoking token {token}, which holds, ended nothing");
+        let Some((reason, heard)) = told else {
+            let is_told = cx.guarantees.wake_up == WakeUp::Push;
+            require_in_time!(!is_told, "C16: a holder did not hear of its revocation by itself");
+            let claim = "C16: a holder hears of its revocation before its next renewal";
+            return Err(Stop::Final(Outcome::NotClaimed(claim.into())));
+        };
+        let took = heard.saturating_since(at);
+        require_in_time!(took <= bound, "C16: a holder heard of its revocation after {took:?}");
+        let renewed = grant.lease.renew().await;
+        let is_lost = matches!(renewed, Err(Error::Lost { .. }));
+        require!(is_lost, "told that it is lost ({reason}), and renewed: {renewed:?}");
+        // The second is beside this one.
+        cx.granted(&*client, &cx.request(&format!("{tail}-too"))?).await?;
+    }
+    cx.is_free("alone").await?;
+    Ok(())
 }
 
 async fn forgotten(cx: Context) -> Verdict {
