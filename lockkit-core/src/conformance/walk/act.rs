@@ -31,6 +31,9 @@ impl World<'_> {
             Action::Pause => self.pause(step).await,
             Action::Hold => self.hold(step).await,
             Action::Idle => self.idle(step).await,
+            Action::Crash => self.crash(step).await,
+            Action::SendLate => self.send_late(step).await,
+            Action::Deliver => self.deliver_late(step).await,
         }
     }
 
@@ -83,8 +86,13 @@ impl World<'_> {
         Ok(())
     }
 
+    /// The request that a step means, unless its client is gone.
+    fn pick_there(&self, step: Step) -> Option<usize> {
+        self.pick(step, |_| true).filter(|at| !self.asked[*at].is_gone)
+    }
+
     async fn replay(&mut self, step: Step) -> Verdict {
-        let Some(at) = self.pick(step, |_| true) else { return Ok(()) };
+        let Some(at) = self.pick_there(step) else { return Ok(()) };
         if self.asked[at].waits.is_some() {
             return self.replay_a_wait(at).await;
         }
@@ -198,7 +206,7 @@ impl World<'_> {
     }
 
     async fn withdraw(&mut self, step: Step) -> Verdict {
-        let Some(at) = self.pick(step, |_| true) else { return Ok(()) };
+        let Some(at) = self.pick_there(step) else { return Ok(()) };
         let (who, name) = (self.who(at), self.asked[at].name);
         self.tell(format!("{who} is withdrawn"));
         self.client(at).withdraw(&self.asked[at].request).await?;
@@ -212,7 +220,7 @@ impl World<'_> {
     }
 
     fn operator(&self, step: Step) -> Option<&dyn Operator> {
-        self.clients[step.client].operator()
+        self.clients.of(step.client).operator()
     }
 
     async fn revoke(&mut self, step: Step) -> Verdict {

@@ -10,28 +10,26 @@
 //! circumstances, of which each two meet in some scene (`pairs`).
 
 mod act;
+mod clients;
+mod faults;
 mod pairs;
 mod scene;
 mod step;
 mod world;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::context::Context;
-use super::faults::{Link, Linked};
 use super::outcome::Outcome;
 use super::stop::{Stop, Verdict, all, require_in_time};
-use crate::LockProvider;
+use clients::Clients;
+pub(super) use clients::Over;
 use scene::{Scene, scenes};
 use step::{CLIENTS, Step, steps};
 use world::World;
 
-/// How long the bytes of each are on their way where they walk over links.
-const DELAYS: [Duration; CLIENTS] =
-    [Duration::ZERO, Duration::from_millis(4), Duration::from_millis(15)];
 /// How many steps a walk has.
 const STEPS: usize = 40;
 /// How many walks there are in virtual time; in real time the budget ends them.
@@ -44,15 +42,6 @@ const SHRINK_BUDGET: Duration = Duration::from_secs(30);
 const APART: u64 = 1_000_000;
 /// The first seed, unless this variable of the environment says.
 const SEED: &str = "LOCKKIT_SEED";
-
-/// What the clients of a walk reach their store over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Over {
-    /// Nothing between.
-    Nothing,
-    /// Links of uneven length.
-    Links,
-}
 
 /// Walks from one seed after the other, until the budget is used up or an answer is wrong. In real time,
 /// which mostly passes in waits, several do so side by side.
@@ -160,9 +149,7 @@ fn wrong(cx: &Context, stop: Stop) -> Result<String, Stop> {
 /// The walks of one run of the case.
 struct Walks<'a> {
     cx: &'a Context,
-    clients: Vec<Arc<dyn LockProvider>>,
-    _links: Vec<Arc<dyn Link>>,
-    delays: [Duration; CLIENTS],
+    clients: Clients,
     /// What one step may take.
     room: Duration,
     /// The number of the walk: each has names of its own.
@@ -173,20 +160,9 @@ struct Walks<'a> {
 
 impl<'a> Walks<'a> {
     async fn begin(cx: &'a Context, over: Over, lane: usize) -> Verdict<Self> {
-        let (mut clients, mut links) = (Vec::new(), Vec::new());
-        let delays = if over == Over::Links { DELAYS } else { [Duration::ZERO; CLIENTS] };
-        for delay in delays {
-            if over == Over::Links {
-                let Linked { client, link } = cx.linked().await?;
-                link.delay(delay).await?;
-                clients.push(client);
-                links.push(link);
-            } else {
-                clients.push(cx.connect().await?);
-            }
-        }
+        let clients = Clients::connect(cx, over).await?;
         let mut slowest = Duration::ZERO;
-        for client in clients.iter().cycle().take(2 * CLIENTS) {
+        for client in clients.all().iter().cycle().take(2 * CLIENTS) {
             let request = cx.request(&format!("measured-{lane}"))?;
             let begun = cx.clock.now();
             let grant = cx.granted(&**client, &request).await?;
@@ -196,13 +172,13 @@ impl<'a> Walks<'a> {
         let least = Duration::from_millis(if cx.is_virtual() { 2 } else { 200 });
         let room = (slowest * 2).clamp(least, cx.odd_ttl() / 6);
         let count = u64::try_from(lane).unwrap_or(0) * APART;
-        Ok(Self { cx, clients, _links: links, delays, room, count, taken: 0 })
+        Ok(Self { cx, clients, room, count, taken: 0 })
     }
 
     /// Takes the steps; if one fails, why, and the story so far.
     async fn walk(&mut self, steps: &[Step]) -> Result<(), (Stop, Vec<String>)> {
         self.count += 1;
-        let world = World::new(self.cx, &self.clients, &self.delays, self.room, self.count);
+        let world = World::new(self.cx, &mut self.clients, self.room, self.count);
         let mut world = world.map_err(|stop| (stop, Vec::new()))?;
         let walked = async {
             for step in steps {

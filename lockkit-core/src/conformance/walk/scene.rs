@@ -6,7 +6,7 @@ use super::pairs::combinations;
 use super::step::{Action, NAMES, Step};
 
 /// How many values each dimension has, in the order of [`Scene::of`].
-const SIZES: [usize; 7] = [2, 2, 3, 2, 4, 4, 4];
+const SIZES: [usize; 7] = [2, 2, 3, 2, 4, 5, 5];
 
 /// The circumstances of one scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +48,19 @@ enum End {
     Expiry,
     Revocation,
     Withdrawal,
+    /// Its client is gone without a word.
+    Crash,
 }
 
-/// When requests are sent a second time.
+/// When requests are sent a second time, or arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Again {
     Never,
     AtOnce,
     AfterTheEnd,
     AfterTheNextEnd,
+    /// A request that was withdrawn arrives after all, at last.
+    VeryLate,
 }
 
 /// The scenes of a seed, in which each two circumstances meet.
@@ -75,8 +79,14 @@ impl Scene {
             ttls: [Ttls::Equal, Ttls::HolderLonger, Ttls::WaiterLonger][ttls],
             slow_waiter: slow == 1,
             time: [Time::Nothing, Time::IdleBefore, Time::Held, Time::Waited][time],
-            end: [End::Release, End::Expiry, End::Revocation, End::Withdrawal][end],
-            again: [Again::Never, Again::AtOnce, Again::AfterTheEnd, Again::AfterTheNextEnd][again],
+            end: [End::Release, End::Expiry, End::Revocation, End::Withdrawal, End::Crash][end],
+            again: [
+                Again::Never,
+                Again::AtOnce,
+                Again::AfterTheEnd,
+                Again::AfterTheNextEnd,
+                Again::VeryLate,
+            ][again],
             text,
         }
     }
@@ -94,6 +104,9 @@ impl Scene {
         if self.again == Again::AtOnce {
             steps.extend([of(Action::Replay, holder), of(Action::Replay, waiter)]);
         }
+        if self.again == Again::VeryLate {
+            steps.push(step(Action::SendLate, 0));
+        }
         if self.time == Time::Waited {
             steps.push(step(Action::Hold, holder_is));
         }
@@ -103,6 +116,7 @@ impl Scene {
             End::Expiry => step(Action::Expire, holder_is),
             End::Revocation => step(Action::Revoke, waiter_is),
             End::Withdrawal => of(Action::Withdraw, holder),
+            End::Crash => step(Action::Crash, holder_is),
         });
         if self.again == Again::AfterTheEnd {
             steps.extend([
@@ -117,6 +131,9 @@ impl Scene {
         if self.again == Again::AfterTheNextEnd {
             steps.extend([step(Action::Try, waiter_is), of(Action::Replay, holder)]);
             steps.extend([of(Action::Release, holder), of(Action::Replay, waiter)]);
+        }
+        if self.again == Again::VeryLate {
+            steps.extend([step(Action::Deliver, 0), step(Action::Inspect, waiter_is)]);
         }
         steps.push(step(Action::Inspect, 0));
         steps
@@ -198,8 +215,8 @@ mod tests {
     #[test]
     fn the_scenes_of_a_seed_have_every_circumstance_and_are_few() {
         let scenes = scenes(1);
-        assert!((16..30).contains(&scenes.len()), "{} scenes", scenes.len());
-        for end in [End::Release, End::Expiry, End::Revocation, End::Withdrawal] {
+        assert!((25..40).contains(&scenes.len()), "{} scenes", scenes.len());
+        for end in [End::Release, End::Expiry, End::Revocation, End::Withdrawal, End::Crash] {
             for same_client in [false, true] {
                 let meets = |scene: &&Scene| scene.end == end && scene.same_client == same_client;
                 assert!(scenes.iter().any(|scene| meets(&scene)), "{end:?}, {same_client}");

@@ -33,6 +33,12 @@ pub(super) enum Action {
     Hold,
     /// Lets a long time pass without holders.
     Idle,
+    /// Ends a client without a word. This and what follows come in scenes only.
+    Crash,
+    /// Sends a request that is held up on its way, gives it up, and withdraws it.
+    SendLate,
+    /// Delivers what was held up.
+    Deliver,
 }
 
 /// How often each action is drawn.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::clients::Clients;
 use super::step::{Action, NAMES, Step};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Stop, Verdict, require};
@@ -29,11 +30,9 @@ const MOST_WAITERS: usize = 4;
 
 pub(super) struct World<'a> {
     pub(super) cx: &'a Context,
-    pub(super) clients: &'a [Arc<dyn LockProvider>],
+    pub(super) clients: &'a mut Clients,
     /// What one step may take.
     pub(super) room: Duration,
-    /// How long each client's bytes are on their way, at least.
-    delays: &'a [Duration],
     pub(super) tails: Vec<String>,
     pub(super) names: Vec<Name>,
     pub(super) asked: Vec<Asked>,
@@ -64,12 +63,15 @@ pub(super) struct Asked {
     pub(super) is_revoked: bool,
     /// Whether it stood in a queue.
     pub(super) has_waited: bool,
+    /// Its client is gone without a word.
+    pub(super) is_gone: bool,
 }
 
 /// A grant, which may have ended.
 pub(super) struct Held {
     pub(super) token: FencingToken,
-    pub(super) lease: Arc<Box<dyn Lease>>,
+    /// `None`: its client is gone.
+    lease: Option<Arc<Box<dyn Lease>>>,
     /// The store keeps it until here at least, and until there at most; `None` without an expiry.
     pub(super) ends: Option<(Instant, Instant)>,
     /// The term that ends last.
@@ -83,11 +85,19 @@ pub(super) struct Held {
     replays: Vec<Arc<Box<dyn Lease>>>,
 }
 
+impl Held {
+    /// Its client is gone: nothing of it is left here.
+    pub(super) fn let_go(&mut self) {
+        self.listens.abort();
+        self.replays.clear();
+        self.lease = None;
+    }
+}
+
 impl<'a> World<'a> {
     pub(super) fn new(
         cx: &'a Context,
-        clients: &'a [Arc<dyn LockProvider>],
-        delays: &'a [Duration],
+        clients: &'a mut Clients,
         room: Duration,
         number: u64,
     ) -> Verdict<Self> {
@@ -99,7 +109,7 @@ impl<'a> World<'a> {
         let names = tails.iter().map(name).collect::<Verdict<_>>()?;
         let expires = matches!(cx.guarantees.expiry, Expiry::Ttl(_));
         let (asked, story) = (Vec::new(), Vec::new());
-        Ok(Self { cx, clients, delays, room, tails, names, asked, expires, unsure: false, story })
+        Ok(Self { cx, clients, room, tails, names, asked, expires, unsure: false, story })
     }
 
     pub(super) const fn is_unsure(&self) -> bool {
@@ -157,7 +167,13 @@ impl<'a> World<'a> {
         let taken = self.act(step).await;
         let is_long = matches!(
             step.action,
-            Action::Hold | Action::Idle | Action::Expire | Action::Pause | Action::Probe
+            Action::Hold
+                | Action::Idle
+                | Action::Expire
+                | Action::Pause
+                | Action::Probe
+                | Action::Crash
+                | Action::SendLate
         );
         if self.expires && !is_long && self.now() > begun.saturating_add(self.room) {
             self.unsure = true;
@@ -319,6 +335,7 @@ impl<'a> World<'a> {
             let _ = heard.set(listening.lost().await);
         });
         let (term, since) = (grant.term, (grant.term.sent, now));
+        let lease = Some(lease);
         let held = Held { token, lease, ends, term, since, told, listens, replays: Vec::new() };
         let name = self.asked[at].name;
         self.names[name].holder = Some(at);
@@ -359,7 +376,7 @@ impl<'a> World<'a> {
 
     /// Fails if a term counts from an instant after the request had left.
     fn is_sent_before(&self, at: usize, ways: u32, term: Term, now: Instant) -> Verdict {
-        let least = self.delays[self.asked[at].client] * ways;
+        let least = self.clients.delay(self.asked[at].client) * ways;
         let (who, ago) = (self.who(at), now.saturating_since(term.sent));
         require!(
             term.sent <= now && ago >= least,
@@ -416,6 +433,7 @@ impl<'a> World<'a> {
             held: None,
             is_revoked: false,
             has_waited: false,
+            is_gone: false,
         });
         Ok(Some(self.asked.len() - 1))
     }
@@ -436,7 +454,7 @@ impl<'a> World<'a> {
     }
 
     pub(super) fn client(&self, at: usize) -> &Arc<dyn LockProvider> {
-        &self.clients[self.asked[at].client]
+        self.clients.of(self.asked[at].client)
     }
 
     /// A request, for the story.
@@ -448,7 +466,7 @@ impl<'a> World<'a> {
 
     /// The lease of a request that was granted.
     pub(super) fn lease(&self, at: usize) -> Option<Arc<Box<dyn Lease>>> {
-        self.asked[at].held.as_ref().map(|held| Arc::clone(&held.lease))
+        self.asked[at].held.as_ref()?.lease.as_ref().map(Arc::clone)
     }
 
     /// Releases what is held, and what is granted then, and checks that nothing is left in the store.
