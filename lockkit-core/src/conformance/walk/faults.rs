@@ -5,7 +5,7 @@ use tokio::task::JoinHandle;
 use super::step::Step;
 use super::world::World;
 use crate::conformance::faults::Way;
-use crate::conformance::stop::{Stop, Verdict};
+use crate::conformance::stop::{Stop, Verdict, require_in_time};
 use crate::{Error, Instant};
 
 impl World<'_> {
@@ -37,42 +37,47 @@ impl World<'_> {
             }
         }
         self.clients.replace(self.cx, client).await?;
-        for name in 0..self.names.len() {
-            self.let_go(name, until).await?;
+        // Where others wait, the next grant tells that the name was let go.
+        let mut left: Vec<usize> =
+            (0..self.names.len()).filter(|name| self.has_gone(*name)).collect();
+        for name in &left {
+            self.names[*name].holder.take_if(|at| self.asked[*at].is_gone);
         }
-        self.pass(self.now()).await
-    }
-
-    /// Waits until nothing of clients that are gone is left at a name that none waits for.
-    async fn let_go(&mut self, name: usize, until: Instant) -> Verdict {
-        let is_gone = |at: usize| self.asked[at].is_gone;
-        let held = self.names[name].holder.filter(|at| is_gone(*at));
-        let waited = (0..self.asked.len()).any(|at| is_gone(at) && self.asked[at].name == name);
-        if !self.names[name].queue.is_empty() || !waited {
-            return Ok(());
-        }
-        let token = held.and_then(|at| self.asked[at].held.as_ref()).map(|held| held.token);
-        let lock = self.names[name].name.clone();
-        let Some(operator) = self.cx.provider.operator() else {
-            self.cx.clock.sleep_until(until).await;
-            return Ok(());
-        };
         loop {
-            let seen = operator.inspect(&lock).await?;
-            let holds = seen.holders.iter().any(|holder| token.is_some() && holder.token == token);
-            if !holds && seen.waiters.unwrap_or(0) == 0 {
-                break;
-            }
-            if self.now() >= until {
-                let who = format!("C11: a client is gone, and is left at {:?}", self.tails[name]);
-                return Err(Stop::late(format!("{who}: {seen:?}")));
+            self.pass(self.now()).await?;
+            left = self.not_let_go(left, until).await?;
+            if left.is_empty() {
+                return Ok(());
             }
             self.cx.sleep(self.room / 4).await;
         }
-        if held.is_some() {
-            self.names[name].holder = None;
+    }
+
+    /// Whether clients that are gone used this name, and no request of another waits for it.
+    fn has_gone(&self, name: usize) -> bool {
+        let used = self.asked.iter().any(|asked| asked.is_gone && asked.name == name);
+        used && self.names[name].queue.is_empty()
+    }
+
+    /// At which of these names something is left of clients that are gone.
+    async fn not_let_go(&self, names: Vec<usize>, until: Instant) -> Verdict<Vec<usize>> {
+        let Some(operator) = self.cx.provider.operator() else {
+            return Ok(if self.now() < until { names } else { Vec::new() });
+        };
+        let mut left = Vec::new();
+        for name in names {
+            let holder = self.names[name].holder.and_then(|at| self.asked[at].held.as_ref());
+            let token = holder.map(|held| held.token);
+            let seen = operator.inspect(&self.names[name].name).await?;
+            let others =
+                seen.holders.iter().filter(|holder| token.is_none() || holder.token != token);
+            if others.count() > 0 || seen.waiters.unwrap_or(0) > 0 {
+                let what = format_args!("a client is gone, and is left at {:?}", self.tails[name]);
+                require_in_time!(self.now() < until, "C11: {what}: {seen:?}");
+                left.push(name);
+            }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// Asks for a held name over connections that hold up what is sent, gives that up, and withdraws it over others.

@@ -12,9 +12,12 @@
 mod act;
 mod clients;
 mod faults;
+mod operators;
 mod pairs;
+mod passing;
 mod scene;
 mod step;
+mod terms;
 mod world;
 
 use std::time::Duration;

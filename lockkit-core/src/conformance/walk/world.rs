@@ -75,14 +75,14 @@ pub(super) struct Held {
     /// The store keeps it until here at least, and until there at most; `None` without an expiry.
     pub(super) ends: Option<(Instant, Instant)>,
     /// The term that ends last.
-    term: Term,
+    pub(super) term: Term,
     /// When it was granted at the earliest and at the latest.
     pub(super) since: (Instant, Instant),
     /// What the holder was told of its loss.
     told: Arc<OnceLock<LossReason>>,
     listens: JoinHandle<()>,
     /// Leases of replays: dropping them could end the grant.
-    replays: Vec<Arc<Box<dyn Lease>>>,
+    pub(super) replays: Vec<Arc<Box<dyn Lease>>>,
 }
 
 impl Held {
@@ -191,100 +191,6 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Lets time pass, and goes on until each grant that has ended was followed by the next one, and no
-    /// term is about to end.
-    pub(super) async fn pass(&mut self, until: Instant) -> Verdict {
-        loop {
-            let now = self.now();
-            let mut next = (until > now).then_some(until);
-            for name in 0..self.names.len() {
-                if let Some(at) = self.look(name, now).await? {
-                    next = Some(next.map_or(at, |next| next.min(at)));
-                }
-            }
-            let Some(next) = next else { return Ok(()) };
-            // While time passes, terms come to their end that were not about to.
-            let ends = (0..self.names.len()).filter_map(|name| self.ends_of(name));
-            let soon = ends.map(|(least, _)| least.saturating_sub(self.room * 2));
-            let soon = soon.filter(|soon| *soon > now).min();
-            self.cx.clock.sleep_until(soon.map_or(next, |soon| soon.min(next))).await;
-        }
-    }
-
-    /// Brings a name up to now; when it must be looked at again.
-    async fn look(&mut self, name: usize, now: Instant) -> Verdict<Option<Instant>> {
-        if let Some(over) = self.names[name].over {
-            return self.look_for_the_next(name, now, over).await;
-        }
-        let Some((least, most)) = self.ends_of(name) else {
-            if let Some(place) = self.granted_waiter(name) {
-                return Err(self.too_early(name, place, "while another request holds").await);
-            }
-            return Ok(None);
-        };
-        if now < least {
-            let ended = self.granted_waiter(name);
-            if let Some(place) = ended.filter(|_| self.now() < least) {
-                return Err(self.too_early(name, place, "behind a holder that has its term").await);
-            }
-            let soon = least.saturating_sub(self.room * 2);
-            return Ok((soon <= now).then_some(least));
-        }
-        if let Some(at) = self.names[name].holder.take() {
-            self.tell(format!("the term of {} runs out", self.who(at)));
-        }
-        self.names[name].over = Some(most);
-        Ok(Some(now))
-    }
-
-    /// Whether the next waiter of a name was granted, whose last grant is over by `over` at the latest.
-    async fn look_for_the_next(
-        &mut self,
-        name: usize,
-        now: Instant,
-        over: Instant,
-    ) -> Verdict<Option<Instant>> {
-        let Some(head) = self.names[name].queue.first().copied() else {
-            self.names[name].over = Some(over).filter(|over| now < *over);
-            return Ok(self.names[name].over);
-        };
-        let Some(place) = self.granted_waiter(name) else {
-            if now >= over.saturating_add(self.cx.wake_up()) {
-                let head = self.who(head);
-                return Err(Stop::late(format!("C8: the name is free, and {head} still waits")));
-            }
-            return Ok(Some(now.saturating_add(Duration::from_millis(1))));
-        };
-        let at = self.names[name].queue.remove(place);
-        let who = self.who(at);
-        let is_in_order = place == 0 || self.cx.guarantees.fairness != Fairness::Fifo;
-        require!(is_in_order, "C10: {who} was granted, and stands {place} behind the first waiter");
-        let Some(waits) = self.asked[at].waits.take() else { return Ok(Some(now)) };
-        self.tell(format!("{who} is granted"));
-        self.names[name].over = None;
-        self.granted(at, waits.await??)?;
-        Ok(Some(now))
-    }
-
-    /// The place in the queue of a waiter whose wait has ended.
-    fn granted_waiter(&self, name: usize) -> Option<usize> {
-        let has_ended =
-            |at: &usize| self.asked[*at].waits.as_ref().is_some_and(JoinHandle::is_finished);
-        self.names[name].queue.iter().position(has_ended)
-    }
-
-    /// Why a wait may not end yet, of the waiter in this place of a name's queue.
-    async fn too_early(&mut self, name: usize, place: usize, when: &str) -> Stop {
-        let at = self.names[name].queue[place];
-        let what = format!("C1, C8: {} waits {when}", self.who(at));
-        let Some(waits) = self.asked[at].waits.take() else { return Stop::failed(what) };
-        match waits.await {
-            Ok(Ok(grant)) => Stop::failed(format!("{what}, and is granted token {}", grant.token)),
-            Ok(Err(error)) => Stop::error(&error, what),
-            Err(error) => error.into(),
-        }
-    }
-
     /// When the grant of a name ends, at least and at most.
     pub(super) fn ends_of(&self, name: usize) -> Option<(Instant, Instant)> {
         self.asked[self.names[name].holder?].held.as_ref()?.ends
@@ -342,72 +248,6 @@ impl<'a> World<'a> {
         self.names[name].last = Some(token);
         self.asked[at].held = Some(held);
         self.outcome(format!("token {token}"));
-        Ok(())
-    }
-
-    /// Checks the term of a grant; between which instants it ends.
-    fn ends(
-        &self,
-        at: usize,
-        ways: u32,
-        grant: &Grant,
-        now: Instant,
-    ) -> Verdict<Option<(Instant, Instant)>> {
-        let (term, who) = (grant.term, self.who(at));
-        self.is_sent_before(at, ways, term, now)?;
-        let Some(ttl) = term.ttl else {
-            require!(!self.expires, "C5: {who} was granted without a ttl");
-            return Ok(None);
-        };
-        let wish = self.asked[at].request.ttl();
-        require!(ttl >= wish, "C5: {who} asked for {wish:?} and was granted {ttl:?}");
-        let least = term.sent.saturating_add(ttl);
-        let ago = now.saturating_since(term.sent);
-        require!(least > now, "C5: {who} is granted {ttl:?} from {ago:?} ago: that is over");
-        Ok(self.ends_by(term, now))
-    }
-
-    /// Between which instants a term ends that was answered now; `None` without an expiry.
-    fn ends_by(&self, term: Term, now: Instant) -> Option<(Instant, Instant)> {
-        let ttl = term.ttl.filter(|_| self.expires)?;
-        let most = now.saturating_add(ttl).saturating_add(self.cx.expiry_slack());
-        Some((term.sent.saturating_add(ttl), most))
-    }
-
-    /// Fails if a term counts from an instant after the request had left.
-    fn is_sent_before(&self, at: usize, ways: u32, term: Term, now: Instant) -> Verdict {
-        let least = self.clients.delay(self.asked[at].client) * ways;
-        let (who, ago) = (self.who(at), now.saturating_since(term.sent));
-        require!(
-            term.sent <= now && ago >= least,
-            "C5: the term of {who} counts from {ago:?} before the answer, which took {least:?} or more"
-        );
-        Ok(())
-    }
-
-    /// Takes in a replay's answer, which must be the same grant.
-    pub(super) fn replayed(&mut self, at: usize, grant: Grant) -> Verdict {
-        let now = self.now();
-        let who = self.who(at);
-        let ends = self.ends(at, 2, &grant, now)?;
-        let Some(held) = &mut self.asked[at].held else { return Ok(()) };
-        let (token, own) = (grant.token, held.token);
-        require!(token == own, "C2: a replay of {who} has token {token}, its grant has {own}");
-        held.ends = ends.max(held.ends);
-        held.term = later(held.term, grant.term);
-        held.replays.push(Arc::new(grant.lease));
-        Ok(())
-    }
-
-    /// Extends what is known of a grant by a renewal's term.
-    pub(super) fn renewed(&mut self, at: usize, term: Term) -> Verdict {
-        let now = self.now();
-        self.is_sent_before(at, 2, term, now)?;
-        let ends = self.ends_by(term, now);
-        if let Some(held) = &mut self.asked[at].held {
-            held.ends = ends.max(held.ends);
-            held.term = later(held.term, term);
-        }
         Ok(())
     }
 
@@ -513,8 +353,4 @@ impl Drop for World<'_> {
             asked.held.iter().for_each(|held| held.listens.abort());
         }
     }
-}
-
-fn later(a: Term, b: Term) -> Term {
-    if b.sent > a.sent { b } else { a }
 }
