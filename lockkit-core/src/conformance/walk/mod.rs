@@ -37,6 +37,8 @@ use world::World;
 const STEPS: usize = 40;
 /// How many walks there are in virtual time; in real time the budget ends them.
 const WALKS: u64 = 60;
+/// How many scenes are played side by side in real time: most of it passes in waits.
+const SCENES_AT_A_TIME: usize = 4;
 /// For how long walks begin in real time.
 const REAL_BUDGET: Duration = Duration::from_secs(8);
 /// For how long a walk that failed is made shorter in real time.
@@ -67,7 +69,7 @@ pub(super) async fn walks(cx: &Context, over: Over) -> Verdict {
 pub(super) async fn combinations(cx: &Context, over: Over) -> Verdict {
     let seed = seed();
     let scenes = scenes(seed).into_iter().map(|scene| Walk::scene(seed, scene));
-    let mut lanes = vec![Vec::new(); if cx.is_virtual() { 1 } else { 3 }];
+    let mut lanes = vec![Vec::new(); if cx.is_virtual() { 1 } else { SCENES_AT_A_TIME }];
     let count = lanes.len();
     scenes.enumerate().for_each(|(number, scene)| lanes[number % count].push(scene));
     let all: usize = lanes.iter().map(Vec::len).sum();
