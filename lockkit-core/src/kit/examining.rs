@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::within;
+use super::calls::within;
 use crate::{Clock, Error, Finding, Result, Severity};
 
 /// What an examination finds within `limit`, the worst first; `silent` is its error if it takes longer.
