@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::driver::reaper::{Count, Reaper, limited};
+use crate::driver::reaper::{Reaper, limited};
+use crate::driver::room::Count;
 use crate::driver::round_trips::RoundTrips;
 use crate::driver::runtime::Runtime;
 use crate::driver::shared::{Closing, Shared};
@@ -80,13 +81,16 @@ impl Builder {
     pub fn build(self, provider: impl LockProvider) -> Locks {
         let provider: Arc<dyn LockProvider> = Arc::new(provider);
         let guarantees = provider.guarantees();
+        let round_trips = Arc::<RoundTrips>::default();
+        let reaper =
+            Reaper::new(Arc::clone(&provider), self.clock.clone(), Arc::clone(&round_trips));
         let shared = Shared {
-            reaper: Reaper::new(Arc::clone(&provider), self.clock.clone()),
+            reaper,
             provider,
             clock: self.clock,
             closing: Closing::default(),
             active: Arc::<Count>::default(),
-            round_trips: RoundTrips::default(),
+            round_trips,
             ttl_adjusted: AtomicBool::new(false),
             ids: self.ids,
         };
@@ -218,6 +222,7 @@ impl Locks {
         if !shared.closing.set() {
             return Ok(());
         }
+        shared.reaper.hurry();
         let clock = shared.clock.clone();
         let (done, closed) = oneshot::channel();
         runtime.spawn(async move {

@@ -15,7 +15,9 @@ use super::reaper::{Call, CleanUp, finished, limited};
 use super::runtime::Runtime;
 use super::shared::{Acquire, Answer, Shared, Wait};
 use super::timing::call_limit;
-use crate::{Applied, Clock, Error, FencingToken, Grant, Instant, Request, Result, StoreSays};
+use crate::{
+    Applied, Clock, Error, FencingToken, Grant, Instant, LockName, Request, Result, StoreSays,
+};
 
 /// Asks until there is a grant to hold, or an answer.
 pub(super) async fn acquire(
@@ -36,7 +38,7 @@ pub(super) async fn acquire(
             () = caller.closed() => Happened::Event(attempt::Event::Left),
             // Before the call: what `close` releases must not be granted to those it ends.
             () = shared.closing.closed() => Happened::Event(attempt::Event::Closing),
-            event = stage.next(shared) => event,
+            event = stage.next(shared, &wanted.name) => event,
             () = patience.ends(&request, failure.as_ref()) => Happened::Event(attempt::Event::TimeUp),
         };
         // A call that has ended is not handed on: it must not be polled again.
@@ -123,10 +125,10 @@ enum Happened {
 }
 
 impl Stage {
-    async fn next(&mut self, shared: &Shared) -> Happened {
+    async fn next(&mut self, shared: &Shared, name: &LockName) -> Happened {
         match self {
             Self::Admission => {
-                shared.reaper.room().await;
+                shared.reaper.room(name).await;
                 Happened::Event(attempt::Event::Admitted)
             }
             Self::Calling(call) => Happened::Ended(call.await),

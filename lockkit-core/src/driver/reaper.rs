@@ -3,20 +3,21 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::room::{Count, Counted, Room, Rooms, Turns};
+use super::round_trips::RoundTrips;
 use super::runtime::Runtime;
-use crate::{Applied, Clock, Error, Grant, Instant, Lease, LockProvider, Request, Result};
+use crate::{
+    Applied, Clock, Error, Grant, Instant, Lease, LockName, LockProvider, Request, Result,
+};
 
-/// With this many clean-ups pending, new attempts wait for room before they ask the store.
-pub(crate) const ROOM: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A call that outlives its acknowledged withdrawal by this much is dropped.
@@ -34,72 +35,14 @@ pub(crate) enum CleanUp {
     Release { lease: Box<dyn Lease>, ttl: Duration },
 }
 
-/// Counts what is under way, and tells when it changes.
-#[derive(Debug, Default)]
-pub(crate) struct Count {
-    number: AtomicUsize,
-    fell: Notify,
-}
-
-/// One unit of a [`Count`], until dropped.
-#[derive(Debug)]
-pub(crate) struct Counted(Arc<Count>);
-
-impl Count {
-    pub(crate) fn enter(self: &Arc<Self>) -> Counted {
-        self.number.fetch_add(1, Ordering::SeqCst);
-        Counted(Arc::clone(self))
-    }
-
-    /// Completes once fewer than `number` are counted.
-    pub(crate) async fn below(&self, number: usize) {
-        loop {
-            let fell = self.fell.notified();
-            if self.number.load(Ordering::SeqCst) < number {
-                return;
-            }
-            fell.await;
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.number.fetch_sub(1, Ordering::SeqCst);
-        self.0.fell.notify_waiters();
-    }
-}
-
-/// The room that a clean-up takes: new attempts wait where there is none.
-///
-/// A clean-up that the store refuses goes on, for an operator may set that right, but takes no room from the
-/// attempts on other names.
-#[derive(Debug)]
-struct Room {
-    taken: Option<Counted>,
-    refused: Arc<Count>,
-    counted: Option<Counted>,
-}
-
-impl Room {
-    /// The store refuses; whether the clean-up goes on: at most [`ROOM`] refused ones do.
-    fn refused(&mut self) -> bool {
-        if self.counted.is_none() && self.refused.number.load(Ordering::SeqCst) < ROOM {
-            self.counted = Some(self.refused.enter());
-        }
-        self.taken = None;
-        self.counted.is_some()
-    }
-}
-
 /// Takes clean-ups, and works on all of them in one task.
 #[derive(Debug)]
 pub(crate) struct Reaper {
     provider: Arc<dyn LockProvider>,
     clock: Clock,
     pending: Arc<Count>,
-    taken: Arc<Count>,
-    refused: Arc<Count>,
+    rooms: Arc<Rooms>,
+    turns: Arc<Turns>,
     worker: Mutex<Option<Worker>>,
 }
 
@@ -111,14 +54,23 @@ struct Worker {
 }
 
 impl Reaper {
-    pub(crate) fn new(provider: Arc<dyn LockProvider>, clock: Clock) -> Self {
-        let (pending, taken, refused) = Default::default();
-        Self { provider, clock, pending, taken, refused, worker: Mutex::new(None) }
+    pub(crate) fn new(
+        provider: Arc<dyn LockProvider>,
+        clock: Clock,
+        round_trips: Arc<RoundTrips>,
+    ) -> Self {
+        let (pending, rooms, worker) = Default::default();
+        Self { provider, clock, pending, rooms, turns: Arc::new(Turns::new(round_trips)), worker }
     }
 
-    /// Completes when the clean-ups leave room for a new attempt.
-    pub(crate) async fn room(&self) {
-        self.taken.below(ROOM).await;
+    /// Completes when the clean-ups leave room for a new attempt on `name`.
+    pub(crate) async fn room(&self, name: &LockName) {
+        self.rooms.room(name).await;
+    }
+
+    /// No new attempt will come: the clean-ups may ask the store all at once.
+    pub(crate) fn hurry(&self) {
+        self.turns.of_all();
     }
 
     /// Completes when every clean-up is done.
@@ -135,8 +87,10 @@ impl Reaper {
 
     /// Takes `clean_up` over; its task starts in `runtime` if there is none yet.
     pub(crate) fn take(&self, clean_up: CleanUp, runtime: &Runtime) {
-        let (taken, refused) = (Some(self.taken.enter()), Arc::clone(&self.refused));
-        let room = Room { taken, refused, counted: None };
+        let room = self.rooms.take(match &clean_up {
+            CleanUp::Withdraw { request, .. } => Some(request.name().clone()),
+            CleanUp::Release { .. } => None,
+        });
         let mut item = (clean_up, self.pending.enter(), room);
         let mut worker = self.worker();
         if let Some(worker) = &*worker {
@@ -151,7 +105,8 @@ impl Reaper {
         // call: that runtime's end does the same to every other call.
         let _ = queue.send(item);
         let (provider, clock) = (Arc::clone(&self.provider), self.clock.clone());
-        let task = runtime.spawn(work(provider, clock, receiver));
+        let turns = Arc::clone(&self.turns);
+        let task = runtime.spawn(work(provider, clock, turns, receiver));
         *worker = Some(Worker { queue, task });
     }
 
@@ -163,6 +118,7 @@ impl Reaper {
 async fn work(
     provider: Arc<dyn LockProvider>,
     clock: Clock,
+    turns: Arc<Turns>,
     mut queue: mpsc::UnboundedReceiver<(CleanUp, Counted, Room)>,
 ) {
     let mut pending = FuturesUnordered::new();
@@ -173,10 +129,11 @@ async fn work(
             item = queue.recv(), if open => match item {
                 Some((clean_up, counted, room)) => {
                     let (provider, clock) = (Arc::clone(&provider), clock.clone());
+                    let turns = Arc::clone(&turns);
                     pending.push(async move {
                         let _counted = counted;
                         // A bug in one call must not end the other clean-ups.
-                        let run = AssertUnwindSafe(clean_up.run(&*provider, &clock, room));
+                        let run = AssertUnwindSafe(clean_up.run(&*provider, &clock, &turns, room));
                         drop(run.catch_unwind().await);
                     });
                 }
@@ -188,10 +145,10 @@ async fn work(
 }
 
 impl CleanUp {
-    async fn run(self, provider: &dyn LockProvider, clock: &Clock, room: Room) {
+    async fn run(self, provider: &dyn LockProvider, clock: &Clock, turns: &Turns, room: Room) {
         let outcome = match self {
             Self::Withdraw { request, call } => {
-                let outcome = withdraw(provider, clock, &request, call, room).await;
+                let outcome = withdraw(provider, (clock, turns), &request, call, room).await;
                 let what = || format!("withdraw request {} for {}", request.id(), request.name());
                 outcome.map_err(|error| (what(), error))
             }
@@ -229,7 +186,7 @@ impl Limits {
 /// withdrawal. Goes on until the store has acknowledged a withdrawal after the call's end.
 async fn withdraw(
     provider: &dyn LockProvider,
-    clock: &Clock,
+    (clock, turns): (&Clock, &Turns),
     request: &Request,
     mut call: Option<Call>,
     room: Room,
@@ -239,6 +196,7 @@ async fn withdraw(
     let mut pause = FIRST_PAUSE;
     loop {
         let withdrawal = limited(clock, limits.call, provider.withdraw(request));
+        let withdrawal = turns.take(clock, withdrawal);
         let (outcome, ended) = beside(&mut call, withdrawal).await;
         let ambiguous = settle(ended, clock, &mut limits).await?;
         if outcome.is_ok() && call.is_none() && !ambiguous {

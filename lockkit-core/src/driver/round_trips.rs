@@ -14,7 +14,13 @@ const LASTS: Duration = Duration::from_secs(10);
 
 /// The last answers of the store, and how long each took.
 #[derive(Debug, Default)]
-pub(crate) struct RoundTrips(Mutex<VecDeque<(Instant, Duration)>>);
+pub(crate) struct RoundTrips(Mutex<Measured>);
+
+#[derive(Debug, Default)]
+struct Measured {
+    last: VecDeque<(Instant, Duration)>,
+    fastest: Option<Duration>,
+}
 
 impl RoundTrips {
     /// Runs a call that the store answers in one round trip, and notes how long a success took.
@@ -32,19 +38,26 @@ impl RoundTrips {
     }
 
     pub(crate) fn note(&self, began: Instant, ended: Instant) {
-        let mut last = self.last();
-        last.truncate(MOST - 1);
-        last.push_front((ended, ended.saturating_since(began)));
+        let (took, mut measured) = (ended.saturating_since(began), self.measurements());
+        measured.last.truncate(MOST - 1);
+        measured.last.push_front((ended, took));
+        measured.fastest = Some(measured.fastest.map_or(took, |fastest| fastest.min(took)));
     }
 
     /// The shortest of the last ones; zero where nothing was measured lately.
     pub(crate) fn shortest(&self, now: Instant) -> Duration {
-        let last = self.last();
-        let lately = last.iter().filter(|(ended, _)| now.saturating_since(*ended) < LASTS);
+        let measured = self.measurements();
+        let lately = measured.last.iter().filter(|(ended, _)| now.saturating_since(*ended) < LASTS);
         lately.map(|(_, took)| *took).min().unwrap_or_default()
     }
 
-    fn last(&self) -> MutexGuard<'_, VecDeque<(Instant, Duration)>> {
+    /// The shortest of all: as long as the way there and back takes where nothing else is asked. Zero, while
+    /// nothing was measured.
+    pub(crate) fn fastest(&self) -> Duration {
+        self.measurements().fastest.unwrap_or_default()
+    }
+
+    fn measurements(&self) -> MutexGuard<'_, Measured> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -68,5 +81,6 @@ mod tests {
             trips.note(at(300 + n), at(400 + n));
         }
         assert_eq!(trips.shortest(at(400)), Duration::from_millis(100), "the last eight count");
+        assert_eq!(trips.fastest(), Duration::from_millis(20), "of all");
     }
 }

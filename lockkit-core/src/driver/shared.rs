@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::reaper::{Count, Reaper};
+use super::reaper::Reaper;
+use super::room::Count;
 use super::round_trips::RoundTrips;
 use super::timing::Timing;
 use crate::guard::Guard;
@@ -21,7 +22,7 @@ pub(crate) struct Shared {
     pub(crate) closing: Closing,
     pub(crate) active: Arc<Count>,
     pub(crate) reaper: Reaper,
-    pub(crate) round_trips: RoundTrips,
+    pub(crate) round_trips: Arc<RoundTrips>,
     pub(crate) ids: Arc<dyn RequestIds>,
     /// Whether a difference between a wished and a granted ttl was logged.
     pub(crate) ttl_adjusted: AtomicBool,

@@ -9,6 +9,7 @@ mod history;
 mod holding;
 #[cfg(feature = "conformance")]
 mod idle_link;
+mod leaving;
 #[cfg(feature = "conformance")]
 mod link_traffic;
 mod memory;
