@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::{Clock, Error, Holder, LockName, Term};
+use crate::{Clock, Error, Holder, Instant, LockName, Term};
 
 /// The identity of one request: 128 random bits from the operating system.
 ///
@@ -107,7 +107,8 @@ struct Inner {
     label: Arc<str>,
     clock: Clock,
     kind: Kind,
-    last_word: Mutex<Option<StoreSays>>,
+    /// What the store last said, and when.
+    last_word: Mutex<Option<(StoreSays, Instant)>>,
 }
 
 /// What a store last said of a waiting request.
@@ -144,7 +145,7 @@ impl Request {
     #[must_use]
     pub fn with_label(&self, label: impl Into<Arc<str>>) -> Self {
         let Inner { ref name, id, ttl, ref clock, kind, .. } = *self.0;
-        let last_word = Mutex::new(self.last_word());
+        let last_word = Mutex::new(self.last_word_at());
         let (name, label, clock) = (name.clone(), label.into(), clock.clone());
         Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word }))
     }
@@ -191,11 +192,17 @@ impl Request {
     /// A provider calls it when it learns that the name is held, and when it loses the store; the
     /// driver needs it to tell "timed out behind a holder" from "unavailable" (C8).
     pub fn report(&self, word: StoreSays) {
-        *self.0.last_word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+        let now = self.0.clock.now();
+        *self.0.last_word.lock().unwrap_or_else(PoisonError::into_inner) = Some((word, now));
     }
 
     /// What [`report`](Self::report) was last told.
     pub fn last_word(&self) -> Option<StoreSays> {
+        self.last_word_at().map(|(word, _)| word)
+    }
+
+    /// The same, and when that was.
+    pub(crate) fn last_word_at(&self) -> Option<(StoreSays, Instant)> {
         self.0.last_word.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -5,19 +5,16 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use tokio::sync::oneshot;
 
 use super::attempt::{self, Attempt, Step};
 use super::lease::Machine;
-use super::reaper::{Call, CleanUp, finished, limited};
+use super::patience::Patience;
+use super::reaper::{Call, CleanUp};
 use super::runtime::Runtime;
 use super::shared::{Acquire, Answer, Shared, Wait};
-use super::timing::call_limit;
-use crate::{
-    Applied, Clock, Error, FencingToken, Grant, Instant, LockName, Request, Result, StoreSays,
-};
+use crate::{Applied, Error, Grant, Instant, LockName, Request, Result, StoreSays};
 
 /// Asks until there is a grant to hold, or an answer.
 pub(super) async fn acquire(
@@ -199,86 +196,4 @@ fn too_late(ttl: Duration) -> Error {
          short for its round trips, take a longer one"
     );
     Error::unavailable(Applied::No, cause)
-}
-
-/// How long the caller waits for an answer; after a whole ttl the log gets a warning.
-struct Patience<'a> {
-    shared: &'a Shared,
-    started: Instant,
-    limit: Option<Instant>,
-    warn_at: Option<Instant>,
-    /// The warning that is being written.
-    warning: Option<BoxFuture<'a, ()>>,
-}
-
-impl<'a> Patience<'a> {
-    fn new(shared: &'a Shared, wanted: &Acquire) -> Self {
-        let started = shared.clock.now();
-        let limit = match wanted.wait {
-            Wait::No => Some(call_limit(wanted.timing.ttl)),
-            Wait::AtMost(limit) => Some(limit),
-            Wait::Unlimited => None,
-        };
-        Self {
-            shared,
-            started,
-            limit: limit.map(|limit| started.saturating_add(limit)),
-            warn_at: Some(started.saturating_add(wanted.timing.ttl)),
-            warning: None,
-        }
-    }
-
-    /// Completes at the time limit, and warns meanwhile. Cancel-safe.
-    async fn ends(&mut self, request: &Request, failure: Option<&Error>) {
-        let clock = &self.shared.clock;
-        loop {
-            tokio::select! {
-                biased;
-                () = reached(clock, self.limit) => return,
-                () = reached(clock, self.warn_at) => {
-                    self.warn_at = None;
-                    let (request, failure) = (request.clone(), failure.cloned());
-                    let warning = warn_of_long_wait(self.shared, request, self.started, failure);
-                    self.warning = Some(Box::pin(warning));
-                }
-                () = finished(&mut self.warning) => self.warning = None,
-            }
-        }
-    }
-}
-
-async fn reached(clock: &Clock, at: Option<Instant>) {
-    match at {
-        Some(at) => clock.sleep_until(at).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// One warning for a wait longer than the ttl: with the holder and its age as far as known, and
-/// with the last failure, unless the store has said since that another holds the name.
-async fn warn_of_long_wait(
-    shared: &Shared,
-    request: Request,
-    started: Instant,
-    failure: Option<Error>,
-) {
-    let held = matches!(request.last_word(), Some(StoreSays::Held(_)));
-    let failure = failure.filter(|_| !held);
-    let limit = call_limit(request.ttl());
-    let seen = match shared.provider.operator() {
-        Some(operator) => {
-            limited(&shared.clock, limit, operator.inspect(request.name())).await.ok()
-        }
-        None => None,
-    };
-    let holder = seen.and_then(|seen| seen.holders.into_iter().next());
-    tracing::warn!(
-        target: "lockkit", event = "long_wait", name = %request.name(), request = %request.id(),
-        waited = ?shared.clock.now().saturating_since(started),
-        holder = holder.as_ref().map(|holder| holder.label.as_str()),
-        holder_token = holder.as_ref().and_then(|holder| holder.token).map(FencingToken::as_u64),
-        holder_age = ?holder.as_ref().and_then(|holder| holder.age),
-        error = failure.as_ref().map(tracing::field::display),
-        "still waiting for a lock after a whole ttl",
-    );
 }

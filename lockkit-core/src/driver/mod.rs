@@ -5,6 +5,7 @@ mod attempt;
 pub(crate) mod held;
 mod keep_alive;
 pub(crate) mod lease;
+mod patience;
 pub(crate) mod reaper;
 pub(crate) mod room;
 pub(crate) mod round_trips;

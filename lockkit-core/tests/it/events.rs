@@ -2,10 +2,14 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::support::{Fault, Op, Remote};
-use lockkit_core::{Clock, Locks, LossReason, Memory};
+use lockkit_core::{
+    Clock, Error, FencingToken, Grant, Guarantees, Inspection, LockName, LockProvider, Locks,
+    LossReason, Memory, Operator, Request, Result, StoreSays, async_trait,
+};
 use tokio::runtime::Builder;
 use tracing::Level;
 
@@ -115,7 +119,8 @@ fn a_wait_longer_than_the_ttl_is_warned_of_once_with_the_holder() {
         guard.release().await.unwrap();
         let _next = waiter.await.unwrap().unwrap();
     });
-    let parts = ["name=a", "holder=\"tortoise\"", "holder_token=1", "holder_age=Some(1"];
+    let parts =
+        ["name=a", "holder=\"tortoise\"", "holder_token=1", "holder_age=Some(1", "told_ago="];
     once(&log, "long_wait", &parts);
 }
 
@@ -132,6 +137,42 @@ fn a_wait_through_an_outage_is_warned_of_with_what_the_store_said() {
     once(&log, "long_wait", &["name=a", "error=", "refused"]);
 }
 
+/// How often the store was asked while a hundred wait for longer than their ttl, and at how many moments.
+fn asked_by_a_hundred(level: Level, knows: bool) -> (Vec<String>, usize, usize) {
+    let unnamed = Unnamed { store: Memory::new(), knows, asked: Arc::default() };
+    let asked = Arc::clone(&unnamed.asked);
+    let log = logged(level, async {
+        let locks = Locks::builder().clock(Clock::tokio()).build(unnamed);
+        let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+        let waiters: Vec<_> =
+            (0..100).map(|_| tokio::spawn(locks.lock("a").ttl(TTL).acquire())).collect();
+        tokio::time::sleep(3 * TTL).await;
+        waiters.iter().for_each(tokio::task::JoinHandle::abort);
+        guard.release().await.unwrap();
+    });
+    let mut asked = asked.lock().unwrap().clone();
+    let times = asked.len();
+    asked.dedup();
+    (log, times, asked.len())
+}
+
+#[test]
+fn a_warning_asks_the_store_for_the_holder_only_where_it_is_wanted_and_not_known() {
+    let (log, asked, _) = asked_by_a_hundred(Level::ERROR, false);
+    assert_eq!((places(&log, "long_wait").len(), asked), (0, 0), "no event, no call");
+    let (log, asked, _) = asked_by_a_hundred(Level::WARN, true);
+    assert_eq!((places(&log, "long_wait").len(), asked), (100, 0), "the waiters knew");
+    assert!(log.iter().all(|line| line.contains("holder_token=1")), "{log:#?}");
+}
+
+#[test]
+fn waiters_that_came_together_do_not_ask_for_their_warnings_together() {
+    let (log, asked, moments) = asked_by_a_hundred(Level::WARN, false);
+    assert_eq!((places(&log, "long_wait").len(), asked), (100, 100));
+    assert!(log.iter().all(|line| line.contains("holder_token=1")), "{log:#?}");
+    assert!(moments > 80, "100 waiters asked at {moments} moments");
+}
+
 #[test]
 fn a_grant_that_comes_too_late_is_told_with_the_remedy() {
     let log = logged(Level::DEBUG, async {
@@ -140,6 +181,65 @@ fn a_grant_that_comes_too_late_is_told_with_the_remedy() {
         remote.locks().lock("a").ttl(TTL).acquire().await.unwrap().release().await.unwrap();
     });
     once(&log, "attempt_failed", &["name=a", "ttl of 12s is too short", "take a longer one"]);
+}
+
+/// A store that tells its waiters of the holder, or only that there is one, and counts what its operator is asked.
+#[derive(Debug)]
+struct Unnamed {
+    store: Memory,
+    knows: bool,
+    asked: Arc<Mutex<Vec<tokio::time::Instant>>>,
+}
+
+#[async_trait]
+impl LockProvider for Unnamed {
+    fn guarantees(&self) -> Guarantees {
+        self.store.guarantees()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        self.store.try_acquire(request).await
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let mut call = self.store.acquire(request);
+        let first = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+        if !self.knows && first.is_pending() {
+            request.report(StoreSays::Held(None));
+        }
+        match first {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => call.await,
+        }
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.store.withdraw(request).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Operator for Unnamed {
+    async fn inspect(&self, name: &LockName) -> Result<Inspection> {
+        self.asked.lock().unwrap().push(tokio::time::Instant::now());
+        self.store.operator().expect("memory has one").inspect(name).await
+    }
+
+    async fn list(&self, _: &str, _: Option<&LockName>, _: usize) -> Result<Vec<Inspection>> {
+        Err(Error::rejected("a list", "ask for a name"))
+    }
+
+    async fn revoke(&self, _: &LockName, _: FencingToken) -> Result<bool> {
+        Err(Error::rejected("an end", "release it"))
+    }
 }
 
 #[derive(Clone, Default)]
