@@ -172,6 +172,11 @@ impl Clock {
         matches!(self.0, Source::System(_))
     }
 
+    /// Whether this clock goes on by itself, and timers with it.
+    pub(crate) fn goes_on(&self) -> bool {
+        !matches!(self.0, Source::Manual(_))
+    }
+
     /// Wakes every sleeper of this clock so that it looks at the time again.
     pub(crate) fn wake_sleepers(&self) {
         if let Source::System(resumed) = &self.0 {

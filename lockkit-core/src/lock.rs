@@ -4,9 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use crate::driver::drive;
+use crate::driver::attempt;
 use crate::driver::shared::{Acquire, Answer, Wait};
 use crate::driver::store::Store;
 use crate::driver::timing::{LockOptions, Renewal};
@@ -234,11 +232,7 @@ impl Lock {
         store.shared.has_time_for(wait)?;
         let runtime = store.use_runtime()?;
         store.watch_for_suspend(&runtime);
-        let (caller, answer) = oneshot::channel();
-        let (shared, active) = (Arc::clone(&store.shared), store.shared.active.enter());
-        runtime.spawn(drive(shared, runtime.clone(), order, caller, active));
-        // Without an answer the runtime has ended, and the driver with it.
-        answer.await.unwrap_or(Err(Error::NoRuntime))
+        attempt(&store.shared, runtime, order).await
     }
 }
 

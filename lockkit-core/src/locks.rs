@@ -86,6 +86,7 @@ impl Builder {
             Reaper::new(Arc::clone(&provider), self.clock.clone(), Arc::clone(&round_trips));
         let shared = Shared {
             reaper,
+            parking: Arc::default(),
             provider,
             clock: self.clock,
             closing: Closing::default(),

@@ -1,8 +1,10 @@
 //! The acquire of one caller, until it has a grant or an answer: it drives the [`Attempt`], calls the
 //! provider and keeps the caller's time limit.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{FutureExt, TryFutureExt};
@@ -16,19 +18,62 @@ use super::runtime::Runtime;
 use super::shared::{Acquire, Answer, Shared, Wait};
 use crate::{Applied, Error, Grant, Instant, LockName, Request, Result, StoreSays};
 
-/// Asks until there is a grant to hold, or an answer.
+/// An attempt that has begun, with its first call: a store that answers at once needs no task.
+pub(super) struct Begun {
+    pub(super) request: Request,
+    stage: Stage,
+    /// When the first call was sent.
+    sent: Instant,
+}
+
+/// What came of the first poll of the first call.
+pub(super) enum First {
+    Granted(Request, Grant, Machine),
+    Held,
+    /// Neither yet: a task is to go on.
+    Open(Begun),
+}
+
+/// Sends the first call, and polls it once in the caller's task.
+pub(super) async fn begin(shared: &Shared, runtime: &Runtime, wanted: &Acquire) -> Result<First> {
+    let (request, sent) = (new_request(shared, wanted)?, shared.clock.now());
+    if !shared.reaper.has_room(&wanted.name) {
+        return Ok(First::Open(Begun { request, stage: Stage::Admission, sent }));
+    }
+    let mut call = call(shared, &request, wanted.wait);
+    let first = poll_fn(|cx| Poll::Ready(runtime.inside(&mut call).poll_unpin(cx))).await;
+    let stage = match first {
+        Poll::Pending => Stage::Calling(call),
+        Poll::Ready(Ok(None)) => return Ok(First::Held),
+        Poll::Ready(Ok(Some(grant))) => match machine(shared, wanted, &request, &grant) {
+            Some(machine) => {
+                shared.measured(wanted.wait, sent);
+                return Ok(First::Granted(request, grant, machine));
+            }
+            None => Stage::Answered(Some(Ok(Some(grant)))),
+        },
+        Poll::Ready(error) => Stage::Answered(Some(error)),
+    };
+    Ok(First::Open(Begun { request, stage, sent }))
+}
+
+/// Asks on until there is a grant to hold, or an answer.
 pub(super) async fn acquire(
     shared: &Shared,
     runtime: &Runtime,
     wanted: &Acquire,
+    begun: Begun,
     caller: &mut oneshot::Sender<Answer>,
 ) -> Result<(Request, Grant, Machine), Answer> {
     let clock = &shared.clock;
-    let mut patience = Patience::new(shared, wanted);
-    let mut request = new_request(shared, wanted).map_err(Err)?;
+    let Begun { mut request, mut stage, mut sent } = begun;
+    let mut patience = Patience::new(shared, wanted, sent);
     let mut attempt = Attempt::new(wanted.wait != Wait::No, request.id());
-    let mut stage = Stage::Admission;
-    let (mut failure, mut sent) = (None, clock.now());
+    if !matches!(stage, Stage::Admission) {
+        // The call that it asks for is under way.
+        let _ = attempt.on(attempt::Event::Admitted);
+    }
+    let mut failure = None;
     loop {
         let event = tokio::select! {
             biased;
@@ -43,9 +88,7 @@ pub(super) async fn acquire(
         let event = match event {
             Happened::Event(event) => event,
             Happened::Ended(Ok(Some(grant))) => {
-                if wanted.wait == Wait::No {
-                    shared.round_trips.note(sent, clock.now());
-                }
+                shared.measured(wanted.wait, sent);
                 match believed(shared, runtime, wanted, &request, grant) {
                     Ok((grant, machine)) => return Ok((request, grant, machine)),
                     Err(late) => attempt::Event::GrantedLate(late),
@@ -99,20 +142,28 @@ fn believed(
     request: &Request,
     grant: Grant,
 ) -> Result<(Grant, Machine)> {
-    let (spread, ttl) = (request.id().to_bytes()[0], wanted.timing.ttl);
-    match Machine::granted(wanted.timing, grant.term, shared.clock.now(), spread) {
+    match machine(shared, wanted, request, &grant) {
         Some(machine) => Ok((grant, machine)),
         None => {
+            let ttl = wanted.timing.ttl;
             shared.reaper.take(CleanUp::Release { lease: grant.lease, ttl }, runtime);
             Err(too_late(ttl))
         }
     }
 }
 
+/// `None`: it came too late.
+fn machine(shared: &Shared, wanted: &Acquire, request: &Request, grant: &Grant) -> Option<Machine> {
+    let spread = request.id().to_bytes()[0];
+    Machine::granted(wanted.timing, grant.term, shared.clock.now(), spread)
+}
+
 /// Where an attempt stands.
 enum Stage {
     Admission,
     Calling(Call),
+    /// The first call was answered at once.
+    Answered(Option<Result<Option<Grant>>>),
     Pausing(Instant),
 }
 
@@ -129,6 +180,10 @@ impl Stage {
                 Happened::Event(attempt::Event::Admitted)
             }
             Self::Calling(call) => Happened::Ended(call.await),
+            Self::Answered(answer) => match answer.take() {
+                Some(answer) => Happened::Ended(answer),
+                None => std::future::pending().await,
+            },
             Self::Pausing(until) => {
                 shared.clock.sleep_until(*until).await;
                 Happened::Event(attempt::Event::Rested)
@@ -139,7 +194,7 @@ impl Stage {
     fn into_call(self) -> Option<Call> {
         match self {
             Self::Calling(call) => Some(call),
-            Self::Admission | Self::Pausing(_) => None,
+            Self::Admission | Self::Answered(_) | Self::Pausing(_) => None,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
+use super::keep_alive::{Keeping, Kept};
 use super::lease::{Actions, Event, Machine, State};
 use super::runtime::{Entered, Runtime};
 use crate::{Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Result};
@@ -19,7 +20,7 @@ pub(crate) struct Held {
     pub(crate) token: FencingToken,
     pub(crate) native: Option<Arc<dyn Any + Send + Sync>>,
     clock: Clock,
-    runtime: Runtime,
+    pub(super) runtime: Runtime,
     inner: Mutex<Inner>,
     /// The process that took it.
     process: u32,
@@ -35,6 +36,8 @@ struct Inner {
     renewals_wanted: Vec<oneshot::Sender<Result<()>>>,
     renew_now: bool,
     release_wanted: Option<oneshot::Sender<Result<()>>>,
+    /// What keeps the lease, while no task has it.
+    parked: Option<Kept>,
 }
 
 impl Held {
@@ -46,8 +49,13 @@ impl Held {
         clock: Clock,
         runtime: Runtime,
     ) -> Self {
-        let inner =
-            Inner { machine, renewals_wanted: Vec::new(), renew_now: false, release_wanted: None };
+        let inner = Inner {
+            machine,
+            renewals_wanted: Vec::new(),
+            renew_now: false,
+            release_wanted: None,
+            parked: None,
+        };
         Self {
             name,
             token,
@@ -163,34 +171,48 @@ impl Held {
     // What the guard orders.
 
     /// Ends belief at once; the driver ends the lease in the store.
-    pub(crate) fn let_go(&self) {
-        if std::process::id() != self.process {
+    pub(crate) fn let_go(self: &Arc<Self>) {
+        // Released already, as a rule.
+        if self.inner().machine.has_ended() || std::process::id() != self.process {
             return;
         }
         let actions = self.inner().machine.on(self.clock.now(), Event::Release);
         self.announce(actions);
         self.wanted.notify_one();
+        self.unpark();
     }
 
     pub(crate) async fn release(&self) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        {
+        let (parked, answer) = {
             // Looked at and let go in one: an `Ok` says that it was held until here.
             let mut inner = self.inner();
             let now = self.clock.now();
             if let State::Lost(reason) = self.state_at(&inner, now) {
                 return Err(Error::lost(reason));
             }
-            inner.release_wanted = Some(reply);
             let actions = inner.machine.on(now, Event::Release);
+            let parked = inner.parked.take();
+            let answer = parked.is_none().then(|| {
+                let (reply, answer) = oneshot::channel();
+                inner.release_wanted = Some(reply);
+                answer
+            });
             drop(inner);
             self.announce(actions);
+            (parked, answer)
+        };
+        if let Some(kept) = parked {
+            kept.shared.parking.leave(self);
+            return kept.release(self).await;
         }
         self.wanted.notify_one();
-        answer.await.unwrap_or(Err(Error::NoRuntime))
+        match answer {
+            Some(answer) => answer.await.unwrap_or(Err(Error::NoRuntime)),
+            None => Err(Error::NoRuntime),
+        }
     }
 
-    pub(crate) async fn renew(&self) -> Result<()> {
+    pub(crate) async fn renew(self: &Arc<Self>) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         {
             let mut inner = self.inner();
@@ -204,10 +226,29 @@ impl Held {
             inner.renewals_wanted.push(reply);
         }
         self.wanted.notify_one();
+        self.unpark();
         answer.await.unwrap_or(Err(Error::NoRuntime))
     }
 
     // What the driver does.
+
+    /// Leaves the lease without a task for a moment; whether it is kept, by then or by its task.
+    pub(super) fn park(self: &Arc<Self>, kept: Kept) -> bool {
+        let parking = Arc::clone(&kept.shared.parking);
+        self.inner().parked = Some(kept);
+        parking.park(Arc::clone(self));
+        let inner = self.inner();
+        inner.parked.is_some() || !inner.machine.has_ended()
+    }
+
+    /// Gives a lease that has none the task that keeps it.
+    pub(super) fn unpark(self: &Arc<Self>) {
+        let kept = self.inner().parked.take();
+        if let Some(kept) = kept {
+            kept.shared.parking.leave(self);
+            self.runtime.spawn(Keeping::new(Arc::clone(self), kept).run());
+        }
+    }
 
     /// Takes an event in, answers the callers that waited for it, and tells the driver what to do.
     pub(crate) fn on(&self, event: Event, failure: Option<&Error>) -> Actions {

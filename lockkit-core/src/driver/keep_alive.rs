@@ -1,42 +1,114 @@
 //! The second half of a driver's task: keeps a lease until it is over, then ends it.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::{FutureExt, TryFutureExt};
+
 use super::held::Held;
-use super::lease::{Event, State};
+use super::lease::{Actions, Event, State};
 use super::reaper::{CleanUp, is_over, limited};
-use super::runtime::Runtime;
+use super::room::Counted;
 use super::shared::Shared;
-use crate::{Error, Lease, LossReason, Result, Term};
+use crate::{Applied, Error, Lease, LossReason, Result, Term};
+
+/// A lease, and what it takes to keep and to end it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) lease: Box<dyn Lease>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) call_limit: Duration,
+    pub(crate) active: Counted,
+}
 
 /// Tells the hold that its driver has ended, also when the runtime drops the driver.
-struct Alive<'a>(&'a Held);
+struct Alive(Arc<Held>);
 
-impl Drop for Alive<'_> {
+impl Drop for Alive {
     fn drop(&mut self) {
         self.0.driver_stopped();
     }
 }
 
 /// Keeps the lease until its guard lets go or it is lost, then ends it in the store.
-pub(crate) async fn keep(
+pub(crate) struct Keeping {
+    // Dropped before the lease: where dropping the lease frees the name, the guard is told first.
+    alive: Alive,
+    kept: Kept,
+}
+
+impl Keeping {
+    pub(crate) fn new(hold: Arc<Held>, kept: Kept) -> Self {
+        Self { alive: Alive(hold), kept }
+    }
+
+    pub(crate) async fn run(self) {
+        let Self { alive, kept } = self;
+        let Kept { lease, shared, call_limit, active: _active } = kept;
+        let hold = Arc::clone(&alive.0);
+        // Dropped in this order, for the same reason.
+        let (lease, alive) = (lease, alive);
+        until_over(&shared, &hold, &*lease, call_limit).await;
+        let release = shared.round_trips.measured(&shared.clock, lease.release());
+        let outcome = limited(&shared.clock, call_limit, release).await;
+        hold.released(&outcome);
+        drop(alive);
+        over(&shared, &hold, lease, call_limit, &outcome);
+    }
+}
+
+impl Kept {
+    /// Ends the lease in the store, in the task of the guard's caller; the reaper goes on if the caller leaves.
+    pub(super) async fn release(self, hold: &Held) -> Result<()> {
+        let Self { lease, shared, call_limit, active: _active } = self;
+        let mut left = Left { hold, shared: &shared, call_limit, lease: Some(lease) };
+        let outcome = match &left.lease {
+            Some(lease) => {
+                let release = shared.round_trips.measured(&shared.clock, lease.release());
+                let panicked =
+                    |_| Err(Error::unavailable(Applied::Maybe, "the store's provider panicked"));
+                let release = AssertUnwindSafe(release).catch_unwind().unwrap_or_else(panicked);
+                let release = pin!(limited(&shared.clock, call_limit, release));
+                hold.runtime.inside(release).await
+            }
+            None => Ok(()),
+        };
+        if let Some(lease) = left.lease.take() {
+            over(&shared, hold, lease, call_limit, &outcome);
+        }
+        outcome
+    }
+}
+
+/// A release whose caller may leave.
+struct Left<'a> {
+    hold: &'a Held,
+    shared: &'a Shared,
+    call_limit: Duration,
+    lease: Option<Box<dyn Lease>>,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            let ttl = self.hold.ttl().unwrap_or(self.call_limit);
+            self.shared.reaper.take(CleanUp::Release { lease, ttl }, &self.hold.runtime);
+        }
+    }
+}
+
+/// Tells what came of a release, and has it repeated where the store may keep the grant.
+fn over(
     shared: &Shared,
-    runtime: &Runtime,
     hold: &Held,
     lease: Box<dyn Lease>,
     call_limit: Duration,
+    outcome: &Result<()>,
 ) {
-    // Declared after the lease, so dropped before it: where dropping the lease frees the name, the
-    // guard is told first.
-    let alive = Alive(hold);
-    until_over(shared, hold, &*lease, call_limit).await;
-    let release = shared.round_trips.measured(&shared.clock, lease.release());
-    let outcome = limited(&shared.clock, call_limit, release).await;
-    hold.released(&outcome);
-    drop(alive);
     match outcome {
         Ok(()) => tracing::debug!(
             target: "lockkit", event = "released", name = %hold.name, token = hold.token.as_u64(),
@@ -48,10 +120,10 @@ pub(crate) async fn keep(
                     token = hold.token.as_u64(), error = %error,
                 );
             }
-            if !is_over(&error) {
+            if !is_over(error) {
                 // A renewal that was never acknowledged may have extended it up to now.
                 let ttl = hold.ttl().unwrap_or(call_limit);
-                shared.reaper.take(CleanUp::Release { lease, ttl }, runtime);
+                shared.reaper.take(CleanUp::Release { lease, ttl }, &hold.runtime);
             }
         }
     }
@@ -59,26 +131,22 @@ pub(crate) async fn keep(
 
 /// Renews and watches until the machine says that the lease is over.
 async fn until_over(shared: &Shared, hold: &Held, lease: &dyn Lease, call_limit: Duration) {
+    let mut actions = told(hold, Event::Tick, None);
+    if actions.release {
+        // Most leases end here, without a look at their signals.
+        return;
+    }
     let mut renewals: Vec<Renewal<'_>> = Vec::new();
     let mut signal = lease.lost();
     let mut out_of_reach = lease.out_of_reach();
-    let mut happened = (Event::Tick, None);
-    loop {
-        let (event, failure) = happened;
-        let actions = hold.on(event, failure.as_ref());
-        if actions.tell {
-            trace_state(hold);
-        }
-        if actions.release {
-            return;
-        }
+    while !actions.release {
         if actions.renew {
             // An acknowledgement that comes after a whole ttl is of no use (C12).
             let limit = hold.ttl().unwrap_or(call_limit);
             let renewal = shared.round_trips.measured(&shared.clock, lease.renew());
             renewals.push(Box::pin(limited(&shared.clock, limit, renewal)));
         }
-        happened = tokio::select! {
+        let (event, failure) = tokio::select! {
             biased;
             event = hold.order() => (event, None),
             reason = &mut signal => (Event::Ended(reason), None),
@@ -90,7 +158,17 @@ async fn until_over(shared: &Shared, hold: &Held, lease: &dyn Lease, call_limit:
             () = shared.closing.closed() => (Event::Ended(LossReason::Closed), None),
             () = hold.due() => (Event::Tick, None),
         };
+        actions = told(hold, event, failure.as_ref());
     }
+}
+
+/// Takes an event in, and tells the log what has changed by it.
+fn told(hold: &Held, event: Event, failure: Option<&Error>) -> Actions {
+    let actions = hold.on(event, failure);
+    if actions.tell {
+        trace_state(hold);
+    }
+    actions
 }
 
 /// The next of the renewals under way to end; there are at most four.

@@ -138,6 +138,11 @@ impl Machine {
         State::Held
     }
 
+    /// Whether an event has ended it: from then on none changes anything.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.lost.is_some()
+    }
+
     /// Whether a signal that the store is out of reach would tell anything new.
     pub(crate) const fn may_be_in_reach(&self) -> bool {
         !self.out_of_reach

@@ -1,10 +1,12 @@
-//! One task per attempt: it asks and waits, and then keeps the lease it was granted.
+//! One task per attempt that waits, which then keeps the lease it was granted. An attempt that the store answers
+//! at once needs none, and its lease gets one when it has been held for a moment.
 
 mod acquire;
 mod attempt;
 pub(crate) mod held;
 mod keep_alive;
 pub(crate) mod lease;
+pub(crate) mod parking;
 mod patience;
 pub(crate) mod reaper;
 pub(crate) mod room;
@@ -19,25 +21,52 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 
-use crate::Grant;
 use crate::guard::Guard;
-use acquire::acquire;
+use crate::{Error, Grant, Request};
+use acquire::{Begun, First, acquire, begin};
 use held::Held;
-use keep_alive::keep;
+use keep_alive::{Keeping, Kept};
+use lease::Machine;
 use room::Counted;
 use runtime::Runtime;
 use shared::{Acquire, Answer, Shared};
 use timing::call_limit;
 
-/// The life of one attempt and of the lease it may lead to.
-pub(crate) async fn drive(
+/// One attempt: without a task where the store answers at once, and in one of its own where it does not.
+pub(crate) async fn attempt(shared: &Arc<Shared>, runtime: Runtime, wanted: Acquire) -> Answer {
+    let active = shared.active.enter();
+    let begun = match begin(shared, &runtime, &wanted).await? {
+        First::Held => return Ok(None),
+        First::Granted(request, grant, machine) => {
+            let (hold, kept) = held(shared, runtime, &wanted, &request, grant, machine, active);
+            let is_kept = hold.park(kept);
+            if !shared.clock.goes_on() {
+                // Nothing would end the moment that it is parked for.
+                hold.unpark();
+            }
+            // Or the runtime has ended, and the driver with it.
+            return if is_kept { Ok(Some(Guard::new(hold))) } else { Err(Error::NoRuntime) };
+        }
+        First::Open(begun) => begun,
+    };
+    let (caller, answer) = oneshot::channel();
+    let driver = drive(Arc::clone(shared), runtime.clone(), wanted, begun, caller, active);
+    runtime.spawn(driver);
+    // Without an answer the runtime has ended, and the driver with it.
+    answer.await.unwrap_or(Err(Error::NoRuntime))
+}
+
+/// The life of an attempt that waits, and of the lease that it may lead to.
+async fn drive(
     shared: Arc<Shared>,
     runtime: Runtime,
     wanted: Acquire,
+    begun: Begun,
     mut caller: oneshot::Sender<Answer>,
-    _active: Counted,
+    active: Counted,
 ) {
-    let (request, grant, machine) = match acquire(&shared, &runtime, &wanted, &mut caller).await {
+    let granted = Box::pin(acquire(&shared, &runtime, &wanted, begun, &mut caller)).await;
+    let (request, grant, machine) = match granted {
         Ok(granted) => granted,
         Err(answer) => {
             // A caller that has left needs no answer.
@@ -45,6 +74,24 @@ pub(crate) async fn drive(
             return;
         }
     };
+    let (hold, kept) = held(&shared, runtime, &wanted, &request, grant, machine, active);
+    drop((request, wanted, shared));
+    let keeping = Keeping::new(Arc::clone(&hold), kept);
+    // The guard itself travels: if the caller leaves at any point, dropping it releases.
+    drop(caller.send(Ok(Some(Guard::new(hold)))));
+    keeping.run().await;
+}
+
+/// What a grant is held by, and what keeps it.
+fn held(
+    shared: &Arc<Shared>,
+    runtime: Runtime,
+    wanted: &Acquire,
+    request: &Request,
+    grant: Grant,
+    machine: Machine,
+    active: Counted,
+) -> (Arc<Held>, Kept) {
     let Grant { token, term, lease } = grant;
     tracing::debug!(
         target: "lockkit", event = "granted", name = %wanted.name, token = token.as_u64(),
@@ -63,16 +110,8 @@ pub(crate) async fn drive(
             );
         }
     }
-    let hold = Arc::new(Held::new(
-        wanted.name,
-        token,
-        lease.native(),
-        machine,
-        shared.clock.clone(),
-        runtime.clone(),
-    ));
-    // The guard itself travels: if the caller leaves at any point, dropping it releases.
-    drop(caller.send(Ok(Some(Guard::new(Arc::clone(&hold))))));
+    let (name, clock, native) = (wanted.name.clone(), shared.clock.clone(), lease.native());
+    let hold = Held::new(name, token, native, machine, clock, runtime);
     let call_limit = call_limit(term.ttl.unwrap_or(wanted.timing.ttl));
-    keep(&shared, &runtime, &hold, lease, call_limit).await;
+    (Arc::new(hold), Kept { lease, shared: Arc::clone(shared), call_limit, active })
 }

@@ -22,8 +22,7 @@ pub(super) struct Patience<'a> {
 }
 
 impl<'a> Patience<'a> {
-    pub(super) fn new(shared: &'a Shared, wanted: &Acquire) -> Self {
-        let started = shared.clock.now();
+    pub(super) fn new(shared: &'a Shared, wanted: &Acquire, started: Instant) -> Self {
         let limit = match wanted.wait {
             Wait::No => Some(call_limit(wanted.timing.ttl)),
             Wait::AtMost(limit) => Some(limit),

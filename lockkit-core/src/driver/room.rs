@@ -198,7 +198,7 @@ impl Turns {
         tokio::select! {
             biased;
             outcome = &mut call => return outcome,
-            () = clock.sleep(LONGEST_TURN) => drop(turn),
+            () = async { clock.sleep(LONGEST_TURN).await } => drop(turn),
         }
         call.await
     }

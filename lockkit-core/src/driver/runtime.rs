@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Id};
 use tokio::task::AbortHandle;
 
 use crate::{Error, Result};
@@ -48,7 +48,16 @@ impl Runtime {
     /// Polls `future` in this runtime's context where its caller is in none, so that timers work
     /// under any executor.
     pub(crate) fn enter<F: Future + Unpin>(&self, future: F) -> Entered<F> {
-        Entered { runtime: self.handle.clone(), future }
+        Entered { runtime: self.handle.clone(), always: false, future }
+    }
+
+    /// Polls `future` in this runtime's context, whatever its caller's is.
+    pub(crate) fn inside<F: Future + Unpin>(&self, future: F) -> Entered<F> {
+        Entered { runtime: self.handle.clone(), always: true, future }
+    }
+
+    pub(crate) fn id(&self) -> Id {
+        self.handle.id()
     }
 }
 
@@ -60,6 +69,8 @@ impl From<Handle> for Runtime {
 
 pub(crate) struct Entered<F> {
     runtime: Handle,
+    /// Or else only where the caller is in none.
+    always: bool,
     future: F,
 }
 
@@ -67,8 +78,8 @@ impl<F: Future + Unpin> Future for Entered<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let Self { runtime, future } = &mut *self;
-        let _entered = Handle::try_current().is_err().then(|| runtime.enter());
+        let Self { runtime, always, future } = &mut *self;
+        let _entered = (*always || Handle::try_current().is_err()).then(|| runtime.enter());
         Pin::new(future).poll(cx)
     }
 }

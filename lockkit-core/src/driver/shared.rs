@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::parking::Parking;
 use super::reaper::Reaper;
 use super::room::Count;
 use super::round_trips::RoundTrips;
 use super::timing::Timing;
 use crate::guard::Guard;
 use crate::request::RequestIds;
-use crate::{Applied, Clock, Error, LockName, LockProvider, Result};
+use crate::{Applied, Clock, Error, Instant, LockName, LockProvider, Result};
 
 /// What every driver of one `Locks` shares.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) closing: Closing,
     pub(crate) active: Arc<Count>,
     pub(crate) reaper: Reaper,
+    pub(crate) parking: Arc<Parking>,
     pub(crate) round_trips: Arc<RoundTrips>,
     pub(crate) ids: Arc<dyn RequestIds>,
     /// Whether a difference between a wished and a granted ttl was logged.
@@ -29,6 +31,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// A grant came: how long that took says something of the store where it was not waited for.
+    pub(crate) fn measured(&self, wait: Wait, sent: Instant) {
+        if wait == Wait::No {
+            self.round_trips.note(sent, self.clock.now());
+        }
+    }
+
     /// Refuses a wait that ends before the store can answer.
     pub(crate) fn has_time_for(&self, wait: Wait) -> Result<()> {
         let Wait::AtMost(limit) = wait else { return Ok(()) };

@@ -47,7 +47,7 @@ struct Inner {
 struct State {
     store: Store,
     /// Where the notices for waiting requests and held leases go.
-    slots: HashMap<RequestId, Arc<Slot>>,
+    slots: HashMap<RequestId, Slot>,
     /// The clock of the newest request: hooks have none of their own.
     clock: Clock,
     outage: Option<Instant>,
@@ -56,8 +56,11 @@ struct State {
 /// What one request is told, once.
 #[derive(Debug, Default)]
 struct Slot {
-    news: Mutex<News>,
-    changed: Notify,
+    news: News,
+    /// How many calls and leases of the request there are.
+    parties: usize,
+    /// Made by the first that waits for news.
+    changed: Option<Arc<Notify>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,7 +147,7 @@ impl Memory {
         let mut state = self.0.state();
         state.outage = Some(state.clock.now().saturating_add(lasting));
         for slot in state.slots.values() {
-            slot.changed.notify_waiters();
+            slot.wake();
         }
     }
 }
@@ -182,16 +185,15 @@ impl Inner {
         let now = request.clock().now();
         state.check_outage(now)?;
         let reply = state.step(now, request.name(), message);
-        if let Some(slot) = state.slots.get(&request.id()) {
-            let mut news = slot.news();
-            match (&reply, *news) {
+        if let Some(slot) = state.slots.get_mut(&request.id()) {
+            match (&reply, slot.news) {
                 // Every replay of this request has its grant too.
-                (Reply::Granted(granted), _) => *news = News::Granted(*granted),
+                (Reply::Granted(granted), _) => slot.news = News::Granted(*granted),
                 // What became of an earlier grant of this request is no news any more.
-                (Reply::Held(_), News::Ended(..)) => *news = News::None,
+                (Reply::Held(_), News::Ended(..)) => slot.news = News::None,
                 _ => {}
             }
-            slot.changed.notify_waiters();
+            slot.wake();
         }
         Ok(reply)
     }
@@ -212,16 +214,16 @@ impl State {
                 Notice::Granted(id, granted) => (id, News::Granted(granted)),
                 Notice::Ended(id, token, reason) => (id, News::Ended(Some(token), reason)),
             };
-            if let Some(slot) = self.slots.get(&id) {
-                *slot.news() = news;
-                slot.changed.notify_waiters();
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.news = news;
+                slot.wake();
             }
         }
         reply
     }
 
-    fn slot(&mut self, id: RequestId) -> Arc<Slot> {
-        Arc::clone(self.slots.entry(id).or_default())
+    fn news(&self, id: RequestId) -> News {
+        self.slots.get(&id).map(|slot| slot.news).unwrap_or_default()
     }
 
     /// The end of the outage that lasts at `now`.
@@ -238,8 +240,10 @@ impl State {
 }
 
 impl Slot {
-    fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wake(&self) {
+        if let Some(changed) = &self.changed {
+            changed.notify_waiters();
+        }
     }
 }
 
@@ -250,24 +254,42 @@ struct Presence {
     name: LockName,
     id: RequestId,
     clock: Clock,
-    slot: Arc<Slot>,
     /// Once granted, of this grant.
     token: Option<FencingToken>,
 }
 
 impl Presence {
     fn new(store: &Arc<Inner>, name: LockName, id: RequestId, clock: Clock) -> Self {
-        let slot = store.state().slot(id);
-        Self { store: Arc::clone(store), name, id, clock, slot, token: None }
+        store.state().slots.entry(id).or_default().parties += 1;
+        Self { store: Arc::clone(store), name, id, clock, token: None }
+    }
+
+    fn news(&self) -> News {
+        self.store.state().news(self.id)
+    }
+
+    /// What tells of news.
+    fn changed(&self) -> Arc<Notify> {
+        let mut state = self.store.state();
+        Arc::clone(state.slots.entry(self.id).or_default().changed.get_or_insert_default())
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         let mut state = self.store.state();
-        // The map's own and this one: no other call of the request waits, and it has no other lease.
-        let is_last = Arc::strong_count(&self.slot) <= 2;
-        if !is_last {
+        let parties = state.slots.get_mut(&self.id).map_or(0, |slot| {
+            slot.parties -= 1;
+            slot.parties
+        });
+        // Another call of the request waits, or it has another lease.
+        if parties > 0 {
+            return;
+        }
+        // Told that its own grant has ended, the request has left nothing else.
+        let last = state.slots.remove(&self.id).map(|slot| slot.news).unwrap_or_default();
+        if matches!((last, self.token), (News::Ended(Some(ended), _), Some(token)) if ended == token)
+        {
             return;
         }
         let now = self.clock.now();
@@ -276,7 +298,6 @@ impl Drop for Presence {
         }
         // A replay may have got another grant since, and was dropped before.
         state.step(now, &self.name, Message::Withdraw(self.id));
-        state.slots.remove(&self.id);
     }
 }
 

@@ -35,18 +35,21 @@ impl LockProvider for Memory {
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         // Made before the request: dropped at any await, it withdraws.
         let presence = self.presence(request);
-        let slot = Arc::clone(&presence.slot);
         match self.0.ask(request, Message::Acquire(asker(request)))? {
             Reply::Granted(granted) => return Ok(presence.into_grant(granted)),
             Reply::Held(holder) => request.report(StoreSays::Held(Some(holder))),
             _ => return Err(exhausted()),
         }
+        let signal = presence.changed();
         loop {
             // Enabled before the look: a notice between the two is not lost.
-            let changed = slot.changed.notified();
-            let news = match self.0.state().outage_at(request.clock().now()) {
-                Some(_) => News::None,
-                None => *slot.news(),
+            let changed = signal.notified();
+            let news = {
+                let state = self.0.state();
+                match state.outage_at(request.clock().now()) {
+                    Some(_) => News::None,
+                    None => state.news(request.id()),
+                }
             };
             match news {
                 News::Granted(granted) => return Ok(presence.into_grant(granted)),
@@ -78,13 +81,11 @@ impl LockProvider for Memory {
 
     async fn withdraw(&self, request: &Request) -> Result<()> {
         self.0.ask(request, Message::Withdraw(request.id()))?;
-        let slot = self.0.state().slots.get(&request.id()).cloned();
-        if let Some(slot) = slot {
-            let mut news = slot.news();
-            if matches!(*news, News::None) {
-                *news = News::Ended(None, LossReason::Removed);
+        if let Some(slot) = self.0.state().slots.get_mut(&request.id()) {
+            if matches!(slot.news, News::None) {
+                slot.news = News::Ended(None, LossReason::Removed);
             }
-            slot.changed.notify_waiters();
+            slot.wake();
         }
         Ok(())
     }
@@ -159,7 +160,7 @@ struct MemoryLease {
 
 impl MemoryLease {
     fn ended(&self) -> Option<LossReason> {
-        match *self.entry.slot.news() {
+        match self.entry.news() {
             News::Ended(Some(token), reason) if token == self.token => Some(reason),
             // A replay of the request was granted since.
             News::Ended(Some(token), _) if token > self.token => Some(LossReason::Removed),
@@ -186,8 +187,9 @@ impl Lease for MemoryLease {
     }
 
     async fn lost(&self) -> LossReason {
+        let signal = self.entry.changed();
         loop {
-            let changed = self.entry.slot.changed.notified();
+            let changed = signal.notified();
             if let Some(reason) = self.ended() {
                 return reason;
             }

@@ -53,10 +53,33 @@ pub(crate) struct Granted {
 }
 
 /// What a request other than the one that asks must be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Notice {
     Granted(RequestId, Granted),
     Ended(RequestId, FencingToken, LossReason),
+}
+
+/// The notices of one step: a step ends at most two grants of its name, and makes at most two in their place.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    notices: [Option<Notice>; 4],
+    number: usize,
+}
+
+impl Notices {
+    fn add(&mut self, notice: Notice) {
+        self.notices[self.number] = Some(notice);
+        self.number += 1;
+    }
+}
+
+impl IntoIterator for Notices {
+    type Item = Notice;
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<Notice>, 4>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.notices.into_iter().flatten()
+    }
 }
 
 /// All names. Tokens are kept, or the floor is raised above them, so that a name once used never goes back.
@@ -96,14 +119,14 @@ impl Store {
         now: Instant,
         name: &LockName,
         message: Message,
-    ) -> (Reply, Vec<Notice>) {
+    ) -> (Reply, Notices) {
         let base = self.token_base;
         // Looked up first: a name once used needs no second copy of itself.
         let entry = match self.names.get_mut(name) {
             Some(entry) => entry,
             None => self.names.entry(name.clone()).or_insert(Entry::above(self.floor)),
         };
-        let mut notices = Vec::new();
+        let mut notices = Notices::default();
         entry.expire(now, base, &mut notices);
         let reply = match message {
             Message::TryAcquire(asker) => entry.take(now, base, asker),
@@ -227,7 +250,7 @@ impl Entry {
         Some(granted)
     }
 
-    fn expire(&mut self, now: Instant, base: u64, notices: &mut Vec<Notice>) {
+    fn expire(&mut self, now: Instant, base: u64, notices: &mut Notices) {
         let over = |held: &Held| held.expires.is_some_and(|end| now >= end);
         self.end(now, base, over, LossReason::Removed, notices);
     }
@@ -239,14 +262,16 @@ impl Entry {
         base: u64,
         meant: impl Fn(&Held) -> bool,
         reason: LossReason,
-        notices: &mut Vec<Notice>,
+        notices: &mut Notices,
     ) -> Reply {
         let Some(held) = self.holder.take_if(|held| meant(held)) else { return Reply::NotThere };
         self.freed = Some(now);
-        notices.push(Notice::Ended(held.asker.id, held.granted.token, reason));
+        notices.add(Notice::Ended(held.asker.id, held.granted.token, reason));
         if let Some(head) = self.queue.pop_front() {
             let id = head.id;
-            notices.extend(self.grant(now, base, head).map(|granted| Notice::Granted(id, granted)));
+            if let Some(granted) = self.grant(now, base, head) {
+                notices.add(Notice::Granted(id, granted));
+            }
         }
         Reply::Ended(held.granted.token)
     }

@@ -47,6 +47,16 @@ async fn a_slow_renewal_is_not_dropped_and_its_late_answer_counts_from_its_sendi
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grant_that_took_longer_than_a_renewal_may_wait_is_renewed_at_once() {
+    let remote = Remote::new();
+    remote.fail_next(Op::Acquire, Fault::SlowReply(TTL / 2));
+    let guard = acquire(&remote).await;
+    pass(SECOND / 10).await;
+    assert_eq!(remote.calls(Op::Renew).len(), 1);
+    assert!(guard.remaining().unwrap() > TTL * 3 / 4);
+}
+
+#[tokio::test(start_paused = true)]
 async fn renewals_that_hang_now_and_then_never_use_up_the_room_for_those_that_would_not() {
     let remote = Remote::new();
     let guard = acquire(&remote).await;
