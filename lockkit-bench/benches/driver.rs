@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use lockkit_core::{Clock, LockProvider, Locks, Memory, Request};
@@ -61,6 +61,54 @@ fn uncontended(c: &mut Criterion) {
     group.finish();
 }
 
+/// Not a time but a number, the same on every machine: what a lease takes while it is held.
+fn room(_: &mut Criterion) {
+    const LEASES: usize = 10_000;
+    let (runtime, locks) = (one_thread(), Locks::memory());
+    let mut guards = Vec::with_capacity(LEASES);
+    let taken = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            for n in 0..LEASES {
+                guards.push(locks.lock(format!("bench/{n}")).acquire().await.unwrap());
+            }
+            // Each has its task by then.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        });
+    });
+    println!("{LEASES} leases: {} bytes each", taken.bytes_current / 10_000);
+}
+
+/// A caller beside 64 that give up at once, again and again: how much longer its cycle takes than alone.
+fn beside_leavers(_: &mut Criterion) {
+    const LEAVERS: usize = 64;
+    let (runtime, locks) = (two_threads(), Locks::memory());
+    let median = async |locks: &Locks| {
+        let mut took = Vec::new();
+        for _ in 0..1000 {
+            let began = Instant::now();
+            cycle(locks).await;
+            took.push(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        took.sort_unstable();
+        took[took.len() / 2]
+    };
+    runtime.block_on(async {
+        let _held = locks.lock("held").acquire().await.unwrap();
+        let alone = median(&locks).await;
+        for _ in 0..LEAVERS {
+            let lock = locks.lock("held");
+            tokio::spawn(async move {
+                loop {
+                    drop(tokio::time::timeout(Duration::from_millis(1), lock.acquire()).await);
+                }
+            });
+        }
+        let beside = median(&locks).await;
+        println!("a cycle beside {LEAVERS} that leave: {beside:?}, alone {alone:?}");
+    });
+}
+
 /// Not a time but a number: printed once, the same on every machine.
 fn allocations(_: &mut Criterion) {
     const CYCLES: u64 = 1000;
@@ -82,5 +130,5 @@ fn allocations(_: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, allocations, uncontended);
+criterion_group!(benches, allocations, room, beside_leavers, uncontended);
 criterion_main!(benches);

@@ -131,6 +131,29 @@ fn locks_by_a_url_allocate_no_more_than_those_of_the_provider_itself() {
     let direct = allocations(&Locks::memory());
     let by_url = allocations(&runtime.block_on(connect("memory:")).expect("it is valid"));
     assert_eq!(by_url / 100, direct / 100, "{by_url} and {direct} in 100 cycles");
+    // The request, its call, the provider's own call, the lease, its guard, and the call that releases.
+    assert!(direct / 100 <= 6, "{direct} allocations in 100 cycles");
+}
+
+#[test]
+fn ten_thousand_leases_take_less_than_four_kibibytes_each() {
+    const LEASES: usize = 10_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+    let locks = Locks::memory();
+    let mut guards = Vec::with_capacity(LEASES);
+    let taken = allocation_counter::measure(|| {
+        runtime.block_on(async {
+            for n in 0..LEASES {
+                let lock = locks.lock(format!("a/name/of/usual/length/{n}"));
+                guards.push(lock.acquire().await.expect("the name is free"));
+            }
+            // Each lease has its task by then.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        });
+    });
+    assert!(runtime.metrics().num_alive_tasks() >= LEASES);
+    let each = taken.bytes_current / i64::try_from(LEASES).expect("few");
+    assert!(each <= 4 * 1024, "{each} bytes for each lease");
 }
 
 #[tokio::test]

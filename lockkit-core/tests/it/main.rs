@@ -1,6 +1,7 @@
 //! The tests of `lockkit-core` in one program, a module for each subject.
 #![allow(clippy::unwrap_used)]
 
+mod at_once;
 mod cancellation;
 mod ending;
 mod events;

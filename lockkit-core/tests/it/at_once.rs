@@ -1,0 +1,185 @@
+//! What a store answers at once: leases without a task of their own, until they need one.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lockkit_core::{
+    Applied, Clock, Error, Grant, Guarantees, Lease, LockProvider, Locks, LossReason, Memory,
+    Operator, Request, Result, Term, async_trait,
+};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn tasks() -> usize {
+    Handle::current().metrics().num_alive_tasks()
+}
+
+fn one_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_has_no_task_before_it_was_held_for_a_moment() {
+    let locks = Locks::builder().clock(Clock::tokio()).build(Memory::new());
+    let before = tasks();
+    for n in 0..100 {
+        let guard = locks.lock(format!("{n}")).acquire().await.unwrap();
+        guard.release().await.unwrap();
+    }
+    assert!(tasks() - before <= 1, "{} tasks for leases that have ended", tasks() - before);
+    let mut held = Vec::new();
+    for n in 0..100 {
+        held.push(locks.lock(format!("{n}")).ttl(SECOND).acquire().await.unwrap());
+    }
+    tokio::time::sleep(SECOND / 100).await;
+    assert_eq!(tasks() - before, held.len(), "each is kept");
+    tokio::time::sleep(5 * SECOND).await;
+    assert!(held.iter().all(lockkit_core::Guard::is_held), "and renewed");
+    drop(held);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(tasks(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_is_dropped_at_once_frees_its_name() {
+    let locks = Locks::builder().clock(Clock::tokio()).build(Memory::new());
+    let watch = {
+        let guard = locks.lock("a").acquire().await.unwrap();
+        guard.watch()
+    };
+    assert!(!watch.is_held());
+    locks.lock("a").acquire_within(SECOND).await.expect("free").renew().await.expect("held");
+    locks.close(SECOND).await.expect("nothing is left");
+}
+
+#[test]
+fn a_runtime_that_stops_right_after_a_grant_frees_it_and_tells_the_guard() {
+    for runtime in [one_thread(), Builder::new_multi_thread().enable_all().build().unwrap()] {
+        let locks = Locks::memory();
+        let guard = runtime.block_on(locks.lock("a").acquire()).unwrap();
+        drop(runtime);
+        assert!(!guard.is_held());
+        let rest = one_thread();
+        assert_eq!(rest.block_on(guard.lost()), LossReason::DriverStopped);
+        rest.block_on(locks.lock("a").acquire_within(SECOND)).expect("free again").token();
+    }
+}
+
+#[test]
+fn a_lease_is_kept_in_its_own_runtime_while_another_stands_still() {
+    let locks = Locks::memory();
+    let (still, runs) = (one_thread(), one_thread());
+    let _first = still.block_on(locks.lock("a").acquire()).unwrap();
+    runs.block_on(async {
+        let guard = locks.lock("b").ttl(SECOND / 2).acquire().await.unwrap();
+        tokio::time::sleep(2 * SECOND).await;
+        assert!(guard.is_held(), "it was renewed");
+    });
+}
+
+/// Grants at once, and releases later.
+#[derive(Clone, Debug)]
+struct SlowEnd {
+    store: Memory,
+    /// How the next releases begin.
+    panics: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl LockProvider for SlowEnd {
+    fn guarantees(&self) -> Guarantees {
+        self.store.guarantees()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
+        self.store.try_acquire(request).await
+    }
+
+    async fn acquire(&self, request: &Request) -> Result<Grant> {
+        let Grant { token, term, lease, .. } = self.store.acquire(request).await?;
+        Ok(Grant::new(token, term, SlowLease { panics: Arc::clone(&self.panics), lease }))
+    }
+
+    async fn withdraw(&self, request: &Request) -> Result<()> {
+        self.store.withdraw(request).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        self.store.operator()
+    }
+
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SlowLease {
+    panics: Arc<AtomicUsize>,
+    lease: Box<dyn Lease>,
+}
+
+#[async_trait]
+impl Lease for SlowLease {
+    async fn renew(&self) -> Result<Term> {
+        self.lease.renew().await
+    }
+
+    async fn lost(&self) -> LossReason {
+        self.lease.lost().await
+    }
+
+    async fn release(&self) -> Result<()> {
+        let left =
+            self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        assert!(left.is_err(), "a bug in the client");
+        tokio::time::sleep(SECOND).await;
+        self.lease.release().await
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.lease.native()
+    }
+}
+
+fn slow_end(panics: usize) -> (Locks, Memory) {
+    let store = Memory::new();
+    let provider = SlowEnd { store: store.clone(), panics: Arc::new(AtomicUsize::new(panics)) };
+    (Locks::builder().clock(Clock::tokio()).build(provider), store)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_whose_caller_leaves_goes_on() {
+    let (locks, store) = slow_end(0);
+    let guard = locks.lock("a").acquire().await.unwrap();
+    let left = tokio::time::timeout(SECOND / 10, guard.release()).await;
+    assert!(left.is_err(), "{left:?}");
+    assert!(store.hold("a", "another").is_err(), "the store has not released it yet");
+    tokio::time::sleep(2 * SECOND).await;
+    drop(store.hold("a", "another").expect("free"));
+    let guard = locks.lock("a").acquire().await.unwrap();
+    guard.release().await.expect("a release that is waited for");
+    locks.close(SECOND).await.expect("nothing is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bug_in_a_release_is_an_ambiguous_failure_and_the_release_is_repeated() {
+    let (locks, store) = slow_end(1);
+    let guard = locks.lock("a").acquire().await.unwrap();
+    let error = guard.release().await.expect_err("it panicked");
+    assert!(matches!(error, Error::Unavailable { applied: Applied::Maybe, .. }), "{error}");
+    tokio::time::sleep(3 * SECOND).await;
+    drop(store.hold("a", "another").expect("free"));
+}
+
+#[test]
+fn a_release_in_another_executor_keeps_its_time_limit() {
+    let home = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let provider = SlowEnd { store: Memory::new(), panics: Arc::default() };
+    let locks = Locks::builder().runtime(home.handle().clone()).build(provider);
+    let guard = futures_executor::block_on(locks.lock("a").acquire()).unwrap();
+    futures_executor::block_on(guard.release()).expect("its timers are those of the given runtime");
+}
