@@ -3,13 +3,13 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use lockkit_bench::{median, print_ratios};
 use lockkit_core::{Guard, Lock, Locks};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use testbed::PostgresServer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::rounds::{median, print_ratios};
 use crate::ways::{Kind, Way, server};
 
 const CLIENTS: usize = 20;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use lockkit_bench::{median, print_ratios};
 use testbed::PostgresServer;
 use tokio::sync::Barrier;
 
@@ -26,17 +27,6 @@ pub(crate) struct Figure {
 
 /// For each way its figures, one a round.
 pub(crate) type Rounds = Vec<Vec<Figure>>;
-
-pub(crate) fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) {
-        f64::midpoint(sorted[middle - 1], sorted[middle])
-    } else {
-        sorted[middle]
-    }
-}
 
 /// The median of acquire and release that no other client disturbs, for each way in each round.
 pub(crate) async fn cycles(
@@ -166,15 +156,4 @@ pub(crate) fn print_ratio(ways: &[Way], all: &Rounds, ours: &str, floor: &str, g
     let pairs = of(ours).iter().zip(of(floor));
     let ratios: Vec<_> = pairs.map(|(ours, floor)| ours.value / floor.value).collect();
     print_ratios(&format!("{ours} / {floor}"), &ratios, goal);
-}
-
-pub(crate) fn print_ratios(what: &str, ratios: &[f64], goal: &str) {
-    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = ratios.iter().copied().fold(0.0, f64::max);
-    let middle = median(ratios);
-    println!("  {what:<58} {middle:>6.2} ({least:.2} to {most:.2}){:>14}", goal_of(goal));
-}
-
-fn goal_of(goal: &str) -> String {
-    if goal.is_empty() { String::new() } else { format!("goal {goal}") }
 }
