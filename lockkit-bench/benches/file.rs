@@ -73,7 +73,11 @@ async fn cycle() {
     let all = cycles(directory.path(), &ways).await;
     print("acquire and release alone", "µs", &ways, &all);
     for (way, ours) in ways.iter().zip(&all).skip(2) {
-        print_ratios(&format!("{} / flock, fdatasync", way.label()), &ratios(ours, &all[0]), "<= 1.5");
+        print_ratios(
+            &format!("{} / flock, fdatasync", way.label()),
+            &ratios(ours, &all[0]),
+            "<= 1.5",
+        );
         print_ratios(&format!("{} / the same, kept open", way.label()), &ratios(ours, &all[1]), "");
     }
 }

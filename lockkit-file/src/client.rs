@@ -8,12 +8,13 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use lockkit_core::{Error, FencingToken, LockName, LossReason, Request, RequestId, Result};
+use lockkit_core::{Error, FencingToken, Kind, LockName, LossReason, Request, RequestId, Result};
 use tokio::runtime::Handle;
 
 use crate::events::Events;
 use crate::files::LockFiles;
 use crate::slot::{Slot, Standing};
+use crate::{machine, network};
 
 /// The clients that live in this process.
 static ALL: Mutex<Vec<Weak<Client>>> = Mutex::new(Vec::new());
@@ -22,6 +23,8 @@ static ALL: Mutex<Vec<Weak<Client>>> = Mutex::new(Vec::new());
 pub(crate) struct Client {
     pub(crate) directory: Arc<Path>,
     pub(crate) token_base: u64,
+    /// What names this run of the machine, where the directory's file system loses nothing as long as it lasts.
+    pub(crate) boot: Option<&'static str>,
     pub(crate) events: Events,
     state: Mutex<State>,
 }
@@ -29,7 +32,7 @@ pub(crate) struct Client {
 #[derive(Debug, Default)]
 struct State {
     slots: HashMap<RequestId, Users>,
-    queues: HashMap<LockName, VecDeque<RequestId>>,
+    queues: HashMap<LockName, VecDeque<(RequestId, Kind)>>,
     closed: bool,
 }
 
@@ -43,7 +46,8 @@ struct Users {
 impl Client {
     pub(crate) fn new(directory: Arc<Path>, token_base: u64) -> Arc<Self> {
         let (events, state) = (Events::new(), Mutex::default());
-        let client = Arc::new(Self { directory, token_base, events, state });
+        let boot = if network::may_forget(&directory) { None } else { machine::boot() };
+        let client = Arc::new(Self { directory, token_base, boot, events, state });
         let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|known| known.strong_count() > 0);
         all.push(Arc::downgrade(&client));
@@ -61,8 +65,9 @@ impl Client {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One more attempt of the request; a replay shares the slot of the others.
-    pub(crate) fn enter(self: &Arc<Self>, request: &Request) -> Result<Entry> {
+    /// One more attempt of the request; a replay shares the slot of the others. One that waits stands in its name's
+    /// queue; any other finds whether it may ask.
+    pub(crate) fn enter(self: &Arc<Self>, request: &Request, waits: bool) -> Result<Entry> {
         Handle::try_current().map_err(|_| Error::NoRuntime)?;
         let mut state = self.state();
         if state.closed {
@@ -73,24 +78,13 @@ impl Client {
             count: 0,
         });
         entry.count += 1;
-        Ok(Entry { client: Arc::clone(self), slot: Arc::clone(&entry.slot) })
-    }
-
-    /// Puts the request at the end of its name's queue, unless it has a place; whether it is first.
-    pub(crate) fn line_up(&self, slot: &Slot) -> bool {
-        let mut state = self.state();
-        if state.slots.get(&slot.id).is_none_or(|entry| !std::ptr::eq(&*entry.slot, slot)) {
-            return false;
+        let slot = Arc::clone(&entry.slot);
+        if waits {
+            state.line_up(&slot, request.kind());
         }
-        let queue = state.queues.entry(slot.name.clone()).or_default();
-        if !queue.contains(&slot.id) {
-            queue.push_back(slot.id);
-        }
-        queue.front() == Some(&slot.id)
-    }
-
-    pub(crate) fn is_waited_for(&self, name: &LockName) -> bool {
-        self.state().queues.contains_key(name)
+        let before = state.queues.get(request.name()).into_iter().flatten();
+        let is_next = request.kind().admits(before.map(|(_, kind)| *kind));
+        Ok(Entry { client: Arc::clone(self), slot, is_next })
     }
 
     pub(crate) fn forget(&self, id: RequestId) -> Option<Arc<Slot>> {
@@ -121,19 +115,35 @@ impl Client {
 }
 
 impl State {
-    /// Takes the request out of its queue; a new head is told, whatever the reason.
+    /// Puts the request at the end of its name's queue, unless it stands there.
+    fn line_up(&mut self, slot: &Slot, kind: Kind) {
+        let queue = self.queues.entry(slot.name.clone()).or_default();
+        if queue.iter().all(|(id, _)| *id != slot.id) {
+            queue.push_back((slot.id, kind));
+        }
+        self.tell_first(&slot.name);
+    }
+
+    /// Takes the request out of its queue; those that are first now are told, whatever the reason.
     fn leave_queue(&mut self, slot: &Slot) {
         let Some(queue) = self.queues.get_mut(&slot.name) else { return };
-        let was_first = queue.front() == Some(&slot.id);
-        queue.retain(|id| *id != slot.id);
-        match queue.front().copied() {
-            None => drop(self.queues.remove(&slot.name)),
-            Some(head) if was_first => {
-                if let Some(entry) = self.slots.get(&head) {
-                    entry.slot.changed.notify_waiters();
-                }
+        queue.retain(|(id, _)| *id != slot.id);
+        if queue.is_empty() {
+            self.queues.remove(&slot.name);
+        }
+        self.tell_first(&slot.name);
+    }
+
+    /// Tells the requests that may ask the kernel, given who is before them in this process.
+    fn tell_first(&self, name: &LockName) {
+        let Some(queue) = self.queues.get(name) else { return };
+        for (n, (id, kind)) in queue.iter().enumerate() {
+            if !kind.admits(queue.iter().take(n).map(|(_, kind)| *kind)) {
+                return;
             }
-            Some(_) => {}
+            if let Some(entry) = self.slots.get(id) {
+                entry.slot.comes_first();
+            }
         }
     }
 }
@@ -143,6 +153,8 @@ impl State {
 pub(crate) struct Entry {
     client: Arc<Client>,
     slot: Arc<Slot>,
+    /// Whether no request of this process waited for the name when this one came.
+    is_next: bool,
 }
 
 impl Entry {
@@ -150,12 +162,12 @@ impl Entry {
         &self.slot
     }
 
-    pub(crate) fn place(&self) -> LockFiles {
-        LockFiles::of(&self.client.directory, &self.slot.name)
+    pub(crate) const fn is_next(&self) -> bool {
+        self.is_next
     }
 
-    pub(crate) fn events(&self) -> &Events {
-        &self.client.events
+    pub(crate) fn files(&self) -> LockFiles {
+        LockFiles::of(&self.client.directory, &self.slot.name)
     }
 
     pub(crate) fn client(&self) -> &Client {

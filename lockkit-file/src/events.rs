@@ -120,7 +120,7 @@ mod linux {
             // Without a runtime the caller polls.
             self.run().ok();
             let signal = Arc::default();
-            let Some(shared) = &self.shared else { return Watch { place: None, signal } };
+            let Some(shared) = &self.shared else { return Watch { target: None, signal } };
             let mut watched = shared.watched();
             match inotify::add_watch(&*shared.inotify, path, MASK) {
                 Ok(number) => {
@@ -128,7 +128,7 @@ mod linux {
                     let entry = watched.entry(number).or_insert(Watched { signal, watches: 0 });
                     entry.watches += 1;
                     let signal = Arc::clone(&entry.signal);
-                    Watch { place: Some((Arc::clone(shared), number)), signal }
+                    Watch { target: Some((Arc::clone(shared), number)), signal }
                 }
                 Err(error) => {
                     // A file that is gone is looked for again; a limit is worth a warning.
@@ -136,7 +136,7 @@ mod linux {
                         shared.is_full.store(true, Ordering::Relaxed);
                         warn_once(error, "watches");
                     }
-                    Watch { place: None, signal }
+                    Watch { target: None, signal }
                 }
             }
         }
@@ -231,7 +231,7 @@ mod linux {
     /// One watched file, as long as this lives.
     #[derive(Debug)]
     pub(crate) struct Watch {
-        place: Option<(Arc<Shared>, i32)>,
+        target: Option<(Arc<Shared>, i32)>,
         signal: Arc<Notify>,
     }
 
@@ -243,13 +243,13 @@ mod linux {
 
         /// Whether events come in now.
         pub(crate) fn is_live(&self) -> bool {
-            self.place.as_ref().is_some_and(|(shared, _)| shared.pump.is_running())
+            self.target.as_ref().is_some_and(|(shared, _)| shared.pump.is_running())
         }
     }
 
     impl Drop for Watch {
         fn drop(&mut self) {
-            let Some((shared, number)) = &self.place else { return };
+            let Some((shared, number)) = &self.target else { return };
             let mut watched = shared.watched();
             let Some(entry) = watched.get_mut(number) else { return };
             entry.watches -= 1;

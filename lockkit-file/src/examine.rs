@@ -16,10 +16,12 @@ use rustix::process::{Resource, getrlimit};
 use crate::client::Client;
 use crate::error::{failed, no_file};
 use crate::files::{LockFiles, TWINS};
+use crate::look;
+use crate::machine::wall_micros;
 use crate::name::{SUFFIX, name_of, stem};
 use crate::network;
 use crate::operator::in_the_background;
-use crate::protocol::{self, wall_micros};
+use crate::protocol;
 use crate::record::Content;
 
 /// Room for fewer new names than this is told of.
@@ -212,11 +214,11 @@ impl Files {
     }
 
     fn add(&mut self, directory: &Path, of: &str, entry: &DirEntry, base: u64) {
-        let place = LockFiles::of_stem(directory, of);
+        let files = LockFiles::of_stem(directory, of);
         if entry.file_type().is_ok_and(|kind| !kind.is_file()) {
-            return self.odd.add(|| danger(no_file(&place.file)));
+            return self.odd.add(|| danger(no_file(&files.file)));
         }
-        for path in [&place.file, &place.twin] {
+        for path in [&files.file, &files.twin] {
             match access(path, Access::READ_OK | Access::WRITE_OK).map_err(io::Error::from) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return self.foreign.add(|| danger(failed("opening", path, &error)));
@@ -224,31 +226,31 @@ impl Files {
                 _ => {}
             }
         }
-        if let Err(error) = protocol::check_layout(&place) {
+        if let Err(error) = look::check_layout(&files) {
             return self.newer.add(|| danger(error));
         }
         // What is removed meanwhile, or cannot be read, says nothing.
-        let Ok(contents) = settled(&place) else { return };
-        let last = contents.iter().filter_map(Content::last).max();
+        let Ok(contents) = settled(&files) else { return };
+        let last = contents.iter().filter_map(Content::slot).max();
         let ours = name_of(of).map_or_else(|| of.to_owned(), |name| name.to_string());
         let other = contents[0]
             .name
             .as_deref()
             .filter(|other| LockName::new(*other).is_ok_and(|other| stem(&other) != of));
         if let Some(other) = other {
-            return self.misplaced.add(|| danger(protocol::misplaced(&place.file, &ours, other)));
+            return self.misplaced.add(|| danger(protocol::misplaced(&files.file, &ours, other)));
         }
         match (contents.iter().any(Content::is_damaged), last) {
             (true, None) => {
-                return self.damaged.add(|| danger(protocol::unreadable(&place, &ours)));
+                return self.damaged.add(|| danger(protocol::unreadable(&files, &ours)));
             }
-            (true, Some(_)) => self.restored.add(|| restored(&place)),
+            (true, Some(_)) => self.restored.add(|| restored(&files)),
             (false, Some(last)) if last > base.saturating_add(wall_micros() + BEHIND) => {
                 self.ahead.add(|| ahead(&ours, last, base));
             }
             (false, _) => {}
         }
-        self.free += usize::from(contents.iter().all(|content| content.holder.is_none()));
+        self.free += usize::from(contents.iter().all(|content| content.holder().is_none()));
     }
 
     fn findings(self, directory: &Path) -> Vec<Finding> {
@@ -275,26 +277,26 @@ impl Files {
 }
 
 /// What both files tell; one that seems damaged may be on its way to the disk, and is read again.
-fn settled(place: &LockFiles) -> io::Result<[Content; 2]> {
+fn settled(files: &LockFiles) -> io::Result<[Content; 2]> {
     let is_whole = |contents: &[Content; 2]| !contents.iter().any(Content::is_damaged);
     for _ in 0..3 {
-        let contents = protocol::contents(place)?;
+        let contents = look::contents(files)?;
         if is_whole(&contents) {
             return Ok(contents);
         }
         #[allow(clippy::disallowed_methods)] // on a thread that may block
         std::thread::sleep(Duration::from_millis(1));
     }
-    protocol::contents(place)
+    look::contents(files)
 }
 
-fn restored(place: &LockFiles) -> Finding {
+fn restored(files: &LockFiles) -> Finding {
     Finding::new(
         Severity::Warning,
         format!(
             "one of {} and {} is damaged: its token comes from the other copy",
-            place.file.display(),
-            place.twin.display()
+            files.file.display(),
+            files.twin.display()
         ),
         "acquire the name once, which mends it, and check the disk",
     )

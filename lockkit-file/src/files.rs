@@ -11,7 +11,8 @@ use rustix::fs::OFlags;
 
 use crate::error::{failed, no_file};
 use crate::name::{SUFFIX, stem};
-use crate::record::{self, Content, HolderRecord, Turn};
+use crate::record::{self, Content, HolderRecord};
+use crate::turns::{LINE_LEN, Line, Turn, empty_line};
 
 /// Where the twins lie: hidden, so that `rm *` spares them.
 pub(crate) const TWINS: &str = ".lockkit";
@@ -68,25 +69,37 @@ pub(crate) fn create_twins(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// What one of the two files held when it was read.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    len: usize,
+    pub(crate) content: Content,
+    line: Line,
+}
+
 /// One of the two files, open.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) file: Arc<File>,
     pub(crate) path: PathBuf,
     id: (u64, u64),
-    pub(crate) created: bool,
+}
+
+impl Seen {
+    pub(crate) fn has(&self, turn: Turn) -> bool {
+        self.line.turns().any(|found| found == turn)
+    }
 }
 
 impl Opened {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let (file, created) =
-            open_or_create(path).map_err(|error| failed("opening", path, &error))?;
+        let file = open_or_create(path).map_err(|error| failed("opening", path, &error))?;
         let metadata = file.metadata().map_err(|error| failed("opening", path, &error))?;
         if !metadata.is_file() {
             return Err(no_file(path));
         }
         let id = (metadata.dev(), metadata.ino());
-        Ok(Self { file: Arc::new(file), path: path.to_owned(), id, created })
+        Ok(Self { file: Arc::new(file), path: path.to_owned(), id })
     }
 
     /// Whether the path still leads to this file.
@@ -117,56 +130,67 @@ impl Opened {
         }
     }
 
-    pub(crate) fn read(&self) -> Result<Vec<u8>> {
-        read(&self.file).map_err(|error| failed("reading", &self.path, &error))
+    /// Reads it; refuses a file of a newer layout.
+    pub(crate) fn look(&self) -> Result<Seen> {
+        let bytes = read(&self.file).map_err(|error| failed("reading", &self.path, &error))?;
+        record::check_layout(&self.path, &bytes)?;
+        let line = Line::parse(bytes.get(record::TURNS..record::BODY).unwrap_or_default());
+        Ok(Seen { len: bytes.len(), content: Content::parse(&bytes), line })
     }
 
-    /// Refuses a file of a newer layout.
-    pub(crate) fn check_layout(&self) -> Result<()> {
-        let mut head = [0; record::HEAD_LEN];
-        match self.file.read_exact_at(&mut head, 0) {
-            // Shorter than a head: it was never granted, or is damaged.
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
-            Err(error) => Err(failed("reading", &self.path, &error)),
-            Ok(()) => record::check_layout(&self.path, &head),
+    /// What tells it, in this run of the machine, from others.
+    pub(crate) fn stamp(&self, boot: Option<&str>) -> Option<u64> {
+        boot.map(|boot| record::stamp(boot, self.id))
+    }
+
+    /// The turns that stand in it.
+    pub(crate) fn line(&self) -> Line {
+        let mut line = [0; LINE_LEN];
+        let read = self.file.read_exact_at(&mut line, record::TURNS as u64);
+        Line::parse(if read.is_ok() { &line } else { &[] })
+    }
+
+    /// Takes this room for a turn, if that is empty; a file that was never granted is left as it is.
+    pub(crate) fn take_room(&self, seen: &Seen, number: usize, turn: Turn) -> bool {
+        let room = if seen.len > record::BODY { seen.line.take(number, turn) } else { None };
+        room.is_some_and(|room| self.write_turn(&room))
+    }
+
+    /// Takes the turns off that are over.
+    pub(crate) fn clear_turns(&self, seen: &Seen, is_over: impl Fn(Turn) -> bool) {
+        for room in seen.line.clear(is_over) {
+            self.write_turn(&room);
         }
     }
 
-    /// Whose turn is next, if anybody's.
-    pub(crate) fn turn(&self) -> Option<Turn> {
-        let mut line = [0; record::TURN_LEN];
-        self.file.read_exact_at(&mut line, record::TURN as u64).ok()?;
-        Turn::parse(&line)
+    fn write_turn(&self, (offset, text): &(usize, String)) -> bool {
+        self.file.write_all_at(text.as_bytes(), (record::TURNS + offset) as u64).is_ok()
     }
 
-    /// Writes whose turn is next; a file that was never granted is left as it is.
-    pub(crate) fn set_turn(&self, turn: Option<Turn>) {
-        if self.file.metadata().is_ok_and(|found| found.len() > record::BODY as u64) {
-            self.file.write_all_at(record::turn_line(turn).as_bytes(), record::TURN as u64).ok();
-        }
-    }
-
-    /// Writes the token and its holder in place; a file without a whole token is written again.
+    /// Writes its holder in place, and a slot that tells up to `until`, unless it does; a file without a whole
+    /// slot is written again. Where the word before the holder stands.
     pub(crate) fn write(
         &self,
-        old: &[u8],
-        token: u64,
+        seen: &Seen,
+        until: u64,
         name: &str,
         holder: &HolderRecord,
     ) -> Result<u64> {
-        let content = Content::parse(old);
         let (body, word) = record::body(name, holder);
-        let written = match content.last() {
-            Some(_) => {
-                let (offset, slot) = record::slot(content.next_slot(), token);
-                self.file
-                    .write_all_at(slot.as_bytes(), offset)
-                    .and_then(|()| self.file.write_all_at(body.as_bytes(), record::BODY as u64))
+        let written = match seen.content.slot() {
+            Some(slot) => {
+                let write_slot = || {
+                    let (offset, slot) = record::slot(seen.content.next_slot(), until);
+                    self.file.write_all_at(slot.as_bytes(), offset)
+                };
+                // A slot that was torn is mended.
+                let is_whole = slot == until && !seen.content.slots.contains(&None);
+                let written = if is_whole { Ok(()) } else { write_slot() };
+                written.and_then(|()| self.file.write_all_at(body.as_bytes(), record::BODY as u64))
             }
             None => {
-                let slots = [0, 1].map(|index| record::slot(index, token).1).concat();
-                let turn = record::turn_line(None);
-                let image = [&record::head(), &*slots, &turn, &body].concat();
+                let slots = [0, 1].map(|index| record::slot(index, until).1).concat();
+                let image = [&record::head(), &*slots, &empty_line(), &body].concat();
                 let written = self.file.write_all_at(image.as_bytes(), 0);
                 if written.is_err() {
                     // Half an image would look like a damaged file.
@@ -177,7 +201,7 @@ impl Opened {
         };
         let len = record::BODY + body.len();
         written
-            .and_then(|()| if old.len() > len { self.file.set_len(len as u64) } else { Ok(()) })
+            .and_then(|()| if seen.len > len { self.file.set_len(len as u64) } else { Ok(()) })
             .map_err(|error| failed("writing", &self.path, &error))?;
         Ok(word)
     }
@@ -192,8 +216,6 @@ pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags()).open(path)
 }
 
-/// Opened before it is created: where strangers may create files, Linux refuses `O_CREAT` on
-/// another user's. A new file takes the directory's rights to read and write.
 /// Whether the file with this device and inode lies at a path.
 pub(crate) fn is_at(path: &Path, id: (u64, u64)) -> Result<bool> {
     match fs::symlink_metadata(path) {
@@ -203,13 +225,15 @@ pub(crate) fn is_at(path: &Path, id: (u64, u64)) -> Result<bool> {
     }
 }
 
-fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
+/// Opened before it is created: where strangers may create files, Linux refuses `O_CREAT` on
+/// another user's. A new file takes the directory's rights to read and write.
+fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(flags());
     for _ in 0..3 {
         match options.open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            opened => return opened.map(|file| (file, false)),
+            opened => return opened,
         }
         let directory = path.parent().unwrap_or(Path::new("/"));
         let mode = fs::metadata(directory)?.mode() & 0o666;
@@ -218,7 +242,7 @@ fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
             Err(error) => return Err(error),
             Ok(file) => {
                 file.set_permissions(Permissions::from_mode(mode)).ok();
-                return Ok((file, true));
+                return Ok(file);
             }
         }
     }
@@ -227,15 +251,13 @@ fn open_or_create(path: &Path) -> io::Result<(File, bool)> {
 
 pub(crate) fn read(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; record::LONGEST];
-    let mut len = 0;
-    loop {
-        match file.read_at(&mut bytes[len..], len as u64) {
-            Ok(0) => break,
-            Ok(more) => len += more,
+    // Of a plain file less than was asked for is all that there is.
+    let len = loop {
+        match file.read_at(&mut bytes, 0) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            read => break read?,
         }
-    }
+    };
     bytes.truncate(len);
     Ok(bytes)
 }

@@ -21,6 +21,9 @@ use crate::slot::Standing;
 /// How often a holder looks after its files although it would be told.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// For so long it does not look: a lease that ends sooner needs no watch of the kernel.
+const BRIEF: Duration = Duration::from_millis(2);
+
 /// The file that is locked, as [`Guard::native`](lockkit_core::Guard::native) shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,7 +32,7 @@ pub struct LockedFile {
     pub path: PathBuf,
 }
 
-/// Writes the next token, has it synced, and only then grants.
+/// Writes the next token, has what tells of it synced unless it is, and only then grants.
 ///
 /// Only the sync runs on a thread that may block. Dropped meanwhile, this frees the name at
 /// once: the files are unlocked although that thread still has them open.
@@ -40,15 +43,21 @@ pub(crate) async fn sync(
     sent: Instant,
 ) -> Result<Grant> {
     let runtime = Handle::try_current().map_err(|_| Error::NoRuntime)?;
-    let slot = Arc::clone(entry.slot());
-    let (token, sync) = held.write(&slot.name, entry.client().token_base, request.label())?;
+    let (slot, client) = (Arc::clone(entry.slot()), entry.client());
+    let (token, sync) = held.write(&slot.name, client.token_base, client.boot, request.label())?;
     let Some(granting) = slot.granting(held) else { return Err(ended(LossReason::Removed)) };
-    match runtime.spawn_blocking(move || sync.run()).await {
-        Ok(synced) => synced?,
-        Err(_) => {
-            // The runtime is ending: a caller that asks again at once must not keep it busy.
-            tokio::task::yield_now().await;
-            return Err(Error::NoRuntime);
+    // A caller that asks again and again leaves room for other tasks, and for its runtime's end.
+    if sync.is_none() {
+        tokio::task::yield_now().await;
+    }
+    if let Some(sync) = sync {
+        match runtime.spawn_blocking(move || sync.run()).await {
+            Ok(synced) => synced?,
+            Err(_) => {
+                // The runtime is ending: a caller that asks again at once must not keep it busy.
+                tokio::task::yield_now().await;
+                return Err(Error::NoRuntime);
+            }
         }
     }
     if !granting.granted(token) {
@@ -73,16 +82,16 @@ pub(crate) fn grant(
 #[derive(Debug)]
 struct FileLease {
     entry: Entry,
-    place: LockFiles,
+    files: LockFiles,
     clock: Clock,
     native: Arc<LockedFile>,
 }
 
 impl FileLease {
     fn new(entry: Entry, clock: Clock) -> Self {
-        let place = entry.place();
-        let native = Arc::new(LockedFile { path: place.file.clone() });
-        Self { entry, place, clock, native }
+        let files = entry.files();
+        let native = Arc::new(LockedFile { path: files.file.clone() });
+        Self { entry, files, clock, native }
     }
 }
 
@@ -97,9 +106,16 @@ impl Lease for FileLease {
     }
 
     async fn lost(&self) -> LossReason {
-        let slot = self.entry.slot();
-        let events = self.entry.events();
-        let (file, twin) = (events.watch(&self.place.file), events.watch(&self.place.twin));
+        let (slot, events) = (self.entry.slot(), &self.entry.client().events);
+        let told = slot.changed.notified();
+        if let Standing::Ended(reason) = slot.standing() {
+            return reason;
+        }
+        tokio::select! {
+            () = told => {}
+            () = tokio::time::sleep(BRIEF) => {}
+        }
+        let (file, twin) = (events.watch(&self.files.file), events.watch(&self.files.twin));
         loop {
             // All made before the look: what happens after it is told.
             let (told, file_changed, twin_changed) =

@@ -21,6 +21,8 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 #[cfg(unix)]
+mod acquire;
+#[cfg(unix)]
 mod client;
 mod config;
 #[cfg(unix)]
@@ -33,6 +35,10 @@ mod examine;
 mod files;
 #[cfg(unix)]
 mod lease;
+#[cfg(unix)]
+mod look;
+#[cfg(unix)]
+mod machine;
 #[cfg(unix)]
 mod name;
 #[cfg(unix)]
@@ -54,6 +60,10 @@ mod queue;
 mod record;
 #[cfg(unix)]
 mod slot;
+#[cfg(unix)]
+mod tokens;
+#[cfg(unix)]
+mod turns;
 
 pub use config::FileConfig;
 #[cfg(unix)]

@@ -18,6 +18,11 @@ pub(crate) fn warn(directory: &Path) {
     }
 }
 
+/// Whether what was written to `directory` may be lost while this machine runs on: another one keeps it, or a program.
+pub(crate) fn may_forget(directory: &Path) -> bool {
+    kind(directory).is_some()
+}
+
 /// What matters of the file system of `directory`.
 pub(crate) fn finding(directory: &Path) -> Option<Finding> {
     if let Some((kind, holds)) = kind(directory) {

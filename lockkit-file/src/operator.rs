@@ -12,8 +12,8 @@ use crate::client::Client;
 use crate::error::failed;
 use crate::files::LockFiles;
 use crate::name::{SUFFIX, name_of};
-use crate::protocol;
 use crate::record::HolderRecord;
+use crate::{look, machine};
 
 #[async_trait]
 impl Operator for Client {
@@ -61,11 +61,11 @@ pub(crate) async fn in_the_background<T: Send + 'static>(
 
 /// `None`: free. `Some(None)`: held by a process that left no record, or is about to.
 #[allow(clippy::option_option)] // the two questions are two
-fn held_by(place: &LockFiles) -> Result<Option<Option<HolderRecord>>> {
-    protocol::check_layout(place)?;
-    let held = protocol::is_held(place)
-        .map_err(|error| failed("asking for the holder of", &place.file, &error))?;
-    Ok(held.then(|| protocol::last_holder(place)))
+fn held_by(files: &LockFiles) -> Result<Option<Option<HolderRecord>>> {
+    look::check_layout(files)?;
+    let held = look::is_held(files)
+        .map_err(|error| failed("asking for the holder of", &files.file, &error))?;
+    Ok(held.then(|| look::last_holder(files)))
 }
 
 fn inspect(directory: &Path, name: LockName) -> Result<Inspection> {
@@ -75,9 +75,9 @@ fn inspect(directory: &Path, name: LockName) -> Result<Inspection> {
 }
 
 /// The name in a file whose stem does not tell it.
-fn written_name(place: &LockFiles) -> Result<Option<LockName>> {
-    protocol::check_layout(place)?;
-    Ok(protocol::written_name(place).and_then(|name| LockName::new(name).ok()))
+fn written_name(files: &LockFiles) -> Result<Option<LockName>> {
+    look::check_layout(files)?;
+    Ok(look::written_name(files).and_then(|name| LockName::new(name).ok()))
 }
 
 fn list(
@@ -116,7 +116,7 @@ fn list(
 
 /// A record as its readers know it.
 pub(crate) fn holder(record: HolderRecord) -> Holder {
-    let age = protocol::boot_time().saturating_sub(record.since);
+    let age = machine::boot_time().saturating_sub(record.since);
     let holder = Holder::new(record.label).with_age(age);
     match FencingToken::new(record.token) {
         Ok(token) => holder.with_token(token),

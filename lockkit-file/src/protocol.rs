@@ -1,30 +1,34 @@
-//! The protocol: two files for each name, both locked by its holder, the token synced in one.
+//! The protocol: two files for each name, both locked by its holder, what tells of its token synced in one.
 //!
 //! The twin lies in a directory of its own, so that an admin who deletes the file under its holder
 //! frees nothing: the next one locks a new file, finds the twin locked, and waits for the holder,
 //! which is told that it has lost. Files are never renamed, replaced or removed by us.
 
-use std::fs::{File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use lockkit_core::{Clock, Error, FencingToken, LockName, Result};
+use lockkit_core::{Error, FencingToken, LockName, Result};
 
 use crate::error::failed;
-use crate::files::{LockFiles, Opened, create_twins, open_to_read, read};
+use crate::files::{LockFiles, Opened, Seen, create_twins};
+use crate::look;
+use crate::machine::{boot_time, wall_micros};
 use crate::process::{self, Claim};
-use crate::record::{self, Content, HolderRecord, Turn};
+use crate::record::{self, Ahead, HolderRecord};
+use crate::tokens::Known;
+use crate::turns::{ROOMS, Turn};
 
 /// Both files of a name, open and not yet locked.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    place: LockFiles,
+    files: LockFiles,
     // Closed first, also by the kernel (lower number): who is woken by the file finds both free.
     twin: Opened,
     file: Opened,
+    /// What both held when they were read last.
+    seen: Option<[Seen; 2]>,
 }
 
 /// How an attempt to lock both files went.
@@ -45,22 +49,22 @@ pub(crate) enum Blocked {
 }
 
 impl Candidate {
-    pub(crate) fn open(place: LockFiles) -> Result<Self> {
-        let twin = match Opened::open(&place.twin) {
-            Err(_) if place.twin.parent().is_some_and(|twins| !twins.exists()) => {
-                let directory = place.file.parent().unwrap_or(Path::new("/"));
+    pub(crate) fn open(files: LockFiles) -> Result<Self> {
+        let twin = match Opened::open(&files.twin) {
+            Err(_) if files.twin.parent().is_some_and(|twins| !twins.exists()) => {
+                let directory = files.file.parent().unwrap_or(Path::new("/"));
                 create_twins(directory)
                     .map_err(|error| failed("creating the twins of", directory, &error))?;
-                Opened::open(&place.twin)?
+                Opened::open(&files.twin)?
             }
             opened => opened?,
         };
-        let file = Opened::open(&place.file)?;
-        Ok(Self { place, twin, file })
+        let file = Opened::open(&files.file)?;
+        Ok(Self { files, twin, file, seen: None })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.place.file
+        &self.files.file
     }
 
     /// The device and inode of its file.
@@ -75,19 +79,50 @@ impl Candidate {
 
     /// Whether the file is locked by a program that knows nothing of its twin.
     pub(crate) fn is_held_by_others(&self) -> bool {
-        is_held(&self.place).is_ok_and(|is_held| !is_held)
+        look::is_held(&self.files).is_ok_and(|is_held| !is_held)
     }
 
     /// Whose turn is next, if anybody waits.
-    pub(crate) fn turn(&self) -> Option<Turn> {
-        self.file.turn()
+    pub(crate) fn next_turn(&self) -> Option<Turn> {
+        [&self.file, &self.twin].into_iter().flat_map(|file| file.line().turns()).min()
     }
 
-    /// Asks for the next turn, unless it is that of a waiter that came earlier.
-    pub(crate) fn ask_for_turn(&self, mine: Turn) {
-        if self.turn().is_none_or(|next| mine < next) {
-            self.file.set_turn(Some(mine));
+    /// The holder as the files told when they were read last.
+    pub(crate) fn holder(&self) -> Option<&HolderRecord> {
+        self.seen.iter().flatten().find_map(|seen| seen.content.holder())
+    }
+
+    /// Asks for a turn, unless it has one or there is no room.
+    fn ask_for_turn(&self, mine: Turn) {
+        let Some(seen) = self.seen.as_ref().filter(|seen| !seen.iter().any(|seen| seen.has(mine)))
+        else {
+            return;
+        };
+        let mut rooms = (0..2 * ROOMS).map(|n| (mine.first_room() + n) % (2 * ROOMS));
+        let files = [&self.file, &self.twin];
+        rooms.any(|n| files[n % 2].take_room(&seen[n % 2], n / 2, mine));
+    }
+
+    /// Steps back for an earlier waiter, and asks for a turn.
+    pub(crate) fn step_back(&mut self, mine: Turn) -> Result<()> {
+        self.look()?;
+        self.ask_for_turn(mine);
+        Ok(())
+    }
+
+    /// Gives its turn back.
+    pub(crate) fn leave(&mut self, mine: Turn) {
+        if self.look().is_ok()
+            && let Some(seen) = &self.seen
+        {
+            clear_turns([&self.file, &self.twin], seen, |turn| turn == mine);
         }
+    }
+
+    /// Before anything is written, be it a grant or a turn: a newer layout is refused.
+    fn look(&mut self) -> Result<()> {
+        self.seen = Some([self.file.look()?, self.twin.look()?]);
+        Ok(())
     }
 
     /// Unlocks what it may have locked. Closing does it too, but not while a child that was forked
@@ -97,29 +132,44 @@ impl Candidate {
         self.file.file.unlock().ok();
     }
 
-    pub(crate) fn attempt(self) -> Result<Attempted> {
+    /// Tries to lock both; where another holds, a waiter asks for its turn.
+    pub(crate) fn attempt(mut self, waits: Option<Turn>) -> Result<Attempted> {
         let file_locked = self.file.try_lock()?;
         let locked = file_locked && self.twin.try_lock()?;
         // Looked at after locking: what was replaced before is noticed here, later by the lease.
         if !self.file.is_in_place()? || !self.twin.is_in_place()? {
             return Ok(Attempted::Stale);
         }
-        // Before anything is written, be it a grant or a turn.
-        self.file.check_layout()?;
-        self.twin.check_layout()?;
+        self.look()?;
         if !file_locked {
-            return Ok(Attempted::Blocked(self, Blocked::File));
+            return Ok(self.blocked(Blocked::File, waits));
         }
-        let claim = if locked { Claim::new(&self.place.file) } else { None };
-        Ok(match claim {
-            Some(claim) => {
-                let Self { place, twin, file } = self;
-                let pid = std::process::id();
-                Attempted::Taken(Held { claim: Some(claim), twin, file, place, words: None, pid })
-            }
-            None => Attempted::Blocked(self, Blocked::Twin),
-        })
+        let claim = if locked { Claim::new(&self.files.file) } else { None };
+        let Some(claim) = claim else { return Ok(self.blocked(Blocked::Twin, waits)) };
+        let Self { files, twin, file, seen } = self;
+        let Some([seen, twin_seen]) = seen else { return Ok(Attempted::Stale) };
+        let (seen, pid) = ([seen, twin_seen], std::process::id());
+        let held = Held {
+            claim: Some(claim),
+            twin,
+            file,
+            files,
+            seen,
+            words: None,
+            is_synced: false,
+            pid,
+        };
+        Ok(Attempted::Taken(held))
     }
+
+    fn blocked(self, by: Blocked, waits: Option<Turn>) -> Attempted {
+        waits.into_iter().for_each(|mine| self.ask_for_turn(mine));
+        Attempted::Blocked(self, by)
+    }
+}
+
+fn clear_turns(files: [&Opened; 2], seen: &[Seen; 2], is_over: impl Fn(Turn) -> bool) {
+    files.into_iter().zip(seen).for_each(|(file, seen)| file.clear_turns(seen, &is_over));
 }
 
 /// Both files of a name, locked; dropping it frees the name (C11).
@@ -128,73 +178,104 @@ pub(crate) struct Held {
     claim: Option<Claim>,
     twin: Opened,
     file: Opened,
-    place: LockFiles,
+    files: LockFiles,
+    seen: [Seen; 2],
     words: Option<[u64; 2]>,
+    /// Whether all that must outlive a crash of the machine is on the disk.
+    is_synced: bool,
     pid: u32,
 }
 
 impl Held {
-    /// Takes the turn of this waiter off the file, or that of one who did not use it.
-    pub(crate) fn end_turn(&self, turn: Turn) {
-        if self.file.turn() == Some(turn) {
-            self.file.set_turn(None);
-        }
+    /// Takes the turn of this waiter off the files, and that of one who did not use it. Those that are to come are of an
+    /// earlier run of the machine.
+    pub(crate) fn end_turns(&self, mine: Turn, unused: Option<Turn>) {
+        let now = Turn::latest(boot_time());
+        let is_over = |turn| turn == mine || Some(turn) == unused || turn > now;
+        clear_turns([&self.file, &self.twin], &self.seen, is_over);
     }
 
-    pub(crate) const fn place(&self) -> &LockFiles {
-        &self.place
+    pub(crate) const fn files(&self) -> &LockFiles {
+        &self.files
     }
 
-    /// Writes the next token and its holder, and answers what must be synced before the grant.
+    /// Says that what had to be synced before the grant is.
+    pub(crate) const fn synced(&mut self) {
+        self.is_synced = true;
+    }
+
+    /// Writes the next token and its holder, and answers what must be synced before the grant, if anything.
     ///
-    /// The token is the last one + 1 or the wall clock in microseconds above `base`, whichever is
-    /// more: so it grows by the files, and also without them while the clock is not set back.
+    /// `boot` names this run of the machine, where the file system loses nothing as long as it lasts.
     pub(crate) fn write(
         &mut self,
         name: &LockName,
         base: u64,
+        boot: Option<&str>,
         label: &str,
-    ) -> Result<(FencingToken, Sync)> {
-        let old = [self.file.read()?, self.twin.read()?];
-        let contents = [Content::parse(&old[0]), Content::parse(&old[1])];
-        if let Some(other) = contents[0].name.as_ref().filter(|other| *other != name.as_str()) {
+    ) -> Result<(FencingToken, Option<Sync>)> {
+        let [file, twin] = &self.seen;
+        if let Some(other) = file.content.name.as_ref().filter(|other| *other != name.as_str()) {
             return Err(misplaced(&self.file.path, name.as_str(), other));
         }
-        let damaged = contents.iter().any(Content::is_damaged);
-        let known = contents.iter().filter_map(Content::last).max();
-        let last = known.max(process::last_token(&self.place.file));
-        if damaged && last.is_none() {
-            return Err(unreadable(&self.place, name.as_str()));
-        }
-        if damaged {
-            tracing::warn!(
-                target: "lockkit", event = "token_restored", name = %name,
-                file = %self.place.file.display(), token = last,
-                "a file of this lock is damaged: its token comes from the other copy",
-            );
-        }
-        let next = last.unwrap_or(0).saturating_add(1).max(base.saturating_add(wall_micros()));
-        let token = FencingToken::new(next).map_err(|_| {
+        let stamps = [self.file.stamp(boot), self.twin.stamp(boot)];
+        let known = self.known(name, stamps)?;
+        let floor = base.saturating_add(wall_micros());
+        let next = known.next(floor).ok_or_else(|| {
             Error::rejected(
-                format!("one more grant of {name:?}: its last token is {}", last.unwrap_or(next)),
+                format!(
+                    "one more grant of {name:?}: its last token is {}",
+                    known.last.unwrap_or(floor)
+                ),
                 "lower token_base, or use another name",
             )
         })?;
-        let holder = HolderRecord {
+        let (token, until) = (next.token.as_u64(), next.until);
+        let holder = |stamp: Option<u64>| HolderRecord {
             label: label.to_owned(),
             pid: std::process::id(),
-            token: next,
+            token,
             since: boot_time(),
+            ahead: stamp.map(|stamp| Ahead { until, stamp }),
         };
-        let file = self.file.write(&old[0], next, name.as_str(), &holder)?;
-        self.words = Some([file, 0]);
-        let twin = self.twin.write(&old[1], next, name.as_str(), &holder)?;
-        self.words = Some([file, twin]);
-        process::remember_token(&self.place.file, next);
-        // The twin need not reach the disk: it is for a file that was deleted, not for a crash.
-        let directory = if self.file.created { self.place.file.parent() } else { None };
-        let (file, path) = (Arc::clone(&self.file.file), self.place.file.clone());
-        Ok((token, Sync { file, directory: directory.map(Path::to_owned), path }))
+        let [of_file, of_twin] = stamps.map(holder);
+        let file_word = self.file.write(file, until, name.as_str(), &of_file)?;
+        self.words = Some([file_word, 0]);
+        let twin_word = self.twin.write(twin, until, name.as_str(), &of_twin)?;
+        self.words = Some([file_word, twin_word]);
+        process::remember_token(&self.files.file, token);
+        self.is_synced = next.is_synced;
+        Ok((next.token, (!next.is_synced).then(|| self.sync())))
+    }
+
+    /// What both files and this process tell of the last token.
+    fn known(&self, name: &LockName, stamps: [Option<u64>; 2]) -> Result<Known> {
+        let contents = self.seen.each_ref().map(|seen| &seen.content);
+        let told =
+            contents.iter().zip(stamps).filter_map(|(content, stamp)| content.last(stamp)).max();
+        let last = told.max(process::last_token(&self.files.file));
+        if contents.iter().any(|content| content.is_damaged()) {
+            if last.is_none() {
+                return Err(unreadable(&self.files, name.as_str()));
+            }
+            tracing::warn!(
+                target: "lockkit", event = "token_restored", name = %name,
+                file = %self.files.file.display(), token = last,
+                "a file of this lock is damaged: its token comes from the other copy",
+            );
+        }
+        let ahead = contents[0].ahead(stamps[0]).map(|ahead| ahead.until);
+        let slot = contents.iter().filter_map(|content| content.slot()).max();
+        Ok(Known { last, slot, ahead, may_be_ahead: stamps[0].is_some() })
+    }
+
+    /// The twin need not reach the disk: it is for a file that was deleted, not for a crash.
+    fn sync(&self) -> Sync {
+        // Its entry in there must last too; a holder before this one has seen to that, unless it died.
+        let directory =
+            if self.seen[0].content.is_on_disk() { None } else { self.files.file.parent() };
+        let (file, path) = (Arc::clone(&self.file.file), self.files.file.clone());
+        Sync { file, directory: directory.map(Path::to_owned), path }
     }
 
     /// Whether both files are where the next one will look for them.
@@ -212,8 +293,8 @@ pub(crate) fn misplaced(path: &Path, name: &str, other: &str) -> Error {
 }
 
 /// The refusal of files of which neither has a whole token.
-pub(crate) fn unreadable(place: &LockFiles, name: &str) -> Error {
-    let LockFiles { file, twin } = place;
+pub(crate) fn unreadable(files: &LockFiles, name: &str) -> Error {
+    let LockFiles { file, twin } = files;
     Error::rejected(
         format!(
             "a grant of {name:?}: no copy of its last token can be read, in {} or {}",
@@ -235,9 +316,10 @@ impl Drop for Held {
             return;
         }
         if let Some([file, twin]) = self.words {
+            let text = if self.is_synced { record::FREE } else { record::LEFT };
             for (opened, word) in [(&self.file, file), (&self.twin, twin)] {
                 if word != 0 {
-                    opened.file.write_all_at(record::FREE.as_bytes(), word).ok();
+                    opened.file.write_all_at(text.as_bytes(), word).ok();
                 }
             }
         }
@@ -253,7 +335,6 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(crate) struct Sync {
     file: Arc<File>,
-    /// That of a new file: its entry there must last too.
     directory: Option<PathBuf>,
     path: PathBuf,
 }
@@ -267,60 +348,4 @@ impl Sync {
         });
         synced.map_err(|error| failed("syncing", &self.path, &error))
     }
-}
-
-/// What can be read of both files; those that are not there are empty.
-pub(crate) fn contents(place: &LockFiles) -> io::Result<[Content; 2]> {
-    let content = |path: &Path| match open_to_read(path).and_then(|file| read(&file)) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Content::default()),
-        bytes => bytes.map(|bytes| Content::parse(&bytes)),
-    };
-    Ok([content(&place.file)?, content(&place.twin)?])
-}
-
-/// Refuses files of a newer layout; those that cannot be read say nothing.
-pub(crate) fn check_layout(place: &LockFiles) -> Result<()> {
-    [&place.file, &place.twin].into_iter().try_for_each(|path| {
-        let bytes = open_to_read(path).and_then(|file| read(&file)).unwrap_or_default();
-        record::check_layout(path, &bytes)
-    })
-}
-
-/// The holder that the files name, whether or not it still holds.
-pub(crate) fn last_holder(place: &LockFiles) -> Option<HolderRecord> {
-    let read = |path: &Path| Content::parse(&read(&open_to_read(path).ok()?).ok()?).holder;
-    read(&place.file).or_else(|| read(&place.twin))
-}
-
-/// The name written in a file, for a stem that does not tell it.
-pub(crate) fn written_name(place: &LockFiles) -> Option<String> {
-    Content::parse(&read(&open_to_read(&place.file).ok()?).ok()?).name
-}
-
-/// Whether the name is held: asks the twin, so that no attempt on the file itself ever fails for it.
-pub(crate) fn is_held(place: &LockFiles) -> io::Result<bool> {
-    let opened = match open_to_read(&place.twin) {
-        Err(error) if error.kind() == ErrorKind::NotFound => open_to_read(&place.file),
-        opened => opened,
-    };
-    match opened {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-        Ok(file) => match file.try_lock_shared() {
-            Ok(()) => file.unlock().map(|()| false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
-        },
-    }
-}
-
-/// The time since boot: one clock for all processes of the machine.
-pub(crate) fn boot_time() -> std::time::Duration {
-    Clock::system().now().since_origin()
-}
-
-#[allow(clippy::disallowed_methods)] // a token starts from the wall clock; no deadline does
-pub(crate) fn wall_micros() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

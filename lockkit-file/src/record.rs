@@ -1,15 +1,18 @@
-//! What stands in a file: two checksummed slots for the token, whose turn is next, the name, the
-//! last holder.
+//! What stands in a file: two checksummed slots for a token, turns, the name, the last holder.
+//!
+//! A slot tells up to which token all may have been granted: it is synced, and ahead of them. The record of the last
+//! holder tells its own token, and need not reach the disk: it counts as long as the machine runs on, which its stamp tells.
 //!
 //! Text of fixed places, so that `cat` shows it and every change is written in place.
 
 use std::path::Path;
 use std::time::Duration;
 
-use lockkit_core::{RequestId, Result, kit};
+use lockkit_core::{Result, kit};
 use sha2::{Digest, Sha256};
 
 use crate::name::{decode, encode};
+use crate::turns::LINE_LEN;
 
 /// What the head of a file begins with; its layout follows.
 const HEAD: &str = "lockkit-file ";
@@ -17,20 +20,21 @@ const HEAD: &str = "lockkit-file ";
 const LAYOUT: u32 = 1;
 pub(crate) const HEAD_LEN: usize = 32;
 const SLOT_LEN: usize = 64;
-/// Where the slots end and the turn stands.
-pub(crate) const TURN: usize = HEAD_LEN + 2 * SLOT_LEN;
-pub(crate) const TURN_LEN: usize = 64;
-/// Where the turn ends and the name begins.
-pub(crate) const BODY: usize = TURN + TURN_LEN;
+/// Where the slots end and the line of turns begins.
+pub(crate) const TURNS: usize = HEAD_LEN + 2 * SLOT_LEN;
+/// Where it ends and the name begins.
+pub(crate) const BODY: usize = TURNS + LINE_LEN;
 /// Longer than any file that lockkit writes: the rest of a longer file is not read.
 pub(crate) const LONGEST: usize = 8 * 1024;
 /// A longer label is cut: the record is for people.
 const LONGEST_LABEL: usize = 1024;
 
-/// The word before a holder's record while it holds; of the same length as [`FREE`].
+/// The word before a holder's record while it holds; of the same length as the others.
 pub(crate) const HELD: &str = "held";
-/// The word that a release writes over it.
+/// The word that a release writes over it; what the record says is synced has been synced.
 pub(crate) const FREE: &str = "free";
+/// The same of a holder that left before all was synced.
+pub(crate) const LEFT: &str = "left";
 
 /// The holder that wrote its record last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,36 +44,22 @@ pub(crate) struct HolderRecord {
     pub(crate) token: u64,
     /// On the machine's boot clock, which all its processes share.
     pub(crate) since: Duration,
+    /// Up to which token all may be granted without another sync; absent in records of earlier versions.
+    pub(crate) ahead: Option<Ahead>,
 }
 
-/// The place of a waiter among those of all processes: the earlier one goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Turn {
-    /// On the machine's boot clock, in microseconds.
-    since: u64,
-    id: u64,
+/// Tokens of which the slot tells ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) until: u64,
+    /// Of the run of the machine in which the record was written.
+    pub(crate) stamp: u64,
 }
 
-impl Turn {
-    pub(crate) fn new(since: Duration, id: RequestId) -> Self {
-        let [_, _, _, _, _, _, _, _, id @ ..] = id.to_bytes();
-        let since = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
-        Self { since, id: u64::from_be_bytes(id) }
-    }
-
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let mut words = std::str::from_utf8(bytes).ok()?.strip_prefix("next ")?.split_whitespace();
-        let since = words.next()?.parse().ok()?;
-        let id = u64::from_str_radix(words.next()?, 16).ok()?;
-        let turn = Self { since, id };
-        (turn_line(Some(turn)).as_bytes() == bytes).then_some(turn)
-    }
-}
-
-/// The line at [`TURN`].
-pub(crate) fn turn_line(turn: Option<Turn>) -> String {
-    let text = turn.map(|turn| format!("next {:020} {:016x}", turn.since, turn.id));
-    format!("{:<width$}\n", text.unwrap_or_default(), width = TURN_LEN - 1)
+/// What tells this run of the machine, and this file, from others: a record with another one may be older than
+/// grants that a crash or a copy has lost.
+pub(crate) fn stamp(boot: &str, (device, inode): (u64, u64)) -> u64 {
+    sum(&[boot.as_bytes(), &device.to_be_bytes(), &inode.to_be_bytes()])
 }
 
 /// What could be read of a file.
@@ -80,8 +70,15 @@ pub(crate) struct Content {
     /// Whether there is anything in the place of the slots.
     pub(crate) written: bool,
     pub(crate) name: Option<String>,
-    /// The last holder, unless it has released.
-    pub(crate) holder: Option<HolderRecord>,
+    /// The last holder, and the word before its record.
+    record: Option<(Word, HolderRecord)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Held,
+    Free,
+    Left,
 }
 
 impl Content {
@@ -91,23 +88,51 @@ impl Content {
         let body = bytes.get(BODY..).and_then(|body| std::str::from_utf8(body).ok());
         let mut lines = body.unwrap_or_default().lines();
         let name = lines.next().and_then(|line| line.strip_prefix("name ")).and_then(decode);
-        let holder = lines.next().and_then(holder_of);
+        let record = lines.next().and_then(record_of);
         Self {
             slots,
             written: bytes.iter().any(|byte| !matches!(byte, 0 | b' ' | b'\n')),
             name,
-            holder,
+            record,
         }
     }
 
-    /// Whether there is something, and no whole token.
-    pub(crate) fn is_damaged(&self) -> bool {
-        self.written && self.last().is_none()
+    /// The last holder, unless it has released.
+    pub(crate) fn holder(&self) -> Option<&HolderRecord> {
+        self.record.as_ref().filter(|(word, _)| *word == Word::Held).map(|(_, holder)| holder)
     }
 
-    /// The greatest token that is whole.
-    pub(crate) fn last(&self) -> Option<u64> {
+    /// Whether there is something, and no whole slot.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.written && self.slot().is_none()
+    }
+
+    /// The greatest slot that is whole.
+    pub(crate) fn slot(&self) -> Option<u64> {
         self.slots.iter().flatten().max().copied()
+    }
+
+    /// The last token, or a greater one where only the slot is to be believed: after a crash of the machine, which
+    /// may have lost the records of grants.
+    pub(crate) fn last(&self, stamp: Option<u64>) -> Option<u64> {
+        let slot = self.slot()?;
+        let Some((_, holder)) = &self.record else { return Some(slot) };
+        match holder.ahead {
+            Some(ahead) if Some(ahead.stamp) == stamp && slot <= ahead.until => Some(holder.token),
+            ahead => Some(slot.max(holder.token).max(ahead.map_or(0, |ahead| ahead.until))),
+        }
+    }
+
+    /// Up to which token the slot, as it stands on the disk, tells ahead.
+    pub(crate) fn ahead(&self, stamp: Option<u64>) -> Option<Ahead> {
+        let (word, holder) = self.record.as_ref()?;
+        let ahead = holder.ahead.filter(|ahead| Some(ahead.stamp) == stamp)?;
+        (*word == Word::Free && self.slot() == Some(ahead.until)).then_some(ahead)
+    }
+
+    /// Whether the last holder saw to it that the file outlives a crash of the machine.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.record.as_ref().is_some_and(|(word, _)| *word == Word::Free)
     }
 
     /// The slot to write next: never the one that holds the greatest token.
@@ -144,11 +169,14 @@ pub(crate) fn body(name: &str, holder: &HolderRecord) -> (String, u64) {
     while !holder.label.is_char_boundary(cut) {
         cut -= 1;
     }
+    let ahead =
+        holder.ahead.map(|Ahead { until, stamp }| format!(" until={until} in={stamp:016x}"));
     let facts = format!(
-        " pid={} token={} since={} label={}",
+        " pid={} token={} since={}{} label={}",
         holder.pid,
         holder.token,
         holder.since.as_millis(),
+        ahead.unwrap_or_default(),
         encode(&holder.label[..cut]),
     );
     let word = (BODY + name.len()) as u64;
@@ -166,19 +194,28 @@ fn slot_of(index: usize, bytes: &[u8]) -> Option<u64> {
     (slot(index, token).1.as_bytes() == bytes).then_some(token)
 }
 
-fn holder_of(line: &str) -> Option<HolderRecord> {
-    let (facts, written) = line.strip_prefix(HELD)?.rsplit_once(' ')?;
+fn record_of(line: &str) -> Option<(Word, HolderRecord)> {
+    let words = [(HELD, Word::Held), (FREE, Word::Free), (LEFT, Word::Left)];
+    let (facts, word) =
+        words.iter().find_map(|(text, word)| Some((line.strip_prefix(text)?, *word)))?;
+    let (facts, written) = facts.rsplit_once(' ')?;
     if u64::from_str_radix(written, 16).ok()? != sum(&[facts.as_bytes()]) {
         return None;
     }
     let fact =
         |what: &str| facts.split(' ').find_map(|fact| fact.strip_prefix(what)?.strip_prefix('='));
-    Some(HolderRecord {
+    let ahead = || {
+        let stamp = u64::from_str_radix(fact("in")?, 16).ok()?;
+        Some(Ahead { until: fact("until")?.parse().ok()?, stamp })
+    };
+    let holder = HolderRecord {
         label: fact("label").and_then(decode)?,
         pid: fact("pid")?.parse().ok()?,
         token: fact("token")?.parse().ok()?,
         since: Duration::from_millis(fact("since")?.parse().ok()?),
-    })
+        ahead: ahead(),
+    };
+    Some((word, holder))
 }
 
 fn sum(parts: &[&[u8]]) -> u64 {
@@ -192,25 +229,29 @@ fn sum(parts: &[&[u8]]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::turns::empty_line;
 
     fn holder() -> HolderRecord {
         let label = "host/7/a b\n{é}".to_owned();
-        HolderRecord { label, pid: 7, token: 42, since: Duration::from_millis(12) }
+        let ahead = Some(Ahead { until: 42, stamp: 9 });
+        HolderRecord { label, pid: 7, token: 40, since: Duration::from_millis(12), ahead }
     }
 
     fn image() -> Vec<u8> {
-        let turn = turn_line(None);
-        [head(), slot(0, 41).1, slot(1, 42).1, turn, body("A/b", &holder()).0].concat().into_bytes()
+        let turns = empty_line();
+        [head(), slot(0, 41).1, slot(1, 42).1, turns, body("A/b", &holder()).0]
+            .concat()
+            .into_bytes()
     }
 
     #[test]
     fn what_is_written_is_read_back() {
         let content = Content::parse(&image());
         assert_eq!(content.slots, [Some(41), Some(42)]);
-        assert_eq!(content.last(), Some(42));
+        assert_eq!(content.slot(), Some(42));
         assert_eq!(content.next_slot(), 0);
         assert_eq!(content.name.as_deref(), Some("A/b"));
-        assert_eq!(content.holder, Some(holder()));
+        assert_eq!(content.holder(), Some(&holder()));
         assert_eq!(Content::parse(b""), Content::default());
     }
 
@@ -226,31 +267,66 @@ mod tests {
         for at in word..whole.len() - 1 {
             let mut torn = whole.clone();
             torn[at] ^= 1;
-            assert_eq!(Content::parse(&torn).holder, None, "byte {at}");
+            assert_eq!(Content::parse(&torn).holder(), None, "byte {at}");
         }
         for len in 0..whole.len() - 1 {
-            assert_eq!(Content::parse(&whole[..len]).holder, None);
+            assert_eq!(Content::parse(&whole[..len]).holder(), None);
+        }
+    }
+
+    /// The image with this word before the record.
+    fn with_word(text: &str) -> Content {
+        let mut bytes = image();
+        let word = usize::try_from(body("A/b", &holder()).1).expect("an offset");
+        bytes[word..word + FREE.len()].copy_from_slice(text.as_bytes());
+        Content::parse(&bytes)
+    }
+
+    #[test]
+    fn a_released_record_names_no_holder_and_tells_what_is_on_the_disk() {
+        for word in [FREE, LEFT] {
+            let content = with_word(word);
+            assert_eq!((content.holder(), content.last(Some(9))), (None, Some(40)), "{word}");
+            let ahead = (word == FREE).then_some(Ahead { until: 42, stamp: 9 });
+            assert_eq!(content.ahead(Some(9)), ahead, "{word}");
+            assert_eq!(content.is_on_disk(), word == FREE);
+        }
+        assert_eq!(
+            (with_word(HELD).ahead(Some(9)), with_word(HELD).last(Some(9))),
+            (None, Some(40))
+        );
+        assert_eq!(with_word("else").last(Some(9)), Some(42));
+    }
+
+    #[test]
+    fn a_record_of_another_run_of_the_machine_or_of_another_file_is_not_believed() {
+        let content = with_word(FREE);
+        for stamp in [None, Some(8)] {
+            assert_eq!((content.last(stamp), content.ahead(stamp)), (Some(42), None));
+        }
+        let stamps = [("a", (1, 2)), ("b", (1, 2)), ("a", (1, 3)), ("a", (3, 2))];
+        let stamps = stamps.map(|(boot, id)| stamp(boot, id));
+        for (n, one) in stamps.iter().enumerate() {
+            assert!(!stamps[..n].contains(one));
         }
     }
 
     #[test]
-    fn a_released_record_names_no_holder() {
-        let mut bytes = image();
-        let word = usize::try_from(body("A/b", &holder()).1).expect("an offset");
-        bytes[word..word + FREE.len()].copy_from_slice(FREE.as_bytes());
-        let content = Content::parse(&bytes);
-        assert_eq!((content.holder.as_ref(), content.last()), (None, Some(42)));
-    }
-
-    #[test]
-    fn a_turn_is_read_back_and_the_earlier_one_goes_first() {
-        let [early, late] =
-            [1, 2].map(|s| Turn::new(Duration::from_secs(s), RequestId::from_bytes([7; 16])));
-        assert!(early < late);
-        assert_eq!(Turn::parse(turn_line(Some(late)).as_bytes()), Some(late));
-        assert_eq!(Turn::parse(turn_line(None).as_bytes()), None);
-        assert_eq!(Turn::parse(b"next"), None);
-        assert_eq!(turn_line(None).len(), turn_line(Some(early)).len());
+    fn the_greatest_of_slot_and_record_is_the_last_token_where_they_do_not_fit() {
+        let with = |slots: [u64; 2], token, until| {
+            let ahead = Some(Ahead { until, stamp: 9 });
+            let body = body("A/b", &HolderRecord { token, ahead, ..holder() }).0;
+            let [one, two] = slots;
+            let text = [head(), slot(0, one).1, slot(1, two).1, empty_line(), body].concat();
+            Content::parse(text.replace("held", "free").as_bytes())
+        };
+        // A slot that was written after the record, by an earlier version or in a grant that was broken off.
+        let later = with([50, 42], 40, 42);
+        assert_eq!((later.last(Some(9)), later.ahead(Some(9))), (Some(50), None));
+        // A newest slot that was torn: the record tells all the same.
+        let torn = with([30, 20], 40, 42);
+        assert_eq!((torn.last(Some(9)), torn.ahead(Some(9))), (Some(40), None));
+        assert_eq!(torn.last(Some(8)), Some(42));
     }
 
     #[test]

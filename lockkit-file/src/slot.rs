@@ -1,5 +1,13 @@
-//! One request's life in this provider: asking, being granted, held, ended.
+//! One request's life in this provider.
+//!
+//! ```text
+//! queued --no request of this process is before it--> first
+//! queued (by a call that does not wait), first --both files locked--> granting --synced--> granted
+//! granting --the call is dropped, or fails--> queued or first
+//!   any of them --withdrawn, released, lost, closed--> ended
+//! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lockkit_core::{FencingToken, LockName, LossReason, RequestId, Result};
@@ -13,7 +21,8 @@ pub(crate) struct Slot {
     pub(crate) name: LockName,
     pub(crate) id: RequestId,
     phase: Mutex<Phase>,
-    /// Told of every change of phase, and when the request comes to the head of its queue.
+    is_first: AtomicBool,
+    /// Told of every change of where it stands.
     pub(crate) changed: Notify,
 }
 
@@ -32,7 +41,10 @@ enum Phase {
 /// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    Asking,
+    /// It waits behind others of this process, or does not wait.
+    Queued,
+    /// It may ask the kernel.
+    First,
     Granting,
     Granted(FencingToken),
     Ended(LossReason),
@@ -40,7 +52,8 @@ pub(crate) enum Standing {
 
 impl Slot {
     pub(crate) fn new(name: LockName, id: RequestId) -> Self {
-        Self { name, id, phase: Mutex::new(Phase::Asking), changed: Notify::new() }
+        let (phase, is_first) = (Mutex::new(Phase::Asking), AtomicBool::new(false));
+        Self { name, id, phase, is_first, changed: Notify::new() }
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -49,10 +62,18 @@ impl Slot {
 
     pub(crate) fn standing(&self) -> Standing {
         match &*self.phase() {
-            Phase::Asking => Standing::Asking,
+            Phase::Asking if self.is_first.load(Ordering::SeqCst) => Standing::First,
+            Phase::Asking => Standing::Queued,
             Phase::Granting(_) => Standing::Granting,
             Phase::Granted { token, .. } => Standing::Granted(*token),
             Phase::Ended(reason) => Standing::Ended(*reason),
+        }
+    }
+
+    /// No request of this process is before it any more.
+    pub(crate) fn comes_first(&self) {
+        if !self.is_first.swap(true, Ordering::SeqCst) {
+            self.changed.notify_waiters();
         }
     }
 
@@ -91,7 +112,7 @@ impl Slot {
     /// no other request is granted.
     pub(crate) fn check(&self) -> Result<Standing> {
         let removed = match &*self.phase() {
-            Phase::Granted { held, .. } if !held.is_in_place()? => Some(held.place().file.clone()),
+            Phase::Granted { held, .. } if !held.is_in_place()? => Some(held.files().file.clone()),
             _ => None,
         };
         if let Some(file) = removed
@@ -116,7 +137,10 @@ impl Granting<'_> {
         let mut phase = self.0.phase();
         let before = std::mem::replace(&mut *phase, Phase::Asking);
         let (after, granted) = match before {
-            Phase::Granting(held) => (Phase::Granted { held, token }, true),
+            Phase::Granting(mut held) => {
+                held.synced();
+                (Phase::Granted { held, token }, true)
+            }
             other => (other, false),
         };
         *phase = after;
