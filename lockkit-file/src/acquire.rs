@@ -305,6 +305,7 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if let Some(mut candidate) = self.candidate.take() {
             candidate.leave(self.mine);
+            candidate.let_go();
         }
     }
 }

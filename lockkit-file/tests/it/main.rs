@@ -1,6 +1,7 @@
 //! The tests of `lockkit-file` in one program, a module for each subject.
 #![cfg(unix)]
 
+mod ahead;
 mod bad_input;
 mod beliefs;
 mod common;
