@@ -15,8 +15,6 @@ pub(crate) enum Way {
     /// The same, on a file that it keeps open.
     Kept,
     Lockkit,
-    /// lockkit on a name whose last grant is so long ago that the next token must be synced.
-    Fresh,
 }
 
 /// One process's, or one task's, client of a way.
@@ -32,14 +30,13 @@ pub(crate) fn runtime() -> Runtime {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 4] = [Self::Flock, Self::Kept, Self::Lockkit, Self::Fresh];
+    pub(crate) const ALL: [Self; 3] = [Self::Flock, Self::Kept, Self::Lockkit];
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Flock => "flock, fdatasync",
             Self::Kept => "flock, fdatasync, kept open",
             Self::Lockkit => "lockkit",
-            Self::Fresh => "lockkit, each token synced",
         }
     }
 
@@ -49,7 +46,7 @@ impl Way {
                 let (directory, keeps) = (directory.to_owned(), self == Self::Kept);
                 Client::Flock { directory, kept: None, keeps }
             }
-            Self::Lockkit | Self::Fresh => {
+            Self::Lockkit => {
                 let config = FileConfig::new(directory.join("locks"));
                 Client::Lockkit(Locks::new(FileProvider::connect(config).await.unwrap()))
             }
