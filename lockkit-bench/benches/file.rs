@@ -76,7 +76,7 @@ async fn cycle() {
     print_ratios("lockkit / the same, kept open", &ratios(&all[2], &all[1]), "");
 }
 
-/// Names that nobody has taken for longer than the disk is told of tokens ahead: lockkit syncs, too.
+/// Names that no process has taken for longer than the disk is told of tokens ahead: lockkit syncs, too.
 async fn synced() {
     const NAMES: usize = 50;
     let directory = on_disk();

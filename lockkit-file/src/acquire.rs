@@ -213,7 +213,7 @@ impl<'a> Waiter<'a> {
         self.is_locked = false;
         match candidate.attempt(Some(self.mine))? {
             Attempted::Taken(held) => {
-                // One who did not use its turn died, or has left.
+                // An earlier waiter that did not use its turn died, or is slow.
                 held.end_turns(self.mine, earlier);
                 Ok(Step::Taken(held))
             }
@@ -318,7 +318,7 @@ struct PassedOver {
     refusals: u32,
 }
 
-/// So often a refusal is looked into although a record names a holder: it may be that of one that died.
+/// So often a refusal is looked into although a record names a holder: that holder may have died.
 const DOUBTS: u32 = 4;
 
 impl PassedOver {

@@ -134,7 +134,7 @@ impl State {
         self.tell_first(&slot.name);
     }
 
-    /// Tells the requests that may ask the kernel, given who is before them in this process.
+    /// Tells the requests that may ask the kernel, given the requests before them in this process.
     fn tell_first(&self, name: &LockName) {
         let Some(queue) = self.queues.get(name) else { return };
         for (n, (id, kind)) in queue.iter().enumerate() {

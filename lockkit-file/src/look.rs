@@ -1,4 +1,4 @@
-//! What can be read of a name's files without locking them: for operators, and for those who wait.
+//! What can be read of a name's files without locking them: for operators, and for waiters.
 
 use std::fs::TryLockError;
 use std::io::{self, ErrorKind};

@@ -82,7 +82,7 @@ impl Candidate {
         look::is_held(&self.files).is_ok_and(|is_held| !is_held)
     }
 
-    /// Whose turn is next, if anybody waits.
+    /// The turn of the waiter that came first, if one waits.
     pub(crate) fn next_turn(&self) -> Option<Turn> {
         [&self.file, &self.twin].into_iter().flat_map(|file| file.line().turns()).min()
     }
@@ -187,8 +187,8 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Takes the turn of this waiter off the files, and that of one who did not use it. Those that are to come are of an
-    /// earlier run of the machine.
+    /// Takes the turn of this waiter off the files, and one that its waiter did not use. A turn that is to come is left
+    /// from an earlier run of the machine.
     pub(crate) fn end_turns(&self, mine: Turn, unused: Option<Turn>) {
         let now = Turn::latest(boot_time());
         let is_over = |turn| turn == mine || Some(turn) == unused || turn > now;

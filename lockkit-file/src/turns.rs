@@ -1,7 +1,7 @@
 //! The waiters of all processes, in the order in which they came: a line of them stands in each of a name's files.
 //!
-//! A waiter writes and clears its own turn in place, without a lock. Of two that take one room at the same moment, one finds the
-//! other there when it looks again, and asks again. So exclusion never depends on it, and order for a moment only.
+//! A waiter writes and clears its own turn in place, without a lock. Where two take a room at the same moment, the second
+//! stands there, and the first asks again when it looks. So exclusion never depends on turns, and order does not for long.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ impl Turn {
         Self(ticks << ID_BITS | id & ((1 << ID_BITS) - 1))
     }
 
-    /// Where a waiter begins to look for room, so that those who come together take different ones.
+    /// Where a waiter begins to look for room, so that waiters that come together take different rooms.
     pub(crate) fn first_room(self) -> usize {
         usize::try_from(self.0).unwrap_or(0) % (2 * ROOMS)
     }
@@ -60,7 +60,7 @@ pub(crate) fn empty_line() -> String {
     format!("{:<width$}\n", "", width = LINE_LEN - 1)
 }
 
-/// What stands in the line of one file.
+/// What stands in the line of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     Rooms([Option<Turn>; ROOMS]),
