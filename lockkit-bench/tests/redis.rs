@@ -10,55 +10,75 @@
 mod ways;
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockkit_core::Locks;
-use lockkit_redis::{RedisConfig, RedisProvider};
+use lockkit_bench::{Store, Task, Way};
 use testbed::{Link, RedisServer};
-use ways::{POLL, Way, contended, share};
+use ways::{Kind, Redis};
 
 /// By turns, so that what else the machine does meets all of them: together 3 s for each.
 const TURNS: usize = 3;
 const TURN: Duration = Duration::from_secs(1);
 const TASKS: usize = 32;
 
-/// The ways to be compared, each behind a link of its own that counts its requests.
-async fn ways(server: &RedisServer) -> Vec<(&'static str, Way, Link)> {
-    let link = || Link::to_redis(server.address()).unwrap();
-    let ours = link();
-    let config = RedisConfig::tcp("127.0.0.1", ours.port());
-    let locks = Locks::new(RedisProvider::connect(config).await.unwrap());
-    let mut ways = vec![("lockkit-redis", Way::Lockkit(locks), ours)];
-    let labels = ["rslock, as it is", "rslock, 5 ms", "rlock, as it is", "rlock, 5 ms"];
-    for (number, label) in labels.into_iter().enumerate() {
-        let link = link();
-        let [rslock, rslock_5, rlock, rlock_5] =
-            Way::peers(&format!("redis://{}", link.address()), POLL).await;
-        let way = [rslock, rslock_5, rlock, rlock_5].into_iter().nth(number).unwrap();
-        ways.push((label, way, link));
+const WAYS: [Way<Kind>; 5] = [
+    Way { label: "lockkit-redis", kind: Kind::Lockkit, clients: Some(1) },
+    Way::new("rslock, as it is", Kind::Rslock(None)),
+    Way::new("rslock, 5 ms", Kind::Rslock(Some(5))),
+    Way::new("rlock, as it is", Kind::Rlock(100)),
+    Way::new("rlock, 5 ms", Kind::Rlock(5)),
+];
+
+/// Grants to all tasks that hold nothing, over a turn.
+async fn contended(store: &Redis, way: &Way<Kind>, name: &str) -> u32 {
+    let over = Arc::new(AtomicBool::new(false));
+    let mut running = Vec::new();
+    for mut task in store.tasks(way, TASKS).await {
+        let (over, name) = (Arc::clone(&over), name.to_owned());
+        running.push(tokio::spawn(async move {
+            let mut grants = 0_u32;
+            while !over.load(Ordering::Relaxed) {
+                let held = task.take(&name).await;
+                task.give(&name, held).await;
+                grants += 1;
+            }
+            (task, grants)
+        }));
     }
-    ways
+    tokio::time::sleep(TURN).await;
+    over.store(true, Ordering::Relaxed);
+    let (mut ended, mut total) = (Vec::new(), 0);
+    for task in running {
+        let (task, grants) = task.await.unwrap();
+        ended.push(task);
+        total += grants;
+    }
+    for task in ended {
+        task.close().await;
+    }
+    total
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_two_waiters_are_granted_with_fewer_requests_than_by_rlock_and_by_rslock_that_polls()
 {
     let server = RedisServer::start().unwrap();
-    let ways = ways(&server).await;
-    let mut grants = [[0; TASKS]; 5];
-    let before: Vec<u64> = ways.iter().map(|(_, _, link)| link.requests()).collect();
+    // Each way is behind a link of its own that counts its requests.
+    let links = WAYS.map(|_| Link::to_redis(server.address()).unwrap());
+    let mut grants = [0_u32; WAYS.len()];
     for turn in 0..TURNS {
-        for ((n, (_, way, _)), sum) in ways.iter().enumerate().zip(&mut grants) {
-            let more = contended(way, &format!("{n}-{turn}"), TASKS, TURN).await;
-            sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        for (n, (way, link)) in WAYS.iter().zip(&links).enumerate() {
+            let store = Redis::at(&format!("redis://{}", link.address()));
+            grants[n] += contended(&store, way, &format!("{n}-{turn}")).await;
         }
     }
     let mut said = String::from("redis, 32 waiters, 3 s:");
     let mut requests = Vec::new();
-    for (((label, _, link), grants), before) in ways.iter().zip(&grants).zip(before) {
-        let total = grants.iter().sum::<u32>();
-        let each = (link.requests() - before) as f64 / f64::from(total.max(1));
-        said += &format!(" {label} {total} ({:.3}) by {each:.1} requests each;", share(grants));
+    for ((way, link), grants) in WAYS.iter().zip(&links).zip(grants) {
+        let each = link.requests() as f64 / f64::from(grants.max(1));
+        said += &format!(" {} {grants} by {each:.1} requests each;", way.label);
         requests.push(each);
     }
     // Not by println!, which is shown only of a test that fails.

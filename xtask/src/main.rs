@@ -37,7 +37,9 @@ cargo xtask soak         what takes hours: a virtual year, broken providers 20 t
 cargo xtask tiers        how many tests each tier has; `tiers list` names them, `tiers write` brings the
                          table up to the tests that exist
 cargo xtask features     builds each feature alone, and runs the examples
-cargo xtask bench        the benchmarks, or those whose name contains the words that follow
+cargo xtask bench        every store beside its floors and peers, or the parts whose names contain the words
+                         that follow: `bench redis`, `bench etcd/alone`; `--quick` for a short run;
+                         `bench write` makes docs/performance.md and its plots of the last runs
 cargo xtask circles      whether files import each other in a circle that the list of them lacks
 cargo xtask msrv         whether each crate builds with the Rust version that it declares
 cargo xtask mutants      builds each store's client with one mistake at a time, and runs the case that must
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         ["tiers"] => test::existing().and_then(|existing| tiers::print(&existing, false)),
         ["tiers", "list"] => test::existing().and_then(|existing| tiers::print(&existing, true)),
         ["tiers", "write"] => test::existing().and_then(|existing| tiers::write(&existing)),
+        ["bench", "write"] => write_performance(),
         ["bench", ..] => bench(&args[1..]),
         ["features"] => matrix::run(),
         ["msrv"] => msrv::run(),
@@ -89,6 +92,12 @@ fn table() -> Result<()> {
     let mut steps = Steps::default();
     let test = "cargo test --locked -q -p lockkit --all-features --test it -- guarantees::";
     steps.command(test, &[("LOCKKIT_TABLE", "write")]);
+    steps.finish()
+}
+
+fn write_performance() -> Result<()> {
+    let mut steps = Steps::default();
+    steps.cargo("run --locked -q -p lockkit-bench --bin render");
     steps.finish()
 }
 

@@ -1,84 +1,135 @@
-//! Ways to take a name on this machine, each with a token that outlives a crash of the machine, and to give it back.
+//! Ways to take a name in a directory.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use lockkit_core::Locks;
+use lockkit_bench::{Store, Way};
+use lockkit_core::{Guard, Locks};
 use lockkit_file::{FileConfig, FileProvider};
-use tokio::runtime::Runtime;
+use tempfile::TempDir;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// Opens a file, locks it by flock(2), counts a token up, has it synced, and closes the file.
-    Flock,
-    /// The same, on a file that it keeps open.
-    Kept,
+pub(crate) enum Kind {
     Lockkit,
+    /// The file is opened, locked, its number raised and flushed; unlocked.
+    Floor,
 }
 
-/// One process's, or one task's, client of a way.
-#[derive(Debug)]
-pub(crate) enum Client {
-    Flock { directory: PathBuf, kept: Option<File>, keeps: bool },
+/// A directory, or one that another process made.
+pub(crate) struct Files {
+    directory: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+pub(crate) enum Task {
     Lockkit(Locks),
+    Floor(PathBuf),
 }
 
-/// As programs have it.
-pub(crate) fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+pub(crate) enum Held {
+    Lockkit(Guard),
+    File(File),
 }
 
-impl Way {
-    pub(crate) const ALL: [Self; 3] = [Self::Flock, Self::Kept, Self::Lockkit];
-
-    pub(crate) const fn label(self) -> &'static str {
-        match self {
-            Self::Flock => "flock, fdatasync",
-            Self::Kept => "flock, fdatasync, kept open",
-            Self::Lockkit => "lockkit",
-        }
-    }
-
-    pub(crate) async fn client(self, directory: &Path) -> Client {
-        match self {
-            Self::Flock | Self::Kept => {
-                let (directory, keeps) = (directory.to_owned(), self == Self::Kept);
-                Client::Flock { directory, kept: None, keeps }
-            }
-            Self::Lockkit => {
-                let config = FileConfig::new(directory.join("locks"));
-                Client::Lockkit(Locks::new(FileProvider::connect(config).await.unwrap()))
-            }
-        }
+impl Files {
+    pub(crate) fn start() -> Self {
+        // On a disk, beside the build: a temporary directory may lie in memory.
+        let beside = lockkit_bench::directory();
+        std::fs::create_dir_all(&beside).unwrap();
+        let temporary = TempDir::new_in(beside).unwrap();
+        Self { directory: temporary.path().to_owned(), _temporary: Some(temporary) }
     }
 }
 
-impl Client {
-    /// Acquires, tells `granted`, and releases.
-    pub(crate) async fn cycle(&mut self, name: &str, granted: impl FnOnce()) {
+impl Store for Files {
+    type Kind = Kind;
+    type Task = Task;
+
+    fn server(&self) -> String {
+        "A directory on a disk".to_owned()
+    }
+
+    fn address(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    fn at(address: &str) -> Self {
+        Self { directory: address.into(), _temporary: None }
+    }
+
+    async fn tasks(&self, way: &Way<Kind>, count: usize) -> Vec<Task> {
+        if way.kind == Kind::Floor {
+            return (0..count).map(|_| Task::Floor(self.directory.join("floor"))).collect();
+        }
+        let mut clients = Vec::new();
+        for _ in 0..way.clients.unwrap_or(count) {
+            clients.push(self.locks().await);
+        }
+        clients.iter().cycle().take(count).cloned().map(Task::Lockkit).collect()
+    }
+
+    async fn locks(&self) -> Locks {
+        let directory = self.directory.join("lockkit");
+        Locks::new(FileProvider::connect(FileConfig::new(directory)).await.unwrap())
+    }
+
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl lockkit_bench::Task for Task {
+    type Held = Held;
+
+    async fn take(&mut self, name: &str) -> Held {
         match self {
-            Self::Flock { directory, kept, keeps } => {
-                let file = kept.take().unwrap_or_else(|| {
-                    let mut options = OpenOptions::new();
-                    options.read(true).write(true).create(true).truncate(false);
-                    options.open(directory.join(name)).unwrap()
-                });
-                file.lock().unwrap();
-                let mut last = [0; 20];
-                let read = file.read_at(&mut last, 0).unwrap();
-                let last = std::str::from_utf8(&last[..read]).unwrap().parse().unwrap_or(0_u64);
-                file.write_all_at(format!("{:020}", last + 1).as_bytes(), 0).unwrap();
-                file.sync_data().unwrap();
-                granted();
-                file.unlock().unwrap();
-                *kept = keeps.then_some(file);
-            }
             Self::Lockkit(locks) => {
-                let guard = locks.lock(name).acquire().await.unwrap();
-                granted();
-                guard.release().await.unwrap();
+                let lock = locks.lock(name).ttl(Duration::from_secs(30));
+                Held::Lockkit(lock.acquire().await.unwrap())
+            }
+            Self::Floor(path) => {
+                let file = open(&path.with_extension(name));
+                if file.try_lock().is_ok() {
+                    return Held::File(raised(file));
+                }
+                // A thread that waits must not keep the holder's task from running.
+                let locked = tokio::task::spawn_blocking(move || {
+                    file.lock().unwrap();
+                    raised(file)
+                });
+                Held::File(locked.await.unwrap())
             }
         }
     }
+
+    async fn give(&mut self, _name: &str, held: Held) {
+        match held {
+            Held::Lockkit(guard) => guard.release().await.unwrap(),
+            Held::File(file) => file.unlock().unwrap(),
+        }
+    }
+
+    async fn close(self) {
+        if let Self::Lockkit(locks) = self {
+            drop(locks.close(Duration::from_secs(5)).await);
+        }
+    }
+}
+
+fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+}
+
+/// The token in the file is raised and flushed.
+fn raised(mut file: File) -> File {
+    let mut token = [0; 8];
+    // A new file has none yet.
+    drop(file.read_exact(&mut token));
+    let next = u64::from_le_bytes(token) + 1;
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.write_all(&next.to_le_bytes()).unwrap();
+    file.sync_data().unwrap();
+    file
 }

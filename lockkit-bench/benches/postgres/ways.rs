@@ -1,10 +1,14 @@
 //! Ways to take a name and give it back: lockkit's two strategies, sqlx's lock, and floors on bare connections.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lockkit_core::Locks;
+use lockkit_bench::{Store, Way};
+use lockkit_core::{Guard, Locks};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
-use sqlx::postgres::{PgAdvisoryLock, PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::postgres::{
+    PgAdvisoryLock, PgAdvisoryLockGuard, PgConnectOptions, PgConnection, PgListener, PgPoolOptions,
+};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
 use testbed::PostgresServer;
 
@@ -59,130 +63,160 @@ pub(crate) enum Kind {
     /// `pg_advisory_lock` and `pg_advisory_unlock`.
     Blocking,
     /// `INSERT .. ON CONFLICT DO UPDATE`, and an update that sets the request to null.
-    Upsert {
-        flush: bool,
-    },
+    Upsert,
     /// A row and a queue table.
-    Queue {
-        flush: bool,
-    },
+    Queue,
 }
 
-/// A way; its connections bear its label.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Way {
-    pub(crate) label: &'static str,
-    pub(crate) kind: Kind,
-    /// How many clients the tasks share; `None`: each has its own.
-    pub(crate) clients: Option<usize>,
-    /// How many connections a client of lockkit's may have.
-    pub(crate) connections: usize,
+/// A server, or the URL of one that another process has started.
+pub(crate) struct Postgres {
+    pub(crate) server: Option<PostgresServer>,
+    url: String,
+    /// Of the clients that the plan's common parts connect.
+    is_advisory: bool,
 }
 
 /// What one task uses.
 pub(crate) enum Task {
     Lockkit(Locks),
-    Sqlx(PgConnection),
+    Sqlx(Option<PgConnection>),
     /// The statements that take and give back a name, which stands for `{name}`.
     Plain(PgConnection, [&'static str; 2]),
     Prepared(PgConnection),
-    Queue(Box<PgListener>, usize),
+    Queue(Box<PgListener>, String),
 }
 
-/// A server whose grants reach the disk when they are flushed.
-pub(crate) fn server() -> PostgresServer {
-    let server = PostgresServer::builder()
-        .on_disk()
-        .setting("autovacuum", "on")
-        .setting("shared_buffers", "128MB")
-        .setting("max_connections", "300")
-        .start()
-        .unwrap();
-    server.sql(OBJECTS).unwrap();
-    server
+pub(crate) enum Held {
+    Lockkit(Guard),
+    Sqlx(PgAdvisoryLockGuard<PgConnection>),
+    Bare,
 }
 
-impl Way {
-    pub(crate) const fn new(label: &'static str, kind: Kind) -> Self {
-        Self { label, kind, clients: None, connections: 8 }
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
+
+impl Postgres {
+    pub(crate) fn table() -> Self {
+        Self::start(false)
     }
 
-    pub(crate) const fn shared_by_all(self) -> Self {
-        Self { clients: Some(1), ..self }
+    pub(crate) fn advisory() -> Self {
+        Self::start(true)
     }
 
-    pub(crate) const fn clients(self, clients: usize) -> Self {
-        Self { clients: Some(clients), ..self }
+    /// A server whose grants reach the disk when they are flushed.
+    fn start(is_advisory: bool) -> Self {
+        let server = PostgresServer::builder()
+            .on_disk()
+            .setting("autovacuum", "on")
+            .setting("shared_buffers", "128MB")
+            .setting("max_connections", "300")
+            .start()
+            .unwrap();
+        server.sql(OBJECTS).unwrap();
+        Self { url: server.url(), server: Some(server), is_advisory }
     }
 
-    pub(crate) const fn connections(self, connections: usize) -> Self {
-        Self { connections, ..self }
+    async fn connect(&self, way: &Way<Kind>) -> PgConnection {
+        self.options(way).connect().await.unwrap()
     }
 
-    /// A client of lockkit's.
-    pub(crate) async fn locks(&self, server: &PostgresServer) -> Locks {
-        self.locks_at(&server.url()).await
+    fn options(&self, way: &Way<Kind>) -> PgConnectOptions {
+        let options: PgConnectOptions = self.url.parse().unwrap();
+        options.application_name(way.label).options([("synchronous_commit", "on")])
     }
 
-    pub(crate) async fn locks_at(&self, url: &str) -> Locks {
-        let url = format!("{url}?application_name={}", self.label.replace(' ', "%20"));
-        let config = PostgresConfig::from_url(&url).unwrap().connections(self.connections);
-        let config = match self.kind {
-            Kind::Table { flush: true } => config.strategy(Strategy::Table).barrier(Duration::ZERO),
-            Kind::Table { flush: false } => config.strategy(Strategy::Table),
-            _ => config.strategy(Strategy::Advisory),
-        };
-        Locks::new(PostgresProvider::connect(config).await.unwrap())
+    /// One connection that asks and hears, and the name by which it is told.
+    async fn listener(&self, way: &Way<Kind>) -> Task {
+        // The driver listens only over a connection that a pool made.
+        let pool = PgPoolOptions::new().max_connections(1).connect_with(self.options(way));
+        let mut listener = PgListener::connect_with(&pool.await.unwrap()).await.unwrap();
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let client = format!("{}_{number}", std::process::id());
+        listener.listen(&format!("floor_{client}")).await.unwrap();
+        Task::Queue(Box::new(listener), client)
     }
 
-    async fn connect(&self, server: &PostgresServer) -> PgConnection {
-        self.options(server).connect().await.unwrap()
+    async fn client(&self, way: &Way<Kind>) -> Locks {
+        let flush = matches!(way.kind, Kind::Table { flush: true });
+        let is_advisory = way.kind == Kind::Advisory;
+        let label = way.label.replace(' ', "%20");
+        locks_at(&format!("{}?application_name={label}", self.url), strategy(is_advisory), flush)
+            .await
+    }
+}
+
+fn strategy(is_advisory: bool) -> &'static str {
+    if is_advisory { "advisory" } else { "table" }
+}
+
+/// A client of lockkit's with few connections, however many tasks share it.
+pub(crate) async fn locks_at(url: &str, strategy: &str, flush: bool) -> Locks {
+    let config = PostgresConfig::from_url(url).unwrap().connections(16);
+    let config = match strategy {
+        "advisory" => config.strategy(Strategy::Advisory),
+        _ if flush => config.strategy(Strategy::Table).barrier(Duration::ZERO),
+        _ => config.strategy(Strategy::Table),
+    };
+    Locks::new(PostgresProvider::connect(config).await.unwrap())
+}
+
+impl Store for Postgres {
+    type Kind = Kind;
+    type Task = Task;
+
+    fn server(&self) -> String {
+        let version = self.server.as_ref().map(|server| server.sql("SHOW server_version").unwrap());
+        format!("PostgreSQL {}, on disk, fsync on", version.unwrap_or_default())
     }
 
-    fn options(&self, server: &PostgresServer) -> PgConnectOptions {
-        let options: PgConnectOptions = server.url().parse().unwrap();
-        let is_flushed =
-            !matches!(self.kind, Kind::Upsert { flush: false } | Kind::Queue { flush: false });
-        options
-            .application_name(self.label)
-            .options([("synchronous_commit", if is_flushed { "on" } else { "off" })])
+    fn address(&self) -> String {
+        format!("{} {}", strategy(self.is_advisory), self.url)
     }
 
-    /// What so many tasks use.
-    pub(crate) async fn tasks(&self, server: &PostgresServer, count: usize) -> Vec<Task> {
+    fn at(address: &str) -> Self {
+        let (strategy, url) = address.split_once(' ').unwrap();
+        Self { server: None, url: url.to_owned(), is_advisory: strategy == "advisory" }
+    }
+
+    async fn tasks(&self, way: &Way<Kind>, count: usize) -> Vec<Task> {
         let mut tasks = Vec::new();
-        if matches!(self.kind, Kind::Advisory | Kind::Table { .. }) {
+        if matches!(way.kind, Kind::Advisory | Kind::Table { .. }) {
             let mut clients = Vec::new();
-            for _ in 0..self.clients.unwrap_or(count) {
-                clients.push(self.locks(server).await);
+            for _ in 0..way.clients.unwrap_or(count) {
+                clients.push(self.client(way).await);
             }
             tasks.extend(clients.iter().cycle().take(count).cloned().map(Task::Lockkit));
             return tasks;
         }
-        for number in 0..count {
-            tasks.push(match self.kind {
-                Kind::Sqlx => Task::Sqlx(self.connect(server).await),
-                Kind::Try { prepared: true } => Task::Prepared(self.connect(server).await),
-                Kind::Queue { .. } => Task::Queue(self.listener(server, number).await, number),
-                kind => Task::Plain(self.connect(server).await, statements(kind)),
+        for _ in 0..count {
+            tasks.push(match way.kind {
+                Kind::Sqlx => Task::Sqlx(Some(self.connect(way).await)),
+                Kind::Try { prepared: true } => Task::Prepared(self.connect(way).await),
+                Kind::Queue => self.listener(way).await,
+                kind => Task::Plain(self.connect(way).await, statements(kind)),
             });
         }
         tasks
     }
 
-    /// One connection that asks and hears, as `floor_<number>`.
-    async fn listener(&self, server: &PostgresServer, number: usize) -> Box<PgListener> {
-        // The driver listens only over a connection that a pool made.
-        let pool = PgPoolOptions::new().max_connections(1).connect_with(self.options(server));
-        let mut listener = PgListener::connect_with(&pool.await.unwrap()).await.unwrap();
-        listener.listen(&format!("floor_{number}")).await.unwrap();
-        Box::new(listener)
+    async fn locks(&self) -> Locks {
+        locks_at(&self.url, strategy(self.is_advisory), false).await
+    }
+
+    fn connections(&self, way: &Way<Kind>) -> usize {
+        let Some(server) = &self.server else { return 0 };
+        let counted = "SELECT count(*) FROM pg_stat_activity WHERE application_name";
+        server.sql(&format!("{counted} = '{}'", way.label)).unwrap().parse().unwrap()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.server.as_ref().and_then(|server| server.pid())
     }
 }
 
 const fn statements(kind: Kind) -> [&'static str; 2] {
     match kind {
-        Kind::Upsert { .. } => [
+        Kind::Upsert => [
             "INSERT INTO floor (name, request, expires_at) VALUES ('{name}', '{request}', \
                 clock_timestamp() + interval '15 s') ON CONFLICT (name) DO UPDATE SET \
                 request = excluded.request, token = floor.token + 1, \
@@ -205,65 +239,78 @@ async fn run<'c>(executor: impl Executor<'c, Database = sqlx::Postgres>, sql: St
     first.is_some_and(|value| !value.is_null() && value.as_str().is_ok_and(|text| text == "t"))
 }
 
-impl Task {
-    /// Takes the name, calls `granted`, and gives it back.
-    pub(crate) async fn cycle(&mut self, name: &str, granted: impl FnOnce()) {
-        match self {
-            Self::Lockkit(locks) => {
-                let guard = locks.lock(name).acquire().await.unwrap();
-                granted();
-                guard.release().await.unwrap();
-            }
-            Self::Sqlx(connection) => {
-                let lock = PgAdvisoryLock::new(name);
-                let guard = lock.acquire(connection).await.unwrap();
-                granted();
-                guard.release_now().await.unwrap();
-            }
-            Self::Plain(connection, statements) => {
-                let key = key_of(name).to_string();
-                let [take, give] = statements.map(|sql| {
-                    let sql = sql.replace("{name}", name).replace("{key}", &key);
-                    sql.replace("{request}", REQUEST)
-                });
-                run(&mut *connection, take).await;
-                granted();
-                run(connection, give).await;
-            }
-            Self::Prepared(connection) => {
-                let take = sqlx::query("SELECT pg_try_advisory_lock($1)").bind(key_of(name));
-                take.fetch_one(&mut *connection).await.unwrap();
-                granted();
-                let give = sqlx::query("SELECT pg_advisory_unlock($1)").bind(key_of(name));
-                give.fetch_one(connection).await.unwrap();
-            }
-            Self::Queue(connection, number) => {
-                let enter = format!("SELECT floor_enter('{name}', '{number}')");
-                if !run(&mut **connection, enter).await {
-                    connection.recv().await.unwrap();
-                }
-                granted();
-                run(&mut **connection, format!("SELECT floor_leave('{name}')")).await;
-            }
-        }
-    }
+impl lockkit_bench::Task for Task {
+    type Held = Held;
 
     /// Makes the rows of these names, where the way needs one.
-    pub(crate) async fn prepare(&mut self, name: &str) {
+    async fn prepare(&mut self, name: &str) {
         if let Self::Queue(connection, _) = self {
             let row = "INSERT INTO floor (name) VALUES ('{name}') ON CONFLICT DO NOTHING";
             run(&mut **connection, row.replace("{name}", name)).await;
         }
     }
 
-    /// Lets the connections go before the next way begins.
-    pub(crate) async fn close(self) {
+    async fn take(&mut self, name: &str) -> Held {
+        match self {
+            Self::Lockkit(locks) => {
+                return Held::Lockkit(locks.lock(name).acquire().await.unwrap());
+            }
+            Self::Sqlx(connection) => {
+                let lock = PgAdvisoryLock::new(name);
+                return Held::Sqlx(lock.acquire(connection.take().unwrap()).await.unwrap());
+            }
+            Self::Plain(connection, [take, _]) => {
+                run(connection, filled(take, name)).await;
+            }
+            Self::Prepared(connection) => {
+                let take = sqlx::query("SELECT pg_try_advisory_lock($1)").bind(key_of(name));
+                take.fetch_one(connection).await.unwrap();
+            }
+            Self::Queue(connection, client) => {
+                let enter = format!("SELECT floor_enter('{name}', '{client}')");
+                if !run(&mut **connection, enter).await {
+                    connection.recv().await.unwrap();
+                }
+            }
+        }
+        Held::Bare
+    }
+
+    async fn give(&mut self, name: &str, held: Held) {
+        match (self, held) {
+            (_, Held::Lockkit(guard)) => guard.release().await.unwrap(),
+            (Self::Sqlx(connection), Held::Sqlx(guard)) => {
+                *connection = Some(guard.release_now().await.unwrap());
+            }
+            (Self::Plain(connection, [_, give]), _) => {
+                run(connection, filled(give, name)).await;
+            }
+            (Self::Prepared(connection), _) => {
+                let give = sqlx::query("SELECT pg_advisory_unlock($1)").bind(key_of(name));
+                give.fetch_one(connection).await.unwrap();
+            }
+            (Self::Queue(connection, _), _) => {
+                run(&mut **connection, format!("SELECT floor_leave('{name}')")).await;
+            }
+            _ => unreachable!("a task gives back what it took"),
+        }
+    }
+
+    async fn close(self) {
         match self {
             Self::Lockkit(locks) => drop(locks.close(Duration::from_secs(5)).await),
-            Self::Sqlx(connection) | Self::Plain(connection, _) | Self::Prepared(connection) => {
+            Self::Sqlx(Some(connection))
+            | Self::Plain(connection, _)
+            | Self::Prepared(connection) => {
                 connection.close().await.unwrap();
             }
+            Self::Sqlx(None) => {}
             Self::Queue(listener, _) => drop(listener),
         }
     }
+}
+
+fn filled(sql: &str, name: &str) -> String {
+    let key = key_of(name).to_string();
+    sql.replace("{name}", name).replace("{key}", &key).replace("{request}", REQUEST)
 }

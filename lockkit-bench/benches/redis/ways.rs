@@ -1,119 +1,216 @@
 //! Ways to take a name on one Redis: lockkit's, its peers', and the least that any lock does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lockkit_core::Locks;
+use lockkit_bench::{Store, Way};
+use lockkit_core::{Guard, Locks};
+use lockkit_redis::{RedisConfig, RedisProvider};
 use redis::aio::MultiplexedConnection;
 use rlock::AcquireOptions;
 use rlock::async_lock::RLock;
 use rslock::LockManager;
+use testbed::RedisServer;
 
-const TTL: Duration = Duration::from_secs(10);
-/// How long those wait that have no queue; rslock's own default is up to 200 ms, rlock's 100 ms.
-pub(crate) const POLL: Duration = Duration::from_millis(5);
+const TTL: Duration = Duration::from_secs(30);
+/// How long the floor waits, which has no queue.
+const POLL: Duration = Duration::from_millis(5);
 
-/// A way to take a name and give it back; one per task, as its crate wants it to be shared.
-#[derive(Clone)]
-pub(crate) enum Way {
+/// Deletes the key if it is still ours.
+const DELETE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end";
+/// Takes the name if it is free and nothing waits, else joins the queue. No part of it outlives a client that dies.
+const ENTER: &str = "
+if redis.call('EXISTS', KEYS[1], KEYS[2]) == 0 then
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', 30000)
+    return 1
+end
+redis.call('RPUSH', KEYS[2], ARGV[1])
+return 0";
+/// Grants to the first of the queue and wakes it, or frees the name.
+const LEAVE: &str = "
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local next = redis.call('LPOP', KEYS[2])
+if next then
+    redis.call('SET', KEYS[1], next, 'PX', 30000)
+    redis.call('RPUSH', 'wake:' .. next, '1')
+else
+    redis.call('DEL', KEYS[1])
+end
+return 1";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Lockkit,
+    /// `SET NX PX`, and a script that compares and deletes.
+    Floor,
+    /// A list in Lua, the grant in the release, a `BLPOP` to wake.
+    Queue,
+    /// With this pause in ms between two attempts; without one, with its own of up to 200 ms.
+    Rslock(Option<u64>),
+    /// With this pause in ms; its own is 100 ms.
+    Rlock(u64),
+}
+
+/// A server, or the URL of one that another process has started.
+pub(crate) struct Redis {
+    server: Option<RedisServer>,
+    url: String,
+}
+
+pub(crate) enum Task {
     Lockkit(Locks),
-    /// Several clients, as several processes have them; each task uses one.
-    Clients(Vec<Locks>),
     Floor(MultiplexedConnection),
+    Queue(MultiplexedConnection, String),
     Rslock(LockManager),
     Rlock(Arc<RLock>, Duration),
 }
 
+pub(crate) enum Held {
+    Lockkit(Guard),
+    Id(String),
+    Rslock(rslock::Lock),
+    Rlock(rlock::async_lock::RLockGuard),
+}
+
 static IDS: AtomicU64 = AtomicU64::new(0);
 
-impl Way {
-    /// This crate's peers, as they are and with this pause between two attempts.
-    pub(crate) async fn peers(url: &str, pause: Duration) -> [Self; 4] {
-        let mut eager = LockManager::new(vec![url.to_owned()]);
-        eager.set_retry(u32::MAX, pause);
-        let rlock = Arc::new(RLock::new(url.to_owned()).await.unwrap());
-        [
-            Self::Rslock(LockManager::new(vec![url.to_owned()])),
-            Self::Rslock(eager),
-            Self::Rlock(Arc::clone(&rlock), Duration::from_millis(100)),
-            Self::Rlock(rlock, pause),
-        ]
+/// An id that no other task of any process has.
+fn id() -> String {
+    format!("{}-{}", std::process::id(), IDS.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let server = RedisServer::start().unwrap();
+        Self { url: server.url(), server: Some(server) }
     }
 
-    /// What the task with this number uses.
-    pub(crate) fn of_task(&self, number: usize) -> Self {
-        match self {
-            Self::Clients(clients) => Self::Lockkit(clients[number % clients.len()].clone()),
-            way => way.clone(),
+    async fn connection(&self) -> MultiplexedConnection {
+        let client = redis::Client::open(self.url.as_str()).unwrap();
+        // A BLPOP takes as long as it takes.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+        client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+    }
+}
+
+impl Store for Redis {
+    type Kind = Kind;
+    type Task = Task;
+
+    fn server(&self) -> String {
+        let version = self.server.as_ref().map(|server| server.version().unwrap());
+        format!("Redis {}, nothing persisted", version.unwrap_or_default())
+    }
+
+    fn address(&self) -> String {
+        self.url.clone()
+    }
+
+    fn at(address: &str) -> Self {
+        Self { server: None, url: address.to_owned() }
+    }
+
+    async fn tasks(&self, way: &Way<Kind>, count: usize) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        if way.kind == Kind::Lockkit {
+            let mut clients = Vec::new();
+            for _ in 0..way.clients.unwrap_or(count) {
+                clients.push(self.locks().await);
+            }
+            tasks.extend(clients.iter().cycle().take(count).cloned().map(Task::Lockkit));
+            return tasks;
         }
+        let rlock = Arc::new(RLock::new(self.url.clone()).await.unwrap());
+        for _ in 0..count {
+            tasks.push(match way.kind {
+                Kind::Floor | Kind::Lockkit => Task::Floor(self.connection().await),
+                Kind::Queue => Task::Queue(self.connection().await, id()),
+                Kind::Rslock(poll) => {
+                    let mut manager = LockManager::new(vec![self.url.clone()]);
+                    if let Some(poll) = poll {
+                        manager.set_retry(u32::MAX, Duration::from_millis(poll));
+                    }
+                    Task::Rslock(manager)
+                }
+                Kind::Rlock(poll) => Task::Rlock(Arc::clone(&rlock), Duration::from_millis(poll)),
+            });
+        }
+        tasks
     }
 
-    /// Acquires and releases once.
-    pub(crate) async fn cycle(&mut self, name: &str) {
+    async fn locks(&self) -> Locks {
+        let config = RedisConfig::from_url(&self.url).unwrap();
+        Locks::new(RedisProvider::connect(config).await.unwrap())
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.server.as_ref().and_then(|server| server.pid())
+    }
+}
+
+impl lockkit_bench::Task for Task {
+    type Held = Held;
+
+    async fn take(&mut self, name: &str) -> Held {
         match self {
             Self::Lockkit(locks) => {
-                let guard = locks.lock(name).ttl(TTL).acquire().await.unwrap();
-                guard.release().await.unwrap();
+                Held::Lockkit(locks.lock(name).ttl(TTL).acquire().await.unwrap())
             }
-            Self::Clients(_) => unreachable!("each task has one of them"),
-            Self::Floor(connection) => floor(connection, name).await,
+            Self::Floor(connection) => {
+                let id = id();
+                let mut set = redis::cmd("SET");
+                set.arg(name).arg(&id).arg("NX").arg("PX").arg(30_000);
+                while set.query_async::<Option<String>>(connection).await.unwrap().is_none() {
+                    tokio::time::sleep(POLL).await;
+                }
+                Held::Id(id)
+            }
+            Self::Queue(connection, id) => {
+                let script = redis::Script::new(ENTER);
+                let mut enter = script.prepare_invoke();
+                enter.key(name).key(format!("{name}:q")).arg(&*id);
+                if enter.invoke_async::<u8>(connection).await.unwrap() == 0 {
+                    let mut wait = redis::cmd("BLPOP");
+                    wait.arg(format!("wake:{id}")).arg(0);
+                    wait.query_async::<(String, String)>(connection).await.unwrap();
+                }
+                Held::Id(id.clone())
+            }
             Self::Rslock(manager) => {
-                let lock = manager.acquire_no_guard(name.as_bytes(), TTL).await.unwrap();
-                manager.unlock(&lock).await;
+                Held::Rslock(manager.acquire_no_guard(name.as_bytes(), TTL).await.unwrap())
             }
             Self::Rlock(locks, poll) => {
                 let options = AcquireOptions::builder().ttl(TTL).retry_interval(*poll);
                 let options = options.build().unwrap();
-                let mut guard = locks.acquire_mutex_with_options(name, options).await.unwrap();
-                guard.release().await.unwrap();
+                Held::Rlock(locks.acquire_mutex_with_options(name, options).await.unwrap())
             }
         }
     }
-}
 
-/// The least that any lock on one Redis does: set if absent, delete if still ours.
-async fn floor(connection: &mut MultiplexedConnection, name: &str) {
-    const DELETE: &str =
-        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end";
-    let id = IDS.fetch_add(1, Ordering::Relaxed);
-    let mut set = redis::cmd("SET");
-    set.arg(name).arg(id).arg("NX").arg("PX").arg(10_000);
-    while set.query_async::<Option<String>>(connection).await.unwrap().is_none() {
-        tokio::time::sleep(POLL).await;
-    }
-    let script = redis::Script::new(DELETE);
-    script.key(name).arg(id).invoke_async::<Option<u8>>(connection).await.unwrap();
-}
-
-/// Grants to each of so many tasks that hold nothing, over this time.
-pub(crate) async fn contended(way: &Way, name: &str, tasks: usize, time: Duration) -> Vec<u32> {
-    let over = Arc::new(AtomicBool::new(false));
-    let mut running = Vec::new();
-    for number in 0..tasks {
-        let (mut way, over, name) = (way.of_task(number), Arc::clone(&over), name.to_owned());
-        running.push(tokio::spawn(async move {
-            let mut grants = 0_u32;
-            loop {
-                way.cycle(&name).await;
-                if over.load(Ordering::Relaxed) {
-                    return grants;
-                }
-                grants += 1;
+    async fn give(&mut self, name: &str, held: Held) {
+        match (self, held) {
+            (_, Held::Lockkit(guard)) => guard.release().await.unwrap(),
+            (Self::Floor(connection), Held::Id(id)) => {
+                let script = redis::Script::new(DELETE);
+                script.key(name).arg(id).invoke_async::<Option<u8>>(connection).await.unwrap();
             }
-        }));
+            (Self::Queue(connection, _), Held::Id(id)) => {
+                let script = redis::Script::new(LEAVE);
+                let mut leave = script.prepare_invoke();
+                leave.key(name).key(format!("{name}:q")).arg(id);
+                leave.invoke_async::<u8>(connection).await.unwrap();
+            }
+            (Self::Rslock(manager), Held::Rslock(lock)) => manager.unlock(&lock).await,
+            (_, Held::Rlock(mut guard)) => drop(guard.release().await.unwrap()),
+            _ => unreachable!("a task gives back what it took"),
+        }
     }
-    tokio::time::sleep(time).await;
-    over.store(true, Ordering::Relaxed);
-    let mut grants = Vec::new();
-    for task in running {
-        grants.push(task.await.unwrap());
-    }
-    grants
-}
 
-/// The least over the most.
-pub(crate) fn share(grants: &[u32]) -> f64 {
-    let (least, most) = (*grants.iter().min().unwrap(), *grants.iter().max().unwrap());
-    f64::from(least) / f64::from(most.max(1))
+    async fn close(self) {
+        if let Self::Lockkit(locks) = self {
+            drop(locks.close(Duration::from_secs(5)).await);
+        }
+    }
 }
