@@ -4,6 +4,7 @@
 
 mod clusters;
 mod common;
+mod counts;
 mod etcd;
 mod faults;
 mod packets;
