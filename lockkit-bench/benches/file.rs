@@ -9,7 +9,7 @@ mod ways;
 
 use std::time::Duration;
 
-use lockkit_bench::{Goals, Plan, Report, Store, Way, in_a_task, is_wanted, run};
+use lockkit_bench::{Goals, Plan, Report, Store, Way, in_a_task, is_child, is_wanted, run};
 use ways::{Files, Kind};
 
 fn main() {
@@ -27,8 +27,7 @@ fn main() {
         killed_ttl: Some(Duration::from_secs(2)),
     };
     run(&plan, Files::start);
-    let is_child = ["LOCKKIT_BENCH_CHILD", "LOCKKIT_BENCH_HOLDER"].map(std::env::var_os);
-    if is_child.iter().all(Option::is_none) && is_wanted("file-synced") {
+    if !is_child() && is_wanted("file-synced") {
         let mut report = Report::new("file-synced", Files::start().server());
         report.add(in_a_task(synced::synced(plan.ours, plan.floor)));
         report.write();

@@ -13,7 +13,7 @@ mod ways;
 use std::time::Duration;
 
 use lockkit_bench::{
-    Goals, Plan, Report, Store, Variant, Way, in_a_task, is_quick, is_wanted, run,
+    Goals, Plan, Report, Store, Variant, Way, in_a_task, is_child, is_quick, is_wanted, run,
 };
 use ways::{Kind, Postgres};
 
@@ -52,7 +52,7 @@ fn main() {
         killed_ttl: Some(Duration::from_secs(2)),
     };
     run(&advisory, Postgres::advisory);
-    if std::env::var_os("LOCKKIT_BENCH_CHILD").is_none() && is_wanted("postgres-snapshot") {
+    if !is_child() && is_wanted("postgres-snapshot") {
         let mut report = Report::new("postgres-snapshot", Postgres::table().server());
         let rounds = if is_quick() { 1 } else { 3 };
         report.add(in_a_task(snapshot::snapshot(rounds)));

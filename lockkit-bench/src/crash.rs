@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::report::Part;
 use crate::way::Store;
 
-const VARIABLE: &str = "LOCKKIT_BENCH_HOLDER";
+pub(crate) const VARIABLE: &str = "LOCKKIT_BENCH_HOLDER";
 
 /// Whether this process is such a holder: if so, it holds until it is killed.
 pub(crate) fn is_holder<S: Store>(ttl: Duration) -> bool {

@@ -21,6 +21,7 @@ use processes::{as_child, processes};
 
 pub use cpu::used;
 pub use plan::{Goals, Plan, Variant, run};
+pub use processes::is_child;
 pub use report::{Part, Ratio, Report, Row, directory, median, number, spread};
 pub use rounds::{Load, cycles, rates};
 pub use way::{Store, Task, Way};

@@ -16,6 +16,12 @@ use crate::way::{Store, Task, Way};
 const VARIABLE: &str = "LOCKKIT_BENCH_CHILD";
 const WARM_UP: Duration = Duration::from_millis(1_000);
 
+/// Whether another process of the bench started this one.
+#[must_use]
+pub fn is_child() -> bool {
+    [VARIABLE, crate::crash::VARIABLE].map(std::env::var_os).iter().any(Option::is_some)
+}
+
 /// Whether this process is such a child. If so, and the way is one of these, it does its work.
 ///
 /// # Panics

@@ -203,7 +203,7 @@ impl lockkit_bench::Task for Task {
                 leave.invoke_async::<u8>(connection).await.unwrap();
             }
             (Self::Rslock(manager), Held::Rslock(lock)) => manager.unlock(&lock).await,
-            (_, Held::Rlock(mut guard)) => drop(guard.release().await.unwrap()),
+            (_, Held::Rlock(mut guard)) => guard.release().await.unwrap(),
             _ => unreachable!("a task gives back what it took"),
         }
     }
