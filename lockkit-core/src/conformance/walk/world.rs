@@ -9,6 +9,7 @@ use super::clients::Clients;
 use super::step::{Action, NAMES, Step};
 use crate::conformance::context::Context;
 use crate::conformance::stop::{Stop, Verdict, require};
+use crate::kit::call_limit;
 use crate::{
     Expiry, Fairness, FencingToken, Grant, Instant, Lease, LockName, LockProvider, LossReason,
     Request, Result, Term,
@@ -40,6 +41,8 @@ pub(super) struct World<'a> {
     pub(super) expires: bool,
     /// A step took longer than it may: what came of it is no proof.
     unsure: bool,
+    /// When the last two steps began.
+    begun: [Instant; 2],
     story: Vec<String>,
 }
 
@@ -108,8 +111,8 @@ impl<'a> World<'a> {
         };
         let names = tails.iter().map(name).collect::<Verdict<_>>()?;
         let expires = matches!(cx.guarantees.expiry, Expiry::Ttl(_));
-        let (asked, story) = (Vec::new(), Vec::new());
-        Ok(Self { cx, clients, room, tails, names, asked, expires, unsure: false, story })
+        let (asked, story, begun) = (Vec::new(), Vec::new(), [cx.clock.now(); 2]);
+        Ok(Self { cx, clients, room, tails, names, asked, expires, unsure: false, begun, story })
     }
 
     pub(super) const fn is_unsure(&self) -> bool {
@@ -144,9 +147,10 @@ impl<'a> World<'a> {
     }
 
     /// What came of calls, unless it is no proof: a lock that lives as long as its connection may end with
-    /// its term too, and the machine was too slow to renew it.
+    /// its term too, or with a call that the client gave up, and the machine was too slow for it.
     fn unless_unsure(&mut self, came: Verdict) -> Verdict {
-        if came.is_err() && !self.expires && self.is_a_term_over() {
+        let is_late = self.is_a_term_over() || self.is_a_call_over();
+        if came.is_err() && !self.expires && is_late {
             self.unsure = true;
             return Ok(());
         }
@@ -161,7 +165,17 @@ impl<'a> World<'a> {
             .any(|end| end <= now)
     }
 
+    /// Whether a connection may have been given up, which ends its locks: for as long as a call may take, since
+    /// the step before, nothing was acknowledged.
+    fn is_a_call_over(&self) -> bool {
+        let held = self.names.iter().filter_map(|name| self.asked[name.holder?].held.as_ref());
+        let heard = held.map(|held| held.term.sent).max().max(Some(self.begun[0]));
+        let end = heard.map(|heard| heard.saturating_add(call_limit(self.cx.odd_ttl())));
+        self.cx.ends_with_connection() && end.is_some_and(|end| end <= self.now())
+    }
+
     async fn take_in_time(&mut self, step: Step) -> Verdict {
+        self.begun = [self.begun[1], self.now()];
         self.pass(self.now()).await?;
         let begun = self.now();
         let taken = self.act(step).await;
@@ -323,6 +337,7 @@ impl<'a> World<'a> {
 
     async fn give_all_back(&mut self) -> Verdict {
         for name in 0..self.names.len() {
+            self.begun = [self.begun[1], self.now()];
             self.pass(self.now()).await?;
             self.give_back(name).await?;
             self.cx.no_residue(&self.tails[name]).await?;
