@@ -40,7 +40,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
     counted(
         "token-resets-on-withdrawal",
         "the counter goes with the entry when a withdrawal leaves it empty",
-        &["C1-01"],
+        &["PW-01"],
         Rules {
             at_withdrawal: |entry| {
                 if entry.held.is_none() && entry.queue.is_empty() {
