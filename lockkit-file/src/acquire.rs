@@ -171,7 +171,7 @@ struct Waiter<'a> {
     watches: Vec<Arc<Watch>>,
     /// For whom it steps back, and for how long yet.
     back: Option<(Turn, Pin<Box<Sleep>>)>,
-    /// The candidate has its file locked, by the kernel's queue: it does not step back.
+    /// The candidate has its file locked: it does not step back for others, which wait for that.
     is_locked: bool,
     blips: u32,
     stale: Stale,
@@ -229,6 +229,7 @@ impl<'a> Waiter<'a> {
 
     fn blocked(&mut self, candidate: Candidate, by: Blocked) -> Step {
         (self.back, self.stale) = (None, Stale(0));
+        self.is_locked = by == Blocked::Twin;
         if self.arms(1) {
             self.candidate = Some(candidate);
             return Step::Again;
