@@ -1,6 +1,5 @@
 //! What is amiss with the store's directory, its file system, its files and this process's limits.
 
-use std::cmp::Reverse;
 use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::kit::{LONGEST_CALL, within};
+use lockkit_core::kit::{LONGEST_CALL, examined, refusal, wall_micros};
 use lockkit_core::{Applied, Clock, Error, Finding, Instant, LockName, Result, Severity};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
@@ -17,7 +16,6 @@ use crate::client::Client;
 use crate::error::{failed, no_file};
 use crate::files::{LockFiles, TWINS};
 use crate::look;
-use crate::machine::wall_micros;
 use crate::name::{SUFFIX, name_of, stem};
 use crate::network;
 use crate::operator::in_the_background;
@@ -38,17 +36,18 @@ const BEHIND: u64 = 60_000_000;
 impl Client {
     /// All that is amiss, the worst first.
     pub(crate) async fn examine(&self) -> Result<Vec<Finding>> {
-        let clock = Clock::system();
         let (directory, base) = (Arc::clone(&self.directory), self.token_base);
-        let look = in_the_background(move || examine(&directory, base));
-        let Some(found) = within(&clock, LONGEST_CALL, look).await else {
-            let silent = format!("{}: no answer within {LONGEST_CALL:?}", self.directory.display());
-            return Err(Error::unavailable(Applied::No, silent));
+        let all = async {
+            let mut found = in_the_background(move || examine(&directory, base)).await?;
+            found.extend(self.events.finding());
+            Ok(found)
         };
-        let mut found = found?;
-        found.extend(self.events.finding());
-        found.sort_by_key(|finding| Reverse(finding.severity));
-        Ok(found)
+        let silent = || {
+            let silence =
+                format!("{}: no answer within {LONGEST_CALL:?}", self.directory.display());
+            Error::unavailable(Applied::No, silence)
+        };
+        examined(LONGEST_CALL, all, silent).await
     }
 }
 
@@ -65,14 +64,6 @@ fn examine(directory: &Path, base: u64) -> Result<Vec<Finding>> {
         Err(error) => return Err(failed("listing", directory, &error)),
     }
     Ok(found)
-}
-
-/// What a call refuses, as a finding.
-fn refusal(error: Error) -> Result<Finding> {
-    match error {
-        Error::Rejected { what, remedy, .. } => Ok(Finding::new(Severity::Danger, what, remedy)),
-        error => Err(error),
-    }
 }
 
 /// A refusal of one name.

@@ -1,7 +1,7 @@
-//! The machine: its name for this run of it, and its clocks.
+//! The machine: its name for this run of it, and its clock.
 
 use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lockkit_core::Clock;
 
@@ -19,10 +19,4 @@ pub(crate) fn boot() -> Option<&'static str> {
 /// The time since boot: one clock for all processes of the machine.
 pub(crate) fn boot_time() -> Duration {
     Clock::system().now().since_origin()
-}
-
-#[allow(clippy::disallowed_methods)] // a token starts from the wall clock; no deadline does
-pub(crate) fn wall_micros() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

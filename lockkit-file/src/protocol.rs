@@ -9,12 +9,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use lockkit_core::kit::wall_micros;
 use lockkit_core::{Error, FencingToken, LockName, Result};
 
 use crate::error::failed;
 use crate::files::{LockFiles, Opened, Seen, create_twins};
 use crate::look;
-use crate::machine::{boot_time, wall_micros};
+use crate::machine::boot_time;
 use crate::process::{self, Claim};
 use crate::record::{self, Ahead, HolderRecord};
 use crate::tokens::Known;

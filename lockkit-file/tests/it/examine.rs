@@ -7,33 +7,9 @@ use std::process::{Command, Stdio};
 
 use crate::bad_input::{as_a_stranger, may_mount, with_mode};
 use crate::common::{Role, child_directory, command, provider, request};
-use lockkit_core::{Finding, Grant, LockProvider, Severity};
+use lockkit_core::{Grant, LockProvider, Severity};
 use lockkit_file::{FileConfig, FileProvider};
-
-/// What is found, the worst first.
-async fn examined(provider: &FileProvider) -> Vec<Finding> {
-    let findings = provider.examine().await.expect("an examination");
-    for finding in &findings {
-        println!("{finding}");
-    }
-    assert!(findings.is_sorted_by(|one, next| one.severity >= next.severity), "{findings:?}");
-    findings
-}
-
-/// What matters of it.
-async fn amiss(provider: &FileProvider) -> Vec<Finding> {
-    let findings = examined(provider).await;
-    findings.into_iter().filter(|finding| finding.severity >= Severity::Warning).collect()
-}
-
-/// One finding and no other, with these words.
-#[track_caller]
-fn only(findings: &[Finding], severity: Severity, words: &[&str]) {
-    let [finding] = findings else { panic!("{findings:?}") };
-    assert_eq!(finding.severity, severity, "{finding}");
-    let text = finding.to_string();
-    assert!(words.iter().all(|word| text.contains(word)), "{text}");
-}
+use testbed::findings::{amiss, examined, only};
 
 async fn take(provider: &FileProvider, name: &str) -> Grant {
     provider.try_acquire(&request(name)).await.expect("an answer").expect("free")
