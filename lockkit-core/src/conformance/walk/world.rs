@@ -142,7 +142,15 @@ impl<'a> World<'a> {
 
     /// Takes one step, and looks at everything that can be seen after it.
     pub(super) async fn take(&mut self, step: Step) -> Verdict {
+        let waits = matches!(
+            step.action,
+            Action::Hold | Action::Idle | Action::Expire | Action::Pause | Action::Probe
+        );
         let taken = self.take_in_time(step).await;
+        if waits {
+            // Nothing was asked meanwhile: that is no silence of a call.
+            self.begun = [self.now(); 2];
+        }
         self.unless_unsure(taken)
     }
 
