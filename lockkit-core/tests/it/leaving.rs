@@ -107,6 +107,10 @@ impl Lease for NarrowLease {
 async fn served_during_a_cycle(narrow: &Narrow, leavers: usize, names: bool) -> (usize, usize) {
     let locks = Locks::builder().clock(Clock::tokio()).build(narrow.clone());
     let _held = locks.lock("held").acquire().await.unwrap();
+    // How long an answer takes where nothing else is asked is known, as it is in a program that has begun.
+    for _ in 0..5 {
+        locks.lock("other").acquire().await.unwrap().release().await.unwrap();
+    }
     let left = Arc::<AtomicUsize>::default();
     for n in 0..leavers {
         let name = if names { format!("held/{n}") } else { "held".to_owned() };
@@ -143,8 +147,8 @@ fn sixty_four_that_leave_at_once_do_not_keep_the_store_from_another_caller() {
         let (most, left) = runtime.block_on(served_during_a_cycle(&narrow, 64, names));
         assert!(left > 5_000, "{left} have left: that is no mass");
         // Alone it is 2. Each of its two calls may find some calls of every other caller before it, and the
-        // withdrawals that go at once; never the thousand that may be left to do.
-        assert!(most <= 500, "{most} calls were served meanwhile");
+        // withdrawals that go at once, but not all that is left to do: without turns it is 4,100.
+        assert!(most <= 1_000, "{most} calls were served meanwhile");
         let withdrawing = narrow.0.most_withdrawing.load(Ordering::SeqCst);
         assert!(withdrawing <= 64, "{withdrawing} withdrawals at once");
     }
