@@ -65,6 +65,8 @@ async fn drive(
     mut caller: oneshot::Sender<Answer>,
     active: Counted,
 ) {
+    // The call has been polled just now: whatever it gave way to goes first.
+    tokio::task::yield_now().await;
     let granted = Box::pin(acquire(&shared, &runtime, &wanted, begun, &mut caller)).await;
     let (request, grant, machine) = match granted {
         Ok(granted) => granted,
