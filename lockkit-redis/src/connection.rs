@@ -72,7 +72,7 @@ impl Commands {
         clock: &Clock,
         limit: Duration,
         script: &Script,
-        lock: &[String; 5],
+        locks: &[&str],
         args: &[&str],
     ) -> Answered {
         let (mut sent, mut is_replay, mut is_second) = (None, false, false);
@@ -80,7 +80,7 @@ impl Commands {
             loop {
                 let Live { mut connection, generation } = self.connection.get().await?;
                 sent = Some(generation);
-                let outcome = script.run(&mut connection, lock, args).await;
+                let outcome = script.run(&mut connection, locks, args).await;
                 let is_dead = outcome.as_ref().is_err_and(is_gone);
                 let is_refused = outcome.as_ref().is_err_and(is_replica);
                 let outcome = self.checked(generation, outcome);

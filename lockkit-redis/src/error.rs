@@ -6,7 +6,8 @@ use redis::{ErrorKind, RedisError};
 
 /// What a user of the server's access list needs.
 const RIGHTS: &str = "grant the user the commands +@read +@write +@scripting +@connection \
-    +publish +subscribe +info +time, the keys of its locks (~*), and the channels &lockkit:*";
+    +publish +subscribe +pubsub +info +time, the keys of its locks and of its clients' lives (~*, or ~{lockkit}:* beside \
+    a prefix's), and the channels &lockkit:*";
 
 /// What is said of data of another type, whose value is none of ours.
 const OTHER_DATA: &str = "the lock's place holds data of another type";

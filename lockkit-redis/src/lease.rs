@@ -1,51 +1,73 @@
 //! A grant's life in Redis.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use lockkit_core::kit::Notice;
 use lockkit_core::{Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 
-use crate::client::{Client, Entry};
-use crate::handoff::{Cohort, HandedOn};
-use crate::protocol::{RENEW, yes};
+use crate::client::{Client, Entry, tombstone};
+use crate::protocol::{RELEASE, RENEW, Released, yes};
 use crate::subscription::subscribe;
 
 #[derive(Debug)]
 pub(crate) struct RedisLease {
     client: Arc<Client>,
     entry: Entry,
-    /// As the store counts it.
-    token: u64,
-    cohort: Arc<Cohort>,
+    /// The lock's value while this grant lasts.
+    value: String,
     released: AtomicBool,
+    /// A release was sent that has no answer: it may have ended the grant.
+    is_unclear: AtomicBool,
+    /// The term that ends last: before that the grant does not expire.
+    term: Mutex<Term>,
 }
 
-/// What the server, or a holder of this client, granted.
-pub(crate) fn grant(client: &Arc<Client>, entry: Entry, granted: HandedOn) -> Result<Grant> {
-    let HandedOn { cohort, token, sent } = granted;
-    let term = Term { sent, ttl: Some(entry.request().ttl()) };
+/// What the server granted.
+pub(crate) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
     let fencing = FencingToken::with_base(client.token_base, token)?;
     // A revocation is told there; the runtime that served it may have ended.
     subscribe(client, None).ok();
-    let (client, released) = (Arc::clone(client), AtomicBool::new(false));
-    Ok(Grant::new(fencing, term, RedisLease { client, entry, token, cohort, released }))
+    entry.data().for_others().holds = true;
+    let value = format!("{}.{token:016}", client.entry(entry.request()));
+    let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (client, term_of) = (Arc::clone(client), Mutex::new(term));
+    let lease = RedisLease { client, entry, value, released, is_unclear, term: term_of };
+    Ok(Grant::new(fencing, term, lease))
+}
+
+impl RedisLease {
+    fn term(&self) -> MutexGuard<'_, Term> {
+        self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn was_lost(&self) -> bool {
+        matches!(self.entry.data().mailbox.last(), Some(Notice::Lost(_)))
+    }
+
+    /// Whether the grant cannot have expired yet.
+    fn lasts(&self) -> bool {
+        let Term { sent, ttl } = *self.term();
+        self.entry.request().clock().now() < sent.saturating_add(ttl.unwrap_or_default())
+    }
 }
 
 #[async_trait]
 impl Lease for RedisLease {
     async fn renew(&self) -> Result<Term> {
         let request = self.entry.request();
-        self.cohort.known(&*self.client, request).await?;
         let term = request.term();
         let milliseconds = request.ttl().as_millis().to_string();
-        if yes(&self.client.run(request, &RENEW, &[&milliseconds]).await.value?)? {
-            self.cohort.renewed(term.sent);
+        let answer = self.client.run(request, &RENEW, &[&self.value, &milliseconds]).await;
+        if yes(&answer.value?)? {
+            let mut last = self.term();
+            if last.sent < term.sent {
+                *last = term;
+            }
             return Ok(term);
         }
-        self.cohort.lost(&self.client.waiters, request.id(), LossReason::Removed);
         Err(Error::lost(LossReason::Removed))
     }
 
@@ -61,9 +83,17 @@ impl Lease for RedisLease {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let request = self.entry.request();
-        self.cohort.end(&self.client.waiters, request.id());
-        self.cohort.ended(&*self.client, request, self.token).await?;
+        let late = tombstone(self.entry.may_still_arrive());
+        let answer = self.client.run(self.entry.request(), &RELEASE, &[&self.value, late]).await;
+        // Even this answer may be that to its second sending.
+        self.is_unclear.fetch_or(answer.may_arrive, Ordering::SeqCst);
+        match Released::of(&answer.value?)? {
+            Released::Now(next) => next.iter().for_each(|word| self.client.granted(word)),
+            // The release without an answer ended it: until its term is over nothing else does but force.
+            Released::Not
+                if self.is_unclear.load(Ordering::SeqCst) && self.lasts() && !self.was_lost() => {}
+            Released::Not => return Err(Error::lost(LossReason::Removed)),
+        }
         self.released.store(true, Ordering::SeqCst);
         Ok(())
     }

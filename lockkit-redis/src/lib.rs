@@ -11,21 +11,20 @@
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+mod beating;
 mod client;
-mod cohorts;
 mod config;
 mod connection;
 mod error;
 mod examine;
-mod handoff;
 mod lease;
 mod operator;
 mod protocol;
 mod provider;
 mod role;
 mod server;
+mod shared;
 mod subscription;
-mod waiter;
 
 pub use config::RedisConfig;
 pub use lockkit_core::kit::Tls as RedisTls;

@@ -13,7 +13,7 @@ use lockkit_core::{
 use crate::client::Client;
 use crate::connection::Answered;
 use crate::error::is_other_data;
-use crate::protocol::{INSPECT, REVOKE, Script, escaped, keys, milliseconds, name_of, texts, yes};
+use crate::protocol::{Held, INSPECT, REVOKE, Script, escaped, milliseconds, name_of, texts, yes};
 
 /// How many keys the server looks at for one step of a scan, and how many names are looked into at once.
 const KEYS_AT_ONCE: usize = 5_000;
@@ -24,18 +24,22 @@ const LONGEST_SEARCH: Duration = Duration::from_millis(1_800);
 #[async_trait]
 impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
-        self.catch_up(name).await?;
-        let answer = self.look(name, &INSPECT, &[]).await.value?;
+        let answer = self.look(name, &INSPECT, &[""]).await.value?;
         let parts = texts(&answer)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
+        let number = |n: usize| part(n).parse::<u64>().ok();
         let mut holders = Vec::new();
-        if part(0) == "1" {
-            let mut holder = Holder::new(part(4));
+        if part(1) != "-2" {
+            // A client of before the layout of today keeps beside the lock what the value tells now.
+            let held = Held::of(part(0));
+            let mut holder = Holder::new(held.as_ref().map_or(part(5), |held| held.label));
             holder.expires_in = milliseconds(part(1));
-            let token: Option<u64> = part(3).parse().ok();
+            let (token, since) =
+                held.map_or((number(4), number(6)), |it| (Some(it.token), Some(it.token)));
             holder.token =
                 token.and_then(|token| FencingToken::with_base(self.token_base, token).ok());
-            holder.age = part(5).parse().ok().map(Duration::from_micros);
+            let age = number(3).zip(since).map(|(now, since)| now.saturating_sub(since));
+            holder.age = age.map(Duration::from_micros);
             holders.push(holder);
         }
         Ok(Inspection::new(name.clone(), holders, part(2).parse().ok()))
@@ -70,8 +74,7 @@ impl Operator for Client {
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
-        self.catch_up(name).await?;
-        let answer = self.look(name, &REVOKE, &[&native.to_string()]).await;
+        let answer = self.look(name, &REVOKE, &[&format!("{native:016}")]).await;
         let is_ended = yes(&answer.value?)?;
         if !is_ended && answer.may_arrive {
             let unclear = "a revocation that was sent twice found no such grant the second time";
@@ -87,15 +90,16 @@ impl Client {
     async fn in_use(&self, prefix: &str, after: Option<&LockName>) -> Result<BTreeSet<LockName>> {
         let clock = Clock::system();
         let until = clock.now().saturating_add(LONGEST_SEARCH);
-        // A lock that is held has a fence, and one that is waited for has a queue.
-        let pattern = format!("{{{}*}}:[fq]", literal(&escaped(&self.prefix, prefix)));
+        // A lock that is held has a last token, and one that is waited for has a queue; clients of before named
+        // these `f` and `q`.
+        let pattern = format!("{{{}*}}:[tnfq]", literal(&escaped(&self.prefix, prefix)));
         let (mut names, mut cursor) = (BTreeSet::new(), 0);
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(KEYS_AT_ONCE);
             let (next, found): (u64, Vec<Vec<u8>>) =
                 self.commands.command(&clock, LONGEST_CALL, &scan).await?;
-            let mut fences = Vec::new();
+            let mut used = Vec::new();
             for key in &found {
                 let Some((lock, part)) = lock_of(key) else { continue };
                 let Some(name) = name_of(&self.prefix, lock).filter(|name| {
@@ -103,16 +107,16 @@ impl Client {
                 }) else {
                     continue;
                 };
-                if part == 'q' {
+                if matches!(part, 'n' | 'q') {
                     names.insert(name);
                 } else {
-                    fences.push((lock, name));
+                    used.push((lock, name));
                 }
             }
-            // A fence stays for a day.
-            let locks = fences.iter().map(|(lock, _)| *lock);
+            // A last token stays for days.
+            let locks = used.iter().map(|(lock, _)| *lock);
             let held = self.commands.exist(&clock, LONGEST_CALL, locks).await?;
-            names.extend(fences.into_iter().zip(held).filter(|(_, held)| *held).map(|it| it.0.1));
+            names.extend(used.into_iter().zip(held).filter(|(_, held)| *held).map(|it| it.0.1));
             cursor = next;
             if cursor == 0 {
                 return Ok(names);
@@ -128,26 +132,16 @@ impl Client {
         }
     }
 
-    /// Completes when the server knows what was handed on here, or with the time for a call.
-    async fn catch_up(&self, name: &LockName) -> Result<()> {
-        let Some(cohort) = self.cohorts.latest(name) else { return Ok(()) };
-        let clock = Clock::system();
-        tokio::select! {
-            caught_up = cohort.caught_up(self) => caught_up,
-            () = clock.sleep(LONGEST_CALL) => Ok(()),
-        }
-    }
-
     async fn look(&self, name: &LockName, script: &Script, args: &[&str]) -> Answered {
-        let lock = keys(&self.prefix, name);
-        self.commands.script(&Clock::system(), LONGEST_CALL, script, &lock, args).await
+        let lock = escaped(&self.prefix, name.as_str());
+        self.commands.script(&Clock::system(), LONGEST_CALL, script, &[&lock], args).await
     }
 }
 
-/// The lock's key in the key of its fence or its queue, and which of these it is.
+/// The lock's key in the key of its last token or its queue, and which of these it is.
 fn lock_of(key: &[u8]) -> Option<(&str, char)> {
     let key = std::str::from_utf8(key).ok()?.strip_prefix('{')?;
-    let part = key.chars().last().filter(|part| matches!(part, 'f' | 'q'))?;
+    let part = key.chars().last().filter(|part| matches!(part, 't' | 'n' | 'f' | 'q'))?;
     Some((key.strip_suffix(part)?.strip_suffix("}:")?, part))
 }
 

@@ -3,49 +3,56 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use lockkit_core::{Applied, Error, LockName, Request, RequestId, Result};
+use lockkit_core::{Applied, Error, Instant, LockName, Request, RequestId, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 
 /// The channels of wake-ups: one per provider, told apart by what follows.
 pub(crate) const CHANNELS: &str = "lockkit:wake:";
 
+/// A client's life in the store after its last heartbeat; as in the scripts.
+pub(crate) const LIFE: Duration = Duration::from_secs(3);
+/// How long a grant lasts to a client that does not listen; as in the scripts.
+pub(crate) const UNHEARD: Duration = Duration::from_millis(500);
+
 /// One script, sent by its hash, and in full where the server does not know it.
 #[derive(Debug)]
 pub(crate) struct Script(redis::Script);
 
 macro_rules! script {
-    ($name:ident, $file:literal) => {
+    ($name:ident, $($file:literal),+) => {
         pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            let source = concat!(include_str!("lua/prelude.lua"), include_str!($file));
-            Script(redis::Script::new(source))
+            Script(redis::Script::new(concat!(include_str!("lua/head.lua"), $(include_str!($file)),+)))
         });
     };
 }
 
-script!(ACQUIRE, "lua/acquire.lua");
-script!(RENEW, "lua/renew.lua");
-script!(RELEASE, "lua/release.lua");
-script!(WITHDRAW, "lua/withdraw.lua");
-script!(INSPECT, "lua/inspect.lua");
-script!(REVOKE, "lua/revoke.lua");
-script!(PROBE, "lua/probe.lua");
+script!(ACQUIRE, "lua/acquire_fast.lua", "lua/prelude.lua", "lua/acquire.lua");
+script!(RELEASE, "lua/release_fast.lua", "lua/prelude.lua", "lua/release.lua");
+script!(RENEW, "lua/prelude.lua", "lua/renew.lua");
+script!(WITHDRAW, "lua/prelude.lua", "lua/withdraw.lua");
+script!(BEAT, "lua/prelude.lua", "lua/beat.lua");
+script!(INSPECT, "lua/prelude.lua", "lua/inspect.lua");
+script!(REVOKE, "lua/prelude.lua", "lua/revoke.lua");
+script!(PROBE, "lua/prelude.lua", "lua/probe.lua");
 
 /// Every script, to be loaded ahead of the first use.
-pub(crate) fn scripts() -> [&'static Script; 6] {
-    [&ACQUIRE, &RENEW, &RELEASE, &WITHDRAW, &INSPECT, &REVOKE]
+pub(crate) fn scripts() -> [&'static Script; 7] {
+    [&ACQUIRE, &RENEW, &RELEASE, &WITHDRAW, &BEAT, &INSPECT, &REVOKE]
 }
 
 impl Script {
+    /// Runs it on these locks. The keys beside them follow from theirs: to pass a key costs more than most
+    /// commands.
     pub(crate) async fn run(
         &self,
         connection: &mut MultiplexedConnection,
-        lock: &[String; 5],
+        locks: &[&str],
         args: &[&str],
     ) -> RedisResult<Value> {
         let mut call = self.0.prepare_invoke();
-        for key in lock {
-            call.key(key);
+        for lock in locks {
+            call.key(lock);
         }
         for arg in args {
             call.arg(arg);
@@ -56,16 +63,6 @@ impl Script {
     pub(crate) async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         self.0.load_async(connection).await.map(|_: String| ())
     }
-}
-
-/// The keys of a lock: itself, its queue, its waiters' lives, its tombstones, its fence.
-///
-/// Braces in a name are escaped, so that in a cluster all five share the slot of the first.
-pub(crate) fn keys(prefix: &str, name: &LockName) -> [String; 5] {
-    let lock = escaped(prefix, name.as_str());
-    let of = |part: char| format!("{{{lock}}}:{part}");
-    let (queue, waiters, tombs, fence) = (of('q'), of('w'), of('x'), of('f'));
-    [lock, queue, waiters, tombs, fence]
 }
 
 /// A lock's key, or the beginning of the keys of all locks whose names begin so.
@@ -89,20 +86,48 @@ pub(crate) fn layout_key(prefix: &str) -> String {
     format!("{{{prefix}}}:layout")
 }
 
-/// The name of a lock's key; `None` for a key that is no lock's.
-pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
-    let escaped = key.strip_prefix(prefix)?;
-    if escaped.contains(['{', '}']) {
-        return None;
-    }
-    let name = escaped.replace("%7B", "{").replace("%7D", "}").replace("%25", "%");
-    // A foreign client's key may hold a % of its own: then the name would not lead back to it.
-    LockName::new(name).ok().filter(|name| keys(prefix, name)[0] == key)
+/// The key that says whether a client lives; as in the scripts. It is no lock's key.
+pub(crate) fn life_key(client: &str) -> String {
+    format!("{{lockkit}}:client:{client}")
 }
 
-/// How a request is called in the store: its id, and its provider's channel.
-pub(crate) fn entry(id: RequestId, provider: &str) -> String {
-    format!("{id}.{provider}")
+/// The name of a lock's key; `None` for a key that is no lock's.
+pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
+    let text = key.strip_prefix(prefix)?;
+    if text.contains(['{', '}']) {
+        return None;
+    }
+    let name = text.replace("%7B", "{").replace("%7D", "}").replace("%25", "%");
+    // A foreign client's key may hold a % of its own: then the name would not lead back to it.
+    LockName::new(name).ok().filter(|name| escaped(prefix, name.as_str()) == key)
+}
+
+/// How a request is called in the store: its id, its client, its ttl and its label.
+pub(crate) fn entry(request: &Request, client: &str) -> String {
+    let (id, ttl, label) = (request.id(), request.ttl().as_millis(), request.label());
+    format!("{id}.{client}.{ttl}.{label}")
+}
+
+/// A lock's value: what it tells of the grant.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Held<'a> {
+    pub(crate) id: RequestId,
+    pub(crate) label: &'a str,
+    pub(crate) token: u64,
+}
+
+impl<'a> Held<'a> {
+    /// What the value of a lock tells; `None`: another kind of client set it.
+    pub(crate) fn of(value: &'a str) -> Option<Self> {
+        let (entry, token) = value.rsplit_once('.')?;
+        let mut parts = entry.splitn(4, '.');
+        let id = request_of(parts.next()?)?;
+        let (client, ttl) = (parts.next()?, parts.next()?);
+        let is_ours =
+            client.len() == 16 && !ttl.is_empty() && ttl.bytes().all(|b| b.is_ascii_digit());
+        let label = parts.next().filter(|_| is_ours)?;
+        Some(Self { id, label, token: token.parse().ok()? })
+    }
 }
 
 /// The answer to an acquire.
@@ -110,41 +135,30 @@ pub(crate) fn entry(id: RequestId, provider: &str) -> String {
 pub(crate) enum Answer {
     Granted {
         token: u64,
-        /// The first of those that wait behind it.
-        queue_head: Vec<Ticket>,
     },
-    /// Held by another, with this place in the queue; the head is told when that lease ends.
+    /// Held by another.
     Held {
         expires_in: Option<Duration>,
-        rank: Option<u64>,
         label: String,
-        ticket: Option<u64>,
-        /// Of the holder's grant, as the server knows it; not where the name is only reserved.
-        token: Option<u64>,
+        /// Whether the client had been alive: if not, its other waiters may have lost their places.
+        was_alive: bool,
     },
     Withdrawn,
 }
 
 impl Answer {
     pub(crate) fn of(value: &Value) -> Result<Self> {
+        if let Value::BulkString(token) = value {
+            let token = std::str::from_utf8(token).ok().and_then(|token| token.parse().ok());
+            return Ok(Self::Granted { token: token.ok_or_else(|| garbled(value))? });
+        }
         let parts = texts(value)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
         match part(0) {
-            "granted" => Ok(Self::Granted {
-                token: part(1).parse().map_err(|_| garbled(value))?,
-                queue_head: match value {
-                    Value::Array(parts) => {
-                        parts.get(2).map(tickets).transpose()?.unwrap_or_default()
-                    }
-                    _ => Vec::new(),
-                },
-            }),
             "held" => Ok(Self::Held {
-                expires_in: milliseconds(part(1)),
-                rank: part(2).parse().ok(),
-                label: part(3).to_owned(),
-                ticket: part(4).parse().ok(),
-                token: part(5).parse().ok(),
+                expires_in: milliseconds(part(2)),
+                label: Held::of(part(1)).map_or("", |held| held.label).to_owned(),
+                was_alive: part(3) != "0",
             }),
             "withdrawn" => Ok(Self::Withdrawn),
             _ => Err(garbled(value)),
@@ -152,51 +166,94 @@ impl Answer {
     }
 }
 
-/// What ends grants in the store: a release, or hand-offs that were made without the store.
+/// The answer to a release.
 #[derive(Debug)]
-pub(crate) struct Pass {
-    /// The holder as the server knows it.
-    pub(crate) from: RequestId,
-    /// The newest token given out.
-    pub(crate) token: u64,
-    /// The request that holds by now; `None`: the name is free.
-    pub(crate) to: Option<Request>,
-    /// The requests whose grants have ended, and whether a sending of theirs may still arrive.
-    pub(crate) ended: Vec<(RequestId, bool)>,
+pub(crate) enum Released {
+    /// The grant had ended before.
+    Not,
+    /// It ended now, and a request of this client may be next.
+    Now(Option<Word>),
 }
 
-/// The answer to a [`Pass`].
-#[derive(Debug)]
-pub(crate) enum Passed {
-    /// The grants had ended before.
-    Refused,
-    Freed,
-    /// It is held as the pass said, and these wait first.
-    On(Vec<Ticket>),
-}
-
-impl Passed {
+impl Released {
     pub(crate) fn of(value: &Value) -> Result<Self> {
         match value {
-            Value::Int(0) => Ok(Self::Refused),
-            Value::Int(_) => Ok(Self::Freed),
-            _ => tickets(value).map(Self::On),
+            Value::Int(0) => Ok(Self::Not),
+            Value::Int(_) => Ok(Self::Now(None)),
+            Value::BulkString(word) => Ok(Self::Now(Word::of(&String::from_utf8_lossy(word)))),
+            other => Err(garbled(other)),
         }
     }
 }
 
-/// A place in the queue: the request, and its number. A request that enters again has another number.
-pub(crate) type Ticket = (RequestId, u64);
-
-/// Entries of a queue, each with its ticket.
-fn tickets(value: &Value) -> Result<Vec<Ticket>> {
-    let ticket = |pair: &[String]| Some((request_of(&pair[0])?, pair[1].parse().ok()?));
-    Ok(texts(value)?.chunks_exact(2).filter_map(ticket).collect())
+/// That the server granted to a request which waits: by a push, or in the answer to a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) id: RequestId,
+    pub(crate) token: u64,
+    /// What the client's clock showed before it sent the heartbeat that the server had last, ...
+    reading: Instant,
+    /// ... and how long ago that had come, by the server's clock.
+    age: Duration,
 }
 
-/// The request behind an entry of the store.
-pub(crate) fn request_of(entry: &str) -> Option<RequestId> {
-    let id = entry.split('.').next().and_then(|hex| u128::from_str_radix(hex, 16).ok())?;
+impl Word {
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let id = request_of(words.next()?)?;
+        let mut number = || words.next()?.parse().ok();
+        let (token, reading, age) = (number()?, Duration::from_nanos(number()?), number()?);
+        Some(Self {
+            id,
+            token,
+            reading: Instant::from_origin(reading),
+            age: Duration::from_millis(age),
+        })
+    }
+
+    /// When the term of the grant began at the latest, by the clock of the heartbeat: the server counts it from
+    /// the grant, which it made that long after it had the heartbeat. A part is left out for the rates of the
+    /// two clocks, and the milliseconds in which Redis counts.
+    pub(crate) fn began(&self) -> Instant {
+        let rounding = Duration::from_millis(2);
+        self.reading.saturating_add(self.age - self.age / 100).saturating_sub(rounding)
+    }
+}
+
+/// A clock reading, as a heartbeat carries it.
+pub(crate) fn reading(now: Instant) -> String {
+    now.since_origin().as_nanos().to_string()
+}
+
+/// What a heartbeat learns of a lock.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Its number among those that were sent.
+    pub(crate) number: usize,
+    pub(crate) is_free: bool,
+    pub(crate) expires_in: Option<Duration>,
+    /// The request of this client that holds it.
+    pub(crate) holder: Option<RequestId>,
+}
+
+/// The answer to a heartbeat: whether the client had been alive, and the locks that it should know of.
+pub(crate) fn beaten(value: &Value) -> Result<(bool, Vec<Seen>)> {
+    let parts = texts(value)?;
+    let (alive, seen) = parts.split_first().ok_or_else(|| garbled(value))?;
+    let seen = seen.chunks_exact(3).filter_map(|lock| {
+        Some(Seen {
+            number: lock[0].parse::<usize>().ok()?.checked_sub(1)?,
+            is_free: lock[1] == "-2",
+            expires_in: milliseconds(&lock[1]),
+            holder: Held::of(&lock[2]).map(|held| held.id),
+        })
+    });
+    Ok((alive != "0", seen.collect()))
+}
+
+/// The request behind an id in the store.
+pub(crate) fn request_of(id: &str) -> Option<RequestId> {
+    let id = u128::from_str_radix(id, 16).ok().filter(|_| id.len() == 32)?;
     Some(RequestId::from_bytes(id.to_be_bytes()))
 }
 
@@ -237,11 +294,35 @@ mod tests {
     fn names_and_keys_lead_to_each_other() {
         for name in ["a", "a/b", "{x}", "%7B", "%", "%%25", "é", "a b", "\0", "}{"] {
             let name = LockName::new(name).expect("a name");
-            let lock = &keys("app:", &name)[0];
+            let lock = &escaped("app:", name.as_str());
             assert!(!lock.contains(['{', '}']));
             assert_eq!(name_of("app:", lock), Some(name));
         }
         assert_eq!(name_of("app:", "app:100%"), None);
-        assert_eq!(name_of("app:", "{app:a}:q"), None);
+        assert_eq!(name_of("app:", "{app:a}:n"), None);
+    }
+
+    #[test]
+    fn a_value_of_ours_tells_of_its_grant_and_another_tells_nothing() {
+        let id = RequestId::from_bytes([7; 16]);
+        let value = |label: &str| format!("{id}.0123456789abcdef.1500.{label}.1795930198049936");
+        for label in ["", "a", "host.7.x", "..", "\u{e9}"] {
+            let held = Some(Held { id, label, token: 1_795_930_198_049_936 });
+            assert_eq!(Held::of(&value(label)), held);
+        }
+        let of_before = format!("{id}.0123456789abcdef");
+        for other in ["", "theirs", "a.b.c.d.e", &of_before, &value("")[..52]] {
+            assert_eq!(Held::of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_term_of_a_pushed_grant_counts_from_the_heartbeat_and_its_age() {
+        let id = RequestId::from_bytes([7; 16]);
+        let word = Word::of(&format!("{id} 1795930198049936 5000000000 1000")).expect("a word");
+        assert_eq!((word.id, word.token), (id, 1_795_930_198_049_936));
+        let began = Instant::from_origin(Duration::from_millis(5_000 + 990 - 2));
+        assert_eq!(word.began(), began);
+        assert_eq!(Word::of(&format!("{id} 1")), None);
     }
 }

@@ -1,24 +1,29 @@
 //! The provider: what each call asks of Redis.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use lockkit_core::kit::{Service, wait, waiter_life};
+use lockkit_core::kit::{Awaited, wait};
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Holder, LockProvider,
     Operator, Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
 };
 
 use crate::RedisConfig;
-use crate::client::{Asked, Client, tombstone};
+use crate::beating::SOON;
+use crate::client::{Client, tombstone};
 use crate::connection::Commands;
 use crate::examine::examine;
-use crate::handoff::HandedOn;
 use crate::lease::grant;
 use crate::protocol::{Answer, WITHDRAW};
 use crate::server::check_server;
+use crate::shared::{Shared, now};
 use crate::subscription::subscribe;
-use crate::waiter::rest;
+
+/// How often a waiter asks by itself, whatever the heartbeats of its client say.
+const RARELY: Duration = Duration::from_secs(30);
 
 /// A client of one Redis or Valkey server, 6.2 or newer.
 ///
@@ -70,15 +75,15 @@ impl RedisProvider {
         config.check()?;
         let address = RequestId::random()?.to_string()[..16].to_owned();
         let (prefix, token_base) = (config.prefix.clone(), config.token_base);
-        let client = Client {
+        let shared = Shared {
             commands: Commands::new(config)?,
             prefix,
-            token_base,
             address,
             waiters: Arc::default(),
-            cohorts: Arc::default(),
-            subscription: Service::default(),
+            awaited: Awaited::default(),
+            listens: AtomicBool::new(false),
         };
+        let client = Client::new(shared, token_base);
         let listening = check_server(&client).await?;
         subscribe(&client, Some(listening))?;
         Ok(Self(Arc::new(client)))
@@ -93,24 +98,21 @@ impl LockProvider for RedisProvider {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let entry = self.0.waiters.enter(request);
-        let sent = request.clock().now();
+        let term = request.term();
         match self.0.ask(&entry, false).await? {
-            Asked::Answered(Answer::Granted { token, queue_head }) => {
-                let cohort = self.0.cohorts.granted(&entry, token, sent, queue_head);
-                grant(&self.0, entry, HandedOn { cohort, token, sent }).map(Some)
-            }
-            Asked::Answered(Answer::Held { .. }) => Ok(None),
-            Asked::Answered(Answer::Withdrawn) => Err(Error::withdrawn()),
-            Asked::HandedOn(granted) => grant(&self.0, entry, granted).map(Some),
+            Answer::Granted { token } => grant(&self.0, entry, term, token).map(Some),
+            Answer::Held { .. } => Ok(None),
+            Answer::Withdrawn => Err(Error::withdrawn()),
         }
     }
 
     async fn acquire(&self, request: &Request) -> Result<Grant> {
+        // Before the first sending: a push may overtake its answer.
         let entry = self.0.waiters.enter(request);
-        let (clock, heartbeat) = (request.clock(), waiter_life(request.ttl()) / 3);
+        let _waits = self.0.awaited.enter(request);
         let mut is_queued = false;
         loop {
-            let sent = clock.now();
+            let term = request.term();
             let asked = self.0.ask(&entry, true).await;
             let asked = if is_queued {
                 // An earlier sending has left it in the queue.
@@ -118,31 +120,33 @@ impl LockProvider for RedisProvider {
             } else {
                 asked?
             };
-            let (expires_in, rank, label, ticket, holder) = match asked {
-                Asked::Answered(Answer::Granted { token, queue_head }) => {
-                    let cohort = self.0.cohorts.granted(&entry, token, sent, queue_head);
-                    return grant(&self.0, entry, HandedOn { cohort, token, sent });
-                }
-                Asked::HandedOn(granted) => return grant(&self.0, entry, granted),
-                Asked::Answered(Answer::Withdrawn) => return Err(Error::withdrawn()),
-                Asked::Answered(Answer::Held { expires_in, rank, label, ticket, token }) => {
-                    (expires_in, rank, label, ticket, token)
-                }
+            let (expires_in, label, was_alive) = match asked {
+                Answer::Granted { token } => return grant(&self.0, entry, term, token),
+                Answer::Withdrawn => return Err(Error::withdrawn()),
+                Answer::Held { expires_in, label, was_alive } => (expires_in, label, was_alive),
             };
             is_queued = true;
-            if let (Some(0), Some(ticket), Some(token)) = (rank, ticket, holder)
-                && let Some(cohort) = self.0.cohorts.latest(request.name())
-            {
-                cohort.head((request.id(), ticket), token);
-            }
             request.report(StoreSays::Held(Some(Holder::new(label))));
+            if !was_alive {
+                self.0.ask_those(|other| other.id() != request.id());
+            }
             subscribe(&self.0, None)?;
-            // Past its life it may have lost its place, and be queued again by a sending that is late.
-            let resting = rest(&entry, ticket, sent.saturating_add(heartbeat * 3));
-            let handed_on = wait(&entry, expires_in, heartbeat).await?;
-            drop(resting);
-            if let Some(granted) = handed_on {
-                return grant(&self.0, entry, granted);
+            self.0.beat()?;
+            if let Some(left) = expires_in.filter(|left| *left <= SOON) {
+                let after = now().saturating_add(left + Duration::from_millis(1));
+                self.0.awaited.ask_at(request.name(), after);
+            }
+            let granted = tokio::select! {
+                biased;
+                granted = wait(&entry, None, RARELY) => granted?,
+                () = self.0.lapsed() => None,
+            };
+            if let Some(granted) = granted {
+                if let Some(term) = granted.term(request) {
+                    return grant(&self.0, entry, term, granted.token);
+                }
+                // Too little is left: the server grants all of it to a request that asks.
+                entry.data().mailbox.refuse();
             }
         }
     }
@@ -151,19 +155,8 @@ impl LockProvider for RedisProvider {
         let entry = self.0.waiters.enter(request);
         // Before anything is sent: a waiter that asked once more would come back behind it.
         entry.withdraw();
-        // A holder of this client sees that, or has handed the name on to it by now.
-        if let Some(cohort) = self.0.cohorts.latest(request.name()) {
-            cohort.forget(request.id());
-            if let Some(token) = cohort.token_of(request.id()) {
-                cohort.end(&self.0.waiters, request.id());
-                match cohort.ended(&*self.0, request, token).await {
-                    Ok(()) | Err(Error::Lost { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
         let late = tombstone(entry.may_still_arrive());
-        self.0.run(request, &WITHDRAW, &[late]).await.value?;
+        self.0.run(request, &WITHDRAW, &[&self.0.entry(request), late]).await.value?;
         Ok(())
     }
 
@@ -176,8 +169,7 @@ impl LockProvider for RedisProvider {
     }
 
     async fn close(&self) -> Result<()> {
-        self.0.subscription.stop();
-        self.0.commands.close();
+        self.0.close();
         Ok(())
     }
 }

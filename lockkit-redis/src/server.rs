@@ -9,7 +9,7 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use crate::client::Client;
 use crate::error::{NO_CLUSTER, is_key_denied, is_refused_for_now};
-use crate::protocol::{CHANNELS, PROBE, keys, layout_key, scripts};
+use crate::protocol::{CHANNELS, PROBE, escaped, layout_key, life_key, scripts};
 use crate::subscription::subscription;
 
 /// The layout of what this version's scripts keep, the newest that they can share.
@@ -155,18 +155,22 @@ impl Look<'_> {
     pub(crate) async fn refused_writes(&self) -> Result<Option<Error>> {
         let client = self.client;
         let name = LockName::new(format!("lockkit/probe/{}", client.address))?;
-        let lock = keys(&client.prefix, &name);
-        // The life of a waiter is of no interest to it.
-        let args = [&*client.address, "1000"];
-        match client.commands.script(&self.clock, self.limit, &PROBE, &lock, &args).await.value {
+        let (lock, args) = (escaped(&client.prefix, name.as_str()), [&*client.address]);
+        match client.commands.script(&self.clock, self.limit, &PROBE, &[&lock], &args).await.value {
             Ok(_) => Ok(None),
             Err(error) if is_refused_for_now(&error) => Ok(Some(error)),
             Err(error) if is_key_denied(&error) => {
-                match self.ask::<Value>(&Cmd::get(&lock[0])).await {
+                match self.ask::<Value>(&Cmd::get(&lock)).await {
                     // It may use the locks' own keys, but not those that lie beside them.
                     Ok(_) => Err(error),
                     // Its rights may end at names longer than the prefix.
-                    Err(_) => Ok(None),
+                    Err(_) => {
+                        let life = Cmd::get(life_key(&client.address));
+                        match self.ask::<Value>(&life).await {
+                            Err(error) if is_key_denied(&error) => Err(error),
+                            _ => Ok(None),
+                        }
+                    }
                 }
             }
             Err(error) => Err(error),
@@ -184,6 +188,7 @@ impl Look<'_> {
         let is_part = |key: &&Vec<u8>| key.starts_with(b"{") && key.contains(&b'}');
         for key in found.iter().filter(|key| !is_part(key)).take(MOST_LOOKED_AT) {
             let mut exists = redis::cmd("EXISTS");
+            exists.arg([b"{", &key[..], b"}:t"].concat());
             exists.arg([b"{", &key[..], b"}:f"].concat());
             if self.ask::<u64>(&exists).await? == 0 {
                 let key = String::from_utf8_lossy(key).into_owned();

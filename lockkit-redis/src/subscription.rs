@@ -1,10 +1,11 @@
 //! Wake-ups, and news of revocations: one subscription of a client, made again when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL, Notice};
+use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL};
 use lockkit_core::{Applied, Error, LossReason, Result};
 use redis::RedisError;
 use redis::aio::PubSub;
@@ -12,11 +13,10 @@ use tokio::sync::watch;
 
 use crate::RedisConfig;
 use crate::client::Client;
-use crate::cohorts::Cohorts;
 use crate::connection::client_again;
 use crate::error::to_error;
-use crate::handoff::Waiters;
-use crate::protocol::{CHANNELS, request_of};
+use crate::protocol::{CHANNELS, Word, request_of};
+use crate::shared::Shared;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -27,15 +27,14 @@ const PROBE: Duration = Duration::from_secs(5);
 /// that is `made`, if there is one.
 pub(crate) fn subscribe(client: &Client, made: Option<PubSub>) -> Result<()> {
     client.subscription.ensure(|alive| {
-        let told =
-            Told { waiters: Arc::clone(&client.waiters), cohorts: Arc::clone(&client.cohorts) };
+        let shared = Arc::clone(&client.shared);
         let channel = format!("{CHANNELS}{}", client.address);
         let server = At {
             config: client.commands.config().clone(),
             channel,
             changes: client.commands.role().changes(),
         };
-        serve(alive, server, told, made)
+        serve(alive, server, shared, made)
     })
 }
 
@@ -48,12 +47,12 @@ struct At {
 }
 
 /// Listens again and again until the client is closed.
-async fn serve(mut alive: Alive, mut server: At, told: Told, mut made: Option<PubSub>) {
+async fn serve(mut alive: Alive, mut server: At, shared: Arc<Shared>, mut made: Option<PubSub>) {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut last_cause = String::new();
     loop {
         tokio::select! {
-            ended = listen(&told, &mut server, made.take()) => match ended {
+            ended = listen(&shared, &mut server, made.take()) => match ended {
                 Ok(()) => {
                     backoff.reset();
                     last_cause.clear();
@@ -69,35 +68,13 @@ async fn serve(mut alive: Alive, mut server: At, told: Told, mut made: Option<Pu
     }
 }
 
-/// What the messages are for.
-struct Told {
-    waiters: Arc<Waiters>,
-    cohorts: Arc<Cohorts>,
-}
-
-impl Told {
-    /// A message: what to do, for which request, and a time in milliseconds.
-    fn deliver(&self, message: &str) {
-        let mut words = message.split(' ');
-        let (Some(what), Some(entry)) = (words.next(), words.next()) else { return };
-        let after = words.next().and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
-        let Some(id) = request_of(entry) else { return };
-        let notice = match (what, after) {
-            ("go", _) => Notice::Ask,
-            ("arm", Some(after)) => Notice::AskIn(after),
-            ("lost", _) => return self.cohorts.lost(&self.waiters, id, LossReason::Revoked),
-            _ => return,
-        };
-        if let Some(waiter) = self.waiters.find(id) {
-            waiter.data().mailbox.post(notice);
-        }
-    }
-
-    /// Has every request ask again: what was said before the subscription is lost.
-    fn ask_all(&self) {
-        for waiter in self.waiters.in_use() {
-            waiter.data().mailbox.post(Notice::Ask);
-        }
+/// A message: `go` and the word of a grant, or `lost` and the request whose grant was revoked.
+fn deliver(shared: &Shared, message: &str) {
+    let Some((what, rest)) = message.split_once(' ') else { return };
+    match what {
+        "go" => Word::of(rest).iter().for_each(|word| shared.granted(word)),
+        "lost" => request_of(rest).into_iter().for_each(|id| shared.lost(id, LossReason::Revoked)),
+        _ => {}
     }
 }
 
@@ -118,21 +95,39 @@ pub(crate) async fn subscription(config: &RedisConfig, channel: &str) -> Result<
     }
 }
 
+/// Says that the client hears what is pushed, until dropped.
+struct Listens<'a>(&'a AtomicBool);
+
+impl<'a> Listens<'a> {
+    fn new(listens: &'a AtomicBool) -> Self {
+        listens.store(true, Ordering::SeqCst);
+        Self(listens)
+    }
+}
+
+impl Drop for Listens<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 /// Listens until the subscription ends.
-async fn listen(told: &Told, server: &mut At, made: Option<PubSub>) -> Result<()> {
+async fn listen(shared: &Shared, server: &mut At, made: Option<PubSub>) -> Result<()> {
     server.changes.mark_unchanged();
     let subscription = match made {
         Some(made) => made,
         None => subscription(&server.config, &server.channel).await?,
     };
-    told.ask_all();
+    let _listens = Listens::new(&shared.listens);
+    // What was pushed before is lost.
+    shared.ask_all();
     let (mut sink, mut messages) = subscription.split();
     loop {
         tokio::select! {
             // Never an error: the client that has the sender stops this task first.
             Ok(()) = server.changes.changed() => return Ok(()),
             message = messages.next() => match message {
-                Some(message) => told.deliver(&String::from_utf8_lossy(message.get_payload_bytes())),
+                Some(message) => deliver(shared, &String::from_utf8_lossy(message.get_payload_bytes())),
                 None => return Ok(()),
             },
             () = tokio::time::sleep(PROBE) => {

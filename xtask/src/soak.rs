@@ -13,8 +13,6 @@ use crate::{Result, mutants, peers, setup};
 const RUNS: &str = "20";
 /// How long the test of the simulation lasts, in virtual days.
 const DAYS: &str = "60";
-/// How many random steps the scripts' model takes.
-const STEPS: &str = "2000000";
 
 /// Builds with optimization and without its checks, as the larger tests ask for, and runs them.
 pub(crate) fn run() -> Result<()> {
@@ -39,15 +37,6 @@ pub(crate) fn run() -> Result<()> {
         let of_soak = |program| Job::new(program, table.of(program, &[Tier::Soak]), Vec::new());
         let jobs = built.iter().filter_map(of_soak).map(|job| job.ignored().with(&variables));
         jobs::run(jobs.collect(), FEW).map(drop)
-    });
-    steps.step("random steps of Redis' scripts", || {
-        let scripts = |program: &&programs::Program| program.name == "lockkit-redis it";
-        let steps = built.iter().filter(scripts).filter_map(|program| {
-            let tests = table.of(program, &[Tier::First, Tier::Store]);
-            let (tests, others) = tests.into_iter().partition(|test| test.contains("scripts::"));
-            Job::new(program, tests, others)
-        });
-        jobs::run(steps.map(|job| job.with(&[("LOCKKIT_STEPS", STEPS)])).collect(), FEW).map(drop)
     });
     let simulate =
         "run --release --locked -p lockkit-core --features conformance --example simulate";

@@ -2,9 +2,9 @@
 //!
 //! A backend holds its store's protocol. Around it every store needs the same machines, and these are
 //! here: a record for each request ([`Requests`]), the wait of a store whose waiters expire by themselves
-//! ([`wait`]), one connection for many callers ([`Connection`]), a task that serves all callers
-//! ([`Service`], [`Backoff`]), the term of a request on a shared session ([`session_term`]), the time limit
-//! of a call ([`call_limit`], [`within`]), the grammar of a URL ([`Url`]) and the refusal of a bad setting
+//! ([`wait`]), the names that a client's waiters wait for ([`Awaited`]), one connection for many callers
+//! ([`Connection`]), a task that serves all callers ([`Service`], [`Backoff`]), the term of a request on a
+//! shared session ([`session_term`]), the time limit of a call ([`call_limit`], [`within`]), the grammar of a URL ([`Url`]) and the refusal of a bad setting
 //! ([`check`]), certificates that may be replaced on disk ([`Tls`]), whether a server is new enough
 //! ([`is_at_least`]), whether one side of a connection mistrusts the other's certificate ([`is_mistrust`]),
 //! whether a store holds a layout that this client can share ([`check_layout`]), what an examination is made of
@@ -13,6 +13,7 @@
 //! None of it knows a store. The interface may still change from one minor version to the next, until
 //! backends outside this repository use it.
 
+mod awaited;
 mod calls;
 mod connection;
 mod examining;
@@ -27,6 +28,7 @@ mod version;
 mod waiting;
 mod wall;
 
+pub use awaited::{Awaited, Waits};
 pub use calls::{LONGEST_CALL, call_limit, within};
 pub use connection::{Connection, Live};
 pub use examining::{examined, is_this_machine, refusal, refusals};

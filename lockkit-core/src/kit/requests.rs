@@ -227,13 +227,6 @@ impl<T> Record<T> {
         Ok(Sending { record: self, is_answered: false })
     }
 
-    /// Counts a sending of another request that names this one, and may bring it a grant; also after
-    /// the withdrawal.
-    pub fn named(&self) -> Sending<'_, T> {
-        self.state().under_way += 1;
-        Sending { record: self, is_answered: false }
-    }
-
     /// Whether a sending of this request may still reach the store: then its end leaves a tombstone.
     pub fn may_still_arrive(&self) -> bool {
         let state = self.state();
@@ -330,11 +323,6 @@ fn is_over(given_up: Instant, now: Instant) -> bool {
 }
 
 impl<T> Data<'_, T> {
-    /// Whether a sending has no answer yet.
-    pub fn is_sending(&self) -> bool {
-        self.state.under_way > 0
-    }
-
     /// Whether the request was withdrawn.
     pub fn is_withdrawn(&self) -> bool {
         self.state.is_withdrawn

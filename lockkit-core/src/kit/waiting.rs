@@ -64,6 +64,13 @@ impl<G: Clone> Mailbox<G> {
         self.last().or_else(|| self.0.take())
     }
 
+    /// Takes a grant back that has too little left to be held: the store is asked again.
+    pub fn refuse(&mut self) {
+        if matches!(self.0, Some(Notice::Granted(_))) {
+            self.0 = None;
+        }
+    }
+
     /// The grant or the loss that has come.
     pub fn last(&self) -> Option<Notice<G>> {
         self.0.as_ref().filter(|notice| notice.is_final()).cloned()

@@ -1,49 +1,39 @@
--- ARGV: id, life of a waiter, ttl, label, '1' to wait. Replay, confirmation and heartbeat are this
--- same script. Answers {'granted', token, the first of the queue with their tickets} or {'held', ms
--- until the holder's expiry, rank, holder's label, ticket, holder's token} or {'withdrawn'}.
-local TTL, LABEL, WAITS = tonumber(ARGV[3]), ARGV[4], ARGV[5] == '1'
-if is_buried(ID) then return { 'withdrawn' } end
-purge()
-local holder = redis.call('GET', L)
-local f = redis.call('HMGET', F, 'id', 'token', 'label')
-
-if not holder or holder == ID then
-  local line = redis.call('ZRANGE', Q, 0, AHEAD, 'WITHSCORES')
-  if holder and f[1] == ID then
-    redis.call('PEXPIRE', L, TTL)
-    return { 'granted', f[2], line }
-  end
-  if holder or not line[1] or line[1] == ID then
-    local token = math.max(tonumber(f[2] or '0') + AHEAD + 1, NOW)
-    -- First what a server without memory may still do: from the first write on it refuses nothing.
-    if line[1] then leave(ID) end
-    granted(ID, token, TTL, LABEL)
-    for _ = 1, line[1] == ID and 2 or 0 do table.remove(line, 1) end
-    return { 'granted', string.format('%.0f', token), line }
-  end
+-- ARGV: entry, ttl, the client's clock reading or '' for one that only tries. Replay and confirmation are this
+-- same script. Answers the token, or {'held', the lock's value, ms until it expires, 1 if the client had been
+-- alive}, or {'withdrawn'}.
+local E, TTL, READING = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('ZSCORE', X, string.sub(E, 1, 32)) then return { 'withdrawn' } end
+local value = redis.call('GET', L)
+if value and string.sub(value, 1, -18) == E then
+  redis.call('PEXPIRE', L, TTL)
+  return string.sub(value, -16)
 end
-local rank, ticket = redis.call('ZRANK', Q, ID), nil
-if WAITS then
-  if rank then
-    ticket = redis.call('ZSCORE', Q, ID)
+local waits, was_alive, is_placed = READING ~= '', 1, false
+if waits then
+  local key = CLIENT .. string.sub(E, 34, 49)
+  is_placed = redis.call('ZSCORE', Q, E)
+  if is_placed then
+    -- A server without memory refuses nothing after this write: a waiter keeps its place.
+    redis.call('PEXPIRE', Q, LASTS)
+    was_alive = redis.call('PEXPIRE', key, LIFE)
+    redis.call('SET', key, READING, 'PX', LIFE)
   else
-    -- By time, so that whoever lost its place and queued again has another ticket.
-    ticket = math.max(tonumber(redis.call('ZRANGE', Q, -1, -1, 'WITHSCORES')[2] or '0') + 1, NOW)
-    redis.call('ZADD', Q, ticket, ID)
-    rank = redis.call('ZRANK', Q, ID)
+    was_alive = redis.call('SET', key, READING, 'PX', LIFE, 'GET') and 1 or 0
   end
-  -- As above: a waiter that is in the queue keeps its place without memory too.
+end
+if not value then
+  local head, _, token = grant_next(E)
+  if head == E then return token end
+  if not head then
+    token = issue()
+    redis.call('SET', L, E .. '.' .. token, 'PX', TTL)
+    return token
+  end
+  value = head .. '.' .. token
+end
+if not waits then return unless_replica({ 'held', value, -1, 1 }) end
+if not is_placed then
+  redis.call('ZADD', Q, issue(), E)
   redis.call('PEXPIRE', Q, LASTS)
-  redis.call('ZADD', W, NOW + ALIVE * 1000, ID)
-  redis.call('PEXPIRE', W, LASTS)
 end
-if not holder then
-  hand_over()
-  holder = redis.call('GET', L)
-  f[1] = false
-end
--- Only the head watches the holder's expiry.
-local ms = rank == 0 and redis.call('PTTL', L) or -1
-local is_known = holder and holder == f[1]
-local held = { 'held', ms, rank or -1, is_known and f[3] or '', ticket or -1, is_known and f[2] or '' }
-return WAITS and held or unless_replica(held)
+return { 'held', value, redis.call('PTTL', L), was_alive }

@@ -1,11 +1,29 @@
--- ARGV: none. Answers {'1' if it is held, ms until the holder's expiry, waiters, its token, label, age
--- in us}. A foreign holder's value may be empty.
-purge()
-local holder = redis.call('GET', L)
+-- ARGV: none. Answers {the lock's value or '', ms until it expires or -2, waiters, the server's microseconds}, and
+-- for a holder of a client before layout 2 its token, label and time. A foreign holder's value may be empty.
+local value = redis.call('GET', L)
 local waiters = redis.call('ZCARD', Q)
--- Reserved for a waiter is not yet held.
-if not holder or redis.call('ZSCORE', Q, holder) then return { '0', '-2', waiters } end
-local ms = tostring(redis.call('PTTL', L))
-local f = redis.call('HMGET', F, 'id', 'token', 'label', 'since')
-if f[1] ~= holder then return { '1', ms, waiters } end
-return { '1', ms, waiters, f[2], f[3], string.format('%.0f', NOW - tonumber(f[4])) }
+if waiters > 0 and waiters <= 1000 then
+  -- Without those whose clients are dead.
+  local alive, live = {}, 0
+  for _, entry in ipairs(redis.call('ZRANGE', Q, 0, -1)) do
+    local client = string.sub(entry, 34, 49)
+    if alive[client] == nil then alive[client] = redis.call('EXISTS', CLIENT .. client) end
+    live = live + alive[client]
+  end
+  waiters = live
+end
+local time = redis.call('TIME')
+local said = { value or '', value and redis.call('PTTL', L) or -2, waiters, time[1] .. string.sub('00000' .. time[2], -6) }
+-- Clients of before queue apart, and keep their fence beside it.
+local queue = redis.pcall('ZCARD', '{' .. L .. '}:q')
+if type(queue) == 'number' then said[3] = said[3] + queue end
+if value and #value == 49 then
+  local fence = redis.pcall('HMGET', '{' .. L .. '}:f', 'id', 'token', 'label', 'since')
+  if not fence.err and fence[1] == value then
+    said[5], said[6], said[7] = fence[2], fence[3], fence[4]
+  elseif not fence.err and fence[2] then
+    -- Reserved for a waiter, and not yet held.
+    said[1], said[2] = '', -2
+  end
+end
+return said

@@ -1,74 +1,88 @@
--- Shared by every script. Keys: the lock, its queue, its waiters' lives, its tombstones, its fence.
-local L, Q, W, X, F = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local ID = ARGV[1]
--- Milliseconds: a reservation, a waiter's life without a heartbeat, a queue (the longest life and a
--- second more), a tombstone, a fence unused.
-local RESERVE, ALIVE, LASTS, TOMB, FENCE = 500, tonumber(ARGV[2]), 4000, 120000, 86400000
--- How many tokens after its own, and how many waiters, a holder's provider may hand the name on by.
-local AHEAD = 16
+-- Shared by every script. An entry is `id.client.ttl.label`: 32 and 16 digits, then milliseconds. The lock's
+-- value is an entry and `.token`, 16 digits: the server's microseconds at the grant.
+--
+-- Milliseconds: a client's life after its last heartbeat, and where it does not listen; a grant to a client that
+-- does not; a queue after its last waiter, a tombstone, the last token after its first.
+local LIFE, DEAF, UNHEARD, LASTS, TOMB, KEPT = 3000, 700, 500, 120000, 120000, 172800000
+-- A client lives while this key does. Its value is what the client's clock showed: no other clock is compared
+-- with it, it is only echoed.
+local CLIENT, WAKE = '{lockkit}:client:', 'lockkit:wake:'
 
--- TIME moves on inside a script: read once. Microseconds stay exact in a double until 2255.
-local time = redis.call('TIME')
-local NOW = time[1] * 1000000 + time[2]
-
--- One channel per provider: its name follows the dot in every id. PUBLISH may be denied by an ACL,
--- and an error here would leave the script half done.
-local function push(word, id, ms)
-  redis.pcall('PUBLISH', 'lockkit:wake:' .. string.sub(id, 34), word .. ' ' .. id .. ' ' .. ms)
+-- The next token, text throughout: greater than the last one, whatever the clock does.
+local function issue()
+  local time = redis.call('TIME')
+  local token = time[1] .. string.sub('00000' .. time[2], -6)
+  local last = redis.call('SET', F, token, 'KEEPTTL', 'GET')
+  if not last then
+    redis.call('PEXPIRE', F, KEPT)
+  elseif last >= token then
+    token = string.format('%.0f', tonumber(last) + 1)
+    redis.call('SET', F, token, 'KEEPTTL')
+  end
+  return token
 end
 
-local function waiter(rank) return redis.call('ZRANGE', Q, rank, rank)[1] end
+-- Grants to the first in the queue whose client lives: with its entry, the word for it and the token; nil where
+-- none waits. The first may be `head`, taken out already. The word is pushed unless entry or client is `me`, or
+-- the client does not listen: then the grant is short, and the client learns of it by its heartbeat.
+local function grant_next(me, head)
+  local dead = {}
+  while true do
+    head = head or redis.call('ZPOPMIN', Q)[1]
+    if not head then return end
+    local client = string.sub(head, 34, 49)
+    local key = CLIENT .. client
+    local age = not dead[client] and LIFE - redis.call('PTTL', key) or LIFE + 1
+    if age < LIFE then
+      local token, ttl = issue(), string.match(head, '^%d+', 51)
+      -- Its term counts from the heartbeat, which came so long ago by this clock.
+      local word = string.sub(head, 1, 32) .. ' ' .. token .. ' ' .. redis.call('GET', key) .. ' ' .. age
+      local is_dead = false
+      if client ~= me and head ~= me then
+        -- Asked first: a replica repeats a push to those who listen there. A process that was killed does not
+        -- listen. An ACL may deny both commands, and an error would leave the script half done.
+        local is_deaf = redis.pcall('PUBSUB', 'NUMSUB', WAKE .. client)[2] == 0
+        if is_deaf then
+          is_dead = age > DEAF
+          if tonumber(ttl) > UNHEARD then ttl = UNHEARD end
+        else
+          redis.pcall('PUBLISH', WAKE .. client, 'go ' .. word)
+        end
+      end
+      if not is_dead then
+        redis.call('SET', L, head .. '.' .. token, 'PX', ttl)
+        return head, word, token
+      end
+      -- If it lives after all, its next heartbeat says that it was dead, and its requests ask again.
+      redis.call('DEL', key)
+    end
+    head, dead[client] = nil, true
+  end
+end
+
+-- The grant that is there ends: the next one is granted, or the name is free. Gives the word for a request of `me`.
+local function hand_on(me, head)
+  local next, word = grant_next(me, head)
+  if not next then
+    redis.call('DEL', L)
+  elseif string.sub(next, 34, 49) == me then
+    return word
+  end
+end
 
 -- What an answer is where nothing was written: a replica may not know yet what its primary has granted.
--- It refuses this write, which removes nothing that counts; any other refusal is of no interest here.
+-- It refuses this write, which removes nothing; any other refusal is of no interest here.
 local function unless_replica(answer)
-  local said = redis.pcall('ZREMRANGEBYSCORE', X, '-inf', NOW)
+  local said = redis.pcall('ZREM', X, '')
   local refused = type(said) == 'table' and said.err and string.find(said.err, 'READONLY', 1, true)
   return refused and redis.error_reply('READONLY this server is a replica') or answer
 end
 
-local function leave(...)
-  redis.call('ZREM', Q, ...)
-  redis.call('ZREM', W, ...)
-end
-
-local function purge()
-  repeat
-    local dead = redis.call('ZRANGEBYSCORE', W, '-inf', NOW, 'LIMIT', 0, 1000)
-    if dead[1] then leave(unpack(dead)) end
-  until #dead < 1000
-end
-
+-- A delivery that comes late finds the id, and is refused.
 local function bury(id)
-  redis.call('ZREMRANGEBYSCORE', X, '-inf', NOW)
-  redis.call('ZADD', X, NOW + TOMB * 1000, id)
-  redis.call('PEXPIRE', X, TOMB + 1000)
-end
-
-local function is_buried(id)
-  local buried = redis.call('ZSCORE', X, id)
-  return buried and tonumber(buried) > NOW
-end
-
--- The fence: the last token, and whose grant it is. A name is only reserved while they differ.
-local function granted(id, token, ttl, label)
-  redis.call('SET', L, id, 'PX', ttl)
-  local since = string.format('%.0f', NOW)
-  redis.call('HSET', F, 'token', string.format('%.0f', token), 'id', id, 'label', label, 'since', since)
-  redis.call('PEXPIRE', F, FENCE + ttl)
-end
-
--- Reserves the free name for the head of the queue, who confirms by asking again. Its deadline can
--- then count from a send of its own; a push has none. Unanswered, both end at the same instant.
-local function hand_over()
-  purge()
-  local head = waiter(0)
-  if not head then return end
-  -- The head may be the last holder, queued again: what it was granted has ended.
-  redis.call('HDEL', F, 'id')
-  redis.call('SET', L, head, 'PX', RESERVE)
-  redis.call('ZADD', W, NOW + RESERVE * 1000, head)
-  push('go', head, RESERVE)
-  local next = waiter(1)
-  if next then push('arm', next, RESERVE) end
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('ZREMRANGEBYSCORE', X, '-inf', now)
+  redis.call('ZADD', X, now + TOMB, id)
+  redis.call('PEXPIRE', X, TOMB)
 end

@@ -1,8 +1,7 @@
 -- ARGV: token, as the store counts it. 1 if exactly that grant was ended.
-local holder = redis.call('GET', L)
-local f = redis.call('HMGET', F, 'id', 'token')
-if not holder or f[1] ~= holder or f[2] ~= ARGV[1] then return unless_replica(0) end
-redis.call('DEL', L)
-push('lost', holder, 0)
-hand_over()
+local value = redis.call('GET', L)
+local is_ours = value and string.find(value, '^%x+%.%x+%.%d+%..*%.%d+$')
+if not is_ours or string.sub(value, -16) ~= ARGV[1] then return unless_replica(0) end
+redis.pcall('PUBLISH', WAKE .. string.sub(value, 34, 49), 'lost ' .. string.sub(value, 1, 32))
+hand_on('')
 return 1

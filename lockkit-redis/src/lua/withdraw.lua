@@ -1,30 +1,24 @@
--- ARGV: id, life of a waiter, '1' if an attempt of this id may still arrive.
--- Data of another type in a place of ours lets no script grant, queue or hand over: all that is left to
--- do is to remove this request from the other places. Refused, it would be repeated for a whole ttl.
-local KINDS, is_ours, are_ours = { 'string', 'zset', 'zset', 'zset', 'hash' }, {}, true
-for n, kind in ipairs(KINDS) do
-  local found = redis.call('TYPE', KEYS[n]).ok
-  is_ours[n] = found == kind or found == 'none'
-  are_ours = are_ours and is_ours[n]
+-- ARGV: entry, '1' if an attempt of this request may still arrive, or ''.
+-- Data of another type in a place of ours lets no script grant, queue or hand on: all that is left to do is to
+-- remove this request from the other places. Refused, it would be repeated for a whole ttl.
+local E = ARGV[1]
+local KINDS, is_ours, are_ours = { string = { L, F }, zset = { Q, X } }, {}, true
+for kind, places in pairs(KINDS) do
+  for _, place in ipairs(places) do
+    local found = redis.call('TYPE', place).ok
+    is_ours[place] = found == kind or found == 'none'
+    are_ours = are_ours and is_ours[place]
+  end
 end
-if is_ours[4] and ARGV[3] == '1' then bury(ID) end
+if is_ours[X] and ARGV[2] ~= '' then bury(string.sub(E, 1, 32)) end
+local value = is_ours[L] and redis.call('GET', L)
+local is_held = value and string.sub(value, 1, 49) == string.sub(E, 1, 49)
+if is_ours[Q] then redis.call('ZREM', Q, E) end
 if not are_ours then
-  if is_ours[2] then redis.call('ZREM', Q, ID) end
-  if is_ours[3] then redis.call('ZREM', W, ID) end
-  if is_ours[1] and redis.call('GET', L) == ID then redis.call('DEL', L) end
-  return 1
-end
-local was_head = waiter(0) == ID
-leave(ID)
-local holder = redis.call('GET', L)
-if holder == ID then
-  redis.call('DEL', L)
-  hand_over()
-elseif not holder then
-  hand_over()
-elseif was_head then
-  -- The new head watches the holder's expiry from now on.
-  local next = waiter(0)
-  if next then push('arm', next, redis.call('PTTL', L)) end
+  if is_held then redis.call('DEL', L) end
+elseif is_held then
+  hand_on('')
+elseif not value then
+  grant_next('')
 end
 return 1

@@ -8,7 +8,7 @@ use testbed::{RedisServer, contenders};
 
 /// The rights that our errors ask for, on one application's keys.
 const RIGHTS: &str =
-    "-@all +@read +@write +@scripting +@connection +publish +subscribe +info +time";
+    "-@all +@read +@write +@scripting +@connection +publish +subscribe +pubsub +info +time";
 /// What no error, no Debug and no log may show.
 const SECRET: &str = "c0rrect-horse-battery";
 
@@ -58,6 +58,12 @@ async fn a_user_without_a_right_is_refused_with_what_to_grant() {
     let server = RedisServer::builder()
         .user(
             "enough",
+            &format!(
+                "on >{SECRET} resetchannels ~app:* ~{{app:*}}:* ~{{lockkit}}:* &lockkit:* {RIGHTS}"
+            ),
+        )
+        .user(
+            "no-life",
             &format!("on >{SECRET} resetchannels ~app:* ~{{app:*}}:* &lockkit:* {RIGHTS}"),
         )
         .user("no-channel", &format!("on >{SECRET} resetchannels ~app:* {RIGHTS}"))
@@ -71,6 +77,7 @@ async fn a_user_without_a_right_is_refused_with_what_to_grant() {
     let user = |name: &str| at(&server).username(name).password(SECRET);
     works(user("enough")).await;
     for (name, granted) in [
+        ("no-life", "~{lockkit}:*"),
         ("no-channel", "&lockkit:*"),
         ("no-publish", "+publish"),
         ("no-subscribe", "+subscribe"),

@@ -6,8 +6,8 @@ use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::{Connections, Fault, Link, RedisServer, Way, timing};
 
 /// The rights that our errors ask for.
-const RIGHTS: &str = "on >secret resetchannels ~app:* ~{app:* &lockkit:* \
-    -@all +@read +@write +@scripting +@connection +publish +subscribe +info +time";
+const RIGHTS: &str = "on >secret resetchannels ~app:* ~{app:* ~{lockkit}:* &lockkit:* \
+    -@all +@read +@write +@scripting +@connection +publish +subscribe +pubsub +info +time";
 /// What examining may take: less than the driver gives it.
 const LIMIT: std::time::Duration = ms(2_000);
 

@@ -165,7 +165,7 @@ async fn faults(
 /// What is left in the server of names that were used.
 fn left(server: &RedisServer) -> Vec<String> {
     let keys = server.cli(&["KEYS", "*"]).unwrap();
-    let kept = |key: &String| [":f", ":x", ":layout"].iter().any(|end| key.ends_with(end));
+    let kept = |key: &String| [":t", ":d", ":layout"].iter().any(|end| key.ends_with(end));
     keys.items().iter().filter_map(testbed::resp::Reply::text).filter(|key| !kept(key)).collect()
 }
 

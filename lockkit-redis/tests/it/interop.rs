@@ -162,9 +162,9 @@ async fn foreign_clients_never_get_in_between_release_and_next_waiter_but_may_af
     let mut connection = server.client().unwrap();
     let foreign = tokio::task::spawn_blocking(move || {
         let mut tries = 0;
-        while connection.command(&["ZCARD", "{a}:q"]).unwrap().integer() != Some(0) {
+        while connection.command(&["ZCARD", "{a}:n"]).unwrap().integer() != Some(0) {
             let set = connection.command(&["SET", "a", "foreign", "NX", "PX", "50"]).unwrap();
-            let queue = connection.command(&["ZCARD", "{a}:q"]).unwrap().integer();
+            let queue = connection.command(&["ZCARD", "{a}:n"]).unwrap().integer();
             assert!(set.text().is_none() || queue == Some(0), "it got in before {queue:?} waiters");
             tries += 1;
         }

@@ -23,10 +23,10 @@ async fn what_is_held_or_waited_for_is_listed_among_200_000_foreign_keys_and_not
     let fill = "for i = 1, 200000 do redis.call('SET', 'session:' .. i, 'theirs') end";
     server.cli(&["EVAL", fill, "0"]).unwrap();
     // One that is no UTF-8, in a lock's place too, and one of another type.
-    for key in ["'\\255\\254'", "'{\\255}:f'", "'{app:\\255}:q'"] {
+    for key in ["'\\255\\254'", "'{\\255}:t'", "'{app:\\255}:n'"] {
         server.cli(&["EVAL", &format!("redis.call('SET', {key}, 'x')"), "0"]).unwrap();
     }
-    server.cli(&["SET", "{odd}:q", "theirs"]).unwrap();
+    server.cli(&["SET", "{odd}:n", "theirs"]).unwrap();
     server.cli(&["SET", "waited", "theirs"]).unwrap();
     for prefix in ["", "app:"] {
         let locks = prefixed(&server, prefix).await;

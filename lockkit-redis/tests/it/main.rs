@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod beliefs;
-mod cohort;
 mod common;
 mod connect;
 mod examine;
@@ -21,3 +20,4 @@ mod server;
 mod setups;
 #[cfg(feature = "tls")]
 mod tls;
+mod turns;

@@ -135,7 +135,7 @@ async fn a_request_cut_off_and_refused_when_sent_again_leaves_a_tombstone() {
     server.cli(&["ACL", "SETUSER", "app", "resetpass", ">first"]).unwrap();
     provider.withdraw(&asked).await.unwrap();
     assert_eq!(server.cli(&["EXISTS", "a"]).unwrap().integer(), Some(0));
-    assert_eq!(server.cli(&["ZCARD", "{a}:x"]).unwrap().integer(), Some(1), "tombstones");
+    assert_eq!(server.cli(&["ZCARD", "{a}:d"]).unwrap().integer(), Some(1), "tombstones");
 }
 
 /// Cuts the reply to the next request, which the server has carried out by then.

@@ -3,8 +3,8 @@
 
 use std::fs;
 
-use crate::cohort::party::{Party, Standing, TTL, request};
 use crate::common::{ms, report};
+use crate::turns::party::{Party, Standing, TTL, request};
 use lockkit_core::{Applied, Error, LockProvider, Result};
 use testbed::{RedisServer, timing};
 
@@ -87,14 +87,14 @@ fn outcome<T>(result: &Result<T>) -> &'static str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_memory_a_hand_off_inside_a_client_reaches_the_server() {
+async fn without_memory_a_release_grants_to_the_next_waiter() {
     let server = server();
     let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
     let Standing { holder, mut line } = ours.holder(&other, "a", TTL, 1).await;
     Setting::MaxMemory.refuse(&server).await;
     let released = holder.lease.release().await;
     let next = line.pop_front().unwrap().granted(ms(1_000)).await;
-    released.expect("its successor has the name, and needs no memory for it");
+    released.expect("a grant replaces what is there");
     next.lease.renew().await.expect("a renewal needs no memory");
     next.lease.release().await.expect("a release needs no memory");
     assert_eq!(server.cli(&["EXISTS", "a"]).unwrap().integer(), Some(0));
@@ -123,33 +123,6 @@ async fn without_memory_the_waiters_of_two_clients_keep_their_places_and_are_gra
     second.lease.release().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_the_server_refuses_after_a_hand_off_may_have_taken_effect() {
-    for setting in
-        [Setting::StopWritesOnBgsaveError, Setting::MinReplicasToWrite, Setting::ReplicaOf]
-    {
-        let server = server();
-        let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
-        let Standing { holder, mut line } = ours.holder(&other, "a", TTL, 2).await;
-        setting.refuse(&server).await;
-        let released = holder.lease.release().await;
-        let next = line.pop_front().unwrap();
-        let asked = next.request.clone();
-        let next = next.granted(ms(1_000)).await;
-        assert_eq!(outcome(&released), "refused, perhaps with effect", "{setting:?}");
-        // Withdrawn by one that does not know of its grant, it is handed on likewise.
-        let withdrawn = ours.provider.withdraw(&asked).await;
-        let last = line.pop_front().unwrap().granted(ms(1_000)).await;
-        assert_eq!(outcome(&withdrawn), "refused, perhaps with effect", "{setting:?}");
-        setting.serve(&server).await;
-        last.lease.renew().await.unwrap_or_else(|error| panic!("{setting:?}: {error}"));
-        assert!(other.takes("a").await.is_none(), "{setting:?}: two hold it");
-        assert!(last.token > next.token && next.token > holder.token);
-        last.lease.release().await.unwrap();
-        assert!(other.takes("a").await.is_some(), "{setting:?}: still held");
-    }
-}
-
 /// What each call says while the server refuses, in the order of the table in `docs/redis.md`.
 async fn calls(server: &RedisServer, setting: Setting) -> [&'static str; 6] {
     let (ours, other) = (Party::new(server).await, Party::new(server).await);
@@ -173,7 +146,7 @@ async fn calls(server: &RedisServer, setting: Setting) -> [&'static str; 6] {
     ];
     setting.serve(server).await;
     assert!(!matches!(tried, Ok(Some(_))), "{setting:?}: two hold it");
-    for key in ["free", "{free}:f", "{free}:q", "{held}:q"] {
+    for key in ["free", "{free}:t", "{free}:n", "{held}:n"] {
         let left = server.cli(&["EXISTS", key]).unwrap().integer();
         assert_eq!(left, Some(0), "{setting:?}: {key} is left by what had no effect");
     }

@@ -8,8 +8,8 @@ use lockkit_core::{Error, LockProvider, Locks};
 use testbed::{Fault, Link, RedisServer, Way, timing};
 use tokio::task::JoinSet;
 
-use crate::cohort::party::{Party, TTL, request};
 use crate::common::{by, join, ms, queued, report};
+use crate::turns::party::{Party, TTL, request};
 
 /// By when a client has found the new primary: its driver pauses for a second at most.
 const FOUND: Duration = ms(3_000);

@@ -1,302 +1,395 @@
-//! Simulated clients, and a random schedule of what they and their messages do.
+//! Clients, a server, and what lies between them: a queue of what happens, in the order of time.
 
-mod cohorts;
+mod doings;
 
-use cohorts::Cohort;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
 use testbed::RedisServer;
+use testbed::resp::Reply;
 
 use super::chance::Chance;
-use super::deed::{Answer, Deed, Pass, life};
-use super::model::{Counts, Model, is_foreign};
-use super::store::{Cut, State, Store, keys, text};
+use super::clients::{Client, Flaw};
+use super::oracle::{Counts, MS, Oracle};
+use super::store::{Edit, LIFE, Store, text};
 
-/// Enough that one name whose reservation nobody answers does not stop the run.
-const NAMES: usize = 16;
-const CLIENTS: usize = 8;
-const LATE: usize = 30;
-/// Every so many requests come from another provider than the rest.
-const FOREIGN: u64 = 8;
+const CLIENTS: usize = 6;
+const TASKS: usize = 6;
+/// How long a client waits for an answer.
+const PATIENCE: u64 = 100;
 
-/// One request of one simulated client.
-#[derive(Debug)]
-struct Request {
-    id: String,
-    ttl: i64,
-    waits: bool,
-    /// Its token, while it holds.
-    holds: Option<u64>,
-    /// Its ticket by the last answer, and until when it has that for certain.
-    place: Option<(u64, i64)>,
-    /// Some attempt of it was never answered: whoever ends it leaves a tombstone.
-    unanswered: bool,
+/// What differs from run to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) names: usize,
+    /// Milliseconds between two heartbeats.
+    pub(crate) beat: u64,
+    /// Of a hundred faults, so many are made.
+    pub(crate) faults: u32,
+    pub(crate) flaw: Flaw,
 }
 
-/// How a message travels.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Way {
-    Answered,
-    /// It was executed; the client does not know.
-    AnswerLost,
-    /// It arrives later, or never.
-    Delayed,
-    /// It arrives now, and once more later.
-    Twice,
+impl Default for Rules {
+    fn default() -> Self {
+        Self { names: 4, beat: 50, faults: 100, flaw: Flaw::None }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Call {
+    Ask,
+    Release,
+    Withdraw,
+    Renew,
+    Beat { names: Vec<usize>, is_whole: bool },
+}
+
+/// A call as it was sent: it may be delivered later.
+#[derive(Clone, Debug)]
+struct Sent {
+    client: usize,
+    /// Of the client that sent it: one that has died gets no answer.
+    address: String,
+    request: u64,
+    call: Call,
+    locks: Vec<String>,
+    args: Vec<String>,
+    /// What the sender's clock showed.
+    clock: u64,
 }
 
 #[derive(Debug)]
-struct Lock {
-    keys: [String; 5],
-    model: Model,
-    requests: Vec<Request>,
-    cohorts: Vec<Cohort>,
-    late: Vec<Deed>,
+enum Event {
+    Deliver { sent: Sent, answers: bool },
+    Answer { sent: Sent, reply: Option<Reply> },
+    Push { address: String, word: String },
+    Beat { client: usize, address: String, poke: Option<usize> },
+    Act { client: usize, address: String, request: u64 },
+    Come { client: usize },
+    Listen { client: usize, address: String },
+    Foreign,
+    Trouble,
 }
 
 #[derive(Debug)]
 pub(crate) struct World {
     store: Store,
+    oracle: Oracle,
     chance: Chance,
-    locks: Vec<Lock>,
+    rules: Rules,
+    began: Instant,
+    events: BTreeMap<(u64, u64), Event>,
+    clients: Vec<Client>,
     ids: u64,
-    pub(crate) counts: Counts,
+    is_over: bool,
+}
+
+fn name(n: usize) -> String {
+    format!("lock {n}")
 }
 
 impl World {
-    pub(crate) fn new(server: &RedisServer, seed: u64, cut: Option<Cut>) -> Self {
-        let mut store = Store::new(server, cut);
-        store.command(&["FLUSHALL"]);
-        let lock = |n: usize| Lock {
-            keys: keys(&format!("lock {n}")),
-            model: Model::default(),
-            requests: Vec::new(),
-            cohorts: Vec::new(),
-            late: Vec::new(),
+    pub(crate) fn new(server: &RedisServer, seed: u64, rules: Rules, edits: &[Edit]) -> Self {
+        let mut world = Self {
+            store: Store::new(server, edits),
+            oracle: Oracle::default(),
+            chance: Chance::new(seed),
+            rules,
+            began: Instant::now(),
+            events: BTreeMap::new(),
+            clients: Vec::new(),
+            ids: 0,
+            is_over: false,
         };
-        let locks = (0..NAMES).map(lock).collect();
-        Self { store, chance: Chance::new(seed), locks, ids: 0, counts: Counts::default() }
+        for client in 0..CLIENTS {
+            let born = world.born();
+            world.clients.push(born);
+            world.begin(client);
+        }
+        world.at(30, Event::Foreign);
+        world.at(100, Event::Trouble);
+        world
     }
 
-    /// Makes steps until there were `steps`, or one broke a rule.
-    pub(crate) fn run(&mut self, steps: u64) -> Result<(), String> {
-        while self.counts.steps < steps {
-            let n = self.chance.below(NAMES);
-            match self.chance.below(10_000) {
-                0..3 => self.forget()?,
-                3..250 => self.foreign(n)?,
-                250..350 => drop(self.step(n, &Deed::Inspect)?),
-                350..450 => self.revoke(n)?,
-                450..1800 => self.deliver(n)?,
-                1800..2300 => self.pass_again(n)?,
-                _ => self.client(n)?,
-            }
+    pub(crate) fn counts(&self) -> Counts {
+        self.oracle.counts
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap()
+    }
+
+    /// Has this happen in so many milliseconds.
+    fn at(&mut self, ms: u64, event: Event) {
+        self.ids += 1;
+        let at = self.now() + ms * MS;
+        self.events.insert((at, self.ids), event);
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.chance.below(usize::try_from(end).unwrap()) as u64
+    }
+
+    fn fault(&mut self, percent: u32) -> bool {
+        !self.is_over && self.chance.percent(percent) && self.chance.percent(self.rules.faults)
+    }
+
+    fn born(&mut self) -> Client {
+        self.ids += 1;
+        let (offset, rate) = (self.below(1 << 40), self.below(201));
+        Client::new(format!("{:016x}", self.ids), offset, rate)
+    }
+
+    fn begin(&mut self, client: usize) {
+        let address = self.clients[client].address.clone();
+        self.at(self.rules.beat, Event::Beat { client, address, poke: None });
+        for _ in 0..TASKS {
+            let after = self.below(20);
+            self.at(after, Event::Come { client });
+        }
+    }
+
+    /// Runs until there were so many grants, or a rule broke.
+    pub(crate) fn run(&mut self, grants: u64) -> Result<(), String> {
+        while self.oracle.counts.grants < grants {
+            self.step()?;
         }
         Ok(())
     }
 
-    /// Everybody leaves in order; what lies about afterwards is given back.
+    /// Every request ends; what is left in the store then is nothing but tokens and tombstones.
     pub(crate) fn leave(&mut self) -> Result<(), String> {
-        for n in 0..NAMES {
-            self.step(n, &Deed::ForeignDelete)?;
-            self.locks[n].cohorts.clear();
-            while let Some(request) = self.locks[n].requests.pop() {
-                self.end(n, request, Way::Answered)?;
+        self.is_over = true;
+        let limit = Instant::now() + Duration::from_secs(15);
+        let is_busy = |client: &Client| !client.requests.is_empty();
+        while self.clients.iter().any(is_busy) {
+            self.step()?;
+            if Instant::now() > limit {
+                return Err("left over: requests that do not end".to_owned());
             }
         }
+        // What is still on its way arrives.
+        let until = self.now() + 700 * MS;
+        while self.now() < until {
+            self.step()?;
+        }
+        self.events.clear();
+        std::thread::sleep(Duration::from_millis(LIFE + 20));
+        for n in 0..self.rules.names {
+            self.last_of_all(n);
+        }
+        let left = self.store.command(&["KEYS", "*"]);
+        let is_kept =
+            |key: &String| key.ends_with("}:t") || key.ends_with("}:d") || key.starts_with("deaf:");
+        let left: Vec<_> = left.items().iter().map(text).filter(|key| !is_kept(key)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("left over: {left:?}")) }
+    }
+
+    /// Takes a name once no client lives, which drops the dead waiters, and gives it back.
+    fn last_of_all(&mut self, n: usize) {
+        self.ids += 1;
+        let entry = format!("{:032x}.{:016x}.1000.", self.ids, self.ids);
+        let args = [entry.clone(), "1000".to_owned(), String::new()];
+        for _ in 0..100 {
+            if let Reply::Bytes(_) = self.store.run("ask", &[name(n)], &args) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.store.run("withdraw", &[name(n)], &[entry, String::new()]);
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        if let Some(why) = self.oracle.violation.take() {
+            return Err(why);
+        }
+        let Some((&(at, id), _)) = self.events.first_key_value() else {
+            std::thread::sleep(Duration::from_millis(1));
+            return Ok(());
+        };
+        let now = self.now();
+        if at > now {
+            std::thread::sleep(Duration::from_nanos((at - now).min(MS)));
+            return Ok(());
+        }
+        let event = self.events.remove(&(at, id)).unwrap();
+        self.happens(event, now);
         Ok(())
     }
 
-    /// Every key there is.
-    pub(crate) fn keys(&mut self) -> Vec<String> {
-        self.store.command(&["KEYS", "*"]).items().iter().map(text).collect()
-    }
-
-    fn client(&mut self, n: usize) -> Result<(), String> {
-        let count = self.locks[n].requests.len();
-        if count == 0 || (count < CLIENTS && self.chance.percent(12)) {
+    fn happens(&mut self, event: Event, now: u64) {
+        // A client that stands still does nothing until it goes on.
+        let client = match &event {
+            Event::Answer { sent, .. } => self.living(sent.client, &sent.address),
+            Event::Beat { client, address, .. } | Event::Act { client, address, .. } => {
+                self.living(*client, address)
+            }
+            Event::Push { address, .. } => {
+                self.clients.iter().position(|client| client.address == *address)
+            }
+            Event::Come { client } | Event::Listen { client, .. } => Some(*client),
+            Event::Deliver { sent, answers } => {
+                let (sent, answers) = (sent.clone(), *answers);
+                return self.deliver(sent, answers);
+            }
+            Event::Foreign => return self.foreign(),
+            Event::Trouble => return self.trouble(now),
+        };
+        let Some(client) = client else { return };
+        let until = self.clients[client].paused_until;
+        if until > now {
             self.ids += 1;
-            let request = Request {
-                id: format!(
-                    "{:032x}.{:016x}",
-                    self.ids,
-                    u64::from(self.ids.is_multiple_of(FOREIGN))
-                ),
-                ttl: 4 + i64::try_from(self.chance.below(40)).unwrap(),
-                waits: self.chance.percent(85),
-                holds: None,
-                place: None,
-                unanswered: false,
-            };
-            self.locks[n].requests.push(request);
-            return self.ask(n, count);
+            self.events.insert((until, self.ids), event);
+            return;
         }
-        let i = self.chance.below(count);
-        let way = self.way();
-        let crashes = self.chance.percent(3);
-        let request = &self.locks[n].requests[i];
-        let (holds, waits) = (request.holds.is_some(), request.waits);
-        match self.chance.below(100) {
-            _ if crashes => drop(self.locks[n].requests.remove(i)),
-            0..35 if holds => {
-                let request = &self.locks[n].requests[i];
-                let deed = Deed::Renew { id: request.id.clone(), ttl: request.ttl };
-                self.send(n, &deed, way)?;
+        match event {
+            Event::Answer { sent, reply } => self.answered(client, &sent, reply),
+            Event::Push { word, .. } => self.told(client, &word, true),
+            Event::Beat { poke, .. } => self.beat(client, poke),
+            Event::Act { request, .. } => self.act(client, request),
+            Event::Come { .. } => self.come(client),
+            Event::Listen { address, .. } => {
+                self.deafen(&address, false);
+                if self.clients[client].address == address {
+                    self.ask_those(client, |_| true);
+                }
             }
-            35..65 if holds => {
-                let request = self.locks[n].requests.remove(i);
-                self.end(n, request, way)?;
-            }
-            // It leaves; one attempt that was answered has left already.
-            0..12 if waits => {
-                let request = self.locks[n].requests.remove(i);
-                self.end(n, request, way)?;
-            }
-            12..90 => self.ask(n, i)?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Sends a request's acquire: its first one, a heartbeat or a replay.
-    fn ask(&mut self, n: usize, i: usize) -> Result<(), String> {
-        let way = self.way();
-        let request = &mut self.locks[n].requests[i];
-        request.unanswered |= way != Way::Answered;
-        let deed = Deed::Ask { id: request.id.clone(), ttl: request.ttl, waits: request.waits };
-        let waits = request.waits;
-        let lives = self.locks[n].model.last.now + life(self.locks[n].requests[i].ttl) * 1000;
-        let Some(answer) = self.send(n, &deed, way)? else {
-            if !waits && self.chance.percent(80) {
-                let request = self.locks[n].requests.remove(i);
-                self.end(n, request, Way::Answered)?;
-            }
-            return Ok(());
-        };
-        let request = &mut self.locks[n].requests[i];
-        match answer {
-            Answer::Granted(token) => {
-                request.holds = Some(token);
-                self.granted(n, i, token);
-            }
-            Answer::Held(ticket) if waits => {
-                request.place = ticket.map(|ticket| (ticket, lives));
-                self.heads(n);
-            }
-            // Answered for certain, unless an earlier one is on its way.
-            Answer::Held(_) if request.unanswered => {
-                let request = self.locks[n].requests.remove(i);
-                self.end(n, request, Way::Answered)?;
-            }
-            _ => drop(self.locks[n].requests.remove(i)),
-        }
-        Ok(())
-    }
-
-    /// A request's release or withdrawal, with a tombstone as the provider decides.
-    fn end(&mut self, n: usize, request: Request, way: Way) -> Result<(), String> {
-        let Request { id, unanswered: tomb, holds, .. } = request;
-        let holds = holds.filter(|_| self.chance.percent(85));
-        if let Some(c) = self.locks[n].cohorts.iter().position(|cohort| cohort.is_last(&id)) {
-            self.locks[n].cohorts[c].end(&id, tomb);
-            self.hand_on(n, c)?;
-            // Now and then who was handed the name lets it go before the server is told.
-            while self.chance.percent(60) && self.ended_at_once(n, c) {
-                self.hand_on(n, c)?;
-            }
-            if self.chance.percent(60) {
-                self.pass(n, c, way)?;
-            }
-            if holds.is_some() {
-                return Ok(());
-            }
-        } else if let Some(token) = holds {
-            let pass = Pass { from: id.clone(), token, to: None, ended: vec![(id, tomb)] };
-            return self.send(n, &Deed::Pass(pass), way).map(drop);
-        }
-        self.send(n, &Deed::Withdraw { id, tomb }, way).map(drop)
-    }
-
-    fn way(&mut self) -> Way {
-        match self.chance.below(100) {
-            0..82 => Way::Answered,
-            82..88 => Way::AnswerLost,
-            88..94 => Way::Delayed,
-            _ => Way::Twice,
+            Event::Deliver { .. } | Event::Foreign | Event::Trouble => {}
         }
     }
 
-    /// The answer, where the client gets one.
-    fn send(&mut self, n: usize, deed: &Deed, way: Way) -> Result<Option<Answer>, String> {
-        if matches!(way, Way::Delayed | Way::Twice) {
-            let late = &mut self.locks[n].late;
-            late.push(deed.clone());
-            if late.len() > LATE {
-                late.remove(0);
-            }
-        }
-        if way == Way::Delayed {
-            return Ok(None);
-        }
-        let answer = self.step(n, deed)?;
-        Ok((way != Way::AnswerLost).then_some(answer))
+    fn living(&self, client: usize, address: &str) -> Option<usize> {
+        (self.clients[client].address == address).then_some(client)
     }
 
-    /// A message that was long under way arrives; some do so again.
-    fn deliver(&mut self, n: usize) -> Result<(), String> {
-        let count = self.locks[n].late.len();
-        if count == 0 {
-            return Ok(());
-        }
-        let i = self.chance.below(count);
-        let deed = self.locks[n].late[i].clone();
-        if self.chance.percent(70) {
-            self.locks[n].late.remove(i);
-        }
-        self.counts.late += 1;
-        self.step(n, &deed).map(drop)
-    }
+    // What a client sends, and how it travels.
 
-    /// A client that knows nothing of us: sets a free key, and deletes whatever is there.
-    fn foreign(&mut self, n: usize) -> Result<(), String> {
-        let endless = {
-            let last = &self.locks[n].model.last;
-            is_foreign(&last.holder) && last.ends[0] == -1
-        };
-        let deed = if endless || self.chance.percent(10) {
-            Deed::ForeignDelete
+    fn send(&mut self, client: usize, request: u64, call: Call) {
+        let now = self.now();
+        let this = &mut self.clients[client];
+        let (address, clock) = (this.address.clone(), this.clock(now));
+        let (mut locks, mut args) = (Vec::new(), Vec::new());
+        if let Call::Beat { names, .. } = &call {
+            locks.extend(names.iter().map(|n| name(*n)));
+            args.extend([
+                address.clone(),
+                clock.to_string(),
+                (self.rules.beat * 3 / 2).to_string(),
+            ]);
         } else {
-            let ttl = 3 + i64::try_from(self.chance.below(30)).unwrap();
-            let ttl = (!self.chance.percent(10)).then_some(ttl);
-            Deed::ForeignSet { value: format!("foreign {}", self.counts.steps), ttl }
+            let Some(of) = this.requests.get_mut(&request) else { return };
+            locks.push(name(of.name));
+            let bury = if of.unanswered || of.under_way > 0 { "1" } else { "" };
+            args.push(match call {
+                Call::Ask | Call::Withdraw => of.entry.clone(),
+                _ => of.value.clone(),
+            });
+            match call {
+                Call::Ask => {
+                    of.under_way += 1;
+                    args.push(of.ttl.to_string());
+                    args.push(if of.waits { clock.to_string() } else { String::new() });
+                }
+                Call::Renew => args.push(of.ttl.to_string()),
+                _ => args.push(bury.to_owned()),
+            }
+        }
+        let sent = Sent { client, address, request, call, locks, args, clock };
+        if self.fault(3) {
+            // It arrives long after it was given up, and after its replay.
+            let late = self.below(500);
+            self.at(late, Event::Deliver { sent: sent.clone(), answers: false });
+            self.at(PATIENCE.min(late), Event::Answer { sent, reply: None });
+        } else {
+            let late = if self.fault(10) { self.below(PATIENCE) } else { 0 };
+            self.at(late, Event::Deliver { sent, answers: true });
+        }
+    }
+
+    fn deliver(&mut self, sent: Sent, answers: bool) {
+        let before = self.now();
+        let script = match sent.call {
+            Call::Ask => "ask",
+            Call::Release => "release",
+            Call::Withdraw => "withdraw",
+            Call::Renew => "renew",
+            Call::Beat { .. } => "beat",
         };
-        self.counts.foreign += 1;
-        self.step(n, &deed).map(drop)
+        let reply = self.store.run(script, &sent.locks, &sent.args);
+        let now = self.now();
+        let is_held = matches!(&reply, Reply::List(said) if said.len() == 4);
+        if matches!(sent.call, Call::Beat { .. }) || is_held && !sent.args[2].is_empty() {
+            self.oracle.lives(&sent.address, before);
+        }
+        let of = match sent.call {
+            Call::Beat { .. } => String::new(),
+            _ => sent.args[0][..32].to_owned(),
+        };
+        if matches!(sent.call, Call::Release | Call::Withdraw) {
+            self.oracle.ends(&of);
+        }
+        for lock in &sent.locks {
+            let state = self.store.state(lock);
+            self.oracle.see(lock, state, &of, now);
+        }
+        for (address, word) in self.store.pushes() {
+            self.oracle.counts.pushed += 1;
+            if !self.fault(6) {
+                let late = if self.fault(8) { self.below(400) } else { 0 };
+                self.at(late, Event::Push { address, word });
+            }
+        }
+        if answers {
+            let is_lost = self.fault(2);
+            let late = if is_lost { PATIENCE } else { 0 };
+            self.at(late, Event::Answer { sent, reply: (!is_lost).then_some(reply) });
+        }
     }
 
-    fn revoke(&mut self, n: usize) -> Result<(), String> {
-        let token = self.locks[n].model.last.fence.get("token");
-        let token = token.and_then(|token| token.parse().ok()).unwrap_or(1);
-        // Now and then a token that is not the holder's.
-        let token = token - u64::from(self.chance.percent(30));
-        self.step(n, &Deed::Revoke { token }).map(drop)
+    // What else happens.
+
+    fn foreign(&mut self) {
+        let lock = name(self.chance.below(self.rules.names));
+        let ttl = (10 + self.below(40)).to_string();
+        self.store.command(&["SET", &lock, "foreign", "NX", "PX", &ttl]);
+        let after = 50 + self.below(150);
+        self.at(after, Event::Foreign);
     }
 
-    /// FLUSHALL: all of the store's memory is gone at once.
-    fn forget(&mut self) -> Result<(), String> {
-        self.store.command(&["FLUSHALL"]);
-        self.counts.forgotten += 1;
-        (0..NAMES).try_for_each(|n| self.step(n, &Deed::Forget).map(drop))
+    fn deafen(&mut self, address: &str, is_deaf: bool) {
+        let key = format!("deaf:{address}");
+        if is_deaf {
+            self.store.command(&["SET", &key, "1"]);
+            self.oracle.deaf.insert(address.to_owned());
+        } else {
+            self.store.command(&["DEL", &key]);
+            self.oracle.deaf.remove(address);
+        }
     }
 
-    fn step(&mut self, n: usize, deed: &Deed) -> Result<Answer, String> {
-        let lock = &mut self.locks[n];
-        let words = deed.words(&lock.keys[0]);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let (reply, state) = self.store.step(&lock.keys, &words);
-        self.counts.steps += 1;
-        let before: State = lock.model.last.clone();
-        lock.model.check(deed, &reply, state.clone(), &mut self.counts).map_err(|why| {
-            let steps = self.counts.steps;
-            format!("step {steps}: {why}\n{deed:?} answered {reply:?}\n{before:#?}\n{state:#?}")
-        })
+    fn trouble(&mut self, now: u64) {
+        let client = self.chance.below(CLIENTS);
+        let address = self.clients[client].address.clone();
+        match self.chance.below(10) {
+            _ if self.is_over || !self.chance.percent(self.rules.faults) => {}
+            0..3 => {
+                // Killed, its connections close; in a host that fails they stay.
+                if self.chance.percent(60) {
+                    self.deafen(&address, true);
+                }
+                self.oracle.counts.deaths += 1;
+                let born = self.born();
+                self.clients[client] = born;
+                self.begin(client);
+            }
+            3..6 => self.clients[client].paused_until = now + self.below(500) * MS,
+            _ => {
+                self.deafen(&address, true);
+                let after = 20 + self.below(150);
+                self.at(after, Event::Listen { client, address });
+            }
+        }
+        let after = 60 + self.below(200);
+        self.at(after, Event::Trouble);
     }
 }

@@ -1,4 +1,4 @@
-//! Hand-offs inside one provider, which the server learns of afterwards: what may go wrong between.
+//! Whose turn it is: what a release grants, and what may go wrong between.
 
 pub(crate) mod party;
 
@@ -8,51 +8,70 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::common::{by, ms};
-use lockkit_core::{Error, LockName, LockProvider, LossReason};
+use lockkit_core::LockProvider;
 use party::{Party, Standing, TTL, Waiter, release, request};
 use testbed::{Connections, End, Fault, Per, RedisServer, Way};
-use tokio::task::JoinHandle;
-
-/// A local hand-off asks nobody.
-const AT_ONCE: Duration = ms(300);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hand_offs_while_the_server_is_silent_keep_their_order_and_are_told_by_two_passes() {
-    const WAITERS: usize = 8;
+async fn a_release_delivered_long_after_it_was_given_up_touches_no_later_holder() {
     let server = RedisServer::start().unwrap();
     let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
-    for way in [Way::ToServer, Way::ToClient] {
-        let name = format!("{way:?}");
-        let Standing { mut holder, mut line } = ours.holder(&other, &name, TTL, WAITERS).await;
-        let before = ours.link.requests();
-        ours.link.fault(way, Fault::Hold);
-        let mut releases = Vec::new();
-        while let Some(next) = line.pop_front() {
-            let token = holder.token;
-            releases.push(release(holder));
-            holder = next.granted(AT_ONCE).await;
-            assert!(holder.token > token);
-        }
-        assert!(releases.iter().all(|release| !release.is_finished()), "told by nobody");
-        assert!(other.takes(&name).await.is_none(), "two hold {name}");
-        ours.link.deliver();
-        for release in releases {
-            by(ms(2_000), "a release", release).await.unwrap().unwrap();
-        }
-        assert_eq!(ours.waiters(&name).await, 0);
-        let passes = ours.link.requests() - before;
-        // The heartbeats of those who waited, and the question just now.
-        assert!(passes <= 3 + WAITERS as u64, "{passes} requests");
-        assert!(other.takes(&name).await.is_none(), "two hold {name}");
-        holder.lease.renew().await.unwrap();
-        let token = holder.token;
-        holder.lease.release().await.unwrap();
-        assert!(other.gets(&name, ms(500)).await > token);
-    }
+    // Its calls end after 0.9 s.
+    let ttl = ms(3_000);
+    let Standing { holder, mut line } = ours.holder(&other, "a", ttl, 2).await;
+    ours.link.fault_on(Connections::Existing, Way::ToServer, Fault::Hold);
+    let first = release(holder);
+    let second = line.pop_front().unwrap().granted(ms(2_500)).await;
+    by(ms(2_500), "a release over a new connection", first).await.unwrap().unwrap();
+    ours.link.deliver();
+    ours.idle().await;
+    assert!(other.takes("a").await.is_none(), "freed by a late release");
+    second.lease.renew().await.unwrap();
+    let token = second.token;
+    second.lease.release().await.unwrap();
+    let third = line.pop_front().unwrap().granted(ms(1_000)).await;
+    assert!(third.token > token);
+    third.lease.release().await.unwrap();
+    assert!(other.gets("a", ms(500)).await > third.token);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pass_cut_after_any_byte_is_told_again_and_costs_nobody_the_name() {
+async fn a_grant_whose_push_is_lost_is_found_by_the_next_heartbeat() {
+    let server = RedisServer::start().unwrap();
+    let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
+    let holder = other.provider.acquire(&request("a", TTL)).await.unwrap();
+    let waiter = ours.waiter("a", TTL, 0).await;
+    // What the server says there is lost; the connection for commands comes back.
+    ours.link.fault_on(Connections::Existing, Way::ToClient, Fault::Blackhole);
+    holder.lease.release().await.unwrap();
+    let granted = waiter.granted(ms(3_500)).await;
+    assert!(granted.token > holder.token);
+    granted.lease.renew().await.unwrap();
+    granted.lease.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_no_connection_hears_is_short_and_the_next_one_follows() {
+    let server = RedisServer::start().unwrap();
+    let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
+    let holder = other.provider.acquire(&request("a", TTL)).await.unwrap();
+    let dead = ours.waiter("a", TTL, 0).await;
+    let next = other.waiter("a", TTL, 1).await;
+    // As a process that is killed: the server sees its connections end.
+    dead.grant.abort();
+    ours.link.refuse().unwrap();
+    ours.link.reset().unwrap();
+    tokio::time::sleep(ms(50)).await;
+    holder.lease.release().await.unwrap();
+    let left = server.cli(&["PTTL", "a"]).unwrap().integer().unwrap();
+    assert!(left <= 500, "granted for {left} ms to a client that does not listen");
+    let granted = next.granted(ms(1_500)).await;
+    assert!(granted.token > holder.token);
+    granted.lease.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_cut_after_any_byte_is_told_again_and_costs_no_request_the_name() {
     let server = RedisServer::start().unwrap();
     let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
     let mut uncut = [0, 0];
@@ -90,114 +109,12 @@ async fn a_pass_cut_after_any_byte_is_told_again_and_costs_nobody_the_name() {
             };
             assert!(free.token > next.token);
             free.lease.release().await.unwrap();
-            // A pass of any length differs in its numbers by a digit at the most.
+            // A release of any length differs in its numbers by a digit at the most.
             after += if uncut[index] > 200 { 3 } else { 1 };
         }
     }
     println!("cut over {uncut:?} bytes");
     assert!(uncut[0] > 200 && uncut[1] > 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pass_delivered_long_after_it_was_given_up_touches_no_later_holder() {
-    let server = RedisServer::start().unwrap();
-    let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
-    // Its calls end after 0.9 s, and hand-offs go on for 0.375 s without an answer.
-    let ttl = ms(3_000);
-    let Standing { holder, mut line } = ours.holder(&other, "a", ttl, 2).await;
-    ours.link.fault_on(Connections::Existing, Way::ToServer, Fault::Hold);
-    let first = release(holder);
-    let second = line.pop_front().unwrap().granted(AT_ONCE).await;
-    let third = line.pop_front().unwrap();
-    let second = release(second);
-    let third = third.granted(AT_ONCE).await;
-    for release in [first, second] {
-        by(ms(2_500), "a release over a new connection", release).await.unwrap().unwrap();
-    }
-    ours.link.deliver();
-    ours.idle().await;
-    assert!(other.takes("a").await.is_none(), "freed by a late pass");
-    third.lease.renew().await.unwrap();
-    let token = third.token;
-    third.lease.release().await.unwrap();
-    assert!(other.gets("a", ms(500)).await > token);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_was_handed_a_name_that_others_had_removed_is_told_at_once() {
-    let server = RedisServer::start().unwrap();
-    let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
-    for round in 0..5 {
-        let name = format!("a{round}");
-        let Standing { holder, mut line } = ours.holder(&other, &name, TTL, 2).await;
-        server.cli(&["DEL", &name]).unwrap();
-        server.cli(&["SET", &name, "foreign", "PX", "60000"]).unwrap();
-        let next = line.pop_front().unwrap();
-        let released = by(ms(500), "a release", release(holder)).await.unwrap();
-        assert!(matches!(released, Err(Error::Lost { .. })), "{released:?}");
-        // Where the answer was there before it looked, it was never told that it holds.
-        if let Ok(next) = by(ms(500), "the next one", next.grant).await.unwrap() {
-            assert_eq!(by(ms(500), "a loss", next.lease.lost()).await, LossReason::Removed);
-            assert!(next.lease.renew().await.is_err() && next.lease.release().await.is_err());
-        }
-        assert_eq!(server.cli(&["GET", &name]).unwrap().text().as_deref(), Some("foreign"));
-        let last = line.pop_front().unwrap();
-        assert!(!last.grant.is_finished(), "granted beside a foreign client");
-        assert_eq!(other.waiters(&name).await, 1, "only who was never granted waits");
-        server.cli(&["DEL", &name]).unwrap();
-        last.granted(ms(2_000)).await.lease.release().await.unwrap();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_grant_that_was_handed_on_meanwhile_is_lost_to_who_holds_it() {
-    let server = RedisServer::start().unwrap();
-    let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
-    let Standing { holder, mut line } = ours.holder(&other, "a", TTL, 1).await;
-    let foreign = other.waiter("a", TTL, 1).await;
-    // The server hears of nothing, and says what happens there.
-    ours.link.fault_on(Connections::Only(0), Way::ToServer, Fault::Hold);
-    let token = holder.token;
-    let releasing = release(holder);
-    let next = line.pop_front().unwrap().granted(AT_ONCE).await;
-    let operator = other.provider.operator().unwrap();
-    assert!(operator.revoke(&LockName::new("a").unwrap(), token).await.unwrap());
-    assert_eq!(by(ms(500), "a loss", next.lease.lost()).await, LossReason::Revoked);
-    // It is still in the queue, as its head: the name is reserved for it in vain.
-    let granted = foreign.granted(ms(1_500)).await;
-    assert!(granted.token > next.token);
-    ours.link.deliver();
-    assert!(by(ms(1_000), "a release", releasing).await.unwrap().is_err());
-    assert!(next.lease.release().await.is_err());
-    assert!(ours.takes("a").await.is_none(), "freed by who had lost it");
-    granted.lease.release().await.unwrap();
-    assert_eq!(other.waiters("a").await, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_grow_past_those_that_the_server_never_heard_of() {
-    let server = RedisServer::start().unwrap();
-    let other = Party::new(&server).await;
-    for flush in [false, true] {
-        let ours = Party::new(&server).await;
-        let ttl = ms(1_200);
-        let Standing { mut holder, line } = ours.holder(&other, "a", ttl, 4).await;
-        ours.link.fault(Way::ToServer, Fault::Blackhole);
-        let mut releases = Vec::new();
-        for next in line {
-            releases.push(release(holder));
-            holder = next.granted(AT_ONCE).await;
-        }
-        let token = holder.token;
-        if flush {
-            server.cli(&["FLUSHALL"]).unwrap();
-        }
-        // It ends without another word, as a crash does.
-        releases.iter().for_each(JoinHandle::abort);
-        drop((holder, ours));
-        let next = other.gets("a", ms(5_500)).await;
-        assert!(next > token, "{next} after {token}");
-    }
 }
 
 /// Polls whenever it wakes, so many times.
@@ -255,12 +172,13 @@ async fn a_withdrawn_waiter_is_passed_over_and_its_followers_keep_their_order() 
     let left = line.remove(1).unwrap();
     ours.provider.withdraw(&left.request).await.unwrap();
     assert!(by(ms(500), "a withdrawn attempt", left.grant).await.unwrap().is_err());
-    ours.link.fault(Way::ToServer, Fault::Hold);
-    let mut releases = vec![release(holder)];
+    let (mut token, mut releases) = (holder.token, vec![release(holder)]);
     for next in line {
-        releases.push(release(next.granted(AT_ONCE).await));
+        let next = next.granted(ms(1_000)).await;
+        assert!(next.token > token);
+        token = next.token;
+        releases.push(release(next));
     }
-    ours.link.deliver();
     for release in releases {
         by(ms(2_000), "a release", release).await.unwrap().unwrap();
     }

@@ -1,4 +1,4 @@
-//! The clients of the tests of hand-offs, and who waits there.
+//! The clients of the tests of turns, and who waits there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
