@@ -1,24 +1,26 @@
 //! The client: what all calls of a provider share.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Txn, TxnResponse};
 use lockkit_core::kit::{call_limit, within};
-use lockkit_core::{Applied, Error, Request, Result, TtlRange};
+use lockkit_core::{Applied, Error, LockName, Request, Result, TtlRange};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::endpoints::{CallOutcome, Endpoints};
 use crate::keeper::Keepers;
 use crate::mark::Mark;
-use crate::protocol::{Keys, send};
+use crate::protocol::{Keys, Seen, send};
 use crate::requests::{Entry, Record, Requests, live_sessions, outlive_sweep, prune};
 use crate::session::{Session, Use};
 use crate::watch::Watch;
 
-/// How many requests of a crowd ask at once: each costs the cluster milliseconds in a queue of a thousand.
-const AT_ONCE: usize = 32;
+/// How many requests of a crowd ask at once: each costs the cluster about a millisecond in a queue of thousands.
+const AT_ONCE: usize = 64;
+/// Of how many names a contender is kept in mind.
+const MANY: usize = 1024;
 
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -33,6 +35,7 @@ pub(crate) struct Client {
     pub(crate) requests: Arc<Requests>,
     pub(crate) keepers: Keepers,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) seen: SeenLast,
     /// Of the requests that enter a queue, or read their place in it.
     pub(crate) turns: Semaphore,
 }
@@ -51,6 +54,7 @@ impl Client {
             endpoints,
             requests,
             watch: Watch::new(keys.clone()),
+            seen: SeenLast::default(),
             keys,
             mark,
             token_base,
@@ -132,6 +136,24 @@ impl Client {
 
     pub(crate) async fn txn(&self, request: &Request, txn: &Txn) -> CallOutcome<TxnResponse> {
         self.endpoints.call(request.clock(), call_limit(request.ttl()), send(txn)).await
+    }
+}
+
+/// For each name the contender that an attempt found last. It is compared before it counts.
+#[derive(Debug, Default)]
+pub(crate) struct SeenLast(Mutex<HashMap<LockName, Seen>>);
+
+impl SeenLast {
+    pub(crate) fn get(&self, name: &LockName) -> Option<Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub(crate) fn keep(&self, name: &LockName, seen: Seen) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MANY {
+            all.clear();
+        }
+        all.insert(name.clone(), seen);
     }
 }
 

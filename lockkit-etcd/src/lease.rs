@@ -16,7 +16,7 @@ use crate::error::Failure;
 use crate::protocol::{Own, revision_of};
 use crate::requests::{Entry, is_clear, retire};
 use crate::session::{Session, Use};
-use crate::watch::KeyState;
+use crate::sight::KeyState;
 
 /// How old an acknowledged keep-alive may be to serve one more lock: many locks that are renewed
 /// at their own times then share a few keep-alives.

@@ -94,7 +94,7 @@ impl Client {
     /// The holder and the waiters, in their order.
     async fn queue(&self, name: &LockName) -> Result<Vec<Contender>> {
         let at = self.keys.directory(name);
-        let txn = Txn::new().and_then([at.first_ones(0)]);
+        let txn = Txn::new().and_then([at.all()]);
         let answer = self.endpoints.call(&Clock::system(), LONGEST_CALL, send(&txn)).await;
         let found = reads(&answer.into_result()?);
         Ok(found.first().map(|found| at.contenders(found)).unwrap_or_default())

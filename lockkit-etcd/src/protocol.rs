@@ -6,15 +6,15 @@
 //! and the cluster's mark, `<prefix>/%/cluster`, which stays.
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, PutOptions,
-    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, PutOptions, Txn,
+    TxnOp, TxnOpResponse, TxnResponse,
 };
 use futures_util::future::BoxFuture;
 use lockkit_core::{Applied, Error, LockName, RequestId, Result};
 
 use crate::mark::Mark;
 
-/// How many keys are looked at first, from either end of a queue: only stray ones make it more.
+/// How many keys an attempt looks at first: only stray ones make it more.
 pub(crate) const FEW: i64 = 4;
 
 /// Where this deployment's keys lie.
@@ -24,6 +24,9 @@ pub(crate) struct Keys(String);
 /// A name's directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Directory(String);
+
+/// A contender's key, and its revision: as long as it has that one, its name is not free.
+pub(crate) type Seen = (Vec<u8>, i64);
 
 /// One that holds or waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +92,11 @@ impl Keys {
 }
 
 impl Directory {
+    /// What all keys below the name begin with.
+    pub(crate) fn range(&self) -> &str {
+        &self.0
+    }
+
     pub(crate) fn key(&self, lease: i64, request: RequestId) -> Vec<u8> {
         format!("{}{lease:x}-{}", self.0, u128::from_be_bytes(request.to_bytes())).into_bytes()
     }
@@ -106,20 +114,23 @@ impl Directory {
         })
     }
 
+    /// Those among these keys that contend, in the order of the queue.
     pub(crate) fn contenders(&self, found: &GetResponse) -> Vec<Contender> {
-        found.kvs().iter().filter_map(|kv| self.contender(kv)).collect()
+        let mut queue: Vec<_> = found.kvs().iter().filter_map(|kv| self.contender(kv)).collect();
+        queue.sort_unstable_by_key(|contender| contender.created);
+        queue
     }
 
-    /// The first ones in the queue, in their order, with labels.
-    pub(crate) fn first_ones(&self, limit: i64) -> TxnOp {
-        let options = in_order(SortOrder::Ascend).with_limit(limit);
+    /// All keys below the name, in no order: sorting is cheaper here than in the server.
+    pub(crate) fn all(&self) -> TxnOp {
+        TxnOp::get(self.0.as_str(), Some(GetOptions::new().with_prefix()))
+    }
+
+    /// A few of them, in no order, and how many there are. In no order this touches the server's index and as
+    /// many keys, in any order all keys of the queue.
+    fn some(&self, limit: i64) -> TxnOp {
+        let options = GetOptions::new().with_prefix().with_limit(limit).with_keys_only();
         TxnOp::get(self.0.as_str(), Some(options))
-    }
-
-    /// From the last one before this revision on, backwards.
-    fn before(&self, created: i64, limit: i64) -> TxnOp {
-        let options = in_order(SortOrder::Descend).with_max_create_revision(created - 1);
-        TxnOp::get(self.0.as_str(), Some(options.with_limit(limit).with_keys_only()))
     }
 }
 
@@ -160,14 +171,14 @@ impl Own<'_> {
         TxnOp::put(self.session, "", Some(PutOptions::new().with_lease(self.lease)))
     }
 
-    /// Joins the queue, and reads the place in it.
+    /// Joins the queue, and counts the keys in it.
     pub(crate) fn enter(&self, at: &Directory, mark: &Mark, revision: i64, label: &str) -> Txn {
-        // The request that has just entered is the last one.
-        let place = vec![self.put(label), at.first_ones(FEW), at.before(i64::MAX, FEW)];
+        let place = vec![self.put(label), at.some(1)];
         Txn::new().when(self.guards(revision, mark)).and_then(place).or_else(self.see(mark))
     }
 
-    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray.
+    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray. Where this
+    /// contender is still there, nothing more is compared or read, however long the queue is.
     pub(crate) fn take(
         &self,
         at: &Directory,
@@ -176,6 +187,7 @@ impl Own<'_> {
         label: &str,
         known: Option<i64>,
         limit: i64,
+        seen: Option<&Seen>,
     ) -> Txn {
         let free = match known {
             None => Compare::create_revision(at.0.as_str(), CompareOp::Equal, 0),
@@ -184,8 +196,11 @@ impl Own<'_> {
         let mut guards = self.guards(revision, mark);
         guards.push(free.with_prefix());
         let mut see = self.see(mark);
-        see.push(at.first_ones(limit));
-        Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
+        see.push(at.some(limit));
+        let take = Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see);
+        let Some((key, revision)) = seen else { return take };
+        let is_there = Compare::mod_revision(&**key, CompareOp::Equal, *revision);
+        Txn::new().when([is_there]).or_else([TxnOp::txn(take)])
     }
 
     fn is_there(&self, created: i64) -> Compare {
@@ -194,24 +209,6 @@ impl Own<'_> {
 
     fn read(&self) -> TxnOp {
         TxnOp::get(self.key, Some(GetOptions::new().with_keys_only()))
-    }
-
-    fn place(&self, at: &Directory, created: i64, limit: i64) -> Vec<TxnOp> {
-        vec![self.read(), at.first_ones(limit), at.before(created, limit)]
-    }
-
-    /// Reads the place of a key that has entered.
-    pub(crate) fn look(&self, at: &Directory, created: i64, limit: i64) -> Txn {
-        Txn::new().and_then(self.place(at, created, limit))
-    }
-
-    /// The same, but only if this key or the one before it is gone: sorting a queue costs the more
-    /// the longer it is, and comparing does not.
-    pub(crate) fn look_again(&self, at: &Directory, created: i64, before: &(Vec<u8>, i64)) -> Txn {
-        let (key, other) = before;
-        let other = Compare::create_revision(&**key, CompareOp::Equal, *other);
-        let unchanged = vec![self.is_there(created), other];
-        Txn::new().when(unchanged).or_else(self.place(at, created, FEW))
     }
 
     /// Checks that the key is there: etcd serves a transaction that reads nothing from old state.
@@ -252,10 +249,6 @@ impl Own<'_> {
     pub(crate) fn bar(&self) -> Txn {
         Txn::new().and_then([self.touch()])
     }
-}
-
-fn in_order(order: SortOrder) -> GetOptions {
-    GetOptions::new().with_prefix().with_sort(SortTarget::Create, order)
 }
 
 /// Sends a transaction, as often as it is called.

@@ -1,36 +1,23 @@
 //! A request's way through the queue: entering it, waiting in it, leaving it.
 
-use etcd_client::{GetResponse, KeyValue, Txn, TxnResponse};
+use etcd_client::{GetResponse, Txn, TxnOpResponse, TxnResponse};
 use lockkit_core::{Applied, Error, Holder, Kind, Request, Result, StoreSays};
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
 use crate::error::Failure;
 use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of};
+use crate::replica::{Place, Standing};
 use crate::requests::{Record, refused, sending};
 use crate::session::Use;
-use crate::watch::KeyState;
 
-/// Where a request stands, as of the revision `known`.
-#[derive(Debug)]
+/// Where a request stands once its key is in the queue.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Position {
-    /// No key was created before it: it holds.
-    First {
-        created: i64,
-        known: i64,
-    },
-    Behind(Behind),
-    /// Its key is gone.
-    Lost,
-}
-
-/// Directly behind this key, and somewhere behind the holder with this label.
-#[derive(Debug)]
-pub(crate) struct Behind {
-    created: i64,
-    known: i64,
-    before: (Vec<u8>, i64),
-    holder: String,
+    /// No key was created before it, as of the revision `known`: it holds.
+    First { created: i64, known: i64 },
+    /// Others may be before it.
+    Queued { created: i64 },
 }
 
 /// What came of an attempt that does not wait.
@@ -72,17 +59,25 @@ impl Client {
             let found = reads(&answer);
             if answer.succeeded() {
                 let created = revision_of(&answer)?;
-                let [firsts, befores] = &found[..] else { return Err(garbled()) };
-                return match position(&at, request.kind(), (created, created), firsts, befores, FEW)
-                {
-                    Some(position) => Ok(Some(position)),
-                    None => self.look(request, &at, own, created).await.map(Some),
-                };
+                let [some] = &found[..] else { return Err(garbled()) };
+                return Ok(Some(match some.count() {
+                    1 => Position::First { created, known: created },
+                    _ => Position::Queued { created },
+                }));
             }
             let [ours, session_key, mark] = &found[..] else { return Err(garbled()) };
             self.recognize(mark)?;
-            if let Some(kv) = ours.kvs().first() {
-                return self.look(request, &at, own, kv.create_revision()).await.map(Some);
+            match ours.kvs().first() {
+                Some(kv) if kv.lease() == session.lease => {
+                    return Ok(Some(Position::Queued { created: kv.create_revision() }));
+                }
+                // An operator has put it again, on no lease: it does not contend.
+                Some(kv) => {
+                    let delete = own.delete(kv.create_revision(), false);
+                    self.read(request, &delete).await?;
+                    continue;
+                }
+                None => {}
             }
             if !self.catch_up(session, session_key, revision).await {
                 return Ok(None);
@@ -101,33 +96,38 @@ impl Client {
         let key = at.key(session.lease, request.id());
         let own = Own { key: &key, lease: session.lease, session: &session.key };
         let (mut known, mut limit) = (None, FEW);
+        // A replay is to find its own key, and not another's behind it.
+        let mut seen = if record.data().is_new() { self.seen.get(request.name()) } else { None };
         loop {
             let revision = session.revision();
-            let txn = own.take(&at, &self.mark, revision, request.label(), known, limit);
+            let (label, before) = (request.label(), seen.as_ref());
+            let txn = own.take(&at, &self.mark, revision, label, known, limit, before);
             let Some(answer) = self.send(request, record, session, own, txn).await? else {
                 return Ok(TakeOutcome::Ended);
             };
             let now = revision_of(&answer)?;
+            let answer = match seen.take() {
+                Some(_) if answer.succeeded() => return Ok(TakeOutcome::Held),
+                Some(_) => nested(&answer)?,
+                None => answer,
+            };
             if answer.succeeded() {
                 return Ok(TakeOutcome::Taken { created: now, known: now });
             }
             let found = reads(&answer);
-            let [ours, session_key, mark, firsts] = &found[..] else { return Err(garbled()) };
+            let [ours, session_key, mark, some] = &found[..] else { return Err(garbled()) };
             self.recognize(mark)?;
             if let Some(kv) = ours.kvs().first() {
-                return match self.look(request, &at, own, kv.create_revision()).await? {
-                    Position::First { created, known } => Ok(TakeOutcome::Taken { created, known }),
-                    Position::Behind(_) => Ok(TakeOutcome::Queued),
-                    Position::Lost => Ok(TakeOutcome::Held),
-                };
+                return self.look(request, &at, own, kv.create_revision()).await;
             }
             if !self.catch_up(session, session_key, revision).await {
                 return Ok(TakeOutcome::Ended);
             }
-            if !at.contenders(firsts).is_empty() {
+            if let Some(contends) = some.kvs().iter().find(|kv| at.contender(kv).is_some()) {
+                self.seen.keep(request.name(), (contends.key().to_vec(), contends.mod_revision()));
                 return Ok(TakeOutcome::Held);
             }
-            if limit > 0 && i64::try_from(firsts.kvs().len()).is_ok_and(|found| found >= limit) {
+            if limit > 0 && some.more() {
                 // Only stray keys so far; a contender may be behind them.
                 limit = 0;
             } else {
@@ -143,90 +143,82 @@ impl Client {
         request: &Request,
         record: &Record,
         session: &Use,
-        mut position: Position,
+        position: Position,
     ) -> Result<Option<(i64, i64)>> {
-        let at = self.keys.directory(request.name());
-        let key = at.key(session.lease, request.id());
-        let own = Own { key: &key, lease: session.lease, session: &session.key };
-        self.watch.run(&self.endpoints)?;
+        let created = match position {
+            Position::First { created, known } => return Ok(Some((created, known))),
+            Position::Queued { created } => created,
+        };
+        let key = self.keys.directory(request.name()).key(session.lease, request.id());
+        let place = self.watch.replica(request.name()).place(&key, created);
+        let granted = tokio::select! {
+            biased;
+            () = record.withdrawn() => return Err(Error::withdrawn()),
+            () = session.ended(&self.keepers) => None,
+            error = self.watch.serve(&self.endpoints) => return Err(error),
+            known = self.first(request, &place) => known?.map(|known| (created, known)),
+        };
+        Ok(granted.filter(|_| !session.is_past()))
+    }
+
+    /// Completes once nothing is before this place: the revision as of which this is so; `None`: its key is
+    /// gone.
+    async fn first(&self, request: &Request, place: &Place) -> Result<Option<i64>> {
+        let mut is_told_away = false;
         loop {
-            let behind = match position {
-                Position::First { created, known } => return Ok(Some((created, known))),
-                Position::Lost => return Ok(None),
-                Position::Behind(behind) => behind,
-            };
-            let Behind { created, known, before, holder } = &behind;
-            request.report(StoreSays::Held(Some(Holder::new(holder.as_str()))));
-            let ours = self.watch.sight(&key, *created, *known);
-            let theirs = self.watch.sight(&before.0, before.1, *known);
-            let turn = async {
-                let state = tokio::select! {
-                    state = ours.news() => state,
-                    state = theirs.news() => state,
-                };
-                if state == KeyState::Gone {
-                    return Ok(None);
+            let changed = place.changed();
+            match place.standing(request.kind()) {
+                Standing::First { known } => return Ok(Some(known)),
+                Standing::Gone => return Ok(None),
+                Standing::Behind { holder } => {
+                    request.report(StoreSays::Held(Some(Holder::new(holder))));
+                    changed.await;
+                    is_told_away = false;
                 }
-                let up = self.watch.up(&self.endpoints);
-                tokio::pin!(up);
-                tokio::select! {
-                    biased;
-                    is_up = &mut up => is_up?,
-                    () = self.watch.away() => {
-                        request.report(StoreSays::Unreachable);
-                        up.await?;
+                Standing::Unread { stream } => {
+                    let _one_reads = place.replica.reading.lock().await;
+                    // Another waiter may have read meanwhile.
+                    if place.standing(request.kind()) == (Standing::Unread { stream }) {
+                        let all = Txn::new().and_then([place.replica.at.all()]);
+                        let answer = self.read(request, &all).await?;
+                        let (found, now) = (reads(&answer), revision_of(&answer)?);
+                        let found = found.first().ok_or_else(garbled)?;
+                        let queue = place.replica.at.contenders(found);
+                        place.replica.take_in(stream, queue, now);
                     }
                 }
-                Ok(Some(self.turn().await))
-            };
-            let _turn = tokio::select! {
-                biased;
-                () = record.withdrawn() => return Err(Error::withdrawn()),
-                () = session.ended(&self.keepers) => return Ok(None),
-                turn = turn => turn?,
-            };
-            position = self.look_again(request, &at, own, behind).await?;
-            if session.is_past() {
-                return Ok(None);
+                Standing::Unknown => tokio::select! {
+                    () = changed => {}
+                    () = self.watch.away(), if !is_told_away => {
+                        request.report(StoreSays::Unreachable);
+                        is_told_away = true;
+                    }
+                },
             }
         }
     }
 
-    /// Reads the position of the key that `created` made.
-    pub(crate) async fn look(
+    /// Whether the key that `created` made holds.
+    async fn look(
         &self,
         request: &Request,
         at: &Directory,
         own: Own<'_>,
         created: i64,
-    ) -> Result<Position> {
-        // All of them, if the first few are stray.
-        for limit in [FEW, 0] {
-            let answer = self.read(request, &own.look(at, created, limit)).await?;
-            if let Some(position) = position_in(&answer, at, request.kind(), created, limit)? {
-                return Ok(position);
-            }
-        }
-        Err(garbled())
-    }
-
-    /// Reads the position of a key that was behind another key.
-    async fn look_again(
-        &self,
-        request: &Request,
-        at: &Directory,
-        own: Own<'_>,
-        behind: Behind,
-    ) -> Result<Position> {
-        let created = behind.created;
-        let answer = self.read(request, &own.look_again(at, created, &behind.before)).await?;
-        if answer.succeeded() {
-            return Ok(Position::Behind(Behind { known: revision_of(&answer)?, ..behind }));
-        }
-        match position_in(&answer, at, request.kind(), created, FEW)? {
-            Some(position) => Ok(position),
-            None => self.look(request, at, own, created).await,
-        }
+    ) -> Result<TakeOutcome> {
+        let answer = self.read(request, &Txn::new().and_then([at.all()])).await?;
+        let (found, known) = (reads(&answer), revision_of(&answer)?);
+        let queue = at.contenders(found.first().ok_or_else(garbled)?);
+        let (before, others) =
+            queue.split_at(queue.partition_point(|other| other.created < created));
+        let is_there = others.iter().any(|other| other.created == created && other.key == own.key);
+        // Every contender is exclusive.
+        let is_admitted = request.kind().admits(before.iter().map(|_| Kind::Exclusive));
+        Ok(match (is_there, is_admitted) {
+            (false, _) => TakeOutcome::Held,
+            (true, true) => TakeOutcome::Taken { created, known },
+            (true, false) => TakeOutcome::Queued,
+        })
     }
 
     /// Sends what may leave a key; `None`: the session's lease is gone, and nothing was left.
@@ -300,41 +292,10 @@ impl Client {
     }
 }
 
-/// The position that follows from the answer to a look; `None`: more must be read.
-fn position_in(
-    answer: &TxnResponse,
-    at: &Directory,
-    kind: Kind,
-    created: i64,
-    limit: i64,
-) -> Result<Option<Position>> {
-    let found = reads(answer);
-    let [ours, firsts, befores] = &found[..] else { return Err(garbled()) };
-    if ours.kvs().first().map(KeyValue::create_revision) != Some(created) {
-        return Ok(Some(Position::Lost));
+/// The answer to the transaction within another one.
+fn nested(answer: &TxnResponse) -> Result<TxnResponse> {
+    match answer.op_responses().into_iter().next() {
+        Some(TxnOpResponse::Txn(answer)) => Ok(answer),
+        _ => Err(garbled()),
     }
-    Ok(position(at, kind, (created, revision_of(answer)?), firsts, befores, limit))
-}
-
-/// The position that follows from the first keys of a queue and from those before ours, the nearest
-/// first; `None`: they are all stray, and more may lie behind them.
-fn position(
-    at: &Directory,
-    kind: Kind,
-    (created, known): (i64, i64),
-    firsts: &GetResponse,
-    befores: &GetResponse,
-    limit: i64,
-) -> Option<Position> {
-    let mut before = at.contenders(befores);
-    before.retain(|other| other.created < created);
-    // Every contender is exclusive.
-    let is_admitted = kind.admits(before.iter().map(|_| Kind::Exclusive));
-    let Some(nearest) = before.into_iter().next().filter(|_| !is_admitted) else {
-        let is_all = limit == 0 || i64::try_from(befores.kvs().len()).is_ok_and(|n| n < limit);
-        return is_all.then_some(Position::First { created, known });
-    };
-    let holder = at.contenders(firsts).into_iter().next().unwrap_or_else(|| nearest.clone());
-    let before = (nearest.key, nearest.created);
-    Some(Position::Behind(Behind { created, known, before, holder: holder.label }))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::KeyValue;
-use lockkit_core::kit::{self, Notes, call_limit};
+use lockkit_core::kit::{self, Notes, call_limit, within};
 use lockkit_core::{Clock, Error, Result};
 
 use crate::endpoints::Endpoints;
@@ -18,7 +18,6 @@ pub(crate) type Requests = kit::Requests<Trace>;
 /// A call, or a lease, of a request.
 pub(crate) type Entry = kit::Entry<Trace>;
 pub(crate) type Record = kit::Record<Trace>;
-pub(crate) type Sending<'a> = kit::Sending<'a, Trace>;
 
 /// What of a request may be in the store.
 #[derive(Debug, Default)]
@@ -27,7 +26,15 @@ pub(crate) struct Trace {
     place: Option<(Use, Vec<u8>)>,
     /// How many sendings there were.
     sent: usize,
+    /// How many of them have not ended yet.
+    under_way: usize,
     sweep: Sweep,
+}
+
+/// A sending of what may leave a key; dropped, it has no answer.
+pub(crate) struct Sending<'a> {
+    record: &'a Record,
+    sending: Option<kit::Sending<'a, Trace>>,
 }
 
 /// What is known of a removal that began because no call worked on the request any more.
@@ -48,6 +55,13 @@ pub(crate) struct Sweeping {
     is_answered: bool,
 }
 
+impl Trace {
+    /// Whether nothing was ever sent.
+    pub(crate) const fn is_new(&self) -> bool {
+        self.sent == 0
+    }
+}
+
 impl Notes for Trace {
     fn are_kept(&self) -> bool {
         self.place.is_some()
@@ -61,11 +75,28 @@ impl Notes for Trace {
 pub(crate) fn sending<'a>(record: &'a Record, session: &Use, key: &[u8]) -> Result<Sending<'a>> {
     {
         let mut trace = record.data();
-        trace.sent += 1;
+        (trace.sent, trace.under_way) = (trace.sent + 1, trace.under_way + 1);
         // Before it is counted: a withdrawal that finds the sending finds the place too.
         trace.place = Some((session.clone(), key.to_vec()));
     }
-    record.send()
+    let mut sending = Sending { record, sending: None };
+    sending.sending = Some(record.send()?);
+    Ok(sending)
+}
+
+impl Sending<'_> {
+    /// The store has answered: this sending does not arrive any more.
+    pub(crate) fn answered(mut self) {
+        self.sending.take().into_iter().for_each(kit::Sending::answered);
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        // First, so that a withdrawal that waits for its end finds whether it was answered.
+        drop(self.sending.take());
+        self.record.data().under_way -= 1;
+    }
 }
 
 /// The store will never apply this sending: a request that sent nothing else has left nothing.
@@ -107,19 +138,24 @@ pub(crate) fn live_sessions(requests: &Requests) -> Vec<Arc<Session>> {
 }
 
 /// Removes what a request has in the store, and has refused what may still come of it.
+///
+/// It waits a while for the answers to what is under way: most come, and then nothing has to be refused. A refusal touches the session
+/// key, and costs every other request of the session a round trip.
 pub(crate) async fn clear(
     requests: &Requests,
     endpoints: &Endpoints,
     record: &Record,
 ) -> Result<()> {
+    let (clock, limit) = of(record);
+    let ended = record.wait_for(|trace| (trace.under_way == 0).then_some(()));
+    within(clock, limit / 4, ended).await;
     let Some((session, key)) = place(record) else { return Ok(()) };
     if session.is_past() {
         session.revoke(endpoints).await?;
     } else if !session.has_ended() {
         let own = Own { key: &key, lease: session.lease, session: &session.key };
         let touch = record.is_unsettled();
-        let (clock, limit) = of(record);
-        match endpoints.call(clock, limit, send(&own.withdraw(touch))).await.value {
+        match endpoints.call(clock, limit * 3 / 4, send(&own.withdraw(touch))).await.value {
             Ok(answer) if touch => session.touched(revision_of(&answer)?),
             Ok(_) => {}
             // The key was on that lease.

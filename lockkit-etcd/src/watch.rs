@@ -1,45 +1,63 @@
-//! Deletions: one watch per provider over all its keys, opened at the first need.
+//! One stream per provider: a watch of all deletions, which tells the holders, and a watch of each name that is
+//! waited for, which keeps a replica of its queue in step.
 //!
-//! It is opened at "now" and stays, so it is always in step: a watch that is opened for each wait, or
-//! at a past revision, falls behind once, into a loop of the server that runs every 100 ms. When its
-//! stream ends, the next one begins at "now" too, and each caller that has a key in sight reads it once: what
-//! was deleted between may have been compacted away, some servers without saying so
-//! (<https://github.com/etcd-io/etcd/issues/19179>).
+//! All are opened at "now", so they are always in step: a watch that is opened at a past revision falls behind once,
+//! into a loop of the server that runs every 100 ms. When the stream ends, the next one begins at "now" too, and each
+//! holder that has a key in sight, and one waiter of each name, reads once: what was deleted between may have been
+//! compacted away, some servers without saying so (<https://github.com/etcd-io/etcd/issues/19179>).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
-use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL, Service};
-use lockkit_core::{Clock, Result};
+use etcd_client::{
+    EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
+    WatchResponseStream,
+};
+use lockkit_core::kit::{Alive, LONGEST_CALL, Service};
+use lockkit_core::{Clock, Error, LockName, Result};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
+use crate::follower::Follower;
 use crate::member_client::MemberClient;
 use crate::protocol::Keys;
+use crate::replica::Replica;
+use crate::sight::{KeyState, Sight};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// After so long a silence a stream that a caller needs is asked whether it lives.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long it has to answer: etcd does so from memory.
 const PROBE: Duration = Duration::from_secs(1);
+/// The number of the watch of all deletions, the first one of its stream.
+const ALL: i64 = 0;
 /// How many deletions are kept for answers that come after them.
 const KEPT: usize = 1024;
+/// How long at least a name is watched after its last waiter: the next one finds the replica in step.
+const LINGER: Duration = Duration::from_secs(5);
 
-/// The deletions below a prefix.
+/// The stream, and what it has told.
 #[derive(Debug)]
 pub(crate) struct Watch {
     keys: Keys,
     state: Mutex<State>,
     changed: Notify,
+    /// A replica is to be opened.
+    asked: Notify,
+    /// The stream is to be asked whether it lives.
+    doubted: Notify,
     /// The task that follows the stream.
     service: Service,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Of the names that are waited for, or were of late.
+    replicas: HashMap<LockName, Arc<Replica>>,
+    /// Those of them that are watched, by the number of the watch on this stream.
+    watched: HashMap<i64, (LockName, Arc<Replica>)>,
+    /// Those that no caller wants any more, until etcd says that they have ended.
+    ended: HashSet<i64>,
     /// Every deletion after this revision is kept, or will be told; `None`: nothing is known.
     since: Option<i64>,
     kept: HashMap<Vec<u8>, i64>,
@@ -51,32 +69,33 @@ struct State {
     is_away: bool,
 }
 
-/// One incarnation of a key, kept in sight.
-#[derive(Debug)]
-pub(crate) struct Sight {
-    watch: Arc<Watch>,
-    key: Vec<u8>,
-    /// Its create revision: another incarnation of the same key is another one.
-    created: i64,
-    state: Mutex<KeyState>,
-    changed: Notify,
-}
-
-/// What is known of a key in sight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeyState {
-    /// Nothing new.
-    There,
-    /// It was deleted.
-    Gone,
-    /// It may have been deleted unseen: it must be read.
-    Unsure,
-}
-
 impl Watch {
     pub(crate) fn new(keys: Keys) -> Arc<Self> {
-        let service = Service::default();
-        Arc::new(Self { keys, state: Mutex::default(), changed: Notify::new(), service })
+        let [changed, asked, doubted] = [Notify::new(), Notify::new(), Notify::new()];
+        let (state, service) = (Mutex::default(), Service::default());
+        Arc::new(Self { keys, state, changed, asked, doubted, service })
+    }
+
+    /// The replica of this name's queue, which is kept in step from now on.
+    pub(crate) fn replica(&self, name: &LockName) -> Arc<Replica> {
+        let mut state = self.state();
+        let made = || {
+            self.asked.notify_one();
+            Arc::new(Replica::new(self.keys.directory(name)))
+        };
+        Arc::clone(state.replicas.entry(name.clone()).or_insert_with(made))
+    }
+
+    /// Has the stream followed; completes with the error of a caller outside a tokio runtime.
+    pub(crate) async fn serve(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Error {
+        loop {
+            if let Err(error) = self.run(endpoints) {
+                return error;
+            }
+            self.service.lapsed().await;
+            // A runtime that ends refuses the task, and polls this one no more.
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Keeps in sight the incarnation of `key` that `created` made and that was there at `known`.
@@ -87,17 +106,22 @@ impl Watch {
             _ if state.since.is_some_and(|since| since <= known) => KeyState::There,
             _ => KeyState::Unsure,
         };
-        let sight = Arc::new(Sight {
-            watch: Arc::clone(self),
-            key: key.to_vec(),
-            created,
-            state: Mutex::new(key_state),
-            changed: Notify::new(),
-        });
+        let sight = Arc::new(Sight::new(self, key, created, key_state));
         if key_state == KeyState::There {
             state.sights.entry(key.to_vec()).or_default().push(Arc::downgrade(&sight));
         }
         sight
+    }
+
+    /// Forgets the sights of this key that were dropped.
+    pub(crate) fn out_of_sight(&self, key: &[u8]) {
+        let mut state = self.state();
+        if let Some(sights) = state.sights.get_mut(key) {
+            sights.retain(|sight| sight.strong_count() > 0);
+            if sights.is_empty() {
+                state.sights.remove(key);
+            }
+        }
     }
 
     /// Completes when what is read from now on can be kept in sight; never once closed.
@@ -153,7 +177,7 @@ impl Watch {
     }
 
     /// Follows one stream until it ends; whether there was one.
-    async fn follow(&self, alive: &mut Alive, endpoints: &Endpoints) -> bool {
+    pub(crate) async fn follow(&self, alive: &mut Alive, endpoints: &Endpoints) -> bool {
         self.forget();
         let open = |client: MemberClient| async move {
             let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
@@ -163,11 +187,15 @@ impl Watch {
         };
         let (clock, member) = (Clock::system(), endpoints.current());
         let opened = endpoints.once(member, &clock, LONGEST_CALL, LONGEST_CALL, open).await;
-        let Ok((client, mut stream)) = opened else { return false };
+        let Ok((client, stream)) = opened else { return false };
+        let (sender, mut stream) = stream.split();
+        let asking = self.ask(sender);
+        tokio::pin!(asking);
         let mut is_up = false;
         loop {
             let message = tokio::select! {
                 message = self.next(&mut stream, &client, endpoints) => message,
+                () = &mut asking => None,
                 () = endpoints.given_up(&client) => None,
                 () = alive.stopped() => return true,
             };
@@ -176,7 +204,7 @@ impl Watch {
                     endpoints.drop_client(&client);
                     return is_up;
                 }
-                Some(message) if message.canceled() => {
+                Some(message) if message.canceled() && !self.has_ended(message.watch_id()) => {
                     // A login that has expired, which a stream does not renew and a new client does; or a
                     // right that was taken away, which a new login does not bring back.
                     if !endpoints.lacks_a_right(&client).await {
@@ -193,10 +221,70 @@ impl Watch {
         }
     }
 
+    /// Asks the stream for what callers want of it; ends where it has ended.
+    async fn ask(&self, mut sender: WatchRequestSender) {
+        let mut newest = ALL;
+        let mut look_around = tokio::time::interval(LINGER);
+        loop {
+            for (name, replica) in self.unwatched() {
+                newest += 1;
+                let options = WatchOptions::new().with_prefix().with_watch_id(newest);
+                let range = replica.at.range().to_owned();
+                self.state().watched.insert(newest, (name, replica));
+                if sender.watch(range, Some(options)).await.is_err() {
+                    return;
+                }
+            }
+            let asked = tokio::select! {
+                () = self.asked.notified() => Ok(()),
+                () = self.doubted.notified() => sender.request_progress().await,
+                _ = look_around.tick() => {
+                    let mut outcome = Ok(());
+                    for watch in self.unused() {
+                        outcome = outcome.and(sender.cancel(watch).await);
+                    }
+                    outcome
+                }
+            };
+            if asked.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The replicas that no watch was asked for on this stream; they count as asked for.
+    fn unwatched(&self) -> Vec<(LockName, Arc<Replica>)> {
+        let state = self.state();
+        let closed = state.replicas.iter().filter(|(_, replica)| replica.asks());
+        closed.map(|(name, replica)| (name.clone(), Arc::clone(replica))).collect()
+    }
+
+    /// The watches of names that had no waiter since this was last asked, which are forgotten.
+    fn unused(&self) -> Vec<i64> {
+        let mut state = self.state();
+        let State { replicas, watched, ended, .. } = &mut *state;
+        // Held by the two maps; a waiter gets its copy while this is locked.
+        let is_over = |replica: &Arc<Replica>| replica.is_unused(Arc::strong_count(replica) > 2);
+        let over = watched.iter().filter(|(_, (_, replica))| is_over(replica));
+        let over: Vec<i64> = over.map(|(watch, _)| *watch).collect();
+        for watch in &over {
+            if let Some((name, _)) = watched.remove(watch) {
+                replicas.remove(&name);
+                ended.insert(*watch);
+            }
+        }
+        over
+    }
+
+    /// Whether this watch was ended because no caller wants it any more.
+    fn has_ended(&self, watch: i64) -> bool {
+        self.state().ended.remove(&watch)
+    }
+
     /// The next message; `None` where the stream ends, or is silent when asked whether it lives.
     async fn next(
         &self,
-        stream: &mut WatchStream,
+        stream: &mut WatchResponseStream,
         client: &MemberClient,
         endpoints: &Endpoints,
     ) -> Option<WatchResponse> {
@@ -212,16 +300,13 @@ impl Watch {
                 return unless_ended(message);
             }
             let state = self.state();
-            if state.since.is_none() || !state.sights.is_empty() {
+            if state.since.is_none() || !state.sights.is_empty() || !state.watched.is_empty() {
                 break;
             }
         }
         let before = endpoints.progress(client.member);
-        let asked = async {
-            stream.request_progress().await?;
-            stream.message().await
-        };
-        if let Ok(message) = tokio::time::timeout(PROBE, asked).await {
+        self.doubted.notify_one();
+        if let Ok(message) = tokio::time::timeout(PROBE, stream.message()).await {
             return unless_ended(message);
         }
         endpoints.silent(client.member, before, true);
@@ -229,6 +314,17 @@ impl Watch {
     }
 
     fn take(&self, message: &WatchResponse) {
+        if message.watch_id() != ALL {
+            let watched =
+                self.state().watched.get(&message.watch_id()).map(|(_, it)| Arc::clone(it));
+            if let Some(replica) = watched {
+                if message.created() {
+                    replica.stands();
+                }
+                replica.tell(message.events());
+            }
+            return;
+        }
         if message.created() {
             let mut state = self.state();
             if state.since.is_none() {
@@ -248,19 +344,23 @@ impl Watch {
         }
     }
 
-    fn down(&self, is_away: bool) {
+    pub(crate) fn down(&self, is_away: bool) {
         let mut state = self.state();
         (state.is_up, state.is_away) = (false, state.is_away || is_away);
         drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Forgets all deletions: each key in sight must be read.
-    fn forget(&self) {
+    /// Forgets all that was told: each key in sight, and each queue that is waited in, must be read.
+    pub(crate) fn forget(&self) {
         let was = {
             let mut state = self.state();
-            let is_away = state.is_away;
-            std::mem::replace(&mut *state, State { is_away, ..State::default() })
+            state.watched.clear();
+            // A waiter gets its copy while this is locked.
+            state.replicas.retain(|_, replica| Arc::strong_count(replica) > 1);
+            state.replicas.values().for_each(|replica| replica.close());
+            let (replicas, is_away) = (std::mem::take(&mut state.replicas), state.is_away);
+            std::mem::replace(&mut *state, State { replicas, is_away, ..State::default() })
         };
         for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
             sight.tell(KeyState::Unsure);
@@ -286,83 +386,5 @@ impl State {
             self.since = self.since.map(|since| since.max(at));
         }
         self.sights.get(key).into_iter().flatten().filter_map(Weak::upgrade).collect()
-    }
-}
-
-impl Sight {
-    /// Completes when it is no longer known to be there; level-triggered.
-    pub(crate) async fn news(&self) -> KeyState {
-        loop {
-            let changed = self.changed.notified();
-            let state = *self.state();
-            if state != KeyState::There {
-                return state;
-            }
-            changed.await;
-        }
-    }
-
-    /// Only this incarnation counts: a later one's end is another's.
-    fn deleted(&self, revision: i64) {
-        if self.created < revision {
-            self.tell(KeyState::Gone);
-        }
-    }
-
-    fn tell(&self, news: KeyState) {
-        *self.state() = news;
-        self.changed.notify_waiters();
-    }
-
-    fn state(&self) -> MutexGuard<'_, KeyState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Sight {
-    fn drop(&mut self) {
-        let mut state = self.watch.state();
-        if let Some(sights) = state.sights.get_mut(&self.key) {
-            sights.retain(|sight| sight.strong_count() > 0);
-            if sights.is_empty() {
-                state.sights.remove(&self.key);
-            }
-        }
-    }
-}
-
-/// The task that follows the stream, and opens the next one when it ends.
-struct Follower {
-    watch: Weak<Watch>,
-    alive: Alive,
-}
-
-impl Follower {
-    async fn run(mut self, endpoints: Arc<Endpoints>) {
-        let (mut backoff, mut in_vain) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), 0);
-        while let Some(watch) = self.watch.upgrade().filter(|_| !self.alive.is_stopped()) {
-            if watch.follow(&mut self.alive, &endpoints).await {
-                backoff.reset();
-                in_vain = 0;
-            } else {
-                in_vain += 1;
-            }
-            watch.down(in_vain >= endpoints.count());
-            drop(watch);
-            tokio::select! {
-                () = backoff.pause() => {}
-                () = self.alive.stopped() => return,
-            }
-        }
-    }
-}
-
-impl Drop for Follower {
-    /// Before `alive` is dropped: the callers that have a key in sight open a stream in a runtime that
-    /// lives, and what that one tells must stay.
-    fn drop(&mut self) {
-        if let Some(watch) = self.watch.upgrade() {
-            watch.forget();
-        }
     }
 }

@@ -17,6 +17,7 @@ mod moments;
 mod operated;
 mod orphans;
 mod processes;
+mod queues;
 mod refused;
 mod restore;
 mod rolling;

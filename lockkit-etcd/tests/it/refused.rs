@@ -48,8 +48,8 @@ fn is_rejected<T>(outcome: &Result<T, Error>) -> bool {
     matches!(outcome, Err(Error::Rejected { .. }))
 }
 
-/// A waiter of `app` behind a holder of `peer`, who releases once `app` may do nothing any more; the
-/// request, after its acquire and its withdrawal were refused.
+/// A waiter of `app` behind a holder of `peer`, who releases once `app` may do nothing any more and the waiter's
+/// withdrawal was refused; the request.
 async fn refused_waiter(rights: &Rights, app: &EtcdProvider, peer: &Locks) -> Request {
     let held = peer.lock("a").ttl(ms(30_000)).acquire().await.unwrap();
     let request = request("a");
@@ -59,11 +59,10 @@ async fn refused_waiter(rights: &Rights, app: &EtcdProvider, peer: &Locks) -> Re
     });
     queued(&peer.lock("a"), 1).await;
     rights.take_away();
-    held.release().await.unwrap();
-    let outcome = by(SLACK, "the refusal", acquiring).await.unwrap();
-    assert!(is_rejected(&outcome), "{outcome:?}");
     let withdrawn = app.withdraw(&request).await;
     assert!(is_rejected(&withdrawn), "{withdrawn:?}");
+    by(SLACK, "the end of the wait", acquiring).await.unwrap().unwrap_err();
+    held.release().await.unwrap();
     assert!(peer.lock("a").try_acquire().await.unwrap().is_none(), "the key is still there");
     request
 }
@@ -112,6 +111,21 @@ async fn a_hold_beside_a_refused_key_lives_on_and_takes_it_along_when_it_ends() 
     let guard = by(TTL + SOON + SLACK, "the name", peer.lock("a").acquire()).await.unwrap();
     guard.release().await.unwrap();
     testbed::held!(good);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_whose_right_is_taken_away_is_told_of_its_turn_and_holds() {
+    let (rights, app, peer) = Rights::of_two_users().await;
+    let held = peer.lock("a").ttl(ms(30_000)).acquire().await.unwrap();
+    let waiting = tokio::spawn(Locks::new(app).lock("a").ttl(TTL).acquire());
+    queued(&peer.lock("a"), 1).await;
+    rights.take_away();
+    held.release().await.unwrap();
+    let next = by(SLACK, "its grant", waiting).await.unwrap().unwrap();
+    tokio::time::sleep(TTL * 2).await;
+    testbed::held!(next);
+    rights.give_back();
+    next.release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
