@@ -168,7 +168,11 @@ impl EtcdLease {
         let mut known = self.known;
         self.client.watch.run(&self.client.endpoints)?;
         loop {
-            let sight = self.client.watch.sight(&self.grant.key, self.grant.create_revision, known);
+            let sight = self.client.watch.deletions.sight(
+                &self.grant.key,
+                self.grant.create_revision,
+                known,
+            );
             let state = tokio::select! {
                 () = self.session.ended(&self.client.keepers) => return Ok(LossReason::SessionEnded),
                 state = sight.news() => state,

@@ -17,7 +17,6 @@ mod config;
 mod endpoints;
 mod error;
 mod examine;
-mod follower;
 mod history;
 mod keeper;
 mod lease;

@@ -177,8 +177,7 @@ impl Own<'_> {
         Txn::new().when(self.guards(revision, mark)).and_then(place).or_else(self.see(mark))
     }
 
-    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray. Where this
-    /// contender is still there, nothing more is compared or read, however long the queue is.
+    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray.
     pub(crate) fn take(
         &self,
         at: &Directory,
@@ -187,7 +186,6 @@ impl Own<'_> {
         label: &str,
         known: Option<i64>,
         limit: i64,
-        seen: Option<&Seen>,
     ) -> Txn {
         let free = match known {
             None => Compare::create_revision(at.0.as_str(), CompareOp::Equal, 0),
@@ -197,10 +195,7 @@ impl Own<'_> {
         guards.push(free.with_prefix());
         let mut see = self.see(mark);
         see.push(at.some(limit));
-        let take = Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see);
-        let Some((key, revision)) = seen else { return take };
-        let is_there = Compare::mod_revision(&**key, CompareOp::Equal, *revision);
-        Txn::new().when([is_there]).or_else([TxnOp::txn(take)])
+        Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
     }
 
     fn is_there(&self, created: i64) -> Compare {
@@ -249,6 +244,13 @@ impl Own<'_> {
     pub(crate) fn bar(&self) -> Txn {
         Txn::new().and_then([self.touch()])
     }
+}
+
+/// Runs `take` unless this contender is still there: then nothing more is compared or read, however long the
+/// queue is.
+pub(crate) fn unless_there((key, revision): &Seen, take: Txn) -> Txn {
+    let is_there = Compare::mod_revision(&**key, CompareOp::Equal, *revision);
+    Txn::new().when([is_there]).or_else([TxnOp::txn(take)])
 }
 
 /// Sends a transaction, as often as it is called.

@@ -6,7 +6,7 @@ use lockkit_core::{Applied, Error, Holder, Kind, Request, Result, StoreSays};
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
 use crate::error::Failure;
-use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of};
+use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of, unless_there};
 use crate::replica::{Place, Standing};
 use crate::requests::{Record, refused, sending};
 use crate::session::Use;
@@ -100,8 +100,11 @@ impl Client {
         let mut seen = if record.data().is_new() { self.seen.get(request.name()) } else { None };
         loop {
             let revision = session.revision();
-            let (label, before) = (request.label(), seen.as_ref());
-            let txn = own.take(&at, &self.mark, revision, label, known, limit, before);
+            let take = own.take(&at, &self.mark, revision, request.label(), known, limit);
+            let txn = match &seen {
+                Some(seen) => unless_there(seen, take),
+                None => take,
+            };
             let Some(answer) = self.send(request, record, session, own, txn).await? else {
                 return Ok(TakeOutcome::Ended);
             };

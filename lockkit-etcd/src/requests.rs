@@ -147,6 +147,7 @@ pub(crate) async fn clear(
     record: &Record,
 ) -> Result<()> {
     let (clock, limit) = of(record);
+    let end = clock.now().saturating_add(limit);
     let ended = record.wait_for(|trace| (trace.under_way == 0).then_some(()));
     within(clock, limit / 4, ended).await;
     let Some((session, key)) = place(record) else { return Ok(()) };
@@ -155,7 +156,8 @@ pub(crate) async fn clear(
     } else if !session.has_ended() {
         let own = Own { key: &key, lease: session.lease, session: &session.key };
         let touch = record.is_unsettled();
-        match endpoints.call(clock, limit * 3 / 4, send(&own.withdraw(touch))).await.value {
+        let left = end.saturating_since(clock.now());
+        match endpoints.call(clock, left, send(&own.withdraw(touch))).await.value {
             Ok(answer) if touch => session.touched(revision_of(&answer)?),
             Ok(_) => {}
             // The key was on that lease.

@@ -6,7 +6,7 @@
 //! holder that has a key in sight, and one waiter of each name, reads once: what was deleted between may have been
 //! compacted away, some servers without saying so (<https://github.com/etcd-io/etcd/issues/19179>).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,25 +14,24 @@ use etcd_client::{
     EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
     WatchResponseStream,
 };
-use lockkit_core::kit::{Alive, LONGEST_CALL, Service};
+use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL, Service};
 use lockkit_core::{Clock, Error, LockName, Result};
 use tokio::sync::Notify;
 
 use crate::endpoints::Endpoints;
-use crate::follower::Follower;
 use crate::member_client::MemberClient;
 use crate::protocol::Keys;
 use crate::replica::Replica;
-use crate::sight::{KeyState, Sight};
+use crate::sight::Deletions;
 
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// After so long a silence a stream that a caller needs is asked whether it lives.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long it has to answer: etcd does so from memory.
 const PROBE: Duration = Duration::from_secs(1);
 /// The number of the watch of all deletions, the first one of its stream.
 const ALL: i64 = 0;
-/// How many deletions are kept for answers that come after them.
-const KEPT: usize = 1024;
 /// How long at least a name is watched after its last waiter: the next one finds the replica in step.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -40,6 +39,7 @@ const LINGER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Watch {
     keys: Keys,
+    pub(crate) deletions: Arc<Deletions>,
     state: Mutex<State>,
     changed: Notify,
     /// A replica is to be opened.
@@ -58,11 +58,6 @@ struct State {
     watched: HashMap<i64, (LockName, Arc<Replica>)>,
     /// Those that no caller wants any more, until etcd says that they have ended.
     ended: HashSet<i64>,
-    /// Every deletion after this revision is kept, or will be told; `None`: nothing is known.
-    since: Option<i64>,
-    kept: HashMap<Vec<u8>, i64>,
-    order: VecDeque<(Vec<u8>, i64)>,
-    sights: HashMap<Vec<u8>, Vec<Weak<Sight>>>,
     /// Whether there is a stream now.
     is_up: bool,
     /// Whether every member was tried in vain since there was one.
@@ -73,7 +68,7 @@ impl Watch {
     pub(crate) fn new(keys: Keys) -> Arc<Self> {
         let [changed, asked, doubted] = [Notify::new(), Notify::new(), Notify::new()];
         let (state, service) = (Mutex::default(), Service::default());
-        Arc::new(Self { keys, state, changed, asked, doubted, service })
+        Arc::new(Self { keys, deletions: Arc::default(), state, changed, asked, doubted, service })
     }
 
     /// The replica of this name's queue, which is kept in step from now on.
@@ -98,32 +93,6 @@ impl Watch {
         }
     }
 
-    /// Keeps in sight the incarnation of `key` that `created` made and that was there at `known`.
-    pub(crate) fn sight(self: &Arc<Self>, key: &[u8], created: i64, known: i64) -> Arc<Sight> {
-        let mut state = self.state();
-        let key_state = match state.kept.get(key) {
-            Some(deleted) if *deleted > created => KeyState::Gone,
-            _ if state.since.is_some_and(|since| since <= known) => KeyState::There,
-            _ => KeyState::Unsure,
-        };
-        let sight = Arc::new(Sight::new(self, key, created, key_state));
-        if key_state == KeyState::There {
-            state.sights.entry(key.to_vec()).or_default().push(Arc::downgrade(&sight));
-        }
-        sight
-    }
-
-    /// Forgets the sights of this key that were dropped.
-    pub(crate) fn out_of_sight(&self, key: &[u8]) {
-        let mut state = self.state();
-        if let Some(sights) = state.sights.get_mut(key) {
-            sights.retain(|sight| sight.strong_count() > 0);
-            if sights.is_empty() {
-                state.sights.remove(key);
-            }
-        }
-    }
-
     /// Completes when what is read from now on can be kept in sight; never once closed.
     ///
     /// # Errors
@@ -131,7 +100,7 @@ impl Watch {
     pub(crate) async fn up(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Result<()> {
         loop {
             let changed = self.changed.notified();
-            if self.state().since.is_some() {
+            if self.deletions.are_known() {
                 return Ok(());
             }
             self.run(endpoints)?;
@@ -177,7 +146,7 @@ impl Watch {
     }
 
     /// Follows one stream until it ends; whether there was one.
-    pub(crate) async fn follow(&self, alive: &mut Alive, endpoints: &Endpoints) -> bool {
+    async fn follow(&self, alive: &mut Alive, endpoints: &Endpoints) -> bool {
         self.forget();
         let open = |client: MemberClient| async move {
             let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
@@ -299,8 +268,8 @@ impl Watch {
             if let Ok(message) = tokio::time::timeout(SILENCE, stream.message()).await {
                 return unless_ended(message);
             }
-            let state = self.state();
-            if state.since.is_none() || !state.sights.is_empty() || !state.watched.is_empty() {
+            let is_wanted = self.deletions.are_wanted() || !self.state().watched.is_empty();
+            if is_wanted {
                 break;
             }
         }
@@ -325,26 +294,22 @@ impl Watch {
             }
             return;
         }
-        if message.created() {
-            let mut state = self.state();
-            if state.since.is_none() {
-                let now = message.header().map_or(0, etcd_client::ResponseHeader::revision);
-                (state.since, state.is_up, state.is_away) = (Some(now), true, false);
-                drop(state);
-                self.changed.notify_waiters();
+        let now = message.header().map_or(0, etcd_client::ResponseHeader::revision);
+        if message.created() && self.deletions.begin(now) {
+            {
+                let mut state = self.state();
+                (state.is_up, state.is_away) = (true, false);
             }
+            self.changed.notify_waiters();
         }
         for event in message.events() {
             if let (EventType::Delete, Some(kv)) = (event.event_type(), event.kv()) {
-                let in_sight = self.state().deleted(kv.key(), kv.mod_revision());
-                for sight in in_sight {
-                    sight.deleted(kv.mod_revision());
-                }
+                self.deletions.tell(kv.key(), kv.mod_revision());
             }
         }
     }
 
-    pub(crate) fn down(&self, is_away: bool) {
+    fn down(&self, is_away: bool) {
         let mut state = self.state();
         (state.is_up, state.is_away) = (false, state.is_away || is_away);
         drop(state);
@@ -352,19 +317,17 @@ impl Watch {
     }
 
     /// Forgets all that was told: each key in sight, and each queue that is waited in, must be read.
-    pub(crate) fn forget(&self) {
-        let was = {
+    fn forget(&self) {
+        {
             let mut state = self.state();
             state.watched.clear();
+            state.ended.clear();
+            state.is_up = false;
             // A waiter gets its copy while this is locked.
             state.replicas.retain(|_, replica| Arc::strong_count(replica) > 1);
             state.replicas.values().for_each(|replica| replica.close());
-            let (replicas, is_away) = (std::mem::take(&mut state.replicas), state.is_away);
-            std::mem::replace(&mut *state, State { replicas, is_away, ..State::default() })
-        };
-        for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
-            sight.tell(KeyState::Unsure);
         }
+        self.deletions.forget();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -372,19 +335,38 @@ impl Watch {
     }
 }
 
-impl State {
-    /// Notes a deletion. Returns the sights of that key, to be told once the state is unlocked.
-    fn deleted(&mut self, key: &[u8], revision: i64) -> Vec<Arc<Sight>> {
-        self.kept.insert(key.to_vec(), revision);
-        self.order.push_back((key.to_vec(), revision));
-        if self.order.len() > KEPT
-            && let Some((oldest, at)) = self.order.pop_front()
-        {
-            if self.kept.get(&oldest) == Some(&at) {
-                self.kept.remove(&oldest);
+/// The task that follows the stream, and opens the next one when it ends.
+struct Follower {
+    watch: Weak<Watch>,
+    alive: Alive,
+}
+
+impl Follower {
+    async fn run(mut self, endpoints: Arc<Endpoints>) {
+        let (mut backoff, mut in_vain) = (Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), 0);
+        while let Some(watch) = self.watch.upgrade().filter(|_| !self.alive.is_stopped()) {
+            if watch.follow(&mut self.alive, &endpoints).await {
+                backoff.reset();
+                in_vain = 0;
+            } else {
+                in_vain += 1;
             }
-            self.since = self.since.map(|since| since.max(at));
+            watch.down(in_vain >= endpoints.count());
+            drop(watch);
+            tokio::select! {
+                () = backoff.pause() => {}
+                () = self.alive.stopped() => return,
+            }
         }
-        self.sights.get(key).into_iter().flatten().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Drop for Follower {
+    /// Before `alive` is dropped: the callers that have a key in sight open a stream in a runtime that
+    /// lives, and what that one tells must stay.
+    fn drop(&mut self) {
+        if let Some(watch) = self.watch.upgrade() {
+            watch.forget();
+        }
     }
 }
