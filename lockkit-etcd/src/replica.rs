@@ -249,4 +249,6 @@ impl Drop for Place {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

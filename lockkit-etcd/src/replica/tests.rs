@@ -5,26 +5,26 @@ use crate::protocol::Keys;
 
 const KIND: Kind = Kind::Exclusive;
 
-fn replica() -> Arc<Replica> {
+pub(super) fn replica() -> Arc<Replica> {
     let name = LockName::new("a").expect("a name");
     Arc::new(Replica::new(Keys::new("lockkit").directory(&name)))
 }
 
-fn contender(created: i64) -> Contender {
+pub(super) fn contender(created: i64) -> Contender {
     let (key, label) = (format!("k{created}").into_bytes(), format!("l{created}"));
     Contender { key, created, lease: 1, label, is_ours: true }
 }
 
-fn put(created: i64) -> Change {
+pub(super) fn put(created: i64) -> Change {
     let contender = contender(created);
     Change { key: contender.key.clone(), now: created, contender: Some(contender) }
 }
 
-fn deleted(created: i64, now: i64) -> Change {
+pub(super) fn deleted(created: i64, now: i64) -> Change {
     Change { key: contender(created).key, now, contender: None }
 }
 
-fn place(replica: &Arc<Replica>, created: i64) -> Place {
+pub(super) fn place(replica: &Arc<Replica>, created: i64) -> Place {
     replica.place(&contender(created).key, created)
 }
 
