@@ -148,6 +148,8 @@ impl Client {
         session: &Use,
         position: Position,
     ) -> Result<Option<(i64, i64)>> {
+        // A holder needs it as well.
+        self.watch.run(&self.endpoints)?;
         let created = match position {
             Position::First { created, known } => return Ok(Some((created, known))),
             Position::Queued { created } => created,
