@@ -6,11 +6,12 @@
 //! any    --the stream ends--> closed
 //! ```
 //!
-//! A waiter is first when the replica, which holds its key, has nothing before it that does not admit it. No
-//! read confirms this: the stream tells changes in the order of their revisions, so a deletion of the waiter's own key before the last
-//! one of those before it was told before that; nothing new can come before a create revision; and a stream that lags only
-//! delays. A key that goes later is a hold that ends, as every holder's. What a stream that ended did not tell is
-//! unknown: no waiter is first before the directory was read, which began after the next watch stood.
+//! A waiter is first when the replica, which holds its key, has nothing before it that does not admit it. No read
+//! confirms this. The stream tells changes in the order of their revisions: where the waiter's own key went before
+//! the last one of those before it, that was told before. Nothing new can come before a create revision, and a
+//! stream that lags only delays. A key that goes later is a hold that ends, as every holder's. What a stream that
+//! ended did not tell is unknown: no waiter is first before the directory was read, by a reading that began after
+//! the next watch stood.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -139,8 +139,8 @@ pub(crate) fn live_sessions(requests: &Requests) -> Vec<Arc<Session>> {
 
 /// Removes what a request has in the store, and has refused what may still come of it.
 ///
-/// It waits a while for the answers to what is under way: most come, and then nothing has to be refused. A refusal touches the session
-/// key, and costs every other request of the session a round trip.
+/// It waits a while for the answers to what is under way: most come, and then nothing has to be refused. A refusal
+/// touches the session key, and costs the other requests of the session a round trip each.
 pub(crate) async fn clear(
     requests: &Requests,
     endpoints: &Endpoints,
