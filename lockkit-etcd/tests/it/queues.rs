@@ -34,7 +34,7 @@ async fn what_a_broken_stream_did_not_tell_is_read_once_before_a_waiter_is_grant
     held_by_another(&other.lock("a"), ms(1_000)).await;
     assert!(behind.iter().all(|waiter| !waiter.is_finished()), "granted beside a holder");
     idle(&link).await;
-    // The look at the member of the new connection, the stream, and one reading for all; these in vain at first, perhaps.
+    // The look at the member, the stream, and one reading for all; some of them in vain at first.
     let (asked, ..) = since(&before, &link);
     println!("{asked} requests for {WAITERS} waiters");
     assert!(asked < WAITERS as u64, "{asked} requests for {WAITERS} waiters");
