@@ -116,3 +116,19 @@ async fn a_waiters_key_that_an_operator_puts_without_a_lease_is_replaced() {
     held.release().await.unwrap();
     by(SLACK, "its grant", waiting).await.unwrap().release().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_whose_key_went_while_the_stream_was_broken_is_told_once_it_is_back() {
+    let server = EtcdServer::start().unwrap();
+    let link = link_to(server.address());
+    let locks = join(&[link.port()]).await;
+    let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    idle(&link).await;
+    link.refuse().unwrap();
+    link.reset().unwrap();
+    server.cli(&["del", "--prefix", "lockkit/a/"]).unwrap();
+    tokio::time::sleep(ms(300)).await;
+    testbed::held!(guard);
+    link.pass().unwrap();
+    by(ms(1_500) + SLACK, "the holder is told", guard.lost()).await;
+}
