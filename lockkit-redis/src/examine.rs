@@ -2,11 +2,9 @@
 //!
 //! What makes connecting refuse or warn is decided by `server`, and told here in the same words.
 
-use std::cmp::Reverse;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use lockkit_core::kit::{LONGEST_CALL, within};
+use lockkit_core::kit::{LONGEST_CALL, examined, is_this_machine, refusal, refusals};
 use lockkit_core::{Applied, Clock, Error, Finding, Result, Severity};
 
 use crate::RedisConfig;
@@ -39,10 +37,7 @@ pub(crate) async fn examine(client: &Client) -> Result<Vec<Finding>> {
     let look = Look { client, clock: Clock::system(), limit: LIMIT };
     let silent =
         || Error::unavailable(Applied::No, format!("Redis gave no answer within {WHOLE:?}"));
-    let found = within(&look.clock, WHOLE, all(&look)).await;
-    let mut found = found.unwrap_or_else(|| Err(silent()))?;
-    found.sort_by_key(|finding| Reverse(finding.severity));
-    Ok(found)
+    examined(WHOLE, all(&look), silent).await
 }
 
 async fn all(look: &Look<'_>) -> Result<Vec<Finding>> {
@@ -84,14 +79,6 @@ async fn of_use(look: &Look<'_>, info: &Info) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
-/// What a refusal tells.
-fn refusal(error: Error) -> Result<Finding> {
-    match error {
-        Error::Rejected { what, remedy, .. } => Ok(Finding::new(Severity::Danger, what, remedy)),
-        error => Err(error),
-    }
-}
-
 /// Which command this user may not run, and whether the server takes writes.
 async fn of_rights(look: &Look<'_>, info: &Info) -> Result<Vec<Finding>> {
     let mut outcomes = vec![look.publish().await];
@@ -106,9 +93,7 @@ async fn of_rights(look: &Look<'_>, info: &Info) -> Result<Vec<Finding>> {
         Ok(Some(error)) => found.push(no_writes(error)?),
         Err(error) => outcomes.push(Err(error)),
     }
-    for error in outcomes.into_iter().filter_map(Result::err) {
-        found.push(refusal(error)?);
-    }
+    found.extend(refusals(outcomes)?);
     Ok(found)
 }
 
@@ -267,12 +252,6 @@ fn plain_password(config: &RedisConfig) -> Option<Finding> {
         format!("the password goes to {host} without TLS, for all to read on the way"),
         "write rediss: (feature `tls`), and turn TLS on at the server",
     ))
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let host = host.trim_matches(['[', ']']);
-    host == "localhost"
-        || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]
