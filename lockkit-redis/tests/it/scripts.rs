@@ -80,7 +80,7 @@ const fn in_script(
     Break { what, edits, flaw: Flaw::None, convicted_by: by }
 }
 
-const BREAKS: [Break; 15] = [
+const BREAKS: [Break; 14] = [
     in_client("belief from the push's arrival", Flaw::FromArrival, &["overlap", "token"]),
     in_client(
         "the whole life counted as the heartbeat's age",
@@ -138,7 +138,6 @@ const BREAKS: [Break; 15] = [
         &["overlap", "token"],
     ),
     in_client("deaths and gaps ignored", Flaw::IgnoresDeath, &["starved"]),
-    in_client("a gap judged by one length for all", Flaw::CommonGap, &["starved"]),
 ];
 
 /// Each in turn, on one server.
@@ -146,9 +145,7 @@ fn each_break_is_convicted(breaks: impl Iterator<Item = &'static Break>) {
     let server = RedisServer::start().unwrap();
     for Break { what, edits, flaw, convicted_by } in breaks {
         let (seed, began) = (seed(), Instant::now());
-        // Shown where a grant may come and go between two heartbeats.
-        let beat = if *flaw == Flaw::CommonGap { 110 } else { Rules::default().beat };
-        let rules = Rules { flaw: *flaw, beat, ..Rules::default() };
+        let rules = Rules { flaw: *flaw, ..Rules::default() };
         let mut world = World::new(&server, seed, rules, edits);
         let outcome = world.run(NOTICED_WITHIN).and_then(|()| world.leave());
         let why = outcome.expect_err(&format!("{what}: not noticed, LOCKKIT_SEED={seed}"));

@@ -19,8 +19,6 @@ pub(crate) enum Flaw {
     LongFirst,
     /// It does not ask again after a death or a gap.
     IgnoresDeath,
-    /// Every grant is taken to last as long as the longest.
-    CommonGap,
 }
 
 /// For the differences between clocks, and between a look at one and its use.

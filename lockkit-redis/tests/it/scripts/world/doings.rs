@@ -217,9 +217,7 @@ impl World {
             let sent_at = now - (this.clock(now) - sent.clock).min(now);
             let gap = (now - this.since.min(now)) / MS;
             this.since = sent_at;
-            let common = self.rules.flaw == Flaw::CommonGap;
-            let lasts = |ttl: u64| if common { 10_000 } else { ttl.min(LIFE / 2) };
-            self.ask_those(client, |of| lasts(of.ttl) <= gap);
+            self.ask_those(client, |of| of.ttl.min(LIFE / 2) <= gap);
         }
     }
 
