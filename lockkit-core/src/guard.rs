@@ -8,6 +8,9 @@ use std::time::Duration;
 use crate::driver::held::Held;
 use crate::{Error, FencingToken, LockName, LossReason, Result};
 
+/// What a caller is told: `None` where it did not wait and the name is held.
+pub(crate) type Answer = Result<Option<Guard>>;
+
 /// A held lock: renewed in the background, released when dropped.
 ///
 /// Dropping it releases in the background, in a runtime or outside one, and never panics; call

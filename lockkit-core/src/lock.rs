@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::attempt;
-use crate::driver::shared::{Acquire, Answer, Wait};
+use crate::driver::shared::{Acquire, Wait};
 use crate::driver::store::Store;
 use crate::driver::timing::{LockOptions, Renewal};
+use crate::guard::Answer;
 use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Result};
 
 /// One name's lock, with its settings; takes guards, and may be kept and cloned.

@@ -15,7 +15,8 @@ use super::lease::Machine;
 use super::patience::Patience;
 use super::reaper::{Call, CleanUp};
 use super::runtime::Runtime;
-use super::shared::{Acquire, Answer, Shared, Wait};
+use super::shared::{Acquire, Shared, Wait};
+use crate::guard::Answer;
 use crate::{Applied, Error, Grant, Instant, LockName, Request, Result, StoreSays};
 
 /// An attempt that has begun, with its first call: a store that answers at once needs no task.

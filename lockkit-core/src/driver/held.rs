@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
-use super::keep_alive::{Keeping, Kept};
+use super::kept::Kept;
 use super::lease::{Actions, Event, Machine, State};
 use super::runtime::{Entered, Runtime};
 use crate::{Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Result};
@@ -232,22 +232,20 @@ impl Held {
 
     // What the driver does.
 
-    /// Leaves the lease without a task for a moment; whether it is kept, by then or by its task.
-    pub(super) fn park(self: &Arc<Self>, kept: Kept) -> bool {
-        let parking = Arc::clone(&kept.shared.parking);
+    /// Notes what keeps the lease, while no task has it.
+    pub(super) fn put_parked(&self, kept: Kept) {
         self.inner().parked = Some(kept);
-        parking.park(Arc::clone(self));
-        let inner = self.inner();
-        inner.parked.is_some() || !inner.machine.has_ended()
     }
 
-    /// Gives a lease that has none the task that keeps it.
-    pub(super) fn unpark(self: &Arc<Self>) {
-        let kept = self.inner().parked.take();
-        if let Some(kept) = kept {
-            kept.shared.parking.leave(self);
-            self.runtime.spawn(Keeping::new(Arc::clone(self), kept).run());
-        }
+    /// What keeps the lease, if no task has it.
+    pub(super) fn take_parked(&self) -> Option<Kept> {
+        self.inner().parked.take()
+    }
+
+    /// Whether a task has the lease, or it waits for one.
+    pub(super) fn is_kept(&self) -> bool {
+        let inner = self.inner();
+        inner.parked.is_some() || !inner.machine.has_ended()
     }
 
     /// Takes an event in, answers the callers that waited for it, and tells the driver what to do.

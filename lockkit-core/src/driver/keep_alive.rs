@@ -10,20 +10,12 @@ use std::time::Duration;
 use futures_util::{FutureExt, TryFutureExt};
 
 use super::held::Held;
+use super::kept::Kept;
 use super::lease::{Actions, Event, State};
+use super::parking::Park;
 use super::reaper::{CleanUp, is_over, limited};
-use super::room::Counted;
 use super::shared::Shared;
 use crate::{Applied, Error, Lease, LossReason, Result, Term};
-
-/// A lease, and what it takes to keep and to end it.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) lease: Box<dyn Lease>,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) call_limit: Duration,
-    pub(crate) active: Counted,
-}
 
 /// Tells the hold that its driver has ended, also when the runtime drops the driver.
 struct Alive(Arc<Held>);
@@ -58,6 +50,31 @@ impl Keeping {
         hold.released(&outcome);
         drop(alive);
         over(&shared, &hold, lease, call_limit, &outcome);
+    }
+}
+
+impl Held {
+    /// Leaves the lease without a task for a moment; whether it is kept, by then or by its task.
+    pub(super) fn park(self: &Arc<Self>, kept: Kept) -> bool {
+        let parking = Arc::clone(&kept.shared.parking);
+        self.put_parked(kept);
+        let parked: Arc<dyn Park> = Arc::<Self>::clone(self);
+        parking.park(parked, &self.runtime);
+        self.is_kept()
+    }
+
+    /// Gives a lease that has none the task that keeps it.
+    pub(super) fn unpark(self: &Arc<Self>) {
+        if let Some(kept) = self.take_parked() {
+            kept.shared.parking.leave(&**self);
+            self.runtime.spawn(Keeping::new(Arc::clone(self), kept).run());
+        }
+    }
+}
+
+impl Park for Held {
+    fn unpark(self: Arc<Self>) {
+        Self::unpark(&self);
     }
 }
 

@@ -5,6 +5,7 @@ mod acquire;
 mod attempt;
 pub(crate) mod held;
 mod keep_alive;
+mod kept;
 pub(crate) mod lease;
 pub(crate) mod parking;
 mod patience;
@@ -21,15 +22,16 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::oneshot;
 
-use crate::guard::Guard;
+use crate::guard::{Answer, Guard};
 use crate::{Error, Grant, Request};
 use acquire::{Begun, First, acquire, begin};
 use held::Held;
-use keep_alive::{Keeping, Kept};
+use keep_alive::Keeping;
+use kept::Kept;
 use lease::Machine;
 use room::Counted;
 use runtime::Runtime;
-use shared::{Acquire, Answer, Shared};
+use shared::{Acquire, Shared};
 use timing::call_limit;
 
 /// One attempt: without a task where the store answers at once, and in one of its own where it does not.

@@ -12,10 +12,16 @@ use std::time::Duration;
 
 use tokio::runtime::Id;
 
-use super::held::Held;
+use super::runtime::Runtime;
 
 /// So long a lease stays without a task: nothing hears of its early end meanwhile.
 const STAYS: Duration = Duration::from_millis(1);
+
+/// A lease that has no task yet.
+pub(super) trait Park: Send + Sync {
+    /// Gives it the task that keeps it.
+    fn unpark(self: Arc<Self>);
+}
 
 /// The leases of one `Locks` that have no task yet.
 #[derive(Default)]
@@ -23,15 +29,15 @@ pub(crate) struct Parking(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    parked: Vec<Arc<Held>>,
+    parked: Vec<Arc<dyn Park>>,
     /// The runtime of the task that gives them tasks, while there is one.
     keeper: Option<Id>,
 }
 
 impl Parking {
     /// Takes in a lease without a task, for a moment; in a runtime of its own it gets its task now.
-    pub(super) fn park(self: &Arc<Self>, hold: Arc<Held>) {
-        let (runtime, id) = (hold.runtime.clone(), hold.runtime.id());
+    pub(super) fn park(self: &Arc<Self>, hold: Arc<dyn Park>, runtime: &Runtime) {
+        let id = runtime.id();
         let is_first = {
             let mut state = self.state();
             if state.keeper.is_some_and(|keeper| keeper != id) {
@@ -51,10 +57,12 @@ impl Parking {
     }
 
     /// The lease has ended, or has a task.
-    pub(super) fn leave(&self, hold: &Held) {
+    pub(super) fn leave(&self, hold: &dyn Park) {
         let mut state = self.state();
         // The newest ends first, as a rule.
-        if let Some(place) = state.parked.iter().rposition(|parked| std::ptr::eq(&**parked, hold)) {
+        if let Some(place) =
+            state.parked.iter().rposition(|parked| std::ptr::addr_eq(&raw const **parked, hold))
+        {
             state.parked.swap_remove(place);
         }
     }
@@ -83,6 +91,6 @@ impl Drop for Keeper {
             state.keeper = None;
             std::mem::take(&mut state.parked)
         };
-        parked.iter().for_each(Held::unpark);
+        parked.into_iter().for_each(Park::unpark);
     }
 }

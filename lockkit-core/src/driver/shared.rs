@@ -11,7 +11,6 @@ use super::reaper::Reaper;
 use super::room::Count;
 use super::round_trips::RoundTrips;
 use super::timing::Timing;
-use crate::guard::Guard;
 use crate::request::RequestIds;
 use crate::{Applied, Clock, Error, Instant, LockName, LockProvider, Result};
 
@@ -99,5 +98,3 @@ pub(crate) struct Acquire {
     pub(crate) wished: Duration,
     pub(crate) wait: Wait,
 }
-
-pub(crate) type Answer = Result<Option<Guard>>;
