@@ -48,6 +48,7 @@ async fn beat_on(shared: &Shared) {
             idle_since = now;
             if now >= next {
                 next = now.saturating_add(BEAT_EVERY);
+                shared.withdraw_left().await;
                 if beat(shared, awaited.names()).await {
                     let gap = self::now().saturating_since(since);
                     since = now;
@@ -106,10 +107,13 @@ async fn ask(shared: &Shared, names: &[LockName]) -> Result<(bool, Vec<Seen>)> {
     let locks: Vec<_> = names.iter().map(|name| escaped(&shared.prefix, name.as_str())).collect();
     let locks: Vec<_> = locks.iter().map(String::as_str).collect();
     let (clock, soon) = (Clock::system(), SOON.as_millis().to_string());
-    let reading = reading(clock.now());
+    let sent = clock.now();
+    let reading = reading(sent);
     let args = [&*shared.address, &reading, &soon];
     let answered = shared.commands.script(&clock, call_limit(LIFE), &BEAT, &locks, &args).await;
-    beaten(&answered.value?)
+    let beaten = beaten(&answered.value?)?;
+    shared.heard.note(sent);
+    Ok(beaten)
 }
 
 fn learn(shared: &Shared, names: &[LockName], lock: &Seen, answered: Instant) {

@@ -53,12 +53,17 @@ impl Client {
         let request = entry.request();
         let Ok(sending) = entry.send() else { return Ok(Answer::Withdrawn) };
         let ttl = request.ttl().as_millis().to_string();
-        let reading = if waits { reading(now()) } else { String::new() };
+        let sent = now();
+        let reading = if waits { reading(sent) } else { String::new() };
         let answer = self.run(request, &ACQUIRE, &[&self.entry(request), &ttl, &reading]).await;
         if !answer.may_arrive {
             sending.answered();
         }
-        Answer::of(&answer.value?)
+        let answer = Answer::of(&answer.value?)?;
+        if waits && matches!(answer, Answer::Held { .. }) {
+            self.heard.note(sent);
+        }
+        Ok(answer)
     }
 
     /// The task that beats runs, from now on or already.

@@ -48,7 +48,9 @@ impl Commands {
                 match made {
                     Err(error) if connected.load(Ordering::SeqCst) => Err(unless_expired(error)),
                     made => {
-                        connected.fetch_or(made.is_ok(), Ordering::SeqCst);
+                        if connected.fetch_or(made.is_ok(), Ordering::SeqCst) && made.is_ok() {
+                            seen.may_be_another();
+                        }
                         made
                     }
                 }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lockkit_core::kit::{Awaited, wait};
+use lockkit_core::kit::{Awaited, Mailbox, call_limit, wait};
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Holder, LockProvider,
     Operator, Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
@@ -17,9 +17,9 @@ use crate::client::{Client, tombstone};
 use crate::connection::Commands;
 use crate::examine::examine;
 use crate::lease::grant;
-use crate::protocol::{Answer, WITHDRAW};
+use crate::protocol::Answer;
 use crate::server::check_server;
-use crate::shared::{Shared, now};
+use crate::shared::{Heard, LeftBehind, Shared, now};
 use crate::subscription::subscribe;
 
 /// How often a waiter asks by itself, whatever the heartbeats of its client say.
@@ -81,6 +81,8 @@ impl RedisProvider {
             address,
             waiters: Arc::default(),
             awaited: Awaited::default(),
+            left: LeftBehind::default(),
+            heard: Heard::default(),
             listens: AtomicBool::new(false),
         };
         let client = Client::new(shared, token_base);
@@ -110,6 +112,9 @@ impl LockProvider for RedisProvider {
         // Before the first sending: a push may overtake its answer.
         let entry = self.0.waiters.enter(request);
         let _waits = self.0.awaited.enter(request);
+        // What an earlier attempt was told of is asked again.
+        entry.data().mailbox = Mailbox::default();
+        self.0.withdraw_left().await;
         let mut is_queued = false;
         loop {
             let term = request.term();
@@ -138,8 +143,13 @@ impl LockProvider for RedisProvider {
             }
             let granted = tokio::select! {
                 biased;
-                granted = wait(&entry, None, RARELY) => granted?,
+                granted = wait(&entry, None, RARELY) => {
+                    // Revoked or withdrawn: another sending may have queued it again.
+                    granted.map_err(|error| error.with_applied(Applied::Maybe))?
+                }
                 () = self.0.lapsed() => None,
+                // The task that beats stands still, with its runtime: each waiter proves that the client lives.
+                () = self.0.unheard() => None,
             };
             if let Some(granted) = granted {
                 if let Some(term) = granted.term(request) {
@@ -156,8 +166,7 @@ impl LockProvider for RedisProvider {
         // Before anything is sent: a waiter that asked once more would come back behind it.
         entry.withdraw();
         let late = tombstone(entry.may_still_arrive());
-        self.0.run(request, &WITHDRAW, &[&self.0.entry(request), late]).await.value?;
-        Ok(())
+        self.0.withdraw(request.clock(), call_limit(request.ttl()), request, late).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {

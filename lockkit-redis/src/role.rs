@@ -14,8 +14,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// ```
 ///
 /// While the address leads to a replica, each connection is given up at its first refusal, and the next
-/// one is made after a pause, the first at once. Each change is told to the subscription, which is made
-/// again: it may listen at the server that is no primary any more.
+/// one is made after a pause, the first at once. Each change, and each connection that is made again, is told to
+/// the subscription, which is made again: it may listen at the server that is no primary any more.
 #[derive(Debug, Default)]
 pub(crate) struct Role {
     /// How many connections in a row led to a replica.
@@ -40,6 +40,11 @@ impl Role {
         if self.refused.load(Ordering::Relaxed) > 0 && self.refused.swap(0, Ordering::SeqCst) > 0 {
             self.changes.send_modify(|changes| *changes += 1);
         }
+    }
+
+    /// Notes that a connection was made again: the address may lead to another server by now.
+    pub(crate) fn may_be_another(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Pauses before the next connection.

@@ -1,13 +1,16 @@
 //! What the calls of a client share with the tasks that beat and listen for it.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use lockkit_core::kit::{Awaited, Mailbox, Notes, Notice, Record, Requests};
-use lockkit_core::{Clock, Instant, LossReason, Request, RequestId, Term, kit::session_term};
+use lockkit_core::{
+    Clock, Error, Instant, LossReason, Request, RequestId, Result, Term, kit::session_term,
+};
 
 use crate::connection::Commands;
-use crate::protocol::Word;
+use crate::protocol::{LIFE, WITHDRAW, Word, entry, escaped};
 
 /// The clock by which a client's heartbeats are read.
 pub(crate) fn now() -> Instant {
@@ -53,6 +56,59 @@ impl std::borrow::BorrowMut<Mailbox<Granted>> for Waiter {
     }
 }
 
+/// So many requests that were left behind are withdrawn at a time, and so many are remembered.
+const AT_A_TIME: usize = 16;
+const REMEMBERED: usize = 10_000;
+/// How long one of them may take: beats wait for it.
+const LEFT_LIMIT: Duration = Duration::from_millis(300);
+
+/// The requests whose withdrawal failed.
+#[derive(Debug, Default)]
+pub(crate) struct LeftBehind(Mutex<Vec<Request>>);
+
+impl LeftBehind {
+    fn requests(&self) -> MutexGuard<'_, Vec<Request>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, request: &Request) {
+        let mut requests = self.requests();
+        if requests.len() < REMEMBERED && requests.iter().all(|left| left.id() != request.id()) {
+            requests.push(request.clone());
+        }
+    }
+
+    fn forget(&self, id: RequestId) {
+        self.requests().retain(|left| left.id() != id);
+    }
+
+    fn some(&self) -> Vec<Request> {
+        self.requests().iter().take(AT_A_TIME).cloned().collect()
+    }
+}
+
+/// The instant of the last proof that the client lives.
+#[derive(Debug)]
+pub(crate) struct Heard(Mutex<Instant>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Mutex::new(now()))
+    }
+}
+
+impl Heard {
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a proof that was sent at this instant, and answered.
+    pub(crate) fn note(&self, sent: Instant) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = sent.max(*last);
+    }
+}
+
 /// What the calls share with the tasks.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -62,11 +118,56 @@ pub(crate) struct Shared {
     pub(crate) address: String,
     pub(crate) waiters: Arc<Requests<Waiter>>,
     pub(crate) awaited: Awaited,
+    /// Requests whose withdrawal the server has not answered: they are queued as long as this client lives.
+    pub(crate) left: LeftBehind,
+    /// When the client last proved that it lives: a beat or an ask of a waiter was answered.
+    pub(crate) heard: Heard,
     /// Whether the client hears what is pushed. Each time that it does again, all its requests ask.
     pub(crate) listens: AtomicBool,
 }
 
 impl Shared {
+    /// Withdraws a request; `late`: whether it leaves a tombstone.
+    pub(crate) async fn withdraw(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        request: &Request,
+        late: &str,
+    ) -> Result<()> {
+        let lock = escaped(&self.prefix, request.name().as_str());
+        let args = [&*entry(request, &self.address), late];
+        let outcome = self.commands.script(clock, limit, &WITHDRAW, &[&lock], &args).await;
+        match outcome.value {
+            // It may be queued for as long as this client lives, though its driver has given up.
+            Err(Error::Unavailable { .. }) => self.left.note(request),
+            // A refused withdrawal holds up no other.
+            _ => self.left.forget(request.id()),
+        }
+        outcome.value.map(drop)
+    }
+
+    /// Withdraws again what was left behind, before the client proves once more that it lives.
+    pub(crate) async fn withdraw_left(&self) {
+        for request in self.left.some() {
+            let again = self.withdraw(&Clock::system(), LEFT_LIMIT, &request, "1").await;
+            if matches!(again, Err(Error::Unavailable { .. })) {
+                return;
+            }
+        }
+    }
+
+    /// Completes when nothing has proved for half a life that the client lives.
+    pub(crate) async fn unheard(&self) {
+        loop {
+            let heard = self.heard.last();
+            Clock::system().sleep_until(heard.saturating_add(LIFE / 2)).await;
+            if self.heard.last() <= heard {
+                return;
+            }
+        }
+    }
+
     /// Has every request that waits ask again.
     pub(crate) fn ask_all(&self) {
         self.ask_those(|_| true);

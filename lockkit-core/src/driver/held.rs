@@ -242,12 +242,6 @@ impl Held {
         self.inner().parked.take()
     }
 
-    /// Whether a task has the lease, or it waits for one.
-    pub(super) fn is_kept(&self) -> bool {
-        let inner = self.inner();
-        inner.parked.is_some() || !inner.machine.has_ended()
-    }
-
     /// Takes an event in, answers the callers that waited for it, and tells the driver what to do.
     pub(crate) fn on(&self, event: Event, failure: Option<&Error>) -> Actions {
         let actions = {

@@ -54,20 +54,24 @@ impl Keeping {
 }
 
 impl Held {
-    /// Leaves the lease without a task for a moment; whether it is kept, by then or by its task.
-    pub(super) fn park(self: &Arc<Self>, kept: Kept) -> bool {
+    /// Leaves the lease without a task for a moment.
+    pub(super) fn park(self: &Arc<Self>, kept: Kept) {
         let parking = Arc::clone(&kept.shared.parking);
         self.put_parked(kept);
         let parked: Arc<dyn Park> = Arc::<Self>::clone(self);
         parking.park(parked, &self.runtime);
-        self.is_kept()
+    }
+
+    /// Gives the lease its task.
+    pub(super) fn keep(self: &Arc<Self>, kept: Kept) {
+        self.runtime.spawn(Keeping::new(Arc::clone(self), kept).run());
     }
 
     /// Gives a lease that has none the task that keeps it.
     pub(super) fn unpark(self: &Arc<Self>) {
         if let Some(kept) = self.take_parked() {
             kept.shared.parking.leave(&**self);
-            self.runtime.spawn(Keeping::new(Arc::clone(self), kept).run());
+            self.keep(kept);
         }
     }
 }
@@ -160,7 +164,7 @@ async fn until_over(shared: &Shared, hold: &Held, lease: &dyn Lease, call_limit:
         if actions.renew {
             // An acknowledgement that comes after a whole ttl is of no use (C12).
             let limit = hold.ttl().unwrap_or(call_limit);
-            let renewal = shared.round_trips.measured(&shared.clock, lease.renew());
+            let renewal = shared.round_trips.measured_lately(&shared.clock, lease.renew());
             renewals.push(Box::pin(limited(&shared.clock, limit, renewal)));
         }
         let (event, failure) = tokio::select! {

@@ -23,12 +23,12 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 use crate::guard::{Answer, Guard};
-use crate::{Error, Grant, Request};
+use crate::{Error, Grant, LossReason, Request};
 use acquire::{Begun, First, acquire, begin};
 use held::Held;
 use keep_alive::Keeping;
 use kept::Kept;
-use lease::Machine;
+use lease::{Machine, State};
 use room::Counted;
 use runtime::Runtime;
 use shared::{Acquire, Shared};
@@ -36,18 +36,28 @@ use timing::call_limit;
 
 /// One attempt: without a task where the store answers at once, and in one of its own where it does not.
 pub(crate) async fn attempt(shared: &Arc<Shared>, runtime: Runtime, wanted: Acquire) -> Answer {
+    // A caller whose acquires are all granted at once gives way to other tasks now and then.
+    tokio::task::coop::consume_budget().await;
     let active = shared.active.enter();
+    if shared.closing.is_set() {
+        // A close that saw no attempt under way does not wait for this one.
+        return Err(Error::Closed);
+    }
     let begun = match begin(shared, &runtime, &wanted).await? {
         First::Held => return Ok(None),
         First::Granted(request, grant, machine) => {
             let (hold, kept) = held(shared, runtime, &wanted, &request, grant, machine, active);
-            let is_kept = hold.park(kept);
-            if !shared.clock.goes_on() {
+            if shared.clock.goes_on() {
+                hold.park(kept);
+            } else {
                 // Nothing would end the moment that it is parked for.
-                hold.unpark();
+                hold.keep(kept);
             }
-            // Or the runtime has ended, and the driver with it.
-            return if is_kept { Ok(Some(Guard::new(hold))) } else { Err(Error::NoRuntime) };
+            return match hold.state() {
+                // The runtime has ended, and the driver with it.
+                State::Lost(LossReason::DriverStopped) => Err(Error::NoRuntime),
+                _ => Ok(Some(Guard::new(hold))),
+            };
         }
         First::Open(begun) => begun,
     };

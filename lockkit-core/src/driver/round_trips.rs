@@ -37,11 +37,30 @@ impl RoundTrips {
         answer
     }
 
+    /// The same for a call that a client may answer by what it was told before: it says nothing of the fastest.
+    pub(crate) async fn measured_lately<T>(
+        &self,
+        clock: &Clock,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let began = clock.now();
+        let answer = call.await;
+        if answer.is_ok() {
+            self.note_lately(began, clock.now());
+        }
+        answer
+    }
+
     pub(crate) fn note(&self, began: Instant, ended: Instant) {
+        self.note_lately(began, ended);
         let (took, mut measured) = (ended.saturating_since(began), self.measurements());
-        measured.last.truncate(MOST - 1);
-        measured.last.push_front((ended, took));
         measured.fastest = Some(measured.fastest.map_or(took, |fastest| fastest.min(took)));
+    }
+
+    fn note_lately(&self, began: Instant, ended: Instant) {
+        let mut measured = self.measurements();
+        measured.last.truncate(MOST - 1);
+        measured.last.push_front((ended, ended.saturating_since(began)));
     }
 
     /// The shortest of the last ones; zero where nothing was measured lately.
@@ -82,5 +101,8 @@ mod tests {
         }
         assert_eq!(trips.shortest(at(400)), Duration::from_millis(100), "the last eight count");
         assert_eq!(trips.fastest(), Duration::from_millis(20), "of all");
+        trips.note_lately(at(500), at(501));
+        assert_eq!(trips.shortest(at(501)), Duration::from_millis(1));
+        assert_eq!(trips.fastest(), Duration::from_millis(20), "of those that went to the store");
     }
 }

@@ -184,3 +184,45 @@ fn a_release_in_another_executor_keeps_its_time_limit() {
     let guard = futures_executor::block_on(locks.lock("a").acquire()).unwrap();
     futures_executor::block_on(guard.release()).expect("its timers are those of the given runtime");
 }
+
+#[test]
+fn a_caller_whose_acquires_are_all_granted_at_once_leaves_room_for_other_tasks() {
+    let (done, ended) = std::sync::mpsc::channel();
+    // A thread of its own: a caller that never gives way would end no test.
+    std::thread::spawn(move || {
+        one_thread().block_on(async {
+            let locks = Locks::memory();
+            let turns = async {
+                loop {
+                    locks.lock("a").acquire().await.unwrap().release().await.unwrap();
+                }
+            };
+            tokio::time::timeout(SECOND / 10, turns).await.expect_err("it goes on for ever");
+        });
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(60 * SECOND).expect("a time limit beside such a caller");
+}
+
+#[test]
+fn a_manual_clock_needs_no_timers_of_the_runtime() {
+    let panicked = Arc::new(AtomicUsize::new(0));
+    let (ours, others, counted) =
+        (std::thread::current().id(), std::panic::take_hook(), Arc::clone(&panicked));
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().id() == ours {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        others(panic);
+    }));
+    let locks = Locks::builder().clock(Clock::manual()).build(Memory::new());
+    Builder::new_current_thread().build().unwrap().block_on(async {
+        for _ in 0..3 {
+            let guard = locks.lock("a").acquire().await.unwrap();
+            tokio::task::yield_now().await;
+            assert!(guard.is_held());
+            guard.release().await.unwrap();
+        }
+    });
+    assert_eq!(panicked.load(Ordering::SeqCst), 0, "no task of a lease panicked");
+}

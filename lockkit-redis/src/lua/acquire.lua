@@ -9,8 +9,8 @@ if value and string.sub(value, 1, -18) == E then
   return string.sub(value, -16)
 end
 local waits, was_alive, is_placed = READING ~= '', 1, false
+local key = CLIENT .. string.sub(E, 34, 49)
 if waits then
-  local key = CLIENT .. string.sub(E, 34, 49)
   is_placed = redis.call('ZSCORE', Q, E)
   if is_placed then
     -- A server without memory refuses nothing after this write: a waiter keeps its place.
@@ -22,6 +22,8 @@ if waits then
   end
 end
 if not value then
+  -- The answer with a token does not tell that the client had been dead: its next beat does.
+  if was_alive == 0 then redis.call('DEL', key) end
   local head, _, token = grant_next(E)
   if head == E then return token end
   if not head then

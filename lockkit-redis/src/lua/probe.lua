@@ -6,7 +6,7 @@
 local said = {
   redis.pcall('SET', L, '', 'XX', 'PX', 1000),
   redis.pcall('SET', F, '', 'XX', 'KEEPTTL', 'GET'),
-  redis.pcall('SET', CLIENT .. ARGV[1], '', 'XX', 'PX', 1000, 'GET'),
+  redis.pcall('SET', CLIENT .. ARGV[1] .. ':probe', '', 'XX', 'PX', 1000, 'GET'),
   redis.pcall('ZADD', Q, 'XX', 1, ''),
 }
 redis.call('TIME')

@@ -9,6 +9,7 @@ mod examine;
 mod fuzz;
 mod interop;
 mod layouts;
+mod left;
 mod link;
 mod lists;
 mod processes;
