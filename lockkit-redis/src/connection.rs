@@ -48,8 +48,9 @@ impl Commands {
                 match made {
                     Err(error) if connected.load(Ordering::SeqCst) => Err(unless_expired(error)),
                     made => {
-                        if connected.fetch_or(made.is_ok(), Ordering::SeqCst) && made.is_ok() {
-                            seen.may_be_another();
+                        connected.fetch_or(made.is_ok(), Ordering::SeqCst);
+                        if made.is_ok() {
+                            seen.is_made();
                         }
                         made
                     }
@@ -187,6 +188,7 @@ impl Commands {
         let applied = sent.map_or(Applied::No, |generation| {
             // Stuck or slow: the next call gets a connection of its own.
             self.connection.give_up(generation);
+            self.role.is_silent();
             Applied::Maybe
         });
         Error::unavailable(applied, format!("Redis gave no answer within {limit:?}"))

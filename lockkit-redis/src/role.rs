@@ -1,6 +1,6 @@
 //! What is known of the server's role: whether the address leads to a primary.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// ```
 ///
 /// While the address leads to a replica, each connection is given up at its first refusal, and the next
-/// one is made after a pause, the first at once. Each change, and each connection that is made again, is told to
+/// one is made after a pause, the first at once. Each change, and each connection that follows a silent one, is told to
 /// the subscription, which is made again: it may listen at the server that is no primary any more.
 #[derive(Debug, Default)]
 pub(crate) struct Role {
@@ -22,6 +22,8 @@ pub(crate) struct Role {
     refused: AtomicU64,
     /// The last of them.
     generation: AtomicU64,
+    /// Whether the last connection was given up for its silence.
+    silent: AtomicBool,
     changes: watch::Sender<u64>,
 }
 
@@ -42,9 +44,16 @@ impl Role {
         }
     }
 
-    /// Notes that a connection was made again: the address may lead to another server by now.
-    pub(crate) fn may_be_another(&self) {
-        self.changes.send_modify(|changes| *changes += 1);
+    /// Notes that a connection was given up for its silence.
+    pub(crate) fn is_silent(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that a connection was made: after a silent one the address may lead to another server.
+    pub(crate) fn is_made(&self) {
+        if self.silent.swap(false, Ordering::SeqCst) {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
     }
 
     /// Pauses before the next connection.
