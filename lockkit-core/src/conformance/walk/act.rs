@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::step::{Action, Step};
-use super::world::World;
+use super::world::{Waited, World};
 use crate::conformance::stop::{Stop, Verdict, require};
-use crate::{Error, Grant, Instant, Result, StoreSays};
+use crate::{Error, Instant, StoreSays};
 use tokio::task::JoinHandle;
 
 /// How often a waiter polls at most while a long time passes.
@@ -64,7 +64,8 @@ impl World<'_> {
         let end = self.now().saturating_add(self.cx.wake_up());
         loop {
             if waits.is_finished() {
-                return self.granted(at, waits.await??);
+                let (granted, came) = waits.await?;
+                return self.granted_at(at, granted?, came);
             }
             let is_queued = matches!(request.last_word(), Some(StoreSays::Held(_)));
             if is_queued && is_held {
@@ -134,9 +135,10 @@ impl World<'_> {
         Ok(())
     }
 
-    fn ask_to_wait(&self, at: usize) -> JoinHandle<Result<Grant>> {
+    fn ask_to_wait(&self, at: usize) -> JoinHandle<Waited> {
         let (client, request) = (Arc::clone(self.client(at)), self.asked[at].request.clone());
-        tokio::spawn(async move { client.acquire(&request).await })
+        let clock = self.cx.clock.clone();
+        tokio::spawn(async move { (client.acquire(&request).await, clock.now()) })
     }
 
     async fn renew(&mut self, step: Step) -> Verdict {
@@ -210,7 +212,7 @@ impl World<'_> {
         self.client(at).withdraw(&self.asked[at].request).await?;
         if let Some(waits) = self.asked[at].waits.take() {
             let what = format!("C9: {who} was withdrawn, and its wait ends");
-            let ended = self.cx.by(self.cx.wake_up(), &what, waits).await??;
+            let (ended, _) = self.cx.by(self.cx.wake_up(), &what, waits).await??;
             require!(ended.is_err(), "C9: {who} was withdrawn, and is granted");
             self.names[name].queue.retain(|other| *other != at);
         }

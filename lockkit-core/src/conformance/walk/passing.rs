@@ -80,7 +80,8 @@ impl World<'_> {
         let Some(waits) = self.asked[at].waits.take() else { return Ok(Some(now)) };
         self.tell(format!("{who} is granted"));
         self.names[name].over = None;
-        self.granted(at, waits.await??)?;
+        let (granted, came) = waits.await?;
+        self.granted_at(at, granted?, came)?;
         Ok(Some(now))
     }
 
@@ -97,8 +98,10 @@ impl World<'_> {
         let what = format!("C1, C8: {} waits {when}", self.who(at));
         let Some(waits) = self.asked[at].waits.take() else { return Stop::failed(what) };
         match waits.await {
-            Ok(Ok(grant)) => Stop::failed(format!("{what}, and is granted token {}", grant.token)),
-            Ok(Err(error)) => Stop::error(&error, what),
+            Ok((Ok(grant), _)) => {
+                Stop::failed(format!("{what}, and is granted token {}", grant.token))
+            }
+            Ok((Err(error), _)) => Stop::error(&error, what),
             Err(error) => error.into(),
         }
     }

@@ -29,6 +29,9 @@ const MOST_REQUESTS: usize = 30;
 /// How many requests wait for a name.
 const MOST_WAITERS: usize = 4;
 
+/// What came of a wait, and when.
+pub(super) type Waited = (Result<Grant>, Instant);
+
 pub(super) struct World<'a> {
     pub(super) cx: &'a Context,
     pub(super) clients: &'a mut Clients,
@@ -61,7 +64,7 @@ pub(super) struct Asked {
     pub(super) request: Request,
     pub(super) client: usize,
     pub(super) name: usize,
-    pub(super) waits: Option<JoinHandle<Result<Grant>>>,
+    pub(super) waits: Option<JoinHandle<Waited>>,
     pub(super) held: Option<Held>,
     pub(super) is_revoked: bool,
     /// Whether it stood in a queue.
@@ -242,9 +245,13 @@ impl<'a> World<'a> {
         self.granted(at, grant)
     }
 
-    /// Takes in a fresh grant.
+    /// Takes in a fresh grant that came just now.
     pub(super) fn granted(&mut self, at: usize, grant: Grant) -> Verdict {
-        let now = self.now();
+        self.granted_at(at, grant, self.now())
+    }
+
+    /// Takes in a fresh grant that came at this instant: a walk may look at a waiter's later.
+    pub(super) fn granted_at(&mut self, at: usize, grant: Grant, now: Instant) -> Verdict {
         let who = self.who(at);
         let name = &self.names[self.asked[at].name];
         if let Some(other) = name.holder {
