@@ -109,7 +109,7 @@ async fn a_release_cut_after_any_byte_is_told_again_and_costs_no_request_the_nam
             };
             assert!(free.token > next.token);
             free.lease.release().await.unwrap();
-            // A release of any length differs in its numbers by a digit at the most.
+            // A release of any length differs in its numbers by at most a digit.
             after += if uncut[index] > 200 { 3 } else { 1 };
         }
     }
