@@ -75,11 +75,6 @@ pub trait Fixture: Send + Sync + 'static {
         Err(cannot(Hook::Forget, name))
     }
 
-    /// How many cases may run side by side: fewer for a store that serves one caller after the other.
-    fn at_a_time(&self) -> usize {
-        4
-    }
-
     /// Has the store refuse all that would change something of `name`, as where the right to it was taken away,
     /// until it is told the contrary ([`Hook::Refuse`]).
     ///

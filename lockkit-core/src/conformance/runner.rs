@@ -115,10 +115,8 @@ pub fn main(fixture: impl Fixture) -> ExitCode {
         Ok((arguments, directory)) => (Arguments::from_iter(arguments), directory),
         Err(why) => return failed(&why),
     };
-    let arguments = Arguments {
-        test_threads: arguments.test_threads.or(Some(fixture.at_a_time())),
-        ..arguments
-    };
+    let arguments =
+        Arguments { test_threads: arguments.test_threads.or(Some(AT_A_TIME)), ..arguments };
     let (guarantees, barred) = match standing(&fixture) {
         Ok(standing) => standing,
         Err(error) => return failed(&format!("the fixture does not connect: {error}")),

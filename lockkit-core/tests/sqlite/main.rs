@@ -67,11 +67,6 @@ impl Fixture for OneFile {
         self.change(name, "DELETE FROM lease WHERE name = ?").await
     }
 
-    fn at_a_time(&self) -> usize {
-        // A file has one writer: what many cases ask at once would starve the lease of another.
-        1
-    }
-
     async fn refuse(&self, name: &LockName, refuses: bool) -> Result<()> {
         for statement in include_str!("refuse.sql").split("\n\n") {
             self.change(name, statement).await?;
