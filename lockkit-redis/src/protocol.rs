@@ -191,9 +191,9 @@ impl Released {
 pub(crate) struct Word {
     pub(crate) id: RequestId,
     pub(crate) token: u64,
-    /// What the client's clock showed before it sent the heartbeat that the server had last, ...
+    /// What the client's clock showed before it sent the heartbeat that the server had last.
     reading: Instant,
-    /// ... and how long ago that had come, by the server's clock.
+    /// How long ago that heartbeat had come, by the server's clock.
     age: Duration,
 }
 

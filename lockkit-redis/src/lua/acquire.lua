@@ -22,13 +22,14 @@ if waits then
   end
 end
 if not value then
-  -- The answer with a token does not tell that the client had been dead: its next beat does.
-  if was_alive == 0 then redis.call('DEL', key) end
   local head, _, token = grant_next(E)
-  if head == E then return token end
   if not head then
-    token = issue()
+    head, token = E, issue()
     redis.call('SET', L, E .. '.' .. token, 'PX', TTL)
+  end
+  if head == E then
+    -- This answer does not tell that the client had been dead: its next beat does.
+    if was_alive == 0 then redis.call('DEL', key) end
     return token
   end
   value = head .. '.' .. token
