@@ -182,9 +182,9 @@ impl Client {
                 }
                 Standing::Unread { stream } => {
                     let _one_reads = place.replica.reading.lock().await;
-                    let _turn = self.turn().await;
                     // Another waiter may have read meanwhile.
                     if place.standing(request.kind()) == (Standing::Unread { stream }) {
+                        let _turn = self.turn().await;
                         let all = Txn::new().and_then([place.replica.at.all()]);
                         let answer = self.read(request, &all).await?;
                         let (found, now) = (reads(&answer), revision_of(&answer)?);
