@@ -29,12 +29,7 @@ impl RoundTrips {
         clock: &Clock,
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let began = clock.now();
-        let answer = call.await;
-        if answer.is_ok() {
-            self.note(began, clock.now());
-        }
-        answer
+        self.timed(clock, call, Self::note).await
     }
 
     /// The same for a call that a client may answer by what it was told before: it says nothing of the fastest.
@@ -43,10 +38,19 @@ impl RoundTrips {
         clock: &Clock,
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        self.timed(clock, call, Self::note_lately).await
+    }
+
+    async fn timed<T>(
+        &self,
+        clock: &Clock,
+        call: impl Future<Output = Result<T>>,
+        note: impl FnOnce(&Self, Instant, Instant),
+    ) -> Result<T> {
         let began = clock.now();
         let answer = call.await;
         if answer.is_ok() {
-            self.note_lately(began, clock.now());
+            note(self, began, clock.now());
         }
         answer
     }
