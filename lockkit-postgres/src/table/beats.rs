@@ -1,10 +1,11 @@
 //! What the waiters of a client and the task that beats for them share: names, ttls, and the last beats.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lockkit_core::kit::{Awaited, Waits};
 use lockkit_core::{Clock, Instant, LockName, Request, RequestId};
 use tokio::sync::{Notify, watch};
 
@@ -20,11 +21,13 @@ const KEPT: usize = 64;
 pub(super) struct Beats {
     /// Whom the server tells of grants.
     pub(super) id: RequestId,
+    /// The names that are waited for, each with when it is looked at, since its holder's term is over by then.
+    awaited: Awaited,
     state: Mutex<State>,
     /// The life of the last acknowledged beat; `None` unless the client is beating.
     life: watch::Sender<Option<Duration>>,
-    /// Told when there is a waiter more, or a name to be looked at sooner.
-    changed: Notify,
+    /// Told when there is a waiter more.
+    entered: Notify,
     /// How many requests hold, and want to hear of the end of that.
     held: AtomicUsize,
     /// The number of the connection that hears what the server tells; `None` while there is none.
@@ -33,9 +36,6 @@ pub(super) struct Beats {
 
 #[derive(Debug, Default)]
 struct State {
-    names: HashMap<LockName, Waited>,
-    /// The waiters' ttls, each with how many have it.
-    ttls: BTreeMap<Duration, usize>,
     beat: u64,
     /// The last beats, each with when it was sent.
     sent: VecDeque<(u64, Instant)>,
@@ -45,20 +45,12 @@ struct State {
     connections: u64,
 }
 
-/// A name that is waited for.
-#[derive(Debug)]
-struct Waited {
-    count: usize,
-    /// When it is looked at, since its holder's term is over by then.
-    due: Instant,
-}
-
 /// A request that waits, or is about to; its client beats for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Waiter<'a> {
     beats: &'a Beats,
-    name: &'a LockName,
-    ttl: Duration,
+    request: &'a Request,
+    _waits: Waits<'a>,
 }
 
 /// A request that holds; its client listens for as long as this lives.
@@ -82,9 +74,9 @@ fn life_of(ttl: Duration) -> Duration {
 
 impl Beats {
     pub(super) fn new(id: RequestId) -> Self {
-        let (state, life) = (Mutex::default(), watch::Sender::new(None));
-        let (held, listening) = (AtomicUsize::new(0), watch::Sender::new(None));
-        Self { id, state, life, changed: Notify::new(), held, listening }
+        let (awaited, state, entered, held) = Default::default();
+        let (life, listening) = (watch::Sender::new(None), watch::Sender::new(None));
+        Self { id, awaited, state, life, entered, held, listening }
     }
 
     pub(super) fn channel(&self) -> String {
@@ -92,14 +84,10 @@ impl Beats {
     }
 
     pub(super) fn enter<'a>(&'a self, request: &'a Request) -> Waiter<'a> {
-        let (name, ttl) = (request.name(), request.ttl());
-        let mut state = self.state();
-        *state.ttls.entry(ttl).or_default() += 1;
-        let due = now().saturating_add(POKE);
-        state.names.entry(name.clone()).or_insert(Waited { count: 0, due }).count += 1;
-        drop(state);
-        self.changed.notify_one();
-        Waiter { beats: self, name, ttl }
+        let waits = self.awaited.enter(request);
+        self.awaited.ask_at(request.name(), now().saturating_add(POKE));
+        self.entered.notify_one();
+        Waiter { beats: self, request, _waits: waits }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -108,9 +96,10 @@ impl Beats {
 
     /// The life that the waiters need, and when the first name is looked at; `None` without waiters.
     pub(super) fn plan(&self) -> (Duration, Option<Instant>) {
-        let state = self.state();
-        let life = state.ttls.keys().next().map_or(LONGEST_LIFE, |ttl| life_of(*ttl));
-        (life, state.names.values().map(|waited| waited.due).min())
+        let life = self.awaited.shortest_ttl().map_or(LONGEST_LIFE, life_of);
+        // A waiter that has just entered has no instant yet.
+        let due = || self.awaited.next_due().unwrap_or_else(|| now().saturating_add(POKE));
+        (life, (!self.awaited.is_empty()).then(due))
     }
 
     /// The number of a beat that is sent now, and what the server said last of waiters that it took out.
@@ -168,32 +157,24 @@ impl Beats {
 
     /// The names whose holders' terms are over by now; they are looked at again after a while.
     pub(super) fn due(&self) -> Vec<LockName> {
-        let (mut state, now) = (self.state(), now());
-        let due = state.names.iter_mut().filter(|(_, waited)| waited.due <= now);
-        due.map(|(name, waited)| {
-            waited.due = now.saturating_add(POKE);
-            name.clone()
-        })
-        .collect()
+        let now = now();
+        let due = self.awaited.take_due(now);
+        due.iter().for_each(|name| self.awaited.ask_at(name, now.saturating_add(POKE)));
+        due
     }
 
-    /// Of these names, the first holder's term is over after this; whether one is looked at sooner now.
-    pub(super) fn look_at(&self, names: &[LockName], after: Duration) -> bool {
+    /// Of these names, the first holder's term is over after this.
+    pub(super) fn look_at(&self, names: &[LockName], after: Duration) {
         let due = now().saturating_add(after + Duration::from_millis(1));
-        let mut state = self.state();
-        let mut is_sooner = false;
-        for name in names {
-            if let Some(waited) = state.names.get_mut(name).filter(|waited| due < waited.due) {
-                waited.due = due;
-                is_sooner = true;
-            }
-        }
-        is_sooner
+        names.iter().for_each(|name| self.awaited.ask_at(name, due));
     }
 
     /// Completes when there is a waiter more, or a name to be looked at sooner.
     pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+        tokio::select! {
+            () = self.entered.notified() => {}
+            () = self.awaited.sooner() => {}
+        }
     }
 
     /// When the client sent this beat.
@@ -227,40 +208,20 @@ impl Drop for Holder<'_> {
 impl Waiter<'_> {
     /// Whether the server knows that the client lives, by a beat that is good for this ttl.
     pub(super) fn is_beating(&self) -> bool {
-        self.beats.life().is_some_and(|life| life <= life_of(self.ttl))
+        self.beats.life().is_some_and(|life| life <= life_of(self.request.ttl()))
     }
 
     /// Completes once it knows.
     pub(super) async fn beating(&self) {
         let mut life = self.beats.life.subscribe();
         let is_enough =
-            |life: &Option<Duration>| life.is_some_and(|life| life <= life_of(self.ttl));
+            |life: &Option<Duration>| life.is_some_and(|life| life <= life_of(self.request.ttl()));
         // The sender lives as long as this.
         life.wait_for(is_enough).await.ok();
     }
 
     /// The name is looked at again after this.
     pub(super) fn look_in(&self, after: Duration) {
-        if self.beats.look_at(std::slice::from_ref(self.name), after) {
-            self.beats.changed.notify_one();
-        }
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        let mut state = self.beats.state();
-        if let Some(count) = state.ttls.get_mut(&self.ttl) {
-            *count -= 1;
-            if *count == 0 {
-                state.ttls.remove(&self.ttl);
-            }
-        }
-        if let Some(waited) = state.names.get_mut(self.name) {
-            waited.count -= 1;
-            if waited.count == 0 {
-                state.names.remove(self.name);
-            }
-        }
+        self.beats.look_at(std::slice::from_ref(self.request.name()), after);
     }
 }
