@@ -55,11 +55,7 @@ impl Store for InMemory {
         if way.kind == Kind::Mutex {
             return (0..count).map(|_| Task::Mutex(Arc::clone(&self.mutexes))).collect();
         }
-        let mut clients = Vec::new();
-        for _ in 0..way.clients.unwrap_or(count) {
-            clients.push(self.locks().await);
-        }
-        clients.iter().cycle().take(count).cloned().map(Task::Lockkit).collect()
+        way.locks(count, || self.locks()).await.into_iter().map(Task::Lockkit).collect()
     }
 
     async fn locks(&self) -> Locks {

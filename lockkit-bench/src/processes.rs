@@ -5,12 +5,10 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::report::Part;
-use crate::rounds::share;
+use crate::rounds::{Signals, share, turns};
 use crate::way::{Store, Task, Way};
 
 const VARIABLE: &str = "LOCKKIT_BENCH_CHILD";
@@ -33,34 +31,22 @@ pub(crate) fn as_child<S: Store>(ways: &[Way<S::Kind>]) -> bool {
     let Some(&way) = ways.iter().find(|way| way.label == words[1]) else { return true };
     let (store, name) = (S::at(words[0]), words[2].to_owned());
     let hold = Duration::from_millis(words[3].parse().expect("milliseconds"));
-    let (counting, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let (count, end) = (Arc::clone(&counting), Arc::clone(&over));
+    let signals = Signals::default();
+    let told = signals.clone();
     std::thread::spawn(move || {
         let mut lines = std::io::stdin().lines();
         lines.next();
-        count.store(true, Ordering::Relaxed);
+        told.count(true);
         lines.next();
-        count.store(false, Ordering::Relaxed);
-        end.store(true, Ordering::Relaxed);
+        told.count(false);
+        told.end();
     });
     let (grants, longest) = crate::in_a_task(async move {
         let mut task = store.tasks(&way, 1).await.remove(0);
         task.prepare(&name).await;
-        let (mut grants, mut longest) = (0_u32, Duration::ZERO);
-        while !over.load(Ordering::Relaxed) {
-            let began = Instant::now();
-            let held = task.take(&name).await;
-            if counting.load(Ordering::Relaxed) {
-                grants += 1;
-                longest = longest.max(began.elapsed());
-            }
-            if !hold.is_zero() {
-                tokio::time::sleep(hold).await;
-            }
-            task.give(&name, held).await;
-        }
+        let counted = turns(&mut task, &name, hold, &signals).await;
         task.close().await;
-        (grants, longest)
+        counted
     });
     println!("{grants} {}", longest.as_micros());
     true

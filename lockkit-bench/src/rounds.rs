@@ -72,6 +72,46 @@ async fn cycle<T: Task>(task: &mut T, name: &str) -> f64 {
     began.elapsed().as_secs_f64() * 1e6
 }
 
+/// What tells tasks that take their turns to count from now on, and to end.
+#[derive(Clone, Default)]
+pub(crate) struct Signals {
+    counting: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+}
+
+impl Signals {
+    pub(crate) fn count(&self, counts: bool) {
+        self.counting.store(counts, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Takes the name and gives it back until it is over: the grants that were counted, and the longest wait among them.
+pub(crate) async fn turns<T: Task>(
+    task: &mut T,
+    name: &str,
+    hold: Duration,
+    signals: &Signals,
+) -> (u32, Duration) {
+    let (mut grants, mut longest) = (0, Duration::ZERO);
+    while !signals.over.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        let held = task.take(name).await;
+        if signals.counting.load(Ordering::Relaxed) {
+            grants += 1;
+            longest = longest.max(began.elapsed());
+        }
+        if !hold.is_zero() {
+            tokio::time::sleep(hold).await;
+        }
+        task.give(name, held).await;
+    }
+    (grants, longest)
+}
+
 /// What a round gave for one way.
 struct Rate {
     per_second: f64,
@@ -113,40 +153,27 @@ async fn rate<S: Store>(store: &S, way: &Way<S::Kind>, load: Load, round: usize)
         let task = if load.own_names { task } else { 0 };
         format!("{}-{round}-{task}", way.label.replace([' ', '/', ',', '(', ')'], "-"))
     };
-    let (counting, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let signals = Signals::default();
     let together = Arc::new(Barrier::new(load.tasks));
     let mut running = Vec::new();
     for (number, mut task) in store.tasks(way, load.tasks).await.into_iter().enumerate() {
         let name = name(number);
         task.prepare(&name).await;
-        let (counting, over) = (Arc::clone(&counting), Arc::clone(&over));
-        let together = Arc::clone(&together);
+        let (signals, together) = (signals.clone(), Arc::clone(&together));
         running.push(tokio::spawn(async move {
             together.wait().await;
-            let (mut grants, mut longest) = (0_u32, Duration::ZERO);
-            while !over.load(Ordering::Relaxed) {
-                let began = Instant::now();
-                let held = task.take(&name).await;
-                if counting.load(Ordering::Relaxed) {
-                    grants += 1;
-                    longest = longest.max(began.elapsed());
-                }
-                if !load.hold.is_zero() {
-                    tokio::time::sleep(load.hold).await;
-                }
-                task.give(&name, held).await;
-            }
+            let (grants, longest) = turns(&mut task, &name, load.hold, &signals).await;
             (task, grants, longest)
         }));
     }
     tokio::time::sleep(WARM_UP).await;
-    counting.store(true, Ordering::Relaxed);
+    signals.count(true);
     let began = Instant::now();
     tokio::time::sleep(load.window).await;
-    counting.store(false, Ordering::Relaxed);
+    signals.count(false);
     let took = began.elapsed();
     let connections = store.connections(way);
-    over.store(true, Ordering::Relaxed);
+    signals.end();
     let (mut ended, mut grants, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
     for task in running {
         let (task, granted, waited) = task.await.expect("a task ends");
@@ -180,9 +207,7 @@ pub(crate) async fn many_grants<S: Store>(
     let block = grants / 10;
     let mut tasks = Vec::new();
     for way in [ours, floor] {
-        let mut task = store.tasks(&way, 1).await.remove(0);
-        task.prepare("many grants").await;
-        tasks.push(task);
+        tasks.push(store.tasks(&way, 1).await.remove(0));
     }
     let names = ["many-ours", "many-floor"];
     for (task, name) in tasks.iter_mut().zip(names) {

@@ -13,7 +13,7 @@ pub struct Way<K> {
     pub clients: Option<usize>,
 }
 
-impl<K> Way<K> {
+impl<K: Sync> Way<K> {
     /// A way in which each task has a client of its own.
     pub const fn new(label: &'static str, kind: K) -> Self {
         Self { label, kind, clients: None }
@@ -23,6 +23,18 @@ impl<K> Way<K> {
     #[must_use]
     pub fn clients(self, clients: usize, label: &'static str) -> Self {
         Self { label, clients: Some(clients), ..self }
+    }
+
+    /// What each of so many tasks uses of lockkit: clients of their own, or in turn those that the way has.
+    pub async fn locks<F>(&self, tasks: usize, connect: impl Fn() -> F + Send) -> Vec<Locks>
+    where
+        F: Future<Output = Locks> + Send,
+    {
+        let mut clients = Vec::new();
+        for _ in 0..self.clients.unwrap_or(tasks) {
+            clients.push(connect().await);
+        }
+        clients.iter().cycle().take(tasks).cloned().collect()
     }
 }
 

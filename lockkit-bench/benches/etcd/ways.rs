@@ -87,18 +87,14 @@ impl Store for Etcd {
     }
 
     async fn tasks(&self, way: &Way<Kind>, count: usize) -> Vec<Task> {
+        if way.kind == Kind::Lockkit {
+            let clients = way.locks(count, || self.locks()).await;
+            return clients.into_iter().map(Task::Lockkit).collect();
+        }
         let mut tasks = Vec::new();
-        if way.kind != Kind::Lockkit {
-            for _ in 0..count {
-                tasks.push(Task::Bare(Box::new(self.bare(way.kind).await)));
-            }
-            return tasks;
+        for _ in 0..count {
+            tasks.push(Task::Bare(Box::new(self.bare(way.kind).await)));
         }
-        let mut clients = Vec::new();
-        for _ in 0..way.clients.unwrap_or(count) {
-            clients.push(self.locks().await);
-        }
-        tasks.extend(clients.iter().cycle().take(count).cloned().map(Task::Lockkit));
         tasks
     }
 

@@ -63,11 +63,7 @@ impl Store for Files {
         if way.kind == Kind::Floor {
             return (0..count).map(|_| Task::Floor(self.directory.join("floor"))).collect();
         }
-        let mut clients = Vec::new();
-        for _ in 0..way.clients.unwrap_or(count) {
-            clients.push(self.locks().await);
-        }
-        clients.iter().cycle().take(count).cloned().map(Task::Lockkit).collect()
+        way.locks(count, || self.locks()).await.into_iter().map(Task::Lockkit).collect()
     }
 
     async fn locks(&self) -> Locks {

@@ -179,15 +179,11 @@ impl Store for Postgres {
     }
 
     async fn tasks(&self, way: &Way<Kind>, count: usize) -> Vec<Task> {
-        let mut tasks = Vec::new();
         if matches!(way.kind, Kind::Advisory | Kind::Table { .. }) {
-            let mut clients = Vec::new();
-            for _ in 0..way.clients.unwrap_or(count) {
-                clients.push(self.client(way).await);
-            }
-            tasks.extend(clients.iter().cycle().take(count).cloned().map(Task::Lockkit));
-            return tasks;
+            let clients = way.locks(count, || self.client(way)).await;
+            return clients.into_iter().map(Task::Lockkit).collect();
         }
+        let mut tasks = Vec::new();
         for _ in 0..count {
             tasks.push(match way.kind {
                 Kind::Sqlx => Task::Sqlx(Some(self.connect(way).await)),

@@ -113,15 +113,11 @@ impl Store for Redis {
     }
 
     async fn tasks(&self, way: &Way<Kind>, count: usize) -> Vec<Task> {
-        let mut tasks = Vec::new();
         if way.kind == Kind::Lockkit {
-            let mut clients = Vec::new();
-            for _ in 0..way.clients.unwrap_or(count) {
-                clients.push(self.locks().await);
-            }
-            tasks.extend(clients.iter().cycle().take(count).cloned().map(Task::Lockkit));
-            return tasks;
+            let clients = way.locks(count, || self.locks()).await;
+            return clients.into_iter().map(Task::Lockkit).collect();
         }
+        let mut tasks = Vec::new();
         let rlock = Arc::new(RLock::new(self.url.clone()).await.unwrap());
         for _ in 0..count {
             tasks.push(match way.kind {

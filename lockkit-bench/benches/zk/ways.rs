@@ -61,20 +61,16 @@ impl Store for ZooKeeper {
     }
 
     async fn tasks(&self, way: &Way<Kind>, count: usize) -> Vec<Task> {
+        if way.kind == Kind::Lockkit {
+            let clients = way.locks(count, || self.locks()).await;
+            return clients.into_iter().map(Task::Lockkit).collect();
+        }
         let mut tasks = Vec::new();
-        if way.kind != Kind::Lockkit {
-            for _ in 0..count {
-                let connector = Client::connector().with_session_timeout(SESSION);
-                let client = connector.connect(&self.address).await.unwrap();
-                tasks.push(Task::Bare(client, way.kind));
-            }
-            return tasks;
+        for _ in 0..count {
+            let connector = Client::connector().with_session_timeout(SESSION);
+            let client = connector.connect(&self.address).await.unwrap();
+            tasks.push(Task::Bare(client, way.kind));
         }
-        let mut clients = Vec::new();
-        for _ in 0..way.clients.unwrap_or(count) {
-            clients.push(self.locks().await);
-        }
-        tasks.extend(clients.iter().cycle().take(count).cloned().map(Task::Lockkit));
         tasks
     }
 
