@@ -36,8 +36,18 @@ pub struct Fenced<T> {
 
 #[derive(Debug, Default)]
 struct Inner<T> {
-    newest: Option<FencingToken>,
+    /// The newest token of an exclusive grant.
+    exclusive: Option<FencingToken>,
+    /// The newest token of a shared grant. Shared grants hold together, so that an older one of them may come later:
+    /// with one number for both kinds, the fence would refuse living holders.
+    shared: Option<FencingToken>,
     value: T,
+}
+
+impl<T> Inner<T> {
+    fn newest(&self) -> Option<FencingToken> {
+        self.exclusive.max(self.shared)
+    }
 }
 
 /// Tokens of a store are microseconds since 1970 or grow like them: this is more than three months of them.
@@ -70,10 +80,11 @@ impl std::error::Error for Stale {}
 impl<T> Fenced<T> {
     /// A value that has seen no token yet.
     pub const fn new(value: T) -> Self {
-        Self { inner: Mutex::new(Inner { newest: None, value }), thread: Mutex::new(None) }
+        let inner = Inner { exclusive: None, shared: None, value };
+        Self { inner: Mutex::new(inner), thread: Mutex::new(None) }
     }
 
-    /// Raises the fence to `token` and runs `work` on the value.
+    /// Raises the fence to `token`, of an exclusive grant, and runs `work` on the value.
     ///
     /// # Errors
     /// [`Stale`]: a newer token has been seen; `work` did not run.
@@ -87,11 +98,49 @@ impl<T> Fenced<T> {
     ) -> Result<R, Stale> {
         let mut inner = self.inner();
         let _access = Access::begin(&self.thread);
-        match inner.newest {
-            Some(newest) if token < newest => return Err(Stale { offered: token, newest }),
-            _ => inner.newest = Some(token),
+        if let Some(newest) = inner.newest() {
+            if token < newest || inner.shared == Some(token) {
+                return Err(Stale { offered: token, newest });
+            }
         }
+        inner.exclusive = Some(token);
         Ok(work(&mut inner.value))
+    }
+
+    /// Raises the fence to `token`, of a shared grant, and runs `work` on the value.
+    ///
+    /// Refused is the token of a shared grant that an exclusive one has followed. Those of shared grants that hold
+    /// together are accepted in any order, and refuse every exclusive grant before them.
+    ///
+    /// ```
+    /// use lockkit_core::{Fenced, FencingToken};
+    ///
+    /// let [reader, later, writer] = [33, 34, 35].map(|token| FencingToken::new(token).expect("a token"));
+    /// let ledger = Fenced::new(vec!["opened"]);
+    /// assert_eq!(ledger.access_shared(later, |entries| entries.len()), Ok(1));
+    /// assert_eq!(ledger.access_shared(reader, |entries| entries.len()), Ok(1));
+    /// ledger.access(writer, |entries| entries.push("by 35"))?;
+    /// assert!(ledger.access_shared(later, |entries| entries.len()).is_err());
+    /// # Ok::<(), lockkit_core::Stale>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Stale`]: a newer exclusive grant has been seen, or this one; `work` did not run.
+    ///
+    /// # Panics
+    /// If `work` itself uses this fence: it would wait for itself.
+    pub fn access_shared<R>(
+        &self,
+        token: FencingToken,
+        work: impl FnOnce(&T) -> R,
+    ) -> Result<R, Stale> {
+        let mut inner = self.inner();
+        let _access = Access::begin(&self.thread);
+        if let Some(newest) = inner.exclusive.filter(|newest| token <= *newest) {
+            return Err(Stale { offered: token, newest });
+        }
+        inner.shared = inner.shared.max(Some(token));
+        Ok(work(&inner.value))
     }
 
     /// Raises the fence to `token` without touching the value, so that no older holder can either.
@@ -104,7 +153,7 @@ impl<T> Fenced<T> {
 
     /// The newest token seen.
     pub fn newest(&self) -> Option<FencingToken> {
-        self.inner().newest
+        self.inner().newest()
     }
 
     /// The value, without any check.
@@ -175,6 +224,27 @@ mod tests {
         let stale = Stale { offered: token(33), newest: token(34) };
         assert_eq!(resource.access(token(33), |value| *value = 33), Err(stale));
         assert_eq!(stale.to_string(), "token 33 is stale: token 34 has been seen");
+        assert_eq!((resource.newest(), resource.into_inner()), (Some(token(34)), 34));
+    }
+
+    #[test]
+    fn shared_grants_that_hold_together_pass_in_any_order_and_keep_out_what_came_before() {
+        let resource = Fenced::new(0);
+        let shared = |value| resource.access_shared(token(value), |value| *value);
+        let exclusive = |new| resource.access(token(new), |value| *value = new);
+        assert_eq!(exclusive(30), Ok(()));
+        // A shared grant's token is greater than that of every exclusive one before it.
+        let follows = Stale { offered: token(30), newest: token(30) };
+        assert_eq!(shared(30), Err(follows));
+        assert_eq!([33, 31, 32, 31].map(shared), [Ok(30); 4]);
+        // The exclusive grant that ended before them, and no exclusive one shares a token with them.
+        for stale in [30, 32, 33] {
+            assert_eq!(exclusive(stale), Err(Stale { offered: token(stale), newest: token(33) }));
+        }
+        assert_eq!(exclusive(34), Ok(()));
+        for stale in [31, 33, 34] {
+            assert_eq!(shared(stale), Err(Stale { offered: token(stale), newest: token(34) }));
+        }
         assert_eq!((resource.newest(), resource.into_inner()), (Some(token(34)), 34));
     }
 

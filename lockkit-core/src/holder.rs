@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::FencingToken;
+use crate::{FencingToken, Kind};
 
 /// A holder as the store knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,12 +17,15 @@ pub struct Holder {
     pub age: Option<Duration>,
     /// In how long its lease ends unless it is renewed; `None` where there is no expiry.
     pub expires_in: Option<Duration>,
+    /// The kind of its lock.
+    pub kind: Kind,
 }
 
 impl Holder {
-    /// A holder with this label and nothing else known.
+    /// A holder of an exclusive lock with this label and nothing else known.
     pub fn new(label: impl Into<String>) -> Self {
-        Self { label: label.into(), token: None, age: None, expires_in: None }
+        let label = label.into();
+        Self { label, token: None, age: None, expires_in: None, kind: Kind::Exclusive }
     }
 
     /// The same holder with its token.
@@ -45,6 +48,13 @@ impl Holder {
         self.expires_in = Some(left);
         self
     }
+
+    /// The same holder of another kind of lock.
+    #[must_use]
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
 }
 
 impl fmt::Display for Holder {
@@ -55,6 +65,9 @@ impl fmt::Display for Holder {
         }
         if let Some(age) = self.age {
             write!(f, " for {age:.1?}")?;
+        }
+        if self.kind != Kind::Exclusive {
+            write!(f, " ({})", self.kind)?;
         }
         Ok(())
     }

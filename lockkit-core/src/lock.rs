@@ -22,11 +22,35 @@ pub struct Lock {
     pub(crate) name: Result<LockName>,
     options: LockOptions,
     label: Arc<str>,
+    kind: Kind,
 }
 
 impl Lock {
     pub(crate) fn new(store: Arc<Store>, name: Result<LockName>, label: Arc<str>) -> Self {
-        Self { store, name, options: LockOptions::default(), label }
+        Self { store, name, options: LockOptions::default(), label, kind: Kind::Exclusive }
+    }
+
+    /// A lock that its holders share: any number of shared grants hold together, an exclusive one alone (C1).
+    ///
+    /// Shared and exclusive requests of a name stand in one queue. A shared request does not pass an exclusive one that
+    /// waits, so that neither kind starves where the order is [`Fairness::Fifo`](crate::Fairness::Fifo). A grant is never
+    /// turned into the other kind: release it, and ask again. A resource takes the token of a shared grant by
+    /// [`Fenced::access_shared`](crate::Fenced::access_shared).
+    ///
+    /// A store that does not offer shared locks refuses it with `Rejected`; `guarantees().kinds` tells.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// let config = lockkit_core::Locks::memory().lock("config");
+    /// let reader = config.clone().shared().acquire().await?;
+    /// let other = config.clone().shared().acquire().await?;
+    /// assert!(config.try_acquire().await?.is_none(), "a writer waits for both");
+    /// # drop((reader, other));
+    /// # Ok(()) }
+    /// ```
+    pub const fn shared(mut self) -> Self {
+        self.kind = Kind::Shared;
+        self
     }
 
     /// How long the store keeps the lock for a holder that it does not hear of (C5).
@@ -214,9 +238,12 @@ impl Lock {
 
     async fn attempt(self, wait: Wait) -> Answer {
         let store = &self.store;
-        if !store.guarantees.kinds.contains(&Kind::Exclusive) {
+        if !store.guarantees.kinds.contains(&self.kind) {
             return Err(Error::rejected(
-                "an exclusive lock",
+                match self.kind {
+                    Kind::Exclusive => "an exclusive lock",
+                    Kind::Shared => "a shared lock",
+                },
                 "this store does not offer that kind: see Locks::guarantees()",
             ));
         }
@@ -225,6 +252,7 @@ impl Lock {
             wished: self.options.ttl.unwrap_or(store.ttl),
             name: self.name?,
             label: self.label,
+            kind: self.kind,
             wait,
         };
         if store.shared.closing.is_set() {

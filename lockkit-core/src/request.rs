@@ -67,8 +67,10 @@ impl RequestIds for RandomIds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Held by one at a time.
+    /// Held alone.
     Exclusive,
+    /// Held together with other shared grants.
+    Shared,
 }
 
 impl Kind {
@@ -82,12 +84,26 @@ impl Kind {
     /// use lockkit_core::Kind;
     ///
     /// assert!(Kind::Exclusive.admits([]));
-    /// assert!(!Kind::Exclusive.admits([Kind::Exclusive]));
+    /// assert!(!Kind::Exclusive.admits([Kind::Shared]));
+    /// assert!(Kind::Shared.admits([Kind::Shared, Kind::Shared]));
+    /// // A shared request does not pass an exclusive one that waits.
+    /// assert!(!Kind::Shared.admits([Kind::Shared, Kind::Exclusive]));
     /// ```
     pub fn admits(self, before: impl IntoIterator<Item = Self>) -> bool {
+        let mut before = before.into_iter();
         match self {
-            Self::Exclusive => before.into_iter().next().is_none(),
+            Self::Exclusive => before.next().is_none(),
+            Self::Shared => before.all(|kind| kind == Self::Shared),
         }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exclusive => "exclusive",
+            Self::Shared => "shared",
+        })
     }
 }
 
@@ -127,7 +143,8 @@ impl Request {
     /// # Errors
     /// `Unavailable`: the operating system gave no random bytes.
     pub fn new(name: LockName, ttl: Duration, clock: Clock) -> Result<Self, Error> {
-        Ok(Self::labelled(RequestId::random()?, name, ttl, clock, default_label()))
+        let label = default_label();
+        Ok(Self::labelled(RequestId::random()?, name, ttl, clock, label, Kind::Exclusive))
     }
 
     pub(crate) fn labelled(
@@ -136,17 +153,31 @@ impl Request {
         ttl: Duration,
         clock: Clock,
         label: Arc<str>,
+        kind: Kind,
     ) -> Self {
-        let (kind, last_word) = (Kind::Exclusive, Mutex::new(None));
+        let last_word = Mutex::new(None);
         Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word }))
     }
 
     /// The same request, with the same id, under another holder's label.
     #[must_use]
     pub fn with_label(&self, label: impl Into<Arc<str>>) -> Self {
-        let Inner { ref name, id, ttl, ref clock, kind, .. } = *self.0;
+        self.with(label.into(), self.0.kind)
+    }
+
+    /// The same request, with the same id, for another kind of lock.
+    #[must_use]
+    pub fn with_kind(&self, kind: Kind) -> Self {
+        if kind == self.0.kind {
+            return self.clone();
+        }
+        self.with(Arc::clone(&self.0.label), kind)
+    }
+
+    fn with(&self, label: Arc<str>, kind: Kind) -> Self {
+        let Inner { ref name, id, ttl, ref clock, .. } = *self.0;
         let last_word = Mutex::new(self.last_word_at());
-        let (name, label, clock) = (name.clone(), label.into(), clock.clone());
+        let (name, clock) = (name.clone(), clock.clone());
         Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word }))
     }
 

@@ -21,6 +21,7 @@ mod broken {
     pub(crate) mod refusal_flaws;
     pub(crate) mod rule_flaws;
     pub(crate) mod rules;
+    pub(crate) mod shared_flaws;
     pub(crate) mod store;
     pub(crate) mod table;
     pub(crate) mod term_flaws;
@@ -52,6 +53,7 @@ use broken::link_flaws::LINK_FLAWS;
 use broken::operator_flaws::operator_flaws;
 use broken::refusal_flaws::refusal_flaws;
 use broken::rule_flaws::RULE_FLAWS;
+use broken::shared_flaws::{self, shared_flaws};
 use broken::term_flaws::term_flaws;
 use broken::unseen::unseen_flaws;
 use broken::wait_flaws::wait_flaws;
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
     flaws.extend(operator_flaws());
     flaws.extend(refusal_flaws());
     flaws.extend(claim_flaws());
+    flaws.extend(shared_flaws());
     flaws.extend_from_slice(LINK_FLAWS);
     // Those that survive have no case to their name yet.
     let (survivors, unseen): (Vec<_>, Vec<_>) =
@@ -101,6 +104,15 @@ fn main() -> ExitCode {
                 Level::Link => passes(case, small(&Flaw::NONE, time)),
                 _ => finds_nothing(case, small(&Flaw::NONE, time)),
             }
+        }));
+    }
+    for id in shared_flaws::CASES {
+        let unusual = shared_flaws::ONE_TOKEN;
+        let of = "a store that is right, but unusual:";
+        let name = format!("{id} finds nothing in {of} {}", unusual.mistake);
+        trials.push(Trial::test(name, move || match check(id, small(&unusual, Time::Virtual)) {
+            Outcome::Passed => Ok(()),
+            other => Err(format!("{other:?}").into()),
         }));
     }
     for manner in manners() {

@@ -10,7 +10,7 @@ use super::fixture::{Fixture, Time};
 use super::hook::Hook;
 use super::outcome::Outcome;
 use super::stop::Verdict;
-use crate::{Expiry, Fairness, Guarantees, LockProvider, WakeUp};
+use crate::{Expiry, Fairness, Guarantees, Kind, LockProvider, WakeUp};
 
 /// One case of the suite.
 #[derive(Clone, Debug)]
@@ -85,6 +85,8 @@ pub(super) enum Need {
     /// The order of tokens survives a restart of the server.
     ServerRestart,
     Operator,
+    /// Shared locks are offered.
+    Shared,
     Hook(Hook),
     /// Threads, processes or a blocked runtime.
     RealTime,
@@ -194,6 +196,9 @@ impl Need {
                 matches!(guarantees.expiry, Expiry::Ttl(_) | Expiry::Session(_)),
                 "C12: a lease outlives its client's connections",
             ),
+            Self::Shared => {
+                claim(guarantees.kinds.contains(&Kind::Shared), "C1: locks can be shared")
+            }
             Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
             Self::Push => claim(guarantees.wake_up == WakeUp::Push, "C8: waiters are told"),
             Self::DataLoss => {

@@ -12,7 +12,7 @@ use super::room::Count;
 use super::round_trips::RoundTrips;
 use super::timing::Timing;
 use crate::request::RequestIds;
-use crate::{Applied, Clock, Error, Instant, LockName, LockProvider, Result};
+use crate::{Applied, Clock, Error, Instant, Kind, LockName, LockProvider, Result};
 
 /// What every driver of one `Locks` shares.
 #[derive(Debug)]
@@ -93,6 +93,7 @@ pub(crate) enum Wait {
 pub(crate) struct Acquire {
     pub(crate) name: LockName,
     pub(crate) label: Arc<str>,
+    pub(crate) kind: Kind,
     pub(crate) timing: Timing,
     /// The ttl that the caller wants, before it was fitted to the store.
     pub(crate) wished: Duration,

@@ -10,8 +10,8 @@ use super::store::{Asker, Granted, Message, Reply};
 use super::{Memory, News, Presence, exhausted};
 use crate::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
-    Instant, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays, Term,
-    TtlRange, WakeUp,
+    Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays,
+    Term, TtlRange, WakeUp,
 };
 
 #[async_trait]
@@ -20,6 +20,7 @@ impl LockProvider for Memory {
         let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
         guarantees.belief_breaks_on =
             &["a pause between a check and its use that outlasts the margin"];
         guarantees

@@ -28,7 +28,7 @@ pub(crate) enum Message {
     Withdraw(RequestId),
     /// The end of the grant with this token, for this reason.
     End(FencingToken, LossReason),
-    /// The end of whatever grant there is.
+    /// The end of all grants there are.
     Expire,
     /// Nothing: time has passed.
     Tick,
@@ -59,26 +59,31 @@ pub(crate) enum Notice {
     Ended(RequestId, FencingToken, LossReason),
 }
 
-/// The notices of one step: a step ends at most two grants of its name, and makes at most two in their place.
+/// The notices of one step, in their order. One of exclusive grants alone has at most four, which need no allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
-    notices: [Option<Notice>; 4],
-    number: usize,
+    first: [Option<Notice>; 4],
+    more: Vec<Notice>,
 }
 
 impl Notices {
     fn add(&mut self, notice: Notice) {
-        self.notices[self.number] = Some(notice);
-        self.number += 1;
+        match self.first.iter_mut().find(|free| free.is_none()) {
+            Some(free) => *free = Some(notice),
+            None => self.more.push(notice),
+        }
     }
 }
 
 impl IntoIterator for Notices {
     type Item = Notice;
-    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<Notice>, 4>>;
+    type IntoIter = std::iter::Chain<
+        std::iter::Flatten<std::array::IntoIter<Option<Notice>, 4>>,
+        std::vec::IntoIter<Notice>,
+    >;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.notices.into_iter().flatten()
+        self.first.into_iter().flatten().chain(self.more)
     }
 }
 
@@ -96,7 +101,8 @@ struct Entry {
     last: u64,
     /// When its last grant ended.
     freed: Option<Instant>,
-    holder: Option<Held>,
+    /// Who holds, the earliest grant first.
+    holders: Vec<Held>,
     queue: VecDeque<Asker>,
 }
 
@@ -138,13 +144,15 @@ impl Store {
                 }
                 reply
             }
-            Message::Renew(token) => match &mut entry.holder {
-                Some(held) if held.granted.token == token => {
-                    held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
-                    Reply::Renewed
+            Message::Renew(token) => {
+                match entry.holders.iter_mut().find(|held| held.granted.token == token) {
+                    Some(held) => {
+                        held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
+                        Reply::Renewed
+                    }
+                    None => Reply::NotThere,
                 }
-                _ => Reply::NotThere,
-            },
+            }
             Message::Withdraw(id) => {
                 let reason = LossReason::Removed;
                 entry.queue.retain(|waiting| waiting.id != id);
@@ -173,16 +181,16 @@ impl Store {
         forgotten
     }
 
-    /// When `name` is next freed by its holder's ttl.
+    /// When a grant of `name` next ends by its ttl.
     pub(crate) fn expires(&self, name: &LockName) -> Option<Instant> {
-        self.names.get(name)?.holder.as_ref()?.expires
+        self.names.get(name)?.holders.iter().filter_map(|held| held.expires).min()
     }
 
     pub(crate) fn inspect(&self, now: Instant, name: &LockName) -> Inspection {
         let entry = self.names.get(name);
-        let holder = entry.and_then(|entry| entry.seen(now));
+        let holders = entry.into_iter().flat_map(|entry| entry.seen(now)).collect();
         let waiters = entry.map_or(0, |entry| entry.queue.len());
-        Inspection::new(name.clone(), holder.into_iter().collect(), Some(waiters))
+        Inspection::new(name.clone(), holders, Some(waiters))
     }
 
     pub(crate) fn list(
@@ -207,37 +215,38 @@ impl Store {
 impl Entry {
     /// A name that is new, or was forgotten.
     const fn above(floor: u64) -> Self {
-        Self { last: floor, freed: None, holder: None, queue: VecDeque::new() }
+        Self { last: floor, freed: None, holders: Vec::new(), queue: VecDeque::new() }
     }
 
     /// Whether nothing was granted or waited for since `before`.
     fn is_unused_since(&self, before: Instant) -> bool {
-        let freed = match &self.holder {
-            Some(held) => held.expires,
-            None => self.freed.or(Some(Instant::from_origin(Duration::ZERO))),
-        };
-        self.queue.is_empty() && freed.is_some_and(|freed| freed <= before)
+        let is_over = |end: Option<Instant>| end.is_some_and(|end| end <= before);
+        self.queue.is_empty()
+            && self.holders.iter().all(|held| is_over(held.expires))
+            && self.freed.is_none_or(|freed| freed <= before)
     }
 
-    /// Grants a free name to `asker`, unless others stand before it; a replay gets its own grant.
+    /// Grants the name to `asker`, unless what stands before it keeps it out; a replay gets its own grant.
     fn take(&mut self, now: Instant, base: u64, asker: Asker) -> Reply {
-        let own = self.holder.as_mut().filter(|held| held.asker.id == asker.id);
-        if let Some(held) = own {
+        if let Some(held) = self.holders.iter_mut().find(|held| held.asker.id == asker.id) {
             held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
             held.granted.at = now;
             return Reply::Granted(held.granted);
         }
         if !asker.kind.admits(self.before(asker.id)) {
-            return self.seen(now).map_or(Reply::NotThere, Reply::Held);
+            return self.seen(now).next().map_or(Reply::NotThere, Reply::Held);
         }
         self.grant(now, base, asker).map_or(Reply::NotThere, Reply::Granted)
     }
 
-    /// The kinds of what stands before this request: the holder, and the queue as far as the request.
+    /// The kinds of what stands before this request: the holders, and the queue as far as the request.
     fn before(&self, id: RequestId) -> impl Iterator<Item = Kind> {
-        let holder = self.holder.iter().map(|held| held.asker.kind);
         let ahead = self.queue.iter().take_while(move |waiting| waiting.id != id);
-        holder.chain(ahead.map(|waiting| waiting.kind))
+        self.kinds_held().chain(ahead.map(|waiting| waiting.kind))
+    }
+
+    fn kinds_held(&self) -> impl Iterator<Item = Kind> {
+        self.holders.iter().map(|held| held.asker.kind)
     }
 
     /// `None` only after the last token there is, which no store reaches.
@@ -246,7 +255,7 @@ impl Entry {
         self.last += 1;
         let granted = Granted { token, at: now, ttl: asker.ttl };
         let expires = asker.ttl.map(|ttl| now.saturating_add(ttl));
-        self.holder = Some(Held { asker, since: now, granted, expires });
+        self.holders.push(Held { asker, since: now, granted, expires });
         Some(granted)
     }
 
@@ -255,7 +264,7 @@ impl Entry {
         self.end(now, base, over, LossReason::Removed, notices);
     }
 
-    /// Ends the grant if it is the one meant, and hands the name to the head of the queue.
+    /// Ends the grants that are meant, and hands the name on; the token of the first that ended.
     fn end(
         &mut self,
         now: Instant,
@@ -264,27 +273,43 @@ impl Entry {
         reason: LossReason,
         notices: &mut Notices,
     ) -> Reply {
-        let Some(held) = self.holder.take_if(|held| meant(held)) else { return Reply::NotThere };
-        self.freed = Some(now);
-        notices.add(Notice::Ended(held.asker.id, held.granted.token, reason));
-        if let Some(head) = self.queue.pop_front() {
+        let mut ended = None;
+        self.holders.retain(|held| {
+            let token = held.granted.token;
+            if meant(held) {
+                notices.add(Notice::Ended(held.asker.id, token, reason));
+                ended.get_or_insert(token);
+            }
+            !meant(held)
+        });
+        if ended.is_some() {
+            self.freed = Some(now);
+        }
+        self.hand_on(now, base, notices);
+        ended.map_or(Reply::NotThere, Reply::Ended)
+    }
+
+    /// Grants the name to the head of the queue while the holders admit it.
+    fn hand_on(&mut self, now: Instant, base: u64, notices: &mut Notices) {
+        while self.queue.front().is_some_and(|head| head.kind.admits(self.kinds_held())) {
+            let Some(head) = self.queue.pop_front() else { return };
             let id = head.id;
             if let Some(granted) = self.grant(now, base, head) {
                 notices.add(Notice::Granted(id, granted));
             }
         }
-        Reply::Ended(held.granted.token)
     }
 
-    fn seen(&self, now: Instant) -> Option<Holder> {
-        let held = self.holder.as_ref()?;
-        if held.expires.is_some_and(|end| now >= end) {
-            return None;
-        }
-        let mut holder = Holder::new(&*held.asker.label)
-            .with_token(held.granted.token)
-            .with_age(now.saturating_since(held.since));
-        holder.expires_in = held.expires.map(|end| end.saturating_since(now));
-        Some(holder)
+    /// The holders whose ttl has not passed.
+    fn seen(&self, now: Instant) -> impl Iterator<Item = Holder> {
+        let live = self.holders.iter().filter(move |held| held.expires.is_none_or(|end| now < end));
+        live.map(move |held| {
+            let mut holder = Holder::new(&*held.asker.label)
+                .with_token(held.granted.token)
+                .with_age(now.saturating_since(held.since))
+                .with_kind(held.asker.kind);
+            holder.expires_in = held.expires.map(|end| end.saturating_since(now));
+            holder
+        })
     }
 }

@@ -12,7 +12,7 @@ use lockkit_core::{
 
 use super::client::Client;
 use super::flaw::Flaw;
-use super::rule_flaws::FOR_EVER;
+use super::rule_flaws::{FOR_EVER, overwrite};
 use super::rules::Rules;
 use super::twist::Twist;
 
@@ -28,7 +28,7 @@ fn flaws_in_what_it_asks() -> Vec<Flaw> {
             &["AT-01"],
             CheckThenSet,
         )
-        .with_rules(Rules { free: |_| true, ..Rules::CORRECT }),
+        .with_rules(Rules { free: |_, _| true, at_grant: overwrite, ..Rules::CORRECT }),
         Flaw::twist(
             "set-then-expire",
             "sets the entry, and its ttl in a second request: SETNX; EXPIRE",

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
-    Instant, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays, Term,
-    TtlRange, WakeUp, async_trait,
+    Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays,
+    Term, TtlRange, WakeUp, async_trait,
 };
 use tokio::sync::watch;
 
@@ -112,6 +112,7 @@ pub(crate) fn guarantees() -> Guarantees {
     let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
     guarantees.fairness = Fairness::Fifo;
     guarantees.wake_up = WakeUp::Push;
+    guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
     guarantees.token_survives.server_restart = true;
     guarantees
 }

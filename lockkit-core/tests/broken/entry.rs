@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use lockkit_core::{
-    FencingToken, Holder, Inspection, Instant, LockName, LossReason, Request, RequestId,
+    FencingToken, Holder, Inspection, Instant, Kind, LockName, LossReason, Request, RequestId,
 };
 use tokio::sync::watch;
 
@@ -15,7 +15,8 @@ use super::rules::Rules;
 pub(crate) struct Entry {
     pub(crate) name: LockName,
     pub(crate) last_token: u64,
-    pub(crate) held: Option<Held>,
+    /// Who holds, the earliest grant first.
+    pub(crate) held: Vec<Held>,
     pub(crate) queue: Vec<Place>,
     /// The requests that are over for good.
     pub(crate) over: HashMap<RequestId, Over>,
@@ -73,6 +74,7 @@ pub(crate) struct Held {
     pub(crate) since: Instant,
     pub(crate) renewed: Instant,
     pub(crate) renewals: u32,
+    pub(crate) kind: Kind,
     label: String,
     ended: watch::Sender<Option<LossReason>>,
 }
@@ -82,6 +84,7 @@ pub(crate) struct Held {
 pub(crate) struct Place {
     pub(crate) id: RequestId,
     pub(crate) client: u64,
+    pub(crate) kind: Kind,
     /// In which order the places came.
     pub(crate) number: u64,
     pub(crate) since: Instant,
@@ -104,6 +107,7 @@ pub(crate) enum Ask {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
     pub(crate) ask: Ask,
+    pub(crate) kind: Kind,
     pub(crate) client: u64,
     pub(crate) now: Instant,
     /// Where it stands in the queue, if it does.
@@ -180,7 +184,14 @@ impl Entry {
             granted: HashMap::new(),
             places: 0,
         };
-        Self { name, last_token: 0, held: None, queue: Vec::new(), over: HashMap::new(), past }
+        Self {
+            name,
+            last_token: 0,
+            held: Vec::new(),
+            queue: Vec::new(),
+            over: HashMap::new(),
+            past,
+        }
     }
 
     /// How the last grant ended.
@@ -217,7 +228,7 @@ impl Entry {
         let expires = (rules.granted_until)(self, begins);
         let label = (rules.label)(self, request.label());
         self.past.granted.entry(request.id()).or_insert(token);
-        self.held = Some(Held {
+        self.held.push(Held {
             id: request.id(),
             client,
             token,
@@ -226,12 +237,13 @@ impl Entry {
             since: now,
             renewed: now,
             renewals: 0,
+            kind: request.kind(),
             label,
             ended: watch::Sender::new(None),
         });
         (rules.at_grant)(self);
         self.past.last = Some((client, ttl));
-        self.held.as_ref().expect("it was granted just now").granted()
+        self.held.last().expect("it was granted just now").granted()
     }
 
     /// Keeps the request's place alive, at the end of the queue if it has none yet.
@@ -249,6 +261,7 @@ impl Entry {
             self.queue.push(Place {
                 id: request.id(),
                 client: turn.client,
+                kind: request.kind(),
                 number: self.past.places,
                 since: turn.now,
                 expires,
@@ -263,38 +276,44 @@ impl Entry {
         place.wake.subscribe()
     }
 
-    /// Ends the grant if it is the one that is meant; its client.
+    /// Ends the grants that are meant; the client of the first.
     pub(crate) fn end(
         &mut self,
         rules: &Rules,
         now: Instant,
         ended: Ended,
-        meant: impl FnOnce(&Held) -> bool,
+        meant: impl Fn(&Held) -> bool,
     ) -> Option<u64> {
-        let held = self.held.take_if(|held| meant(held))?;
-        held.tell(ended);
-        self.past.freed = Some((ended, now));
-        (rules.at_end)(self, ended);
-        Some(held.client)
+        let mut first = None;
+        for held in self.held.extract_if(.., |held| meant(held)) {
+            held.tell(ended);
+            first.get_or_insert(held.client);
+        }
+        if first.is_some() {
+            self.past.freed = Some((ended, now));
+            (rules.at_end)(self, ended);
+        }
+        first
     }
 
     pub(crate) fn free_at(&self) -> Option<Instant> {
-        let holder = self.held.as_ref().map(|held| held.expires);
+        let holder = self.held.iter().map(|held| held.expires).min();
         holder.or_else(|| self.queue.first().map(|head| head.expires))
     }
 
     pub(crate) fn inspect(&self, now: Instant) -> Inspection {
-        let holders = self.holder(now).into_iter().collect();
+        let holders = self.holders(now).collect();
         Inspection::new(self.name.clone(), holders, Some(self.queue.len()))
     }
 
-    pub(crate) fn holder(&self, now: Instant) -> Option<Holder> {
-        let held = self.held.as_ref()?;
-        let holder = Holder::new(&*held.label)
-            .with_token(held.token)
-            .with_age(now.saturating_since(held.since))
-            .with_expires_in(held.expires.saturating_since(now));
-        Some(holder)
+    pub(crate) fn holders(&self, now: Instant) -> impl Iterator<Item = Holder> {
+        self.held.iter().map(move |held| {
+            Holder::new(&*held.label)
+                .with_token(held.token)
+                .with_age(now.saturating_since(held.since))
+                .with_expires_in(held.expires.saturating_since(now))
+                .with_kind(held.kind)
+        })
     }
 }
 

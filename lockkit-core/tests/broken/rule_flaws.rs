@@ -16,6 +16,11 @@ pub(crate) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(crate) const LAST_IN_FIRST_OUT: Rules =
     Rules { next: |entry| entry.queue.len().checked_sub(1), ..CORRECT };
 
+/// Leaves only the newest grant.
+pub(crate) fn overwrite(entry: &mut Entry) {
+    entry.held.drain(..entry.held.len() - 1);
+}
+
 fn forget(entry: &mut Entry, forgets: bool) {
     if forgets {
         entry.last_token = 0;
@@ -35,7 +40,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "no-exclusion",
         "a grant overwrites the one before: SET without NX",
         &["AT-01"],
-        Rules { free: |_| true, ..CORRECT },
+        Rules { free: |_, _| true, at_grant: overwrite, ..CORRECT },
     ),
     Flaw::apart(
         "lock-in-the-client",
@@ -223,7 +228,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "a restart forgets who holds: acknowledged before it was on disk",
         &["LV-09"],
         // Its holder is told by its next renewal, not by the end of a channel.
-        Rules { restarts: |entry| std::mem::forget(entry.held.take()), ..CORRECT },
+        Rules { restarts: |entry| std::mem::forget(std::mem::take(&mut entry.held)), ..CORRECT },
     ),
     // The own grant only.
     Flaw::rule(

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use lockkit_core::{FencingToken, Inspection, Instant, LockName, RequestId};
+use lockkit_core::{FencingToken, Inspection, Instant, Kind, LockName, RequestId};
 
 use super::entry::{Ask, Begins, Caller, Done, Ended, Entry, Held, Over, Past, Place, Turn};
 
@@ -40,8 +40,8 @@ pub(crate) struct Rules {
     pub(crate) keeps_place: fn(&mut Vec<Place>, usize, Ask) -> Option<usize>,
     /// How many the queue takes.
     pub(crate) queue_takes: usize,
-    /// Whether the name can be granted.
-    pub(crate) free: fn(&Entry) -> bool,
+    /// Whether those who hold leave the name to a request of this kind.
+    pub(crate) free: fn(&Entry, Kind) -> bool,
     /// Which place of the queue is next.
     pub(crate) next: fn(&Entry) -> Option<usize>,
     /// Whether a free name goes to the request that asks.
@@ -109,7 +109,7 @@ impl Rules {
         place_kept_for: Duration::MAX,
         keeps_place: |_, place, _| Some(place),
         queue_takes: usize::MAX,
-        free: |entry| entry.held.is_none(),
+        free: |entry, kind| kind.admits(entry.held.iter().map(|held| held.kind)),
         next: |entry| (!entry.queue.is_empty()).then_some(0),
         turn: |_, turn| turn.next == turn.place,
         replays: |held, _, id| held.id == id,

@@ -146,10 +146,10 @@ impl Store {
             let place = entry.queue.iter().position(|place| place.id == id);
             let stood = place.map(|at| (entry.queue[at].since, entry.queue[at].expires));
             let begins = Begins { now, sent: now, ttl: request.ttl(), client_ttl, place: stood };
-            if let Some(held) = entry.held.as_mut().filter(|held| (rules.replays)(held, client, id))
-            {
+            let Entry { held, past, .. } = &mut *entry;
+            if let Some(held) = held.iter_mut().find(|held| (rules.replays)(held, client, id)) {
                 if rules.replay_extends {
-                    held.renew(rules, &entry.past, &begins);
+                    held.renew(rules, past, &begins);
                 }
                 return Answer::Granted(held.granted());
             }
@@ -164,8 +164,9 @@ impl Store {
             let mut tell = |what, token| {
                 done.push(Done { what, client, token, now, ttl: request.ttl() });
             };
-            let turn = Turn { ask, client, now, place, next: (rules.next)(entry) };
-            if (rules.free)(entry) && (rules.turn)(entry, &turn) {
+            let (kind, next) = (request.kind(), (rules.next)(entry));
+            let turn = Turn { ask, kind, client, now, place, next };
+            if (rules.free)(entry, request.kind()) && (rules.turn)(entry, &turn) {
                 if let Some(place) = place.filter(|_| rules.grant_ends_place) {
                     entry.queue.remove(place);
                 }
@@ -179,7 +180,7 @@ impl Store {
                 (rules.at_refusal)(entry);
                 tell(What::Refused, None);
             }
-            let (holder, free_at) = (entry.holder(now), entry.free_at());
+            let (holder, free_at) = (entry.holders(now).next(), entry.free_at());
             let poll = rules.polled_every.map(|every| now.saturating_add(every));
             Answer::Held(Waiting { holder, wake, free_at, poll })
         })
@@ -199,12 +200,14 @@ impl Store {
             let ttl = request.ttl();
             let caller = Caller { client, id: request.id(), token, now };
             let begins = Begins { now, sent, ttl, client_ttl, place: None };
-            let renewed = match &mut entry.held {
-                Some(held) if (rules.renews)(held, &caller) => {
-                    held.renew(rules, &entry.past, &begins);
+            let Entry { held, past, .. } = &mut *entry;
+            let is_held = !held.is_empty();
+            let renewed = match held.iter_mut().find(|held| (rules.renews)(held, &caller)) {
+                Some(held) => {
+                    held.renew(rules, past, &begins);
                     true
                 }
-                Some(_) => false,
+                None if is_held => false,
                 None => {
                     let again = (rules.renewal_creates)(entry);
                     again.then(|| entry.grant(rules, client, &begins, request)).is_some()
@@ -343,15 +346,17 @@ impl Store {
             let (what, ttl) = (What::Ended(Ended::Expired), Duration::ZERO);
             done.push(Done { what, client, token: None, now, ttl });
         }
-        if entry.held.is_none() && entry.queue.is_empty() {
+        if entry.held.is_empty() && entry.queue.is_empty() {
             (rules.at_idleness)(entry, now.saturating_since(entry.past.used));
         }
         entry.past.used = now;
-        let held = |entry: &Entry| entry.held.as_ref().map(|held| held.token);
-        let before = held(entry);
+        let newest = |entry: &Entry| entry.held.last().map(|held| held.token);
+        let first = |entry: &Entry| entry.queue.first().map(|place| place.id);
+        let (before, head) = (newest(entry), first(entry));
         let answer = step(entry, now, &mut done);
-        // Behind a new holder the next waiter has to know by when that one is gone.
-        let is_new = entry.held.is_none() || held(entry) != before;
+        // Behind a new holder the next waiter has to know by when that one is gone, and may hold beside it.
+        // The head may be gone that kept it out.
+        let is_new = entry.held.is_empty() || newest(entry) != before || first(entry) != head;
         if is_new && (rules.wakes)(entry) {
             let next = (rules.next)(entry).and_then(|next| entry.queue.get(next));
             next.iter().for_each(|next| next.wake());

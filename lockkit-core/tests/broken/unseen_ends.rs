@@ -80,7 +80,7 @@ const OF_A_CLIENT: &[Flaw] = &[
         &["LV-12"],
         Rules {
             at_grant: |entry| {
-                let client = entry.held.as_ref().map(|held| held.client);
+                let client = entry.held.last().map(|held| held.client);
                 entry.queue.retain(|place| Some(place.client) != client);
             },
             ..CORRECT
@@ -97,10 +97,9 @@ const OF_A_CLIENT: &[Flaw] = &[
                     What::Ended(ended) => Some(ended),
                     _ => None,
                 };
-                let held = entry.held.as_ref().filter(|held| held.client == done.client);
-                if let Some((held, ended)) = held.zip(lost) {
-                    held.tell(ended);
-                }
+                let Some(ended) = lost else { return };
+                let meant = entry.held.iter().filter(|held| held.client == done.client);
+                meant.for_each(|held| held.tell(ended));
             }),
             ..CORRECT
         },
@@ -117,9 +116,7 @@ const OF_A_QUEUE: &[Flaw] = &[
             elsewhere: Some(|entry, done| {
                 let revokes = done.what == What::Revokes;
                 let meant = |held: &&mut Held| revokes && Some(held.token) == done.token;
-                if let Some(held) = entry.held.as_mut().filter(meant) {
-                    held.expires = done.now;
-                }
+                entry.held.iter_mut().filter(meant).for_each(|held| held.expires = done.now);
             }),
             ..CORRECT
         },
@@ -169,7 +166,7 @@ const OF_THE_PAST: &[Flaw] = &[
         &["C6-04"],
         Rules {
             replayed: |entry, id| {
-                let free = entry.held.is_none() && entry.queue.is_empty();
+                let free = entry.held.is_empty() && entry.queue.is_empty();
                 entry.past.granted.get(&id).copied().filter(|_| free)
             },
             ..CORRECT
@@ -205,7 +202,7 @@ const OF_THE_PAST: &[Flaw] = &[
         &["LV-10"],
         Rules {
             restarts: |entry| {
-                if let Some(held) = &mut entry.held {
+                for held in &mut entry.held {
                     held.expires = held.expires.saturating_add(FOR_EVER);
                 }
             },

@@ -76,7 +76,7 @@ const INSPECTIONS: &[Flaw] = &[
         Rules {
             inspects: |entry, now| {
                 let mut seen = entry.inspect(now);
-                let holder = entry.held.as_ref().map(|held| held.id.to_bytes());
+                let holder = entry.held.first().map(|held| held.id.to_bytes());
                 let is_before = |id: [u8; 16]| holder.is_some_and(|holder| id < holder);
                 if entry.queue.iter().any(|place| is_before(place.id.to_bytes())) {
                     seen.holders = vec![Holder::new("a waiter")];
@@ -120,7 +120,7 @@ const INSPECTIONS: &[Flaw] = &[
         &["C16-07"],
         Rules {
             inspects: |entry, now| {
-                let renewed = entry.held.as_ref().map(|held| held.renewed);
+                let renewed = entry.held.first().map(|held| held.renewed);
                 let mut seen = entry.inspect(now);
                 for holder in &mut seen.holders {
                     holder.age = renewed.map(|renewed| now.saturating_since(renewed));
@@ -136,7 +136,7 @@ const INSPECTIONS: &[Flaw] = &[
         &["C16-07"],
         Rules {
             inspects: |entry, now| {
-                let ttl = entry.held.as_ref().map(|held| held.ttl);
+                let ttl = entry.held.first().map(|held| held.ttl);
                 let mut seen = entry.inspect(now);
                 seen.holders.iter_mut().for_each(|holder| holder.expires_in = ttl);
                 seen

@@ -261,7 +261,7 @@ const OTHERS: &[Flaw] = &[
             elsewhere: Some(|entry, done| {
                 let renewed = done.what == What::Renewed;
                 let meant = |held: &&mut Held| renewed && held.client == done.client;
-                if let Some(held) = entry.held.as_mut().filter(meant) {
+                for held in entry.held.iter_mut().filter(meant) {
                     held.expires = held.expires.max(done.now.saturating_add(done.ttl));
                 }
             }),
@@ -276,7 +276,7 @@ const OTHERS: &[Flaw] = &[
             elsewhere: Some(|entry, done| {
                 let asked = matches!(done.what, What::Granted | What::Refused);
                 let meant = |held: &&mut Held| asked && held.client == done.client;
-                if let Some(held) = entry.held.as_mut().filter(meant) {
+                for held in entry.held.iter_mut().filter(meant) {
                     held.expires = held.expires.max(done.now.saturating_add(held.ttl));
                 }
             }),
@@ -295,9 +295,9 @@ const OTHERS: &[Flaw] = &[
         &["C11-05"],
         Rules {
             at_refusal: |entry| {
-                let (ttl, used) = (entry.held.as_ref().map(|held| held.ttl), entry.past.used);
-                if let Some((held, ttl)) = entry.held.as_mut().zip(ttl) {
-                    held.expires = held.expires.max(used.saturating_add(ttl));
+                let used = entry.past.used;
+                for held in &mut entry.held {
+                    held.expires = held.expires.max(used.saturating_add(held.ttl));
                 }
             },
             ..CORRECT
@@ -306,7 +306,7 @@ const OTHERS: &[Flaw] = &[
 ];
 
 fn touched(entry: &mut Entry, now: Instant) -> Inspection {
-    if let Some(held) = &mut entry.held {
+    for held in &mut entry.held {
         held.expires = now.saturating_add(held.ttl);
     }
     entry.inspect(now)

@@ -43,7 +43,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
         &["PW-01"],
         Rules {
             at_withdrawal: |entry| {
-                if entry.held.is_none() && entry.queue.is_empty() {
+                if entry.held.is_empty() && entry.queue.is_empty() {
                     entry.last_token = 0;
                 }
             },
@@ -104,7 +104,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
         &["C6-04"],
         Rules {
             at_grant: |entry| {
-                let held = entry.held.as_mut();
+                let held = entry.held.last_mut();
                 let old = held.and_then(|held| Some((entry.past.granted.get(&held.id)?, held)));
                 if let Some((token, held)) = old {
                     held.token = *token;

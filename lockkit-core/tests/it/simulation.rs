@@ -18,6 +18,7 @@ mod broken {
     pub(crate) mod linked;
     pub(crate) mod rule_flaws;
     pub(crate) mod rules;
+    pub(crate) mod shared_flaws;
     pub(crate) mod store;
     pub(crate) mod term_flaws;
     pub(crate) mod twist;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use broken::attempt_flaws::attempt_flaws;
 use broken::flaw::{Flaw, SmallFixture};
 use broken::rule_flaws::RULE_FLAWS;
+use broken::shared_flaws::shared_flaws;
 use broken::term_flaws::term_flaws;
 use futures_util::FutureExt;
 use lockkit_core::conformance::simulation::{Failure, Simulation, Tally};
@@ -133,6 +135,29 @@ fn broken_stores_are_caught() {
         let failure = caught(&small(flaw), 12);
         assert!(failure.is_some(), "{name} survived");
     }
+}
+
+#[test]
+fn broken_shared_locks_are_caught() {
+    for name in
+        ["shared-beside-exclusive", "exclusive-beside-shared", "one-release-ends-all-shared"]
+    {
+        let flaws = shared_flaws();
+        let flaw = flaws.iter().find(|flaw| flaw.name == name).expect("a flaw");
+        let failure = caught(&small(flaw), 12);
+        assert!(failure.is_some(), "{name} survived");
+    }
+}
+
+#[test]
+fn names_are_shared_in_the_simulation_where_the_store_offers_it() {
+    let runs: Vec<_> = (1..=6).map(|seed| Simulation::of_memory().run(seed)).collect();
+    let of = |what| {
+        let tallies = runs.iter().map(|run| run.as_ref().expect("no fault"));
+        tallies.map(|tally| tally.operations.get(what).copied().unwrap_or_default()).sum::<u64>()
+    };
+    let (shared, all) = (of("granted a share"), of("granted"));
+    assert!(shared > all / 10 && shared < all, "{shared} of {all}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod refusals;
 mod safety;
 mod same_client;
 mod server;
+mod shared;
 mod split_brain;
 mod terms;
 mod tokens;
@@ -62,6 +63,7 @@ const GROUPS: &[&[Case]] = &[
     long_times::CASES,
     long_waits::CASES,
     same_client::CASES,
+    shared::CASES,
     loss::CASES,
     fairness::CASES,
     performance::CASES,

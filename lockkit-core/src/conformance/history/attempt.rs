@@ -4,7 +4,7 @@ use super::at::At;
 use super::event::{AttemptId, What};
 use super::fence::{Access, Effect, Outcome};
 use super::verdict::Violation;
-use crate::{FencingToken, Instant, LockName};
+use crate::{FencingToken, Instant, Kind, LockName};
 
 /// What an attempt has come to.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub(super) struct Attempt {
     pub(super) id: AttemptId,
     /// The number of its name.
     pub(super) name: usize,
+    pub(super) kind: Kind,
     pub(super) asked: At,
     pub(super) granted: Option<Granted>,
     stage: Stage,
@@ -59,8 +60,8 @@ impl Wrong {
 }
 
 impl Attempt {
-    pub(super) const fn new(id: AttemptId, name: usize, asked: At) -> Self {
-        Self { id, name, asked, granted: None, stage: Stage::Asking, access: None }
+    pub(super) const fn new(id: AttemptId, name: usize, kind: Kind, asked: At) -> Self {
+        Self { id, name, kind, asked, granted: None, stage: Stage::Asking, access: None }
     }
 
     /// Takes an event in; its accesses go to `accesses`.
@@ -132,6 +133,7 @@ impl Attempt {
         accesses.push(Access {
             attempt: self.id,
             token: granted.token,
+            kind: self.kind,
             called: at,
             answered: None,
             effect,

@@ -3,13 +3,15 @@
 use super::at::At;
 use super::attempt::{Attempt, Granted};
 use super::verdict::{Summary, Violation};
-use crate::LockName;
+use crate::{Kind, LockName};
 
 /// Judges the grants of all names.
 ///
-/// Grants of one name follow each other in the order of their tokens. Each was made between its
-/// call and its answer, and after the one before had ended, which was after its last belief. Such
-/// instants exist if and only if no answer came before an earlier call or belief.
+/// Grants of one name that exclude each other follow each other in the order of their tokens. Each was
+/// made between its call and its answer, and after those before it had ended that it excludes, which was
+/// after their last beliefs. Such instants exist if and only if no answer came before an earlier call or
+/// belief. Of shared grants among themselves nothing is asked, but that an exclusive one shares no token
+/// with them.
 pub(super) fn check(
     attempts: &[Attempt],
     names: &[LockName],
@@ -34,15 +36,21 @@ fn check_name(
     grants: &[(&Attempt, Granted)],
     summary: &mut Summary,
 ) -> Option<Violation> {
-    let mut last: Option<(At, (&Attempt, Granted))> = None;
-    let mut token = None;
+    // The latest end of an exclusive grant so far, and of a shared one.
+    let (mut last_exclusive, mut last_shared): (Option<Last<'_>>, Option<Last<'_>>) = (None, None);
+    let mut newest = None;
     for &(attempt, granted) in grants {
-        if token == Some(granted.token) {
+        let is_shared = attempt.kind == Kind::Shared;
+        if newest.is_some_and(|(token, shares)| token == granted.token && !(shares && is_shared)) {
             let token = granted.token;
             return Some(Violation::DuplicateToken { name: name.clone(), token });
         }
-        token = Some(granted.token);
-        if let Some((end, (before, earlier))) = last {
+        newest = Some((granted.token, is_shared));
+        let excluded = match is_shared {
+            true => last_exclusive,
+            false => later(last_exclusive, last_shared),
+        };
+        if let Some((end, (before, earlier))) = excluded {
             if granted.from < end {
                 return Some(contradiction(name, (before, earlier), (attempt, granted), end));
             }
@@ -53,11 +61,21 @@ fn check_name(
             }
         }
         let end = granted.until.map_or(attempt.asked, |until| until.max(attempt.asked));
-        if last.is_none_or(|(latest, _)| end > latest) {
-            last = Some((end, (attempt, granted)));
-        }
+        let last = if is_shared { &mut last_shared } else { &mut last_exclusive };
+        *last = later(*last, Some((end, (attempt, granted))));
     }
     None
+}
+
+/// The end of a grant, and the grant.
+type Last<'a> = (At, (&'a Attempt, Granted));
+
+/// The later end of the two; the first of two that are equal.
+fn later<'a>(one: Option<Last<'a>>, other: Option<Last<'a>>) -> Option<Last<'a>> {
+    match (one, other) {
+        (Some((end, _)), Some((latest, _))) if latest <= end => one,
+        (one, other) => other.or(one),
+    }
 }
 
 /// The later grant was answered before `end`: the earlier one's call, or the last of its belief.

@@ -8,7 +8,7 @@ use super::event::{Event, What};
 use super::fence::{self, Access};
 use super::numbers::ByNumber;
 use super::verdict::{Summary, Violation, Violations};
-use crate::LockName;
+use crate::{Kind, LockName};
 
 /// What many processes saw of locks and fenced resources, to be [checked](Self::check).
 #[derive(Debug, Default)]
@@ -39,7 +39,12 @@ impl History {
         let (at, id) = (event.at, event.attempt);
         let attempts = self.processes.entry(id.process).or_default();
         let known = usize::try_from(id.number).ok().and_then(|number| attempts.get(number));
-        if let What::Asks(name) = event.what {
+        let asks = match &event.what {
+            What::Asks(name) => Some((name, Kind::Exclusive)),
+            What::AsksShared(name) => Some((name, Kind::Shared)),
+            _ => None,
+        };
+        if let Some((name, kind)) = asks {
             if id.number != attempts.len() as u64 {
                 let attempt = id;
                 self.contradictions.push(Violation::OutOfOrder { attempt, at });
@@ -47,8 +52,8 @@ impl History {
             }
             attempts.push(self.attempts.len());
             self.summary.attempts += 1;
-            let name = self.number(name);
-            self.attempts.push(Attempt::new(id, name, at.into()));
+            let name = self.number(name.clone());
+            self.attempts.push(Attempt::new(id, name, kind, at.into()));
             return;
         }
         let Some(&known) = known else {

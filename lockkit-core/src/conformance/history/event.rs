@@ -31,8 +31,10 @@ pub struct AttemptId {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum What {
-    /// It asks for the name; read before the call.
+    /// It asks for the name alone; read before the call.
     Asks(LockName),
+    /// It asks for a share of the name; read before the call.
+    AsksShared(LockName),
     /// It was granted; read after the call.
     Granted(FencingToken),
     /// It was told that it is not granted, and never will be.

@@ -5,13 +5,14 @@ use std::mem;
 use super::at::At;
 use super::event::AttemptId;
 use super::verdict::{Summary, Violation};
-use crate::{FencingToken, LockName};
+use crate::{FencingToken, Kind, LockName};
 
 /// One access to the resource.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Access {
     pub(super) attempt: AttemptId,
     pub(super) token: FencingToken,
+    pub(super) kind: Kind,
     pub(super) called: At,
     /// `None`: nobody knows whether or when it took effect.
     pub(super) answered: Option<At>,
@@ -49,6 +50,10 @@ impl Access {
             Effect::Read(_) => None,
             Effect::Write { wrote, .. } => Some(wrote),
         }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.kind == Kind::Shared
     }
 
     /// An access without an answer may take effect at any time after its call.
@@ -198,22 +203,27 @@ impl Resource<'_> {
 
     /// Whether the accesses can have taken effect in this order, and the fence with them.
     fn in_time(&self, order: &[&Access]) -> Checked {
-        let mut fence: Option<&Access> = None;
-        let mut called: Option<At> = None;
-        for access in order {
-            if let Some(before) = fence.filter(|before| before.token > access.token) {
-                return Err(Violation::FenceWentBack {
-                    name: self.name.clone(),
-                    attempt: access.attempt,
-                    token: access.token,
-                    after: before.token,
-                });
+        let (mut exclusive, mut shared): (Option<FencingToken>, Option<FencingToken>) =
+            (None, None);
+        let called = Called::in_order(order);
+        for (number, access) in order.iter().enumerate() {
+            let token = access.token;
+            // A shared grant has a token of its own beside an exclusive one, not beside other shared ones.
+            let after = match access.is_shared() {
+                true => exclusive.filter(|before| *before >= token),
+                false => exclusive
+                    .filter(|before| *before > token)
+                    .max(shared.filter(|before| *before >= token)),
+            };
+            if let Some(after) = after {
+                let (name, attempt) = (self.name.clone(), access.attempt);
+                return Err(Violation::FenceWentBack { name, attempt, token, after });
             }
-            if called.is_some_and(|called| access.over_by(called)) {
+            if called.before(order, number).is_some_and(|called| access.over_by(called)) {
                 return Err(self.against_time(access));
             }
-            fence = Some(access);
-            called = called.max(Some(access.called));
+            let newest = if access.is_shared() { &mut shared } else { &mut exclusive };
+            *newest = (*newest).max(Some(token));
         }
         Ok(())
     }
@@ -225,28 +235,20 @@ impl Resource<'_> {
         if refused.is_empty() {
             return Ok(());
         }
-        // For each place in the order: by when everything up to there has been called at least.
-        let mut called = Vec::with_capacity(order.len());
-        for access in order {
-            let latest = called.last().map_or(access.called, |last| access.called.max(*last));
-            called.push(latest);
-        }
-        let mut doubtful: Vec<&Access> = of(Outcome::Unknown).collect();
-        doubtful.sort_by_key(|access| access.token);
-        // By when, at the earliest, an access without an answer has raised the fence that far.
-        let mut raised = vec![None; doubtful.len()];
-        let mut earliest = None;
-        for (number, access) in doubtful.iter().enumerate().rev() {
-            earliest = Some(earliest.map_or(access.called, |at| access.called.min(at)));
-            raised[number] = earliest;
-        }
+        let called = Called::in_order(order);
+        // What raises the fence for exclusive accesses, and for shared ones: these refuse none of their own kind.
+        let by_all = Raised::new(order, &called, of(Outcome::Unknown), |_| true);
+        let by_exclusive =
+            Raised::new(order, &called, of(Outcome::Unknown), |access| !access.is_shared());
         for access in refused {
             let newer = order.partition_point(|other| other.token <= access.token);
-            let older_in_time = newer == 0 || !access.over_by(called[newer - 1]);
-            let newer_in_time = called.get(newer).is_some_and(|at| !access.over_by(*at));
-            let doubt = doubtful.partition_point(|other| other.token <= access.token);
-            let doubt = raised.get(doubt).copied().flatten();
-            if !(older_in_time && (newer_in_time || doubt.is_some_and(|at| !access.over_by(at)))) {
+            let older_in_time = newer
+                .checked_sub(1)
+                .and_then(|older| called.exclusive[older])
+                .is_none_or(|called| !access.over_by(called));
+            let raised = if access.is_shared() { &by_exclusive } else { &by_all };
+            let newer_in_time = raised.above(access.token).any(|at| !access.over_by(at));
+            if !(older_in_time && newer_in_time) {
                 return Err(Violation::WrongRefusal {
                     name: self.name.clone(),
                     attempt: access.attempt,
@@ -261,4 +263,79 @@ impl Resource<'_> {
         let (name, attempt) = (self.name.clone(), access.attempt);
         Violation::AccessAgainstTime { name, attempt, at: access.called.into() }
     }
+}
+
+/// By when everything up to a place in the order has been called at least: all accesses, and those that a shared one
+/// follows, which are the exclusive ones and what these follow.
+struct Called {
+    all: Vec<At>,
+    exclusive: Vec<Option<At>>,
+}
+
+impl Called {
+    fn in_order(order: &[&Access]) -> Self {
+        let (mut all, mut exclusive) = (Vec::with_capacity(order.len()), Vec::new());
+        for access in order {
+            let latest = all.last().map_or(access.called, |last| access.called.max(*last));
+            all.push(latest);
+            let before = exclusive.last().copied().flatten();
+            exclusive.push(if access.is_shared() { before } else { Some(latest) });
+        }
+        Self { all, exclusive }
+    }
+
+    /// By when all has been called that the access at this place follows.
+    fn before(&self, order: &[&Access], number: usize) -> Option<At> {
+        let before = number.checked_sub(1)?;
+        match order[number].is_shared() {
+            true => self.exclusive[before],
+            false => Some(self.all[before]),
+        }
+    }
+}
+
+/// By when, at the earliest, the fence was raised above a token.
+struct Raised {
+    /// By accesses that took effect, in the order of their tokens.
+    known: Vec<(FencingToken, At)>,
+    /// By those without an answer, in the order of their tokens.
+    doubtful: Vec<(FencingToken, At)>,
+}
+
+impl Raised {
+    fn new<'a>(
+        order: &[&Access],
+        called: &Called,
+        unknown: impl Iterator<Item = &'a Access>,
+        raises: impl Fn(&Access) -> bool,
+    ) -> Self {
+        let known = order.iter().enumerate().filter(|(_, access)| raises(access));
+        let known = known.map(|(number, access)| {
+            let before = called.before(order, number);
+            (access.token, access.called.max(before.unwrap_or(access.called)))
+        });
+        let mut doubtful: Vec<_> = unknown
+            .filter(|access| raises(access))
+            .map(|access| (access.token, access.called))
+            .collect();
+        doubtful.sort_by_key(|(token, _)| *token);
+        Self { known: earliest(known.collect()), doubtful: earliest(doubtful) }
+    }
+
+    fn above(&self, token: FencingToken) -> impl Iterator<Item = At> {
+        [&self.known, &self.doubtful].into_iter().filter_map(move |raised| {
+            let newer = raised.partition_point(|(other, _)| *other <= token);
+            raised.get(newer).map(|(_, at)| *at)
+        })
+    }
+}
+
+/// At each place the earliest instant from there on.
+fn earliest(mut raised: Vec<(FencingToken, At)>) -> Vec<(FencingToken, At)> {
+    let mut earliest: Option<At> = None;
+    for (_, at) in raised.iter_mut().rev() {
+        *at = earliest.map_or(*at, |earliest| earliest.min(*at));
+        earliest = Some(*at);
+    }
+    raised
 }

@@ -114,6 +114,10 @@ impl fmt::Display for Event {
                 f.write_str("asks ")?;
                 escape(name, f)
             }
+            What::AsksShared(name) => {
+                f.write_str("asks-shared ")?;
+                escape(name, f)
+            }
             What::Granted(token) => write!(f, "granted {token}"),
             What::Read(version) => write!(f, "read {version}"),
             What::Writes { seen, wrote } => write!(f, "writes {seen} {wrote}"),
@@ -160,6 +164,7 @@ fn parse(mut words: SplitWhitespace<'_>) -> Option<Event> {
     let attempt = AttemptId { process: process.parse().ok()?, number: number.parse().ok()? };
     let what = match words.next()? {
         "asks" => What::Asks(unescape(words.next()?)?),
+        "asks-shared" => What::AsksShared(unescape(words.next()?)?),
         "granted" => What::Granted(words.next()?.parse::<FencingToken>().ok()?),
         "read" => What::Read(words.next()?.parse().ok()?),
         "writes" => {

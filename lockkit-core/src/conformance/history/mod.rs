@@ -5,8 +5,8 @@
 //! fenced resource. [`History::check`] tells whether a store that keeps the contract can have led
 //! to it. For each name:
 //!
-//! - no two holders believe at the same time (C1, C5);
-//! - tokens are unique, and grow as real time does: who asks after a grant gets a greater one (C4);
+//! - no two holders believe at the same time, unless both share the name (C1, C5);
+//! - tokens are unique, and grow as real time does: who asks after a grant that excludes it gets a greater one (C4);
 //! - nobody is granted after it gave up, believes after its loss, or releases what it was not
 //!   granted (C7, C9);
 //! - no update at the fenced resource is lost, the fence never goes back, and it refuses nobody

@@ -49,6 +49,16 @@ impl Resource {
         .await
     }
 
+    /// Reads as a holder that shares the name with others; `None`: no answer came.
+    pub(super) async fn read_shared(
+        self: &Arc<Self>,
+        world: &Arc<World>,
+        token: FencingToken,
+    ) -> Option<Result<u64, Stale>> {
+        let resource = Arc::clone(self);
+        travel(world, move |_| resource.fenced.access_shared(token, |version| *version)).await
+    }
+
     /// Writes `wrote` over what was seen; `None`: no answer came.
     pub(super) async fn write(
         self: &Arc<Self>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::resource::{Resource, Seen};
 use super::world::World;
 use crate::conformance::history::{AttemptId, What};
-use crate::{Guard, LockName, Locks, Result};
+use crate::{Guard, Kind, LockName, Locks, Result};
 
 /// One task of a process: it takes locks, one after the other, and updates what they protect.
 #[derive(Clone, Debug)]
@@ -26,11 +26,11 @@ impl Worker {
             self.attempt(&name, &resource).await;
         }
         for (name, resource) in &*self.resources {
-            let attempt = self.world.asks(self.process, name);
+            let attempt = self.world.asks(self.process, name, Kind::Exclusive);
             // All others hold once, and whatever nobody knows of expires.
             let limit = self.world.weather.ttl * 400;
             match self.locks.lock(name.as_str()).acquire_within(limit).await {
-                Ok(guard) => self.hold(attempt, guard, resource).await,
+                Ok(guard) => self.hold(attempt, Kind::Exclusive, guard, resource).await,
                 Err(error) => {
                     let process = self.process;
                     self.world.wrong(&format!("{process} waits for {name} in calm: {error}"));
@@ -46,7 +46,13 @@ impl Worker {
             world.draw(|random| (random.below(10), random.up_to(ttl * 4), random.often(125)));
         let lock = self.locks.lock(name.as_str());
         let lock = if capped { lock.max_hold(ttl) } else { lock };
-        let attempt = world.asks(self.process, name);
+        let shares = self.locks.guarantees().kinds.contains(&Kind::Shared);
+        let shares = shares && world.draw(|random| random.often(400));
+        let (lock, kind) = match shares {
+            true => (lock.shared(), Kind::Shared),
+            false => (lock, Kind::Exclusive),
+        };
+        let attempt = world.asks(self.process, name, kind);
         let answer: Result<Option<Guard>> = match way {
             0..=3 => lock.acquire().await.map(Some),
             4..=5 => lock.acquire_within(patience).await.map(Some),
@@ -61,15 +67,15 @@ impl Worker {
             },
         };
         match answer {
-            Ok(Some(guard)) => self.hold(attempt, guard, resource).await,
+            Ok(Some(guard)) => self.hold(attempt, kind, guard, resource).await,
             Ok(None) => world.saw(attempt, What::Refused),
             Err(_) => world.saw(attempt, What::Unknown),
         }
     }
 
-    async fn hold(&self, attempt: AttemptId, guard: Guard, resource: &Arc<Resource>) {
+    async fn hold(&self, attempt: AttemptId, kind: Kind, guard: Guard, resource: &Arc<Resource>) {
         let world = &self.world;
-        world.granted(attempt, guard.name(), guard.watch());
+        world.granted(attempt, guard.name(), kind, guard.watch());
         // Half of them stop as soon as they are told; the others look only now and then.
         if world.draw(|random| random.often(500)) {
             tokio::select! {
@@ -79,10 +85,10 @@ impl Worker {
                         world.wrong(&format!("{attempt} is told of its loss, {reason}, and holds"));
                     }
                 }
-                () = self.update(attempt, &guard, resource) => {}
+                () = self.works_with(attempt, kind, &guard, resource) => {}
             }
         } else {
-            self.update(attempt, &guard, resource).await;
+            self.works_with(attempt, kind, &guard, resource).await;
         }
         if !guard.is_held() {
             world.fault("held until lost");
@@ -97,6 +103,45 @@ impl Worker {
             Err(crate::Error::Lost { .. }) => world.saw(attempt, What::Lost),
             // It goes on in the background.
             Err(_) => {}
+        }
+    }
+
+    async fn works_with(
+        &self,
+        attempt: AttemptId,
+        kind: Kind,
+        guard: &Guard,
+        resource: &Arc<Resource>,
+    ) {
+        match kind {
+            Kind::Exclusive => self.update(attempt, guard, resource).await,
+            Kind::Shared => self.read(attempt, guard, resource).await,
+        }
+    }
+
+    /// Reads twice: while it holds, it is not refused, and sees no change.
+    async fn read(&self, attempt: AttemptId, guard: &Guard, resource: &Arc<Resource>) {
+        let world = &self.world;
+        world.did("granted a share");
+        let mut first = None;
+        for _ in 0..2 {
+            world.sleep_up_to(world.weather.work).await;
+            if !self.believes(attempt, guard).await {
+                return;
+            }
+            world.saw(attempt, What::Reads);
+            let Some(seen) = resource.read_shared(world, guard.token()).await else { continue };
+            let Ok(version) = seen else {
+                world.saw(attempt, What::Stale);
+                if guard.is_held() {
+                    world.wrong(&format!("{attempt} shares a name, and its read was refused"));
+                }
+                return;
+            };
+            world.saw(attempt, What::Read(version));
+            if guard.is_held() && *first.get_or_insert(version) != version {
+                world.wrong(&format!("{attempt} shares a name, and what it had read was changed"));
+            }
         }
     }
 

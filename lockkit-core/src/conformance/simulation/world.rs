@@ -9,7 +9,7 @@ use super::random::Random;
 use super::tally::Tally;
 use super::weather::Weather;
 use crate::conformance::history::{AttemptId, Event, History, What};
-use crate::{Clock, GuardWatch, Instant, LockName};
+use crate::{Clock, GuardWatch, Instant, Kind, LockName};
 
 /// Everything of one run that is not a client's own.
 pub(super) struct World {
@@ -27,7 +27,7 @@ struct Inner {
     history: History,
     attempts: HashMap<u64, u64>,
     /// Whoever may believe, by name: looked at whenever somebody is granted.
-    believers: HashMap<LockName, Vec<(AttemptId, GuardWatch)>>,
+    believers: HashMap<LockName, Vec<(AttemptId, Kind, GuardWatch)>>,
     tally: Tally,
     faults: Vec<String>,
 }
@@ -123,14 +123,20 @@ impl World {
     }
 
     /// A new attempt of this process.
-    pub(super) fn asks(&self, process: u64, name: &LockName) -> AttemptId {
+    pub(super) fn asks(&self, process: u64, name: &LockName, kind: Kind) -> AttemptId {
         let attempt = {
             let mut inner = self.inner();
             let next = inner.attempts.entry(process).or_default();
             *next += 1;
             AttemptId { process, number: *next - 1 }
         };
-        self.saw(attempt, What::Asks(name.clone()));
+        self.saw(
+            attempt,
+            match kind {
+                Kind::Exclusive => What::Asks(name.clone()),
+                Kind::Shared => What::AsksShared(name.clone()),
+            },
+        );
         attempt
     }
 
@@ -150,16 +156,23 @@ impl World {
         inner.history.push(event);
     }
 
-    /// Somebody was granted `name`: nobody else may believe at this instant, frozen or not.
-    pub(super) fn granted(&self, attempt: AttemptId, name: &LockName, guard: GuardWatch) {
+    /// An attempt was granted `name`: no other may believe at this instant, frozen or not, that it excludes.
+    pub(super) fn granted(
+        &self,
+        attempt: AttemptId,
+        name: &LockName,
+        kind: Kind,
+        guard: GuardWatch,
+    ) {
         self.saw(attempt, What::Granted(guard.token()));
         self.did("granted");
         let believers: Vec<AttemptId> = {
             let mut inner = self.inner();
             let all = inner.believers.entry(name.clone()).or_default();
-            all.retain(|(_, watch)| watch.is_held());
-            let others = all.iter().map(|(other, _)| *other).collect();
-            all.push((attempt, guard));
+            all.retain(|(_, _, watch)| watch.is_held());
+            let excluded = all.iter().filter(|(_, other, _)| !kind.admits([*other]));
+            let others = excluded.map(|(other, _, _)| *other).collect();
+            all.push((attempt, kind, guard));
             others
         };
         for other in believers {
@@ -170,7 +183,7 @@ impl World {
     /// Forgets what a process believed that was killed.
     pub(super) fn killed(&self, process: u64) {
         for believers in self.inner().believers.values_mut() {
-            believers.retain(|(attempt, _)| attempt.process != process);
+            believers.retain(|(attempt, _, _)| attempt.process != process);
         }
     }
 

@@ -294,3 +294,45 @@ fn a_violation_says_who_and_what() {
          for 1ns"
     );
 }
+
+#[test]
+fn those_who_share_overlap_and_an_exclusive_grant_beside_them_is_found() {
+    let shared = two_grants(1, 2, 10, 1).replace("asks", "asks-shared");
+    assert!(check(&shared).is_ok(), "two who share, with one token");
+    let other = two_grants(2, 2, 10, 1).replace("asks", "asks-shared");
+    assert!(check(&other).is_ok(), "among those who share no order is promised");
+    for exclusive in ["1.0", "2.0"] {
+        let alone =
+            shared.replace(&format!("{exclusive} asks-shared"), &format!("{exclusive} asks"));
+        let found = violations(&alone);
+        assert!(matches!(found[..], [Violation::DuplicateToken { .. }]), "{found:?}");
+        let alone = alone.replace("granted 1\n         20", "granted 3\n         20");
+        let found = violations(&alone);
+        assert!(!found.is_empty(), "{alone}");
+    }
+    let later = two_grants(1, 2, 19, 2).replace("1.0 asks", "1.0 asks-shared");
+    let found = violations(&later);
+    assert!(matches!(found[..], [Violation::Overlap { .. }]), "{found:?}");
+}
+
+#[test]
+fn a_fence_that_takes_a_shared_token_for_an_exclusive_one_is_found() {
+    let shared = |second: &str| {
+        format!(
+            "1 1.0 asks-shared n\n1 2.0 asks-shared n\n2 1.0 granted 2\n2 2.0 granted 1
+             3 1.0 reads\n4 1.0 read 0\n5 2.0 reads\n6 2.0 {second}"
+        )
+    };
+    assert!(check(&shared("read 0")).is_ok(), "the older of two who share comes later");
+    let found = violations(&shared("stale"));
+    assert!(matches!(found[..], [Violation::WrongRefusal { .. }]), "{found:?}");
+    let exclusive = |second: &str| {
+        format!(
+            "1 1.0 asks n\n2 1.0 granted 1\n3 1.0 lost\n4 2.0 asks-shared n\n5 2.0 granted 2
+             6 2.0 reads\n7 2.0 read 0\n8 1.0 reads\n9 1.0 {second}"
+        )
+    };
+    assert!(check(&exclusive("stale")).is_ok(), "a share refuses the exclusive grant before it");
+    let found = violations(&exclusive("read 0"));
+    assert!(!found.is_empty(), "a stale access was accepted after a share's");
+}

@@ -4,8 +4,8 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use lockkit_core::Instant;
 use lockkit_core::conformance::history::{AttemptId, Event, History, What};
-use lockkit_core::{Instant, LockName};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{TestCaseError, TestRunner};
@@ -18,12 +18,15 @@ use super::truth::{event, events, number, plans};
 enum Op {
     Acquire {
         token: u64,
+        shared: bool,
     },
     End {
         token: u64,
+        shared: bool,
     },
     Read {
         token: u64,
+        shared: bool,
         version: u64,
     },
     Write {
@@ -33,55 +36,96 @@ enum Op {
     },
     Refused {
         token: u64,
+        shared: bool,
     },
     /// A read of which nobody knows what it saw.
     Raise {
         token: u64,
+        shared: bool,
     },
+}
+
+/// Who holds, and the last tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Holders {
+    exclusive: Option<u64>,
+    shared: Vec<u64>,
+    last_exclusive: u64,
+    last_shared: u64,
 }
 
 struct Lock;
 
 impl Specification for Lock {
-    /// Who holds, and the last token.
-    type State = (Option<u64>, u64);
+    type State = Holders;
     type Operation = Op;
 
     fn init() -> Self::State {
-        (None, 0)
+        Holders::default()
     }
 
-    fn apply(op: &Op, &(holder, last): &Self::State) -> (bool, Self::State) {
-        match *op {
-            Op::Acquire { token } => (holder.is_none() && token > last, (Some(token), token)),
-            Op::End { token } => (holder == Some(token), (None, last)),
-            _ => (false, (holder, last)),
-        }
+    fn apply(op: &Op, before: &Self::State) -> (bool, Self::State) {
+        let mut after = before.clone();
+        let right = match *op {
+            Op::Acquire { token, shared: false } => {
+                let right = before.exclusive.is_none()
+                    && before.shared.is_empty()
+                    && token > before.last_exclusive.max(before.last_shared);
+                (after.exclusive, after.last_exclusive) = (Some(token), token);
+                right
+            }
+            Op::Acquire { token, shared: true } => {
+                after.shared.push(token);
+                after.shared.sort_unstable();
+                after.last_shared = token.max(before.last_shared);
+                before.exclusive.is_none() && token > before.last_exclusive
+            }
+            Op::End { token, shared: false } => {
+                after.exclusive = None;
+                before.exclusive == Some(token)
+            }
+            Op::End { token, shared: true } => {
+                let place = before.shared.iter().position(|other| *other == token);
+                place.map(|place| after.shared.remove(place)).is_some()
+            }
+            _ => false,
+        };
+        (right, after)
     }
 }
 
 struct Resource;
 
 impl Specification for Resource {
-    /// The newest token, and the version.
-    type State = (u64, u64);
+    /// The newest exclusive token, the newest shared one, and the version.
+    type State = (u64, u64, u64);
     type Operation = Op;
 
     fn init() -> Self::State {
-        (0, 0)
+        (0, 0, 0)
     }
 
-    fn apply(op: &Op, &(newest, version): &Self::State) -> (bool, Self::State) {
+    fn apply(op: &Op, &(exclusive, shared, version): &Self::State) -> (bool, Self::State) {
+        let fresh = |token, shares| match shares {
+            true => token > exclusive,
+            false => token >= exclusive && token > shared,
+        };
+        let raised = |token: u64, shares, version| match shares {
+            true => (exclusive, token.max(shared), version),
+            false => (token, shared, version),
+        };
         match *op {
-            Op::Read { token, version: seen } => {
-                (token >= newest && seen == version, (token, version))
+            Op::Read { token, shared, version: seen } => {
+                (fresh(token, shared) && seen == version, raised(token, shared, version))
             }
             Op::Write { token, seen, wrote } => {
-                (token >= newest && seen == version, (token, wrote))
+                (fresh(token, false) && seen == version, raised(token, false, wrote))
             }
-            Op::Refused { token } => (token < newest, (newest, version)),
-            Op::Raise { token } => (token >= newest, (token, version)),
-            Op::Acquire { .. } | Op::End { .. } => (false, (newest, version)),
+            Op::Refused { token, shared: shares } => {
+                (!fresh(token, shares), (exclusive, shared, version))
+            }
+            Op::Raise { token, shared } => (fresh(token, shared), raised(token, shared, version)),
+            Op::Acquire { .. } | Op::End { .. } => (false, (exclusive, shared, version)),
         }
     }
 }
@@ -123,6 +167,7 @@ fn has_order<S: Specification<Operation = Op>>(ops: &[Timed]) -> bool {
 #[derive(Default)]
 struct Seen {
     asked: Option<Instant>,
+    shared: bool,
     granted: Option<(u64, Instant)>,
     until: Option<Instant>,
     releases: Option<Instant>,
@@ -136,26 +181,29 @@ fn operations(events: &[Event]) -> (Vec<Timed>, Vec<Timed>) {
     for Event { at, attempt, what } in events {
         let at = *at;
         let seen = seen.entry(*attempt).or_default();
-        let token = seen.granted.map_or(0, |(token, _)| token);
+        let (token, shared) = (seen.granted.map_or(0, |(token, _)| token), seen.shared);
         let mut call = |op| {
             seen.access = Some(accesses.len());
             accesses.push(Timed { op, called: at, answered: None, certain: false });
         };
         match what {
             What::Asks(_) => seen.asked = Some(at),
+            What::AsksShared(_) => (seen.asked, seen.shared) = (Some(at), true),
             What::Granted(token) => seen.granted = Some((token.as_u64(), at)),
             What::Believes => seen.until = seen.until.max(Some(at)),
             What::Releases => seen.releases = Some(at),
             What::Released => seen.until = seen.until.max(seen.releases),
-            What::Reads => call(Op::Raise { token }),
+            What::Reads => call(Op::Raise { token, shared }),
             What::Writes { seen, wrote } => call(Op::Write { token, seen: *seen, wrote: *wrote }),
             What::Read(_) | What::Wrote | What::Stale => {
                 let access = &mut accesses[seen.access.take().expect("under way")];
                 access.answered = Some(at);
                 access.certain = true;
                 match what {
-                    What::Read(version) => access.op = Op::Read { token, version: *version },
-                    What::Stale => access.op = Op::Refused { token },
+                    What::Read(version) => {
+                        access.op = Op::Read { token, shared, version: *version }
+                    }
+                    What::Stale => access.op = Op::Refused { token, shared },
                     _ => {}
                 }
             }
@@ -166,10 +214,11 @@ fn operations(events: &[Event]) -> (Vec<Timed>, Vec<Timed>) {
     for seen in seen.values() {
         let (Some(called), Some((token, answered))) = (seen.asked, seen.granted) else { continue };
         let answered = Some(answered);
-        lock.push(Timed { op: Op::Acquire { token }, called, answered, certain: true });
+        let shared = seen.shared;
+        lock.push(Timed { op: Op::Acquire { token, shared }, called, answered, certain: true });
         // It ends at any time after its last belief.
         let called = seen.until.unwrap_or(called);
-        lock.push(Timed { op: Op::End { token }, called, answered: None, certain: true });
+        lock.push(Timed { op: Op::End { token, shared }, called, answered: None, certain: true });
     }
     (lock, accesses)
 }
@@ -258,7 +307,14 @@ fn agree(most: usize, histories: impl Fn(&mut Vec<Event>) -> Option<(bool, bool)
 fn both_checkers_agree_on_who_believed_when() {
     agree(5, |events| {
         let of_the_lock = |what: &What| {
-            matches!(what, What::Asks(_) | What::Granted(_) | What::Believes | What::Unknown)
+            matches!(
+                what,
+                What::Asks(_)
+                    | What::AsksShared(_)
+                    | What::Granted(_)
+                    | What::Believes
+                    | What::Unknown
+            )
         };
         events.retain(|event| of_the_lock(&event.what));
         let (lock, _) = operations(events);
@@ -286,13 +342,14 @@ fn both_checkers_agree_on_the_fenced_resource() {
 
 /// The grants without anything that is to be judged of them, and the accesses.
 fn accesses_alone(events: Vec<Event>) -> Vec<Event> {
-    let name = LockName::new("n").expect("a name");
     let mut rest = Vec::new();
     let mut alone = Vec::new();
+    let mut asked = HashMap::new();
     for seen in events {
         match seen.what {
+            What::Asks(_) | What::AsksShared(_) => drop(asked.insert(seen.attempt, seen.what)),
             What::Granted(_) => {
-                alone.push(event(0, seen.attempt, What::Asks(name.clone())));
+                alone.extend(asked.remove(&seen.attempt).map(|asks| event(0, seen.attempt, asks)));
                 alone.push(Event { at: Instant::from_origin(FAR), ..seen });
             }
             What::Reads | What::Read(_) | What::Writes { .. } | What::Wrote | What::Stale => {

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     kept: u64,
     end: End,
     accesses: Vec<Visit>,
+    /// Whether it shares the name.
+    shared: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,20 +58,14 @@ pub(crate) fn plans(most: usize, ticks: u64) -> impl Strategy<Value = Vec<Plan>>
         prop_oneof![Just(End::Released), Just(End::Lost), Just(End::Silence), Just(End::Unknown)];
     let plan = (
         (0..ticks * 3, 0..ticks, 0..3_u64, 0..ticks),
-        (proptest::option::weighted(0.8, 0..ticks), 0..ticks, end, vec(visit, 0..4)),
+        (proptest::option::weighted(0.8, 0..ticks), 0..ticks, end, vec(visit, 0..4), any::<bool>()),
     );
-    let plan = plan.prop_map(
-        |((asked_before, free, skipped, answer), (believes, kept, end, accesses))| Plan {
-            asked_before,
-            free,
-            skipped,
-            answer,
-            believes,
-            kept,
-            end,
-            accesses,
-        },
-    );
+    let plan =
+        plan.prop_map(
+            |((asked_before, free, skipped, answer), (believes, kept, end, accesses, shared))| {
+                Plan { asked_before, free, skipped, answer, believes, kept, end, accesses, shared }
+            },
+        );
     vec(plan, 1..=most)
 }
 
@@ -78,17 +74,25 @@ pub(crate) fn events(plans: &[Plan], name: &str) -> Vec<Event> {
     let name = LockName::new(name).expect("a name");
     let mut all = Vec::new();
     let mut visits = Vec::new();
-    let (mut free_from, mut token) = (1000, 0);
+    // When the last exclusive grant ends, and the last shared one.
+    let (mut exclusive_until, mut shared_until, mut token) = (1000, 1000, 0);
     for (process, plan) in plans.iter().enumerate() {
         let attempt = AttemptId { process: process as u64, number: 0 };
+        let free_from = match plan.shared {
+            true => exclusive_until,
+            false => exclusive_until.max(shared_until),
+        };
         let granted = free_from + plan.free;
         token += 1 + plan.skipped;
         let told = granted + plan.answer;
         let until = plan.believes.map(|ticks| told + ticks);
         // The store keeps the grant for as long as its holder believes.
-        free_from = until.unwrap_or(granted) + plan.kept;
+        let end = until.unwrap_or(granted) + plan.kept;
+        let last = if plan.shared { &mut shared_until } else { &mut exclusive_until };
+        *last = end.max(*last);
         let asked = granted.saturating_sub(plan.asked_before);
-        all.push(event(asked, attempt, What::Asks(name.clone())));
+        let asks = if plan.shared { What::AsksShared } else { What::Asks };
+        all.push(event(asked, attempt, asks(name.clone())));
         if matches!(plan.end, End::Unknown) {
             all.push(event(told, attempt, What::Unknown));
             continue;
@@ -102,7 +106,8 @@ pub(crate) fn events(plans: &[Plan], name: &str) -> Vec<Event> {
             let called = at + visit.after;
             let effect = called + visit.travels;
             let answered = visit.answered.map(|ticks| effect + ticks);
-            visits.push((effect, visits.len(), attempt, token, called, answered, visit.writes));
+            let (number, token, writes) = (visits.len(), (token, plan.shared), visit.writes);
+            visits.push((effect, number, attempt, token, called, answered, writes && !plan.shared));
             at = answered.unwrap_or(called);
         }
         match (plan.end, until) {
@@ -118,17 +123,22 @@ pub(crate) fn events(plans: &[Plan], name: &str) -> Vec<Event> {
     all
 }
 
-type Called = (u64, usize, AttemptId, u64, u64, Option<u64>, bool);
+type Called = (u64, usize, AttemptId, (u64, bool), u64, Option<u64>, bool);
 
 /// Takes the visits in as a right fence does, in the order in which they take effect.
 fn at_the_fence(mut visits: Vec<Called>) -> Vec<Event> {
     visits.sort_by_key(|visit| visit.0);
-    let (mut newest, mut version) = (0, 0);
+    let (mut exclusive, mut shared, mut version) = (0, 0, 0);
     let mut all = Vec::new();
     let mut seen_by = std::collections::HashMap::new();
     for (wrote, (_, number, attempt, token, called, answered, writes)) in (1..).zip(visits) {
-        let fresh = token >= newest;
-        newest = newest.max(token);
+        let (fresh, newest) = match token {
+            (token, true) => (token > exclusive, (exclusive, shared.max(token))),
+            (token, false) => (token >= exclusive && token > shared, (token, shared)),
+        };
+        if fresh {
+            (exclusive, shared) = newest;
+        }
         let seen = seen_by.get(&attempt).copied().filter(|seen| writes && *seen == version);
         let answer = match (seen, fresh) {
             (_, false) => What::Stale,
