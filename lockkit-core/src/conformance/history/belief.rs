@@ -61,8 +61,12 @@ fn check_name(
             }
         }
         let end = granted.until.map_or(attempt.asked, |until| until.max(attempt.asked));
-        let last = if is_shared { &mut last_shared } else { &mut last_exclusive };
-        *last = later(*last, Some((end, (attempt, granted))));
+        let own = Some((end, (attempt, granted)));
+        match is_shared {
+            true => last_shared = later(last_shared, own),
+            // What comes after it comes after all that it came after, too.
+            false => last_exclusive = later(excluded, own),
+        }
     }
     None
 }
