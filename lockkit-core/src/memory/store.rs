@@ -275,12 +275,12 @@ impl Entry {
     ) -> Reply {
         let mut ended = None;
         self.holders.retain(|held| {
-            let token = held.granted.token;
-            if meant(held) {
+            let (ends, token) = (meant(held), held.granted.token);
+            if ends {
                 notices.add(Notice::Ended(held.asker.id, token, reason));
                 ended.get_or_insert(token);
             }
-            !meant(held)
+            !ends
         });
         if ended.is_some() {
             self.freed = Some(now);

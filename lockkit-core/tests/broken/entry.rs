@@ -285,10 +285,14 @@ impl Entry {
         meant: impl Fn(&Held) -> bool,
     ) -> Option<u64> {
         let mut first = None;
-        for held in self.held.extract_if(.., |held| meant(held)) {
-            held.tell(ended);
-            first.get_or_insert(held.client);
-        }
+        self.held.retain(|held| {
+            let ends = meant(held);
+            if ends {
+                held.tell(ended);
+                first.get_or_insert(held.client);
+            }
+            !ends
+        });
         if first.is_some() {
             self.past.freed = Some((ended, now));
             (rules.at_end)(self, ended);

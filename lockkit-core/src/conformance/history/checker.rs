@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use super::attempt::Attempt;
 use super::belief;
-use super::event::{Event, What};
+use super::event::{AttemptId, Event, What};
 use super::fence::{self, Access};
 use super::numbers::ByNumber;
 use super::verdict::{Summary, Violation, Violations};
-use crate::{Kind, LockName};
+use crate::{Instant, Kind, LockName};
 
 /// What many processes saw of locks and fenced resources, to be [checked](Self::check).
 #[derive(Debug, Default)]
@@ -37,32 +37,36 @@ impl History {
     /// of their numbers, from 0 on. Those of different processes may come in any order.
     pub fn push(&mut self, event: Event) {
         let (at, id) = (event.at, event.attempt);
-        let attempts = self.processes.entry(id.process).or_default();
-        let known = usize::try_from(id.number).ok().and_then(|number| attempts.get(number));
-        let asks = match &event.what {
-            What::Asks(name) => Some((name, Kind::Exclusive)),
-            What::AsksShared(name) => Some((name, Kind::Shared)),
-            _ => None,
-        };
-        if let Some((name, kind)) = asks {
-            if id.number != attempts.len() as u64 {
-                let attempt = id;
-                self.contradictions.push(Violation::OutOfOrder { attempt, at });
-                return;
-            }
-            attempts.push(self.attempts.len());
-            self.summary.attempts += 1;
-            let name = self.number(name.clone());
-            self.attempts.push(Attempt::new(id, name, kind, at.into()));
+        match event.what {
+            What::Asks(name) => self.asks(at, id, name, Kind::Exclusive),
+            What::AsksShared(name) => self.asks(at, id, name, Kind::Shared),
+            what => self.saw(at, id, &what),
+        }
+    }
+
+    fn asks(&mut self, at: Instant, attempt: AttemptId, name: LockName, kind: Kind) {
+        let name = self.number(name);
+        let attempts = self.processes.entry(attempt.process).or_default();
+        if attempt.number != attempts.len() as u64 {
+            self.contradictions.push(Violation::OutOfOrder { attempt, at });
             return;
         }
-        let Some(&known) = known else {
+        attempts.push(self.attempts.len());
+        self.summary.attempts += 1;
+        self.attempts.push(Attempt::new(attempt, name, kind, at.into()));
+    }
+
+    fn saw(&mut self, at: Instant, id: AttemptId, what: &What) {
+        let attempts = self.processes.get(&id.process);
+        let known = usize::try_from(id.number).ok();
+        let Some(&known) = attempts.zip(known).and_then(|(attempts, number)| attempts.get(number))
+        else {
             self.contradictions.push(Violation::OutOfOrder { attempt: id, at });
             return;
         };
         let attempt = &mut self.attempts[known];
         let accesses = &mut self.accesses[attempt.name];
-        if let Err(wrong) = attempt.on(at.into(), &event.what, accesses) {
+        if let Err(wrong) = attempt.on(at.into(), what, accesses) {
             let name = self.names[attempt.name].clone();
             self.contradictions.push(wrong.violation(name, id, at));
         }
