@@ -101,7 +101,44 @@ fn write_performance() -> Result<()> {
     steps.finish()
 }
 
+/// The benches, and the parts of each.
+const BENCHES: [&str; 9] = [
+    "redis",
+    "postgres-table",
+    "postgres-advisory",
+    "postgres-snapshot",
+    "etcd",
+    "zookeeper",
+    "file",
+    "file-synced",
+    "memory",
+];
+const PARTS: [&str; 9] = [
+    "alone",
+    "hand_off",
+    "processes",
+    "names",
+    "waiters",
+    "leases",
+    "allocations",
+    "crash",
+    "grants",
+];
+
 fn bench(filter: &[String]) -> Result<()> {
+    let is_of = |names: &[&str], word: &str| names.iter().any(|name| name.contains(word));
+    for word in filter.iter().filter(|word| !word.starts_with('-')) {
+        let is_known = match word.split_once('/') {
+            Some((bench, part)) => is_of(&BENCHES, bench) && is_of(&PARTS, part),
+            None => is_of(&BENCHES, word) || is_of(&PARTS, word),
+        };
+        if !is_known {
+            let (benches, parts) = (BENCHES.join(", "), PARTS.join(", "));
+            return Err(format!(
+                "{word}: no such bench; there are {benches}, each with the parts {parts}"
+            ));
+        }
+    }
     let mut steps = Steps::default();
     steps.cargo(format!("bench --locked -p lockkit-bench -- {}", filter.join(" ")).trim());
     steps.finish()
