@@ -167,13 +167,25 @@ impl Guard {
     where
         F: AsyncFnOnce(&Self) -> T,
     {
+        let outcome = self.while_held(work(&self)).await?;
+        self.release_or_warn().await;
+        Ok(outcome)
+    }
+
+    /// What `work` gives, unless the lock is lost before it ends: then `work` is dropped.
+    pub(crate) async fn while_held<T>(&self, work: impl Future<Output = T>) -> Result<T> {
         let outcome = tokio::select! {
             biased;
             reason = self.lost() => return Err(self.0.lost_error(reason)),
-            outcome = work(&self) => outcome,
+            outcome = work => outcome,
         };
         // The last poll of the work may itself have outlasted the deadline.
         self.ensure(Duration::ZERO)?;
+        Ok(outcome)
+    }
+
+    /// Releases the lock of work that has ended; a failure is logged.
+    pub(crate) async fn release_or_warn(self) {
         let (name, token) = (self.name().clone(), self.token());
         if let Err(error) = self.release().await {
             tracing::warn!(
@@ -181,7 +193,11 @@ impl Guard {
                 error = %error, "the work ended in time, but its lock was not released cleanly",
             );
         }
-        Ok(outcome)
+    }
+
+    /// Ends belief after so long at the latest, counted from now.
+    pub(crate) fn hold_at_most(&self, max_hold: Duration) {
+        self.0.0.hold_at_most(max_hold);
     }
 }
 

@@ -28,6 +28,8 @@ mod loss;
 mod memory;
 #[cfg(test)]
 mod model;
+mod multi_guard;
+mod multi_lock;
 mod name;
 mod provider;
 mod request;
@@ -50,6 +52,8 @@ pub use lock::Lock;
 pub use locks::{Builder, Locks};
 pub use loss::LossReason;
 pub use memory::{HeldElsewhere, Memory};
+pub use multi_guard::MultiGuard;
+pub use multi_lock::MultiLock;
 pub use name::LockName;
 pub use provider::{Inspection, LockProvider, Operator};
 pub use request::{Kind, Request, RequestId, StoreSays};

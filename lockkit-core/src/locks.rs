@@ -17,7 +17,7 @@ use crate::driver::timing::{DEFAULT_TTL, call_limit};
 use crate::request::{RandomIds, RequestIds, default_label};
 use crate::{
     Applied, Clock, Error, Finding, Guarantees, Inspection, Lock, LockName, LockProvider, Memory,
-    Result,
+    MultiLock, Result,
 };
 
 /// A store's locks: the one handle a program keeps, cheap to clone.
@@ -135,6 +135,23 @@ impl Locks {
     /// A name that cannot be one is refused at the first use.
     pub fn lock(&self, name: impl AsRef<str>) -> Lock {
         Lock::new(Arc::clone(&self.store), LockName::new(name), Arc::clone(&self.label))
+    }
+
+    /// The locks of these names, taken together or not at all; nothing is asked of the store yet.
+    ///
+    /// No name, a name twice, and a name that cannot be one are refused at the first use.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// let locks = lockkit_core::Locks::memory();
+    /// let guard = locks.all(["account/7", "account/3"]).acquire().await?;
+    /// assert!(locks.lock("account/3").try_acquire().await?.is_none());
+    /// drop(guard);
+    /// # Ok(()) }
+    /// ```
+    pub fn all(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> MultiLock {
+        let locks = names.into_iter().map(|name| self.lock(name)).collect();
+        MultiLock::new(Arc::clone(&self.store), locks)
     }
 
     /// What the store promises.

@@ -25,6 +25,7 @@ mod broken {
     pub(crate) mod store;
     pub(crate) mod table;
     pub(crate) mod term_flaws;
+    pub(crate) mod together_flaws;
     pub(crate) mod twist;
     pub(crate) mod unseen;
     pub(crate) mod unseen_calls;
@@ -55,6 +56,7 @@ use broken::refusal_flaws::refusal_flaws;
 use broken::rule_flaws::RULE_FLAWS;
 use broken::shared_flaws::{self, shared_flaws};
 use broken::term_flaws::term_flaws;
+use broken::together_flaws::together_flaws;
 use broken::unseen::unseen_flaws;
 use broken::wait_flaws::wait_flaws;
 use in_memory::InMemory;
@@ -79,6 +81,7 @@ fn main() -> ExitCode {
     flaws.extend(refusal_flaws());
     flaws.extend(claim_flaws());
     flaws.extend(shared_flaws());
+    flaws.extend(together_flaws());
     flaws.extend_from_slice(LINK_FLAWS);
     // Those that survive have no case to their name yet.
     let (survivors, unseen): (Vec<_>, Vec<_>) =

@@ -127,6 +127,14 @@ impl Held {
         }
     }
 
+    /// Ends belief after so long at the latest, counted from now.
+    pub(crate) fn hold_at_most(&self, max_hold: Duration) {
+        self.inner().machine.end_by(self.clock.now().saturating_add(max_hold));
+        // All that sleep until a change look for the next one again.
+        self.changed.notify_waiters();
+        self.wanted.notify_one();
+    }
+
     pub(crate) fn lost(self: &Arc<Self>) -> impl Future<Output = LossReason> + Send + use<> {
         self.until(|state| match state {
             State::Lost(reason) => Some(reason),

@@ -121,6 +121,11 @@ impl Machine {
         Actions { renew, tell, release }
     }
 
+    /// Ends belief at `end` at the latest, as `max_hold` does.
+    pub(crate) fn end_by(&mut self, end: Instant) {
+        self.cap = Some(self.cap.map_or(end, |cap| cap.min(end)));
+    }
+
     /// What holds at `now`; reads the time, not what a timer last did.
     pub(crate) fn state(&self, now: Instant) -> State {
         if let Some(reason) = self.lost {

@@ -9,7 +9,7 @@ use super::reaper::limited;
 use super::runtime::Runtime;
 use super::shared::Shared;
 use super::timing::{DEFAULT_TTL, call_limit};
-use crate::{Error, Guarantees, Operator, Result};
+use crate::{Error, Guarantees, Instant, Operator, Result};
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -53,6 +53,13 @@ impl Store {
         let runtime = Runtime::of_caller(self.runtime.as_ref())?;
         let limit = call_limit(DEFAULT_TTL);
         runtime.enter(Box::pin(limited(&self.shared.clock, limit, call))).await
+    }
+
+    /// Completes at `at`, under any executor.
+    pub(crate) async fn sleep_until(&self, at: Instant) -> Result<()> {
+        let runtime = Runtime::of_caller(self.runtime.as_ref())?;
+        runtime.enter(Box::pin(self.shared.clock.sleep_until(at))).await;
+        Ok(())
     }
 
     /// Timers stand still while the machine is suspended: one task notices the jump of the clock

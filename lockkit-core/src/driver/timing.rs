@@ -87,12 +87,7 @@ impl LockOptions {
                  it is renewed: lower the margin or raise the ttl",
             ));
         }
-        if self.max_hold.is_some_and(|cap| cap.is_zero()) {
-            return Err(Error::invalid(
-                "a max_hold of zero",
-                "give a max_hold above zero, or none",
-            ));
-        }
+        check_max_hold(self.max_hold)?;
         Ok(timing)
     }
 }
@@ -147,6 +142,16 @@ pub(crate) fn check_ttl(ttl: Duration) -> Result<()> {
         format!("a ttl of {ttl:?}"),
         format!("give a ttl from {MIN_TTL:?} to 24 h; {DEFAULT_TTL:?} suits most work"),
     ))
+}
+
+/// Refuses a hold that would end as it begins.
+pub(crate) fn check_max_hold(max_hold: Option<Duration>) -> Result<()> {
+    match max_hold {
+        Some(Duration::ZERO) => {
+            Err(Error::invalid("a max_hold of zero", "give a max_hold above zero, or none"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// 1 % for the rates of two clocks and 2 ms for their granularity, or a tenth up to 2 s for the

@@ -104,7 +104,7 @@ fn revocation_flaws() -> Vec<Flaw> {
         Flaw::twist(
             "revocation-lies",
             "a revocation does nothing and says that it did",
-            &["C16-03"],
+            &["C16-03", "MN-04"],
             RevocationLies,
         ),
         Flaw::twist(

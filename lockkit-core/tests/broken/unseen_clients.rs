@@ -43,7 +43,7 @@ fn waits() -> Vec<Flaw> {
         Flaw::twist(
             "renewals-behind-waits",
             "a client that waits for one name renews no other: one blocking connection",
-            &["C12-04"],
+            &["C12-04", "MN-03"],
             RenewalsBehindWaits::default(),
         )
         .breaks("C12"),

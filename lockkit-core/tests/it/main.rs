@@ -13,6 +13,8 @@ mod idle_link;
 mod leaving;
 #[cfg(feature = "conformance")]
 mod link_traffic;
+mod many_killed;
+mod many_names;
 mod memory;
 #[cfg(feature = "conformance")]
 mod report;

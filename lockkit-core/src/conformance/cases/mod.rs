@@ -18,6 +18,7 @@ mod liveness;
 mod long_times;
 mod long_waits;
 mod loss;
+mod many_names;
 mod name_pairs;
 mod names;
 mod operator;
@@ -64,6 +65,7 @@ const GROUPS: &[&[Case]] = &[
     long_waits::CASES,
     same_client::CASES,
     shared::CASES,
+    many_names::CASES,
     loss::CASES,
     fairness::CASES,
     performance::CASES,

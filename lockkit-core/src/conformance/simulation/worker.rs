@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::resource::{Resource, Seen};
 use super::world::World;
 use crate::conformance::history::{AttemptId, What};
-use crate::{Guard, Kind, LockName, Locks, Result};
+use crate::{Guard, Kind, LockName, Locks, MultiGuard, Result};
 
 /// One task of a process: it takes locks, one after the other, and updates what they protect.
 #[derive(Clone, Debug)]
@@ -22,6 +22,10 @@ impl Worker {
     pub(super) async fn work(self) {
         while !self.world.is_calm() {
             self.world.sleep_up_to(self.world.weather.rest).await;
+            if self.resources.len() > 1 && self.world.draw(|random| random.often(250)) {
+                self.attempt_many().await;
+                continue;
+            }
             let (name, resource) = self.world.draw(|random| random.one_of(&self.resources));
             self.attempt(&name, &resource).await;
         }
@@ -70,6 +74,65 @@ impl Worker {
             Ok(Some(guard)) => self.hold(attempt, kind, guard, resource).await,
             Ok(None) => world.saw(attempt, What::Refused),
             Err(_) => world.saw(attempt, What::Unknown),
+        }
+    }
+
+    /// Some of the names together, in any order.
+    async fn attempt_many(&self) {
+        let world = &self.world;
+        let (some, way, patience) = world.draw(|random| {
+            let mut all = self.resources.to_vec();
+            let count = 2 + random.place(all.len() - 1);
+            let some: Vec<_> =
+                (0..count).map(|_| all.swap_remove(random.place(all.len()))).collect();
+            (some, random.below(10), random.up_to(world.weather.ttl * 4))
+        });
+        let lock = self.locks.all(some.iter().map(|(name, _)| name));
+        let asked: Vec<_> = some
+            .into_iter()
+            .map(|(name, resource)| (world.asks(self.process, &name, Kind::Exclusive), name, resource))
+            .collect();
+        let answer = match way {
+            0..=4 => lock.acquire().await.map(Some),
+            5..=6 => lock.acquire_within(patience).await.map(Some),
+            7 => lock.try_acquire().await,
+            _ => tokio::select! {
+                biased;
+                answer = lock.acquire() => answer.map(Some),
+                () = world.clock.sleep(patience) => Ok(None),
+            },
+        };
+        match answer {
+            Ok(Some(guard)) => self.hold_many(&asked, guard).await,
+            // Some may have been granted meanwhile.
+            Ok(None) | Err(_) => {
+                asked.iter().for_each(|(attempt, ..)| world.saw(*attempt, What::Unknown));
+            }
+        }
+    }
+
+    async fn hold_many(&self, asked: &[(AttemptId, LockName, Arc<Resource>)], guard: MultiGuard) {
+        let world = &self.world;
+        let one = |name: &LockName| guard.get(name).expect("each name has its guard");
+        for (attempt, name, _) in asked {
+            world.granted(*attempt, name, Kind::Exclusive, one(name).watch());
+        }
+        world.did("granted together");
+        for (attempt, name, resource) in asked {
+            self.update(*attempt, one(name), resource).await;
+        }
+        if !guard.is_held() {
+            world.fault("held together until one was lost");
+        }
+        for (attempt, name, _) in asked {
+            let end = if one(name).is_held() { What::Releases } else { What::Lost };
+            world.saw(*attempt, end);
+        }
+        for (released_name, released) in guard.release().await {
+            let attempt = asked.iter().find(|(_, name, _)| *name == released_name);
+            if let (Some((attempt, ..)), Ok(())) = (attempt, released) {
+                world.saw(*attempt, What::Released);
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 mod connect;
 mod etcd;
 mod kinds;
+mod many_names;
 mod moves;
 mod postgres;
 mod quiet;
