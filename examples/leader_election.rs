@@ -1,11 +1,12 @@
-//! A leader among replicas: who holds the lock leads, and gives its orders with its token.
+//! A leader among replicas: the leader gives its orders with its token, and all can see who leads.
 //!
 //! A follower refuses orders with an older token than the newest it has seen, so a leader that was
 //! replaced without noticing changes nothing. Another store: `cargo run --example leader_election -- file:/tmp/locks`
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
-use lockkit::{Error, Fence, FencingToken, Locks, Stale, connect};
+use lockkit::{Error, Fence, FencingToken, Leadership, Locks, Stale, connect};
 
 /// A follower: it takes orders, and remembers the newest token that it has seen.
 static FOLLOWER: Fence = Fence::new(());
@@ -14,31 +15,36 @@ static FOLLOWER: Fence = Fence::new(());
 async fn main() -> Result<(), Error> {
     let url = std::env::args().nth(1).unwrap_or("memory:cluster".to_owned());
     let (ann, ben) = (connect(&url).await?, connect(&url).await?);
-    let (ann_led, ben_led) = tokio::join!(campaign("ann", &ann), campaign("ben", &ben));
-    let (ann_led, ben_led) = (ann_led?, ben_led?);
-
-    let replaced = ann_led.min(ben_led);
+    let mut leaders =
+        ann.election("cluster/leader").seen_within(Duration::from_millis(100)).observe();
+    let observer = tokio::spawn(async move {
+        while let Some(Ok(leader)) = leaders.next().await {
+            println!("all see that {leader} leads");
+        }
+    });
+    let (ann_led, ben_led) = tokio::join!(stand("ann", &ann), stand("ben", &ben));
+    let replaced = ann_led?.min(ben_led?);
     match order(replaced, "an order that was on its way for a long time") {
         Err(stale) => println!("the follower refuses it: {stale}"),
         Ok(()) => panic!("a replaced leader was obeyed"),
     }
+    observer.abort();
     ann.close(Duration::from_secs(5)).await?;
     ben.close(Duration::from_secs(5)).await
 }
 
-/// Waits to be elected, leads for a while, and steps down; the token with which it led. A replica
-/// that is to lead again campaigns again: whoever waits longest comes first.
-async fn campaign(replica: &str, locks: &Locks) -> Result<FencingToken, Error> {
-    let guard = locks.lock("cluster/leader").label(replica).acquire().await?;
-    let token = guard.token();
-    println!("{replica} leads with token {token}");
-    let deposed = guard.lost();
-    tokio::select! {
-        reason = deposed => println!("{replica} was deposed: {reason}"),
-        () = lead(token) => println!("{replica} steps down"),
-    }
-    guard.release().await?;
-    Ok(token)
+/// Stands until it was elected, and leads for a while; the token with which it led. A replica that is
+/// to lead again gives `Continue`: it resigns, and stands behind those that wait.
+async fn stand(replica: &str, locks: &Locks) -> Result<FencingToken, Error> {
+    let election = locks.election("cluster/leader").candidate(replica);
+    election
+        .run(async |leadership: &Leadership| {
+            // Dropped right here if it is deposed; then it stands again.
+            lead(leadership.token()).await;
+            println!("{replica} steps down");
+            ControlFlow::Break(leadership.token())
+        })
+        .await
 }
 
 async fn lead(token: FencingToken) {

@@ -20,11 +20,11 @@ pub use connect::{Connect, Schemes, connect, connect_with};
 
 #[doc(inline)]
 pub use lockkit_core::{
-    Applied, Builder, Cause, Clock, Error, Exclusion, Expiry, Fairness, Fence, Fenced,
+    Applied, Builder, Cause, Clock, Election, Error, Exclusion, Expiry, Fairness, Fence, Fenced,
     FencingToken, Finding, Grant, Guarantees, Guard, GuardWatch, HeldElsewhere, Holder, Inspection,
-    Instant, Kind, Lease, Lock, LockName, LockProvider, Locks, LossReason, Memory, MultiGuard,
-    MultiLock, Operator, Request, RequestId, Result, Severity, Stale, StoreSays, Term, TokenScope,
-    TtlRange, WakeUp, async_trait, contract, kit,
+    Instant, Kind, Leaders, Leadership, Lease, Lock, LockName, LockProvider, Locks, LossReason,
+    Memory, MultiGuard, MultiLock, Operator, Request, RequestId, Result, Severity, Stale,
+    StoreSays, Term, TokenScope, TtlRange, WakeUp, async_trait, contract, kit,
 };
 
 #[cfg(feature = "conformance")]

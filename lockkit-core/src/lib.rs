@@ -14,6 +14,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod driver;
+mod election;
 mod error;
 mod fence;
 mod finding;
@@ -21,6 +22,8 @@ mod guarantees;
 mod guard;
 mod holder;
 pub mod kit;
+mod leaders;
+mod leadership;
 mod lease;
 mod lock;
 mod locks;
@@ -41,12 +44,15 @@ pub mod contract {}
 pub use async_trait::async_trait;
 
 pub use clock::{Clock, Instant};
+pub use election::Election;
 pub use error::{Applied, Cause, Error};
 pub use fence::{Fence, Fenced, Stale};
 pub use finding::{Finding, Severity};
 pub use guarantees::{Exclusion, Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
 pub use guard::{Guard, GuardWatch};
 pub use holder::Holder;
+pub use leaders::Leaders;
+pub use leadership::Leadership;
 pub use lease::{Grant, Lease, Term};
 pub use lock::Lock;
 pub use locks::{Builder, Locks};

@@ -16,8 +16,8 @@ use crate::driver::store::Store;
 use crate::driver::timing::{DEFAULT_TTL, call_limit};
 use crate::request::{RandomIds, RequestIds, default_label};
 use crate::{
-    Applied, Clock, Error, Finding, Guarantees, Inspection, Lock, LockName, LockProvider, Memory,
-    MultiLock, Result,
+    Applied, Clock, Election, Error, Finding, Guarantees, Inspection, Lock, LockName, LockProvider,
+    Memory, MultiLock, Result,
 };
 
 /// A store's locks: the one handle a program keeps, cheap to clone.
@@ -152,6 +152,21 @@ impl Locks {
     pub fn all(&self, names: impl IntoIterator<Item = impl AsRef<str>>) -> MultiLock {
         let locks = names.into_iter().map(|name| self.lock(name)).collect();
         MultiLock::new(Arc::clone(&self.store), locks)
+    }
+
+    /// The election of this name; nothing is asked of the store yet.
+    ///
+    /// A name that cannot be one is refused at the first use.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// let locks = lockkit_core::Locks::memory();
+    /// let leadership = locks.election("cluster/leader").candidate("web-3").campaign().await?;
+    /// println!("leading with token {}", leadership.token());
+    /// # Ok(()) }
+    /// ```
+    pub fn election(&self, name: impl AsRef<str>) -> Election {
+        Election::new(Arc::clone(&self.store), self.lock(name))
     }
 
     /// What the store promises.

@@ -128,6 +128,18 @@ pub trait Operator: Send + Sync {
     /// Cancel-safe: it only reads.
     async fn inspect(&self, name: &LockName) -> Result<Inspection>;
 
+    /// Completes while a grant of the name is live whose token is greater than this one; `None`: any grant.
+    ///
+    /// For observers, which ask then with [`inspect`](Self::inspect), and else by themselves, at their own pace.
+    /// Level-triggered; pending for ever where the store does not tell, as here.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only reads.
+    async fn granted_after(&self, name: &LockName, token: Option<FencingToken>) {
+        let _ = (name, token);
+        std::future::pending::<()>().await;
+    }
+
     /// Up to `limit` names that are held or waited for, that start with `prefix`, in order of their
     /// bytes, from after `after`.
     ///

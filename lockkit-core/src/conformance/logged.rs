@@ -128,6 +128,13 @@ impl Operator for LoggedClient {
         call.answered(answer, of_inspection)
     }
 
+    async fn granted_after(&self, name: &LockName, token: Option<FencingToken>) {
+        match self.own_operator() {
+            Ok(operator) => operator.granted_after(name, token).await,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     async fn list(
         &self,
         prefix: &str,

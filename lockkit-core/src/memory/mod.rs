@@ -51,6 +51,8 @@ struct State {
     /// The clock of the newest request: hooks have none of their own.
     clock: Clock,
     outage: Option<Instant>,
+    /// Wakes observers: a name was granted.
+    granted: Arc<Notify>,
 }
 
 /// What one request is told, once.
@@ -88,6 +90,7 @@ impl Memory {
             slots: HashMap::new(),
             clock: Clock::system(),
             outage: None,
+            granted: Arc::default(),
         };
         Self(Arc::new(Inner { state: Mutex::new(state), token_base }))
     }
@@ -209,15 +212,22 @@ impl Inner {
 impl State {
     fn step(&mut self, now: Instant, name: &LockName, message: Message) -> Reply {
         let (reply, notices) = self.store.step(now, name, message);
+        let mut is_granted = matches!(reply, Reply::Granted(_));
         for notice in notices {
             let (id, news) = match notice {
-                Notice::Granted(id, granted) => (id, News::Granted(granted)),
+                Notice::Granted(id, granted) => {
+                    is_granted = true;
+                    (id, News::Granted(granted))
+                }
                 Notice::Ended(id, token, reason) => (id, News::Ended(Some(token), reason)),
             };
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.news = news;
                 slot.wake();
             }
+        }
+        if is_granted {
+            self.granted.notify_waiters();
         }
         reply
     }

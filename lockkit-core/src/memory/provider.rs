@@ -109,6 +109,26 @@ impl Operator for Memory {
         Ok(state.store.inspect(now, name))
     }
 
+    async fn granted_after(&self, name: &LockName, token: Option<FencingToken>) {
+        loop {
+            let (signal, outage) = {
+                let state = self.0.state();
+                (Arc::clone(&state.granted), state.outage_at(state.clock.now()))
+            };
+            // Made before the look: a grant between the two is not lost.
+            let granted = signal.notified();
+            let is_newer = {
+                let state = self.0.state();
+                let seen = state.store.inspect(state.clock.now(), name);
+                seen.holders.iter().any(|holder| holder.token > token)
+            };
+            if is_newer && outage.is_none() {
+                return;
+            }
+            granted.await;
+        }
+    }
+
     async fn list(
         &self,
         prefix: &str,

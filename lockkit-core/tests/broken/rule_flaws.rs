@@ -184,7 +184,7 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "expires-early",
         "the store keeps a grant for less than the ttl that it reports",
-        &["SF-10"],
+        &["SF-10", "EL-02"],
         Rules { granted_until: |_, begins| begins.for_ttl(begins.ttl / 2), ..CORRECT },
     ),
     Flaw::rule(

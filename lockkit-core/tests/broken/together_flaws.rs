@@ -31,6 +31,18 @@ pub(crate) fn together_flaws() -> Vec<Flaw> {
                 ..CORRECT
             },
         ),
+        Flaw::rule(
+            "candidates-share-a-text",
+            "the label of a name is the one that it was first taken with: all leaders seem to be the first",
+            &["EL-01"],
+            Rules {
+                label: |entry, label| {
+                    let first = entry.past.first.as_ref();
+                    first.map_or_else(|| label.to_owned(), |(_, first)| first.clone())
+                },
+                ..CORRECT
+            },
+        ),
         Flaw::twist(
             "releases-the-last-name-only",
             "a client that holds several names ends the last of them in the store, and forgets the others",

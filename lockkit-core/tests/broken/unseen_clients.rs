@@ -83,7 +83,7 @@ fn caches() -> Vec<Flaw> {
         Flaw::twist(
             "inspection-cached",
             "an inspection shows what the client saw within the last second",
-            &["C16-01"],
+            &["C16-01", "EL-01"],
             InspectionCached::default(),
         )
         .breaks("C16"),

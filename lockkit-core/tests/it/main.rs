@@ -3,6 +3,7 @@
 
 mod at_once;
 mod cancellation;
+mod elections;
 mod ending;
 mod events;
 #[cfg(feature = "conformance")]

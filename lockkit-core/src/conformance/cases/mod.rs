@@ -3,6 +3,7 @@
 mod ambiguity;
 mod atomicity;
 mod cancellation;
+mod elections;
 mod endings;
 mod expiry;
 mod fairness;
@@ -66,6 +67,7 @@ const GROUPS: &[&[Case]] = &[
     same_client::CASES,
     shared::CASES,
     many_names::CASES,
+    elections::CASES,
     loss::CASES,
     fairness::CASES,
     performance::CASES,

@@ -4,6 +4,7 @@
 //! What only one store has is in the tests of its own package.
 
 mod connect;
+mod elections;
 mod etcd;
 mod kinds;
 mod many_names;

@@ -1,0 +1,221 @@
+//! Elections: many stand for one name, who holds its lock leads, and all can see who does.
+
+use std::future::Future;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::driver::store::Store;
+use crate::kit::Backoff;
+use crate::leaders::{Leaders, newest};
+use crate::{Error, Holder, Leadership, Lock, LossReason, Result};
+
+/// The pause of [`Election::run`] before it campaigns again; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// When an observer hears of a leader at the latest, unless set.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+
+/// An election: candidates stand for one name, one of them leads, and all can see who.
+///
+/// It is the lock of this name: the leader holds it, the other candidates wait for it, in the store's declared order.
+/// So [`Locks::lock`](crate::Locks::lock) of the same name inspects it, and revokes its leader, and every store has
+/// elections. A leader gives its orders with its token; what takes the orders keeps a [`Fence`](crate::Fence), since
+/// no election can keep a paused leader from sending one more.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+/// use std::ops::ControlFlow;
+///
+/// let locks = lockkit_core::Locks::memory();
+/// let election = locks.election("cluster/leader").candidate("web-3");
+/// let served = election.run(async |leadership| {
+///     println!("leading with token {}", leadership.token());
+///     ControlFlow::Break("served") // or Continue(()): step down, and stand again
+/// }).await?;
+/// assert_eq!(served, "served");
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nobody stands before campaign()"]
+pub struct Election {
+    store: Arc<Store>,
+    lock: Lock,
+    ttl: Option<Duration>,
+    seen_within: Duration,
+}
+
+impl Election {
+    pub(crate) const fn new(store: Arc<Store>, lock: Lock) -> Self {
+        Self { store, lock, ttl: None, seen_within: SEEN_WITHIN }
+    }
+
+    /// What all see of this candidate once it leads: the label of its lock. `host/pid/program` unless set here or with
+    /// [`Builder::label`](crate::Builder::label).
+    pub fn candidate(mut self, text: impl Into<Arc<str>>) -> Self {
+        self.lock = self.lock.label(text);
+        self
+    }
+
+    /// As [`Lock::ttl`]: how long the store waits for a leader that it does not hear of, before the next one leads.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        (self.lock, self.ttl) = (self.lock.ttl(ttl), Some(ttl));
+        self
+    }
+
+    /// As [`Lock::margin`]: how long before that the leader's own work is stopped.
+    pub fn margin(mut self, margin: Duration) -> Self {
+        self.lock = self.lock.margin(margin);
+        self
+    }
+
+    /// As [`Lock::max_hold`]: the longest that one leads without a new election.
+    pub fn max_hold(mut self, max_hold: Duration) -> Self {
+        self.lock = self.lock.max_hold(max_hold);
+        self
+    }
+
+    /// By when [`observe`](Self::observe) tells of a leader: 1 s unless set here, and at least 10 ms.
+    ///
+    /// Where the store does not tell observers of a grant, as the memory store does, each of them asks it again after
+    /// half to three quarters of this.
+    pub const fn seen_within(mut self, delay: Duration) -> Self {
+        self.seen_within = delay;
+        self
+    }
+
+    /// Stands, waiting as long as it takes to be elected, through outages of the store too.
+    ///
+    /// Upholds C1, C8 and C10, as [`Lock::acquire`] does.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped at any point, nobody stands any more (C9), and nobody leads.
+    pub fn campaign(&self) -> impl Future<Output = Result<Leadership>> + Send + use<> {
+        let acquire = self.lock.acquire();
+        async move { acquire.await.map(Leadership::new) }
+    }
+
+    /// Stands for at most `limit`; with a limit of zero, only where nobody leads or stands.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire_within`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe, as [`campaign`](Self::campaign).
+    pub fn campaign_within(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Leadership>> + Send + use<> {
+        let acquire = self.lock.acquire_within(limit);
+        async move { acquire.await.map(Leadership::new) }
+    }
+
+    /// Stands, leads by running `work`, and stands again, until `work` says that it is done.
+    ///
+    /// `work` is polled in the caller's own task. It is dropped when the leadership is lost, at the deadline at the
+    /// latest: the store elects no other before that, as long as clocks run at a bounded rate. Where `work` gives
+    /// `ControlFlow::Continue`, it resigns; another candidate is elected, if there is one. Both are followed by another
+    /// campaign, after a pause of 50 ms, which doubles up to 5 s, and begins at 50 ms again after a leader that led for
+    /// a whole ttl. `ControlFlow::Break` ends it: it resigns, and gives the value.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// use std::ops::ControlFlow;
+    ///
+    /// let mut terms = 0;
+    /// let election = lockkit_core::Locks::memory().election("cluster/leader");
+    /// election.run(async |_| {
+    ///     terms += 1;
+    ///     if terms < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    /// }).await?;
+    /// assert_eq!(terms, 3);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// `Rejected`, `Invalid`: standing is useless. `Closed`, `NoRuntime`: no task is left to lead. A lost leadership is
+    /// no error: it stands again.
+    ///
+    /// # Cancel safety
+    /// Dropping it drops `work`, and resigns in the background.
+    pub fn run<T, F>(&self, mut work: F) -> impl Future<Output = Result<T>> + use<T, F>
+    where
+        F: AsyncFnMut(&Leadership) -> ControlFlow<T>,
+    {
+        let election = self.clone();
+        async move {
+            let clock = &election.store.shared.clock;
+            let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+            loop {
+                let led = match election.campaign().await {
+                    Ok(leadership) => {
+                        let since = clock.now();
+                        match leadership.run(&mut work).await {
+                            Ok(ControlFlow::Break(value)) => return Ok(value),
+                            Ok(ControlFlow::Continue(())) => {}
+                            Err(error) => election.stands_again(error)?,
+                        }
+                        clock.now().saturating_since(since)
+                    }
+                    Err(error) => {
+                        election.stands_again(error)?;
+                        Duration::ZERO
+                    }
+                };
+                if led >= election.ttl.unwrap_or(election.store.ttl) {
+                    backoff.reset();
+                }
+                let again = clock.now().saturating_add(backoff.next_pause());
+                election.store.sleep_until(again).await?;
+            }
+        }
+    }
+
+    /// Who leads now, as the store knows it; `None`: nobody.
+    ///
+    /// # Errors
+    /// As [`Lock::inspect`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only reads.
+    pub async fn leader(&self) -> Result<Option<Holder>> {
+        Ok(newest(self.lock.inspect().await?))
+    }
+
+    /// The leaders from now on, beginning with the present one, each with its candidate's text and its token.
+    ///
+    /// They come in the order of their tokens, none twice. None is missed that led for longer than
+    /// [`seen_within`](Self::seen_within), while the store answers within a quarter of that. It goes on through outages
+    /// of the store. Nothing is told while nobody leads: [`leader`](Self::leader) says so. A holder without a token, as
+    /// clients of another kind are on some stores, is not told of.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// let election = lockkit_core::Locks::memory().election("cluster/leader").candidate("web-3");
+    /// let leadership = election.campaign().await?;
+    /// let mut leaders = election.observe();
+    /// let leader = leaders.next().await.expect("it goes on")?;
+    /// assert_eq!((leader.label.as_str(), leader.token), ("web-3", Some(leadership.token())));
+    /// # Ok(()) }
+    /// ```
+    pub fn observe(&self) -> Leaders {
+        Leaders::new(Arc::clone(&self.store), self.lock.clone(), self.seen_within)
+    }
+
+    /// Whether another campaign can do better.
+    fn stands_again(&self, error: Error) -> Result<()> {
+        let clock_stands = matches!(
+            error,
+            Error::Lost { reason: LossReason::DriverStopped | LossReason::Forked, .. }
+        );
+        match error {
+            _ if self.store.shared.closing.is_set() => Err(Error::Closed),
+            _ if clock_stands => Err(Error::NoRuntime),
+            Error::Lost { .. } | Error::TimedOut { .. } | Error::Unavailable { .. } => Ok(()),
+            error => Err(error),
+        }
+    }
+}
