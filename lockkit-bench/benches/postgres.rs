@@ -21,7 +21,7 @@ fn main() {
     let table = Plan {
         store: "postgres-table",
         ours: Way::new("table", Kind::Table { flush: false }),
-        hand: None,
+        hand: Some(Way::new("lockkit's requests", Kind::Hand)),
         floor: Way::new("upsert and update", Kind::Upsert),
         fair: Some(Way::new("queue table", Kind::Queue)),
         variants: vec![Variant {

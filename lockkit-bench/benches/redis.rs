@@ -1,4 +1,4 @@
-//! Locks on a real Redis: lockkit, floors in Lua, and the crates `rslock` and `rlock`.
+//! Locks on a real Redis: lockkit, its own requests sent by a bare client, floors in Lua, and the crates `rslock` and `rlock`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +14,7 @@ fn main() {
     let plan = Plan {
         store: "redis",
         ours: Way::new("lockkit", Kind::Lockkit),
-        hand: None,
+        hand: Some(Way::new("lockkit's requests", Kind::Hand)),
         floor: Way::new("SET NX PX, delete if ours", Kind::Floor),
         fair: Some(Way::new("list and BLPOP", Kind::Queue)),
         variants: Vec::new(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::driver::parking::{ATTEMPTS, LEASES, Parking};
 use crate::driver::reaper::{Reaper, limited};
 use crate::driver::room::Count;
 use crate::driver::round_trips::RoundTrips;
@@ -86,7 +87,8 @@ impl Builder {
             Reaper::new(Arc::clone(&provider), self.clock.clone(), Arc::clone(&round_trips));
         let shared = Shared {
             reaper,
-            parking: Arc::default(),
+            parking: Arc::new(Parking::new(LEASES)),
+            attempts: Arc::new(Parking::new(ATTEMPTS)),
             provider,
             clock: self.clock,
             closing: Closing::default(),
@@ -255,6 +257,7 @@ impl Locks {
         if !shared.closing.set() {
             return Ok(());
         }
+        shared.attempts.unpark_all();
         shared.reaper.hurry();
         let clock = shared.clock.clone();
         let (done, closed) = oneshot::channel();

@@ -18,6 +18,9 @@ use crate::error::{is_gone, is_replica, to_error, unless_expired};
 use crate::protocol::Script;
 use crate::role::Role;
 
+/// So many calls may wait to be sent; each more waits for room first.
+const CALLS: usize = 1_024;
+
 #[derive(Debug)]
 pub(crate) struct Commands {
     config: RedisConfig,
@@ -198,15 +201,20 @@ impl Commands {
 async fn connect(config: &RedisConfig) -> Result<MultiplexedConnection> {
     let settings = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(LONGEST_CALL))
-        .set_response_timeout(Some(LONGEST_CALL));
+        // Each call has a limit of its own.
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(CALLS);
     let client = client_again(config)?;
     let made = client.get_multiplexed_async_connection_with_config(&settings).await;
     let mut connection = made.map_err(|error| to_error(&error))?;
     if config.password.is_none() {
         // A server that wants a password by now says so to a short command. To a script it says that its
         // words are too many, and closes the connection.
-        let ping = redis::cmd("PING").query_async::<Value>(&mut connection).await;
-        ping.map_err(|error| to_error(&error))?;
+        let ping = redis::cmd("PING");
+        let ping = ping.query_async::<Value>(&mut connection);
+        let said = tokio::time::timeout(LONGEST_CALL, ping).await;
+        let silent = |_| Err(Error::unavailable(Applied::No, "Redis answers no PING"));
+        said.map_or_else(silent, |said| said.map_err(|error| to_error(&error)))?;
     }
     Ok(connection)
 }

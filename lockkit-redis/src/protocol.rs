@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lockkit_core::{Applied, Error, Instant, LockName, Request, RequestId, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Value};
+use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
 /// The channels of wake-ups: one per provider, told apart by what follows.
 pub(crate) const CHANNELS: &str = "lockkit:wake:";
@@ -50,14 +50,28 @@ impl Script {
         locks: &[&str],
         args: &[&str],
     ) -> RedisResult<Value> {
-        let mut call = self.0.prepare_invoke();
-        for lock in locks {
-            call.key(lock);
+        let call = self.call(locks, args);
+        let answer = connection.send_packed_command(&call).await?.extract_error();
+        match answer {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                self.load(connection).await?;
+                connection.send_packed_command(&call).await?.extract_error()
+            }
+            answer => answer,
         }
-        for arg in args {
-            call.arg(arg);
+    }
+
+    /// The command, written into one buffer: redis's own takes one for each part.
+    fn call(&self, locks: &[&str], args: &[&str]) -> Cmd {
+        let hash = self.0.get_hash();
+        let texts = || locks.iter().chain(args);
+        let size = hash.len() + 16 + texts().map(|text| text.len()).sum::<usize>();
+        let mut call = Cmd::with_capacity(3 + locks.len() + args.len(), size);
+        call.arg("EVALSHA").arg(hash).arg(locks.len());
+        for text in texts() {
+            call.arg(*text);
         }
-        call.invoke_async(connection).await
+        call
     }
 
     pub(crate) async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockkit_bench::{Store, Way};
-use lockkit_core::{Guard, Locks};
+use lockkit_core::{Guard, Locks, RequestId};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
 use sqlx::postgres::{
     PgAdvisoryLock, PgAdvisoryLockGuard, PgConnectOptions, PgConnection, PgListener, PgPoolOptions,
@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     Table {
         flush: bool,
     },
+    /// The calls of the table's functions, over a connection with lockkit's settings.
+    Hand,
     /// sqlx's `PgAdvisoryLock`.
     Sqlx,
     /// `pg_try_advisory_lock` and `pg_advisory_unlock`.
@@ -84,11 +86,14 @@ pub(crate) enum Task {
     Plain(PgConnection, [&'static str; 2]),
     Prepared(PgConnection),
     Queue(Box<PgListener>, String),
+    /// With the client that its requests name.
+    Hand(PgConnection, RequestId),
 }
 
 pub(crate) enum Held {
     Lockkit(Guard),
     Sqlx(PgAdvisoryLockGuard<PgConnection>),
+    Request(RequestId),
     Bare,
 }
 
@@ -134,6 +139,20 @@ impl Postgres {
         let client = format!("{}_{number}", std::process::id());
         listener.listen(&format!("floor_{client}")).await.unwrap();
         Task::Queue(Box::new(listener), client)
+    }
+
+    /// A connection that is set up as lockkit's are.
+    async fn by_hand(&self, way: &Way<Kind>) -> Task {
+        let options = self.options(way).options([
+            ("default_transaction_isolation", "read committed"),
+            ("synchronous_commit", "off"),
+            ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
+            ("plan_cache_mode", "force_generic_plan"),
+            ("jit", "off"),
+            ("client_connection_check_interval", "1000"),
+        ]);
+        Task::Hand(options.connect().await.unwrap(), RequestId::random().unwrap())
     }
 
     async fn client(&self, way: &Way<Kind>) -> Locks {
@@ -183,9 +202,14 @@ impl Store for Postgres {
             let clients = way.locks(count, || self.client(way)).await;
             return clients.into_iter().map(Task::Lockkit).collect();
         }
+        if way.kind == Kind::Hand {
+            // It makes the functions.
+            drop(locks_at(&self.url, "table", false).await.close(Duration::from_secs(5)).await);
+        }
         let mut tasks = Vec::new();
         for _ in 0..count {
             tasks.push(match way.kind {
+                Kind::Hand => self.by_hand(way).await,
                 Kind::Sqlx => Task::Sqlx(Some(self.connect(way).await)),
                 Kind::Try { prepared: true } => Task::Prepared(self.connect(way).await),
                 Kind::Queue => self.listener(way).await,
@@ -202,7 +226,7 @@ impl Store for Postgres {
     fn connections(&self, way: &Way<Kind>) -> usize {
         let Some(server) = &self.server else { return 0 };
         let counted = "SELECT count(*) FROM pg_stat_activity WHERE application_name";
-        server.sql(&format!("{counted} = '{}'", way.label)).unwrap().parse().unwrap()
+        server.sql(&format!("{counted} = '{}'", doubled(way.label))).unwrap().parse().unwrap()
     }
 
     fn pid(&self) -> Option<u32> {
@@ -224,15 +248,28 @@ const fn statements(kind: Kind) -> [&'static str; 2] {
     }
 }
 
+/// A text within a literal.
+fn doubled(text: &str) -> String {
+    text.replace('\'', "''")
+}
+
 fn key_of(name: &str) -> i64 {
     lockkit_postgres::key(&name.parse().unwrap())
 }
 
-async fn run<'c>(executor: impl Executor<'c, Database = sqlx::Postgres>, sql: String) -> bool {
+/// The first column of the first row.
+async fn said<'c>(
+    executor: impl Executor<'c, Database = sqlx::Postgres>,
+    sql: String,
+) -> Option<String> {
     use sqlx::{Row, ValueRef};
     let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(executor).await.unwrap();
-    let first = rows.first().and_then(|row| row.try_get_raw(0).ok());
-    first.is_some_and(|value| !value.is_null() && value.as_str().is_ok_and(|text| text == "t"))
+    let value = rows.first()?.try_get_raw(0).ok().filter(|value| !value.is_null())?;
+    value.as_str().ok().map(str::to_owned)
+}
+
+async fn run<'c>(executor: impl Executor<'c, Database = sqlx::Postgres>, sql: String) -> bool {
+    said(executor, sql).await.is_some_and(|said| said == "t")
 }
 
 impl lockkit_bench::Task for Task {
@@ -262,6 +299,17 @@ impl lockkit_bench::Task for Task {
                 let take = sqlx::query("SELECT pg_try_advisory_lock($1)").bind(key_of(name));
                 take.fetch_one(connection).await.unwrap();
             }
+            Self::Hand(connection, client) => {
+                let request = RequestId::random().unwrap();
+                let acquire = format!(
+                    "SELECT lockkit.acquire(E'{}', '{request}', '{client}', 15000, \
+                     E'host/12345/postgres-0123456789abcdef', false, 60000)",
+                    doubled(name)
+                );
+                let said = said(connection, acquire).await.unwrap();
+                assert!(said.starts_with("granted "), "{said}: it does not wait");
+                return Held::Request(request);
+            }
             Self::Queue(connection, client) => {
                 let enter = format!("SELECT floor_enter('{name}', '{client}')");
                 if !run(&mut **connection, enter).await {
@@ -285,6 +333,11 @@ impl lockkit_bench::Task for Task {
                 let give = sqlx::query("SELECT pg_advisory_unlock($1)").bind(key_of(name));
                 give.fetch_one(connection).await.unwrap();
             }
+            (Self::Hand(connection, _), Held::Request(request)) => {
+                let name = doubled(name);
+                let leave = format!("SELECT lockkit.leave(E'{name}', '{request}', false, false)");
+                assert_eq!(said(connection, leave).await.unwrap(), "released");
+            }
             (Self::Queue(connection, _), _) => {
                 run(&mut **connection, format!("SELECT floor_leave('{name}')")).await;
             }
@@ -297,6 +350,7 @@ impl lockkit_bench::Task for Task {
             Self::Lockkit(locks) => drop(locks.close(Duration::from_secs(5)).await),
             Self::Sqlx(Some(connection))
             | Self::Plain(connection, _)
+            | Self::Hand(connection, _)
             | Self::Prepared(connection) => {
                 connection.close().await.unwrap();
             }

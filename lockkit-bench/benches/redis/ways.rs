@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lockkit_bench::{Store, Way};
-use lockkit_core::{Guard, Locks};
+use lockkit_core::{Guard, Locks, RequestId};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use redis::aio::MultiplexedConnection;
 use rlock::AcquireOptions;
@@ -20,6 +20,19 @@ const POLL: Duration = Duration::from_millis(5);
 /// Deletes the key if it is still ours.
 const DELETE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end";
+/// The scripts of lockkit's acquire and release.
+const ACQUIRE: &str = concat!(
+    include_str!("../../../lockkit-redis/src/lua/head.lua"),
+    include_str!("../../../lockkit-redis/src/lua/acquire_fast.lua"),
+    include_str!("../../../lockkit-redis/src/lua/prelude.lua"),
+    include_str!("../../../lockkit-redis/src/lua/acquire.lua"),
+);
+const RELEASE: &str = concat!(
+    include_str!("../../../lockkit-redis/src/lua/head.lua"),
+    include_str!("../../../lockkit-redis/src/lua/release_fast.lua"),
+    include_str!("../../../lockkit-redis/src/lua/prelude.lua"),
+    include_str!("../../../lockkit-redis/src/lua/release.lua"),
+);
 /// Takes the name if it is free and nothing waits, else joins the queue. No part of it outlives a client that dies.
 const ENTER: &str = "
 if redis.call('EXISTS', KEYS[1], KEYS[2]) == 0 then
@@ -43,6 +56,8 @@ return 1";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Lockkit,
+    /// The scripts of lockkit's acquire and release.
+    Hand,
     /// `SET NX PX`, and a script that compares and deletes.
     Floor,
     /// A list in Lua, the grant in the release, a `BLPOP` to wake.
@@ -61,6 +76,8 @@ pub(crate) struct Redis {
 
 pub(crate) enum Task {
     Lockkit(Locks),
+    /// With its scripts, and the client that its entries name.
+    Hand(MultiplexedConnection, [redis::Script; 2], String),
     Floor(MultiplexedConnection),
     Queue(MultiplexedConnection, String),
     Rslock(LockManager),
@@ -121,6 +138,11 @@ impl Store for Redis {
         let rlock = Arc::new(RLock::new(self.url.clone()).await.unwrap());
         for _ in 0..count {
             tasks.push(match way.kind {
+                Kind::Hand => {
+                    let scripts = [ACQUIRE, RELEASE].map(redis::Script::new);
+                    let client = RequestId::random().unwrap().to_string()[..16].to_owned();
+                    Task::Hand(self.connection().await, scripts, client)
+                }
                 Kind::Floor | Kind::Lockkit => Task::Floor(self.connection().await),
                 Kind::Queue => Task::Queue(self.connection().await, id()),
                 Kind::Rslock(poll) => {
@@ -153,6 +175,15 @@ impl lockkit_bench::Task for Task {
         match self {
             Self::Lockkit(locks) => {
                 Held::Lockkit(locks.lock(name).ttl(TTL).acquire().await.unwrap())
+            }
+            Self::Hand(connection, [acquire, _], client) => {
+                // As an entry of lockkit's: as long, and with an id of its own.
+                let id = RequestId::random().unwrap();
+                let entry = format!("{id}.{client}.30000.host/12345/redis-0123456789abcdef");
+                let mut acquire = acquire.prepare_invoke();
+                acquire.key(name).arg(&entry).arg("30000").arg("123456789012345");
+                let token = acquire.invoke_async::<String>(connection).await.unwrap();
+                Held::Id(format!("{entry}.{token}"))
             }
             Self::Floor(connection) => {
                 let id = id();
@@ -188,6 +219,11 @@ impl lockkit_bench::Task for Task {
     async fn give(&mut self, name: &str, held: Held) {
         match (self, held) {
             (_, Held::Lockkit(guard)) => guard.release().await.unwrap(),
+            (Self::Hand(connection, [_, release], _), Held::Id(value)) => {
+                let mut release = release.prepare_invoke();
+                release.key(name).arg(value).arg("");
+                assert_eq!(release.invoke_async::<u8>(connection).await.unwrap(), 1);
+            }
             (Self::Floor(connection), Held::Id(id)) => {
                 let script = redis::Script::new(DELETE);
                 script.key(name).arg(id).invoke_async::<Option<u8>>(connection).await.unwrap();

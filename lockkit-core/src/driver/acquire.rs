@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::{FutureExt, TryFutureExt};
@@ -14,6 +14,7 @@ use super::attempt::{self, Attempt, Step};
 use super::lease::Machine;
 use super::patience::Patience;
 use super::reaper::{Call, CleanUp};
+use super::room::Counted;
 use super::runtime::Runtime;
 use super::shared::{Acquire, Shared, Wait};
 use crate::guard::Answer;
@@ -27,7 +28,14 @@ pub(super) struct Begun {
     sent: Instant,
 }
 
-/// What came of the first poll of the first call.
+/// An attempt that has begun, and whose it is.
+pub(super) struct Open {
+    pub(super) wanted: Acquire,
+    pub(super) begun: Begun,
+    pub(super) active: Counted,
+}
+
+/// What came of the first call so far.
 pub(super) enum First {
     Granted(Request, Grant, Machine),
     Held,
@@ -41,21 +49,63 @@ pub(super) async fn begin(shared: &Shared, runtime: &Runtime, wanted: &Acquire) 
     if !shared.reaper.has_room(&wanted.name) {
         return Ok(First::Open(Begun { request, stage: Stage::Admission, sent }));
     }
-    let mut call = call(shared, &request, wanted.wait);
-    let first = poll_fn(|cx| Poll::Ready(runtime.inside(&mut call).poll_unpin(cx))).await;
-    let stage = match first {
-        Poll::Pending => Stage::Calling(call),
-        Poll::Ready(Ok(None)) => return Ok(First::Held),
-        Poll::Ready(Ok(Some(grant))) => match machine(shared, wanted, &request, &grant) {
+    let stage = Stage::Calling(call(shared, &request, wanted.wait));
+    let mut begun = Begun { request, stage, sent };
+    let polled = poll_fn(|cx| Poll::Ready(begun.poll(runtime, cx))).await;
+    Ok(match polled {
+        Poll::Pending => First::Open(begun),
+        Poll::Ready(outcome) => first_of(shared, wanted, begun, outcome),
+    })
+}
+
+/// What the first call came to, where it ended in the caller's task.
+pub(super) fn first_of(
+    shared: &Shared,
+    wanted: &Acquire,
+    begun: Begun,
+    outcome: Result<Option<Grant>>,
+) -> First {
+    let Begun { request, sent, .. } = begun;
+    let open = |request, outcome| {
+        First::Open(Begun { request, stage: Stage::Answered(Some(outcome)), sent })
+    };
+    match outcome {
+        // What `close` releases must not be granted to those it ends.
+        outcome if shared.closing.is_set() => open(request, outcome),
+        Ok(None) => First::Held,
+        Ok(Some(grant)) => match machine(shared, wanted, &request, &grant) {
             Some(machine) => {
                 shared.measured(wanted.wait, sent);
-                return Ok(First::Granted(request, grant, machine));
+                First::Granted(request, grant, machine)
             }
-            None => Stage::Answered(Some(Ok(Some(grant)))),
+            None => open(request, Ok(Some(grant))),
         },
-        Poll::Ready(error) => Stage::Answered(Some(error)),
-    };
-    Ok(First::Open(Begun { request, stage, sent }))
+        error => open(request, error),
+    }
+}
+
+impl Begun {
+    /// Whether the first call is under way.
+    pub(super) const fn is_calling(&self) -> bool {
+        matches!(self.stage, Stage::Calling(_))
+    }
+
+    /// Polls the first call; pending where none is under way.
+    pub(super) fn poll(
+        &mut self,
+        runtime: &Runtime,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Grant>>> {
+        match &mut self.stage {
+            Stage::Calling(call) => runtime.inside(call).poll_unpin(cx),
+            Stage::Admission | Stage::Answered(_) | Stage::Pausing(_) => Poll::Pending,
+        }
+    }
+
+    /// The request, and the call that is under way.
+    pub(super) fn into_call(self) -> (Request, Option<Call>) {
+        (self.request, self.stage.into_call())
+    }
 }
 
 /// Asks on until there is a grant to hold, or an answer.

@@ -1,8 +1,9 @@
-//! Leases that were granted at once, in the first poll of their attempt: most end before they need a task.
+//! What has no task of its own yet: leases that were granted to their caller's task, and attempts whose first call is
+//! polled there. Most end before they need one.
 //!
 //! ```text
-//! parked --the guard releases--> over, without a task
-//!        --a millisecond passes, the guard is dropped or wants a renewal--> kept, by a task of its own
+//! parked --the guard releases, the attempt ends--> over, without a task
+//!        --its moment passes, the guard is dropped or wants a renewal--> kept, by a task of its own
 //!        --its runtime ends--> lost
 //! ```
 
@@ -14,69 +15,111 @@ use tokio::runtime::Id;
 
 use super::runtime::Runtime;
 
-/// So long a lease stays without a task: nothing hears of its early end meanwhile.
-const STAYS: Duration = Duration::from_millis(1);
+/// The moment of a lease: nothing hears of its early end meanwhile.
+pub(crate) const LEASES: Duration = Duration::from_millis(1);
+/// The moment of an attempt: nothing asks on for a caller that does not poll it meanwhile.
+pub(crate) const ATTEMPTS: Duration = Duration::from_millis(10);
 
-/// A lease that has no task yet.
+/// What has no task yet.
 pub(super) trait Park: Send + Sync {
     /// Gives it the task that keeps it.
     fn unpark(self: Arc<Self>);
 }
 
-/// The leases of one `Locks` that have no task yet.
-#[derive(Default)]
-pub(crate) struct Parking(Mutex<State>);
+/// What of one `Locks` has no task yet.
+pub(crate) struct Parking {
+    /// The moment: what is parked stays so for as long as this at least, and at most twice as long.
+    stays: Duration,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
-    parked: Vec<Arc<dyn Park>>,
+    /// Parked since the keeper looked last.
+    young: Vec<Arc<dyn Park>>,
+    /// Parked before.
+    old: Vec<Arc<dyn Park>>,
     /// The runtime of the task that gives them tasks, while there is one.
     keeper: Option<Id>,
 }
 
 impl Parking {
-    /// Takes in a lease without a task, for a moment; in a runtime of its own it gets its task now.
-    pub(super) fn park(self: &Arc<Self>, hold: Arc<dyn Park>, runtime: &Runtime) {
+    pub(crate) const fn new(stays: Duration) -> Self {
+        let state = State { young: Vec::new(), old: Vec::new(), keeper: None };
+        Self { stays, state: Mutex::new(state) }
+    }
+
+    /// Takes in what has no task, for a moment; in a runtime of its own it gets its task now.
+    pub(super) fn park(self: &Arc<Self>, parked: Arc<dyn Park>, runtime: &Runtime) {
         let id = runtime.id();
         let is_first = {
             let mut state = self.state();
             if state.keeper.is_some_and(|keeper| keeper != id) {
                 drop(state);
-                return hold.unpark();
+                return parked.unpark();
             }
-            state.parked.push(hold);
+            state.young.push(parked);
             state.keeper.replace(id).is_none()
         };
         if is_first {
             let keeper = Keeper(Arc::clone(self));
             runtime.spawn(async move {
-                tokio::time::sleep(STAYS).await;
-                drop(keeper);
+                loop {
+                    tokio::time::sleep(keeper.0.stays).await;
+                    if !keeper.0.look() {
+                        return;
+                    }
+                }
             });
         }
     }
 
-    /// The lease has ended, or has a task.
-    pub(super) fn leave(&self, hold: &dyn Park) {
+    /// It has ended, or has a task.
+    pub(super) fn leave(&self, parked: &dyn Park) {
         let mut state = self.state();
-        // The newest ends first, as a rule.
-        if let Some(place) =
-            state.parked.iter().rposition(|parked| std::ptr::addr_eq(&raw const **parked, hold))
-        {
-            state.parked.swap_remove(place);
+        let State { young, old, .. } = &mut *state;
+        for them in [young, old] {
+            // The newest ends first, as a rule.
+            let is_it = |other: &Arc<dyn Park>| std::ptr::addr_eq(&raw const **other, parked);
+            if let Some(place) = them.iter().rposition(is_it) {
+                them.swap_remove(place);
+                return;
+            }
         }
     }
 
+    /// Gives all that is parked its task now.
+    pub(crate) fn unpark_all(&self) {
+        let (young, old) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.young), std::mem::take(&mut state.old))
+        };
+        old.into_iter().chain(young).for_each(Park::unpark);
+    }
+
+    /// Gives a task to what was there at the last look already; whether anything is left.
+    fn look(&self) -> bool {
+        let (old, is_left) = {
+            let mut state = self.state();
+            let young = std::mem::take(&mut state.young);
+            (std::mem::replace(&mut state.old, young), !state.old.is_empty())
+        };
+        old.into_iter().for_each(Park::unpark);
+        is_left
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Parking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Parking")
-            .field("parked", &self.state().parked.len())
-            .finish_non_exhaustive()
+        let parked = {
+            let state = self.state();
+            state.young.len() + state.old.len()
+        };
+        f.debug_struct("Parking").field("parked", &parked).finish_non_exhaustive()
     }
 }
 
@@ -86,11 +129,7 @@ struct Keeper(Arc<Parking>);
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let parked = {
-            let mut state = self.0.state();
-            state.keeper = None;
-            std::mem::take(&mut state.parked)
-        };
-        parked.into_iter().for_each(Park::unpark);
+        self.0.state().keeper = None;
+        self.0.unpark_all();
     }
 }

@@ -22,7 +22,10 @@ pub(crate) struct Shared {
     pub(crate) closing: Closing,
     pub(crate) active: Arc<Count>,
     pub(crate) reaper: Reaper,
+    /// Leases that have no task yet.
     pub(crate) parking: Arc<Parking>,
+    /// Attempts that have none yet.
+    pub(crate) attempts: Arc<Parking>,
     pub(crate) round_trips: Arc<RoundTrips>,
     pub(crate) ids: Arc<dyn RequestIds>,
     /// Whether a difference between a wished and a granted ttl was logged.

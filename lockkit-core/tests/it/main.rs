@@ -17,6 +17,7 @@ mod link_traffic;
 mod many_killed;
 mod many_names;
 mod memory;
+mod moment;
 #[cfg(feature = "conformance")]
 mod report;
 #[cfg(feature = "conformance")]
