@@ -2,7 +2,8 @@
 //!
 //! A backend holds its store's protocol. Around it every store needs the same machines, and these are
 //! here: a record for each request ([`Requests`]), the wait of a store whose waiters expire by themselves
-//! ([`wait`]), the names that a client's waiters wait for ([`Awaited`]), one connection for many callers
+//! ([`wait`]), the names that a client's waiters wait for ([`Awaited`]), work that is done once for all callers
+//! that came before it ([`Gathered`]), a call whose answer is wanted although its caller has left ([`Asking`], [`Asked`]), removals that a store refused ([`Refused`]), one connection for many callers
 //! ([`Connection`]), a task that serves all callers ([`Service`], [`Backoff`]), the term of a request on a
 //! shared session ([`session_term`]), the time limit of a call ([`call_limit`], [`within`]), the grammar of a URL ([`Url`]) and the refusal of a bad setting
 //! ([`check`]), certificates that may be replaced on disk ([`Tls`]), whether a server is new enough
@@ -13,12 +14,15 @@
 //! None of it knows a store. The interface may still change from one minor version to the next, until
 //! backends outside this repository use it.
 
+mod asking;
 mod awaited;
 mod calls;
 mod connection;
 mod examining;
+mod gathered;
 mod layout;
 mod mistrust;
+mod refused;
 mod requests;
 mod service;
 mod session;
@@ -28,12 +32,15 @@ mod version;
 mod waiting;
 mod wall;
 
+pub use asking::{Answer, Asked, Asking};
 pub use awaited::{Awaited, Waits};
 pub use calls::{LONGEST_CALL, call_limit, within};
 pub use connection::{Connection, Live};
 pub use examining::{examined, is_this_machine, refusal, refusals};
+pub use gathered::Gathered;
 pub use layout::check_layout;
 pub use mistrust::is_mistrust;
+pub use refused::{Kept, REFUSED_FOR, Refused};
 pub use requests::{Data, Entry, Notes, Record, Requests, Sending};
 pub use service::{Alive, Backoff, Service};
 pub use session::session_term;
