@@ -10,8 +10,8 @@ use crate::cleanup::{Removal, remove, remove_and, remove_and_look};
 use crate::client::Client;
 use crate::error::limited;
 use crate::lease::grant;
-use crate::orphans::Attempt;
-use crate::place::{Known, Node, Place};
+use crate::orphans::{Attempt, left};
+use crate::place::{Known, Left, Node, Place};
 use crate::protocol::queue;
 use crate::queue::Entered;
 use crate::session::Session;
@@ -48,21 +48,13 @@ impl Client {
     /// The error as it is once a definite one has left nothing in the store, or that something may
     /// be there; a lease's node stays, whatever a replay ran into.
     async fn settled(&self, request: &Request, place: &Place, error: Error) -> Error {
-        let (session, removal) = match place.known() {
-            Known::Sent(session) => {
-                let parent = self.parent(request.name());
-                (session, Removal::Request(parent, request.clone(), Vec::new()))
-            }
-            Known::Taken(node) if !place.is_held() => {
-                let nodes = Removal::Nodes(node.paths());
-                (node.session, nodes)
-            }
-            _ => return error,
-        };
+        let Some(left) = left(place) else { return error };
         match error {
             // The next call finds the node, and so does the withdrawal.
             Error::Unavailable { .. } => error.with_applied(Applied::Maybe),
             error => {
+                let session = Arc::clone(left.session());
+                let removal = left.removal(self.parent(request.name()), request.id());
                 let removal = remove(&session, removal);
                 // A withdrawal does what is not done by then.
                 let limit = call_limit(request.ttl());
@@ -94,11 +86,10 @@ impl Client {
             let entered = self.enter(request, place, &session, in_use);
             let entered = limited(clock, limit, entered).await?;
             let node = entered.node.clone();
-            let turn =
-                if waits { entered.wait(request).await? } else { entered.look(request.kind()) };
+            let turn = if waits { entered.wait(request).await? } else { entered.look(request) };
             match turn {
-                Turn::First(gone) => {
-                    return grant(self, request, place, node, gone).await.map(Some);
+                Turn::First(watched) => {
+                    return grant(self, request, place, node, watched).await.map(Some);
                 }
                 Turn::Behind => {
                     let is_free = limited(clock, limit, leave(&session, &node)).await?;
@@ -138,25 +129,22 @@ impl Client {
     pub(crate) async fn withdraw(&self, request: &Request) -> Result<()> {
         let (clock, limit) = (request.clock(), call_limit(request.ttl()));
         let place = self.places.find(request.id());
-        let known = match place.as_ref().map(|place| place.known()) {
-            Some(Known::Taken(node)) => node.paths(),
-            _ => Vec::new(),
-        };
-        let asked = place.as_ref().map(|place| place.withdraw());
+        let left = place.as_ref().map(|place| place.withdraw());
         let mut forgets = place.map(|place| self.places.forgets(request.id(), &place));
-        let (session, _in_use) = match asked {
+        let (left, _in_use) = match left {
             Some(None) => return Ok(()),
-            Some(Some(session)) if !session.is_over() => (session, None),
+            Some(Some(left)) if !left.session().is_over() => (left, None),
             // A session that is over here may live on there for a moment: another one looks.
             _ => {
                 forgets = None;
                 let another = limited(clock, limit, self.session(request, Known::Nothing)).await;
                 let (session, in_use) = another.map_err(|error| error.with_applied(Applied::No))?;
-                (session, Some(in_use))
+                (Left::in_doubt(&session), Some(in_use))
             }
         };
         let was_asked = forgets.is_some();
-        let removal = Removal::Request(self.parent(request.name()), request.clone(), known);
+        let session = Arc::clone(left.session());
+        let removal = left.removal(self.parent(request.name()), request.id());
         let removal = remove_and(&session, removal, forgets);
         match limited(clock, limit, removal).await {
             // Who was never let in has left nothing, and need not be let look.
@@ -173,11 +161,7 @@ impl Client {
         known: Known,
     ) -> Result<(Arc<Session>, InUse)> {
         let bytes = self.form.watched(&self.parent(request.name()));
-        let own = match known {
-            Known::Sent(session) => Some(session),
-            Known::Taken(node) => Some(node.session),
-            Known::Nothing | Known::Withdrawn(_) => None,
-        };
+        let own = known.session().cloned();
         let own = own.and_then(|session| session.in_use(bytes, true).map(|used| (session, used)));
         let (session, in_use) = match own {
             Some(own) => own,

@@ -1,16 +1,18 @@
 //! What must not stay in the store, and its removal.
 
+use std::collections::HashSet;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use lockkit_core::{Request, Result};
+use lockkit_core::kit::Kept;
+use lockkit_core::{RequestId, Result};
 use tokio::sync::oneshot;
 use zookeeper_client::{Client, Error as ZkError};
 
 use crate::error::{Outcome, is_ambiguous, to_error};
-use crate::refused::{Kept, Refused};
+use crate::place::Asked;
+use crate::protocol::identity;
 use crate::session::Session;
 
 /// Between two tries to remove what was left.
@@ -21,9 +23,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) enum Removal {
     /// These nodes.
     Nodes(Vec<String>),
-    /// All nodes of this request below this parent, also one whose creation is still under way on
-    /// this session; those that are known go at once.
-    Request(String, Request, Vec<String>),
+    /// All nodes of this request below this parent: those that it turns out to have been given, and where
+    /// that stays in doubt, all that a look at the queue shows.
+    Request(String, RequestId, Asked),
 }
 
 impl Removal {
@@ -31,7 +33,7 @@ impl Removal {
     pub(crate) fn key(&self) -> String {
         match self {
             Self::Nodes(nodes) => nodes.first().cloned().unwrap_or_default(),
-            Self::Request(_, request, _) => request.id().to_string(),
+            Self::Request(_, id, _) => id.to_string(),
         }
     }
 }
@@ -60,7 +62,10 @@ pub(crate) fn remove_and<K: Kept>(
         let outcome = removed(&client, &what).await;
         match outcome {
             Ok(()) => drop(kept),
-            Err(_) => ask_again(&refused, what, kept),
+            Err(_) => refused.keep(what.key(), kept, move |client| {
+                let what = what.clone();
+                async move { removed(&client, &what).await.is_ok() }
+            }),
         }
         // Perhaps no call waits any more.
         let _ = done.send(outcome);
@@ -74,27 +79,12 @@ pub(crate) fn remove_and<K: Kept>(
     }
 }
 
-/// Has the session ask again for what was refused, and keep this until it is done.
-fn ask_again(refused: &Refused, what: Removal, kept: impl Kept) {
-    let key = what.key();
-    if refused.has(&key) {
-        return kept.stays();
-    }
-    let ask = move |client: Client| {
-        let (what, _kept) = (what.clone(), &kept);
-        Box::pin(async move { removed(&client, &what).await.is_ok() }) as _
-    };
-    refused.keep(key, Arc::new(ask));
-}
-
 /// Removes until it is done, refused for good, or the session is over.
 pub(crate) async fn removed(client: &Client, what: &Removal) -> Result<()> {
     loop {
         let tried = match what {
             Removal::Nodes(nodes) => remove_nodes(client, nodes).await,
-            Removal::Request(parent, request, known) => {
-                remove_request(client, parent, request, known).await
-            }
+            Removal::Request(parent, id, asked) => remove_request(client, parent, *id, asked).await,
         };
         match tried {
             Ok(()) => return Ok(()),
@@ -138,16 +128,25 @@ pub(crate) async fn remove_and_look(
 async fn remove_request(
     client: &Client,
     parent: &str,
-    request: &Request,
-    known: &[String],
+    id: RequestId,
+    asked: &Asked,
 ) -> Outcome<()> {
-    let (removed, nodes) =
-        tokio::join!(remove_nodes(client, known), children_in_sync(client, parent));
-    removed?;
-    let nodes = nodes?;
-    let nodes = nodes.into_iter().filter(|node| crate::protocol::is_of(node, request.id()));
-    let nodes: Vec<_> = nodes.map(|node| format!("{parent}/{node}")).collect();
-    remove_nodes(client, &nodes).await
+    if let Some(names) = asked.names.answer().await {
+        return remove_nodes(client, &below(parent, names)).await;
+    }
+    // One look for all that are in doubt there by then.
+    let look = |ids: Vec<RequestId>| async move {
+        let ids: HashSet<_> = ids.iter().map(RequestId::to_string).collect();
+        let mut nodes = children_in_sync(client, parent).await?;
+        nodes.retain(|node| ids.contains(&identity(node)));
+        remove_nodes(client, &below(parent, nodes)).await
+    };
+    asked.session.doubts().run(parent.to_owned(), id, look).await
+}
+
+/// The paths of these nodes.
+pub(crate) fn below(parent: &str, names: Vec<String>) -> Vec<String> {
+    names.into_iter().map(|name| format!("{parent}/{name}")).collect()
 }
 
 /// The children as the leader knows them: a server that we have just moved to may lag behind.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use futures_util::future::{join_all, poll_fn};
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Error, Grant, Lease, LossReason, Request, Result, Term};
@@ -14,7 +15,7 @@ use crate::cleanup::{Removal, remove};
 use crate::client::Client;
 use crate::error::{is_ambiguous, limited, to_error};
 use crate::place::{Held, Node, Place};
-use crate::wait::Gone;
+use crate::wait::Watched;
 
 /// The node of a grant, for callers that write into the same ensemble.
 ///
@@ -47,8 +48,8 @@ struct ZkLease {
     request: Request,
     place: Arc<Place>,
     held: Arc<Held>,
-    gone: Mutex<Gone>,
-    /// What `gone` last said.
+    watched: Mutex<Watched>,
+    /// What that last said.
     removed: AtomicBool,
     /// Whether a release may have been done without an answer.
     unanswered: AtomicBool,
@@ -60,20 +61,20 @@ pub(crate) async fn grant(
     request: &Request,
     place: &Arc<Place>,
     node: Node,
-    gone: Gone,
+    watched: Watched,
 ) -> Result<Grant> {
     let (clock, limit) = (request.clock(), call_limit(request.ttl()));
     // Known by now, unless the session was reopened meanwhile.
     let store = limited(clock, limit, client.tokens(&node.session)).await?;
     let token = client.token(store, node.czxid)?;
-    // After a silence, belief begins with the second write that is answered again.
-    let term = node.session.whole_term(clock);
+    // After a silence, belief begins once the leader has heard of the session again.
+    let term = node.session.first_term(clock);
     let term = limited(clock, limit, term).await.map_err(|error| match error {
         Error::Lost { .. } => node.session.over(),
         error => error,
     })?;
     let (client, place) = (Arc::clone(client), Arc::clone(place));
-    Ok(Grant::new(token, term, ZkLease::new(client, request.clone(), place, node, gone)))
+    Ok(Grant::new(token, term, ZkLease::new(client, request.clone(), place, node, watched)))
 }
 
 impl ZkLease {
@@ -82,11 +83,11 @@ impl ZkLease {
         request: Request,
         place: Arc<Place>,
         node: Node,
-        gone: Gone,
+        watched: Watched,
     ) -> Self {
         let held = place.hold(node, client.places.forgets(request.id(), &place));
         let (removed, unanswered) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { client, request, place, held, gone: Mutex::new(gone), removed, unanswered }
+        Self { client, request, place, held, watched: Mutex::new(watched), removed, unanswered }
     }
 
     /// Completes when the node is gone; sticky.
@@ -96,7 +97,8 @@ impl ZkLease {
                 return std::task::Poll::Ready(());
             }
             // Polled by one at a time; it keeps its watch when it is not.
-            let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx);
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let gone = watched.gone.as_mut().poll(cx);
             if gone.is_ready() {
                 self.removed.store(true, Ordering::SeqCst);
             }
@@ -115,17 +117,20 @@ impl ZkLease {
 
 #[async_trait]
 impl Lease for ZkLease {
-    /// Sends nothing: the next heartbeat renews all leases of its session.
+    /// Sends nothing once the node is watched: the next heartbeat renews all leases of its session.
     async fn renew(&self) -> Result<Term> {
         if self.held.released.load(Ordering::SeqCst) {
             return Err(Error::lost(LossReason::Released));
         }
         let clock = self.request.clock();
+        // A node that is gone renews nothing: it is watched before the heartbeat counts.
+        let is_set = self.watched.lock().unwrap_or_else(PoisonError::into_inner).set();
+        let term = is_set.then(|()| self.held.node.session.next_term(clock));
         let next = async {
             tokio::select! {
                 biased;
                 reason = self.lost() => Err(Error::lost(reason)),
-                term = self.held.node.session.next_term(clock) => term,
+                term = term => term,
             }
         };
         self.client.servers.name(limited(clock, call_limit(self.request.ttl()), next).await)

@@ -20,6 +20,8 @@ mod error;
 mod examine;
 mod lease;
 mod limits;
+#[cfg(test)]
+mod model;
 mod operator;
 mod orphans;
 mod pace;
@@ -29,7 +31,6 @@ mod proof;
 mod protocol;
 mod provider;
 mod queue;
-mod refused;
 mod session;
 mod sessions;
 #[cfg(feature = "tls")]

@@ -5,13 +5,13 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use lockkit_core::kit::REFUSED_FOR;
 use lockkit_core::{Clock, Request};
 use zookeeper_client::Client as Driver;
 
-use crate::cleanup::{Removal, removed};
+use crate::cleanup::removed;
 use crate::client::Client;
-use crate::place::{Known, Place, Places};
-use crate::refused::AGAIN;
+use crate::place::{Known, Left, Place, Places};
 
 /// A driver that waits for an outage to end asks again sooner than this.
 const ORPHANED: Duration = Duration::from_secs(3);
@@ -33,12 +33,7 @@ impl<'a> Attempt<'a> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let Some(begun) = self.place.end() else { return };
-        let session = match self.place.known() {
-            Known::Sent(session) => session,
-            Known::Taken(node) if !self.place.is_held() => node.session,
-            // A lease removes its own node, and so does a withdrawal.
-            Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => return,
-        };
+        let Some(left) = left(&self.place) else { return };
         let orphan = Orphan {
             places: Arc::downgrade(&self.client.places),
             place: Arc::downgrade(&self.place),
@@ -46,7 +41,16 @@ impl Drop for Attempt<'_> {
             parent: self.client.parent(self.request.name()),
             begun,
         };
-        session.sweep(|client, clock| orphan.sweep(client, clock));
+        left.session().sweep(|client, clock| orphan.sweep(client, clock));
+    }
+}
+
+/// What there is of a request that neither a lease nor a withdrawal removes.
+pub(crate) fn left(place: &Place) -> Option<Left> {
+    match place.known() {
+        Known::Sent(_) => place.left(),
+        Known::Taken(_) if !place.is_held() => place.left(),
+        Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => None,
     }
 }
 
@@ -66,7 +70,7 @@ impl Orphan {
     pub(crate) async fn sweep(self, client: Driver, clock: Clock) {
         clock.sleep(self.request.ttl().max(ORPHANED)).await;
         while self.is_refused(&client).await {
-            clock.sleep(AGAIN).await;
+            clock.sleep(REFUSED_FOR).await;
         }
     }
 
@@ -81,13 +85,8 @@ impl Orphan {
         if !place.is_left(self.begun) {
             return false;
         }
-        let what = match place.known() {
-            Known::Sent(_) => {
-                Removal::Request(self.parent.clone(), self.request.clone(), Vec::new())
-            }
-            Known::Taken(node) if !place.is_held() => Removal::Nodes(node.paths()),
-            Known::Nothing | Known::Taken(_) | Known::Withdrawn(_) => return false,
-        };
+        let Some(left) = left(&place) else { return false };
+        let what = left.removal(self.parent.clone(), self.request.id());
         if removed(client, &what).await.is_err() {
             return true;
         }

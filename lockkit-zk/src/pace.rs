@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use lockkit_core::kit::LONGEST_CALL;
 
-/// How many ticks a session lasts longer than the ttl that it gives: one in which followers tell
-/// their leader of a heartbeat, and one for the time between two heartbeats.
-const SPARE: u32 = 2;
+/// How many ticks a session lasts longer than the ttl that it gives: half of one passes before a follower
+/// tells its leader of a heartbeat, and half of what is left between two heartbeats.
+const SPARE: u32 = 1;
 
 /// The session for a ttl, and its pace.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ impl Pace {
 
     /// Between two heartbeats while the session is in use.
     pub(crate) fn interval(self) -> Duration {
-        (self.ttl() / 8).min(self.tick / 2)
+        (self.ttl() / 8).min(self.tick / 4)
     }
 
     /// Silence for this long makes the driver try another server. Its own pings, due after three

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use lockkit_core::kit::{self, Kept};
 use lockkit_core::{Error, RequestId, Result};
 use tokio::sync::watch;
 
 use crate::cleanup::{Removal, remove};
-use crate::refused::Kept;
 use crate::session::Session;
 use crate::usage::InUse;
 
@@ -25,6 +25,8 @@ pub(crate) struct Place {
     /// One attempt at a time looks for the node, or creates it.
     pub(crate) turn: tokio::sync::Mutex<()>,
     attempts: Mutex<Attempts>,
+    /// There may be a node on a session that has ended here.
+    has_strays: AtomicBool,
 }
 
 /// The calls that work on a request.
@@ -40,12 +42,49 @@ struct Attempts {
 pub(crate) enum Known {
     /// None was ever asked for, or it is certainly gone.
     Nothing,
-    /// One was asked for on this session, and it is not known whether it came to be.
-    Sent(Arc<Session>),
+    /// One was asked for, and it is not known whether it came to be.
+    Sent(Asked),
     /// It was created.
     Taken(Node),
-    /// Whatever there was on this session is to go, and no more is to come.
-    Withdrawn(Option<Arc<Session>>),
+    /// Whatever there was is to go, and no more is to come.
+    Withdrawn(Option<Left>),
+}
+
+/// A node that was asked for: the names that it got, once they are known; none where it was refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) session: Arc<Session>,
+    pub(crate) names: kit::Asked<Vec<String>>,
+}
+
+/// What of a request is to be removed.
+#[derive(Clone, Debug)]
+pub(crate) enum Left {
+    /// What was asked for.
+    Asked(Asked),
+    /// These nodes on this session.
+    Nodes(Arc<Session>, Vec<String>),
+}
+
+impl Left {
+    /// Whatever of it there is on this session.
+    pub(crate) fn in_doubt(session: &Arc<Session>) -> Self {
+        Self::Asked(Asked { session: Arc::clone(session), names: kit::Asked::in_doubt() })
+    }
+
+    pub(crate) const fn session(&self) -> &Arc<Session> {
+        match self {
+            Self::Asked(Asked { session, .. }) | Self::Nodes(session, _) => session,
+        }
+    }
+
+    /// Its removal from the queue below this parent.
+    pub(crate) fn removal(self, parent: String, id: RequestId) -> Removal {
+        match self {
+            Self::Asked(asked) => Removal::Request(parent, id, asked),
+            Self::Nodes(_, nodes) => Removal::Nodes(nodes),
+        }
+    }
 }
 
 /// An ephemeral node of this client, or a pair of them under [`Layout::Both`](crate::Layout::Both).
@@ -84,11 +123,9 @@ impl Forgets {
     }
 }
 
-impl Kept for Option<Forgets> {
+impl Kept for Forgets {
     fn stays(self) {
-        if let Some(forgets) = self {
-            forgets.cancel();
-        }
+        self.cancel();
     }
 }
 
@@ -108,6 +145,17 @@ impl Drop for Held {
     }
 }
 
+impl Known {
+    /// The session that the node is on, if there is one.
+    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
+        match self {
+            Self::Sent(asked) => Some(&asked.session),
+            Self::Taken(node) => Some(&node.session),
+            Self::Nothing | Self::Withdrawn(_) => None,
+        }
+    }
+}
+
 impl Node {
     pub(crate) fn paths(&self) -> Vec<String> {
         self.names.iter().map(|name| format!("{}/{name}", self.parent)).collect()
@@ -123,6 +171,7 @@ impl Places {
                 held: Mutex::default(),
                 turn: tokio::sync::Mutex::default(),
                 attempts: Mutex::default(),
+                has_strays: AtomicBool::new(false),
             })
         };
         let mut all = self.all();
@@ -189,13 +238,16 @@ impl Place {
         self.known.borrow().clone()
     }
 
-    /// Asks for a node on this session; refused after a withdrawal, which would not find it.
-    pub(crate) fn send<T>(&self, session: &Arc<Session>, ask: impl FnOnce() -> T) -> Result<T> {
+    /// Asks for a node; refused after a withdrawal, which would not find it.
+    pub(crate) fn send<T>(&self, asks: &Asked, ask: impl FnOnce() -> T) -> Result<T> {
         let mut asked = None;
         self.known.send_if_modified(|known| {
             let may = !matches!(known, Known::Withdrawn(_));
             if may {
-                *known = Known::Sent(Arc::clone(session));
+                if known.session().is_some_and(|before| before.id != asks.session.id) {
+                    self.has_strays.store(true, Ordering::SeqCst);
+                }
+                *known = Known::Sent(asks.clone());
                 asked = Some(ask());
             }
             may
@@ -239,19 +291,34 @@ impl Place {
         matches!(*self.known.borrow(), Known::Nothing)
     }
 
-    /// No node is to come any more; on which session one may be.
-    pub(crate) fn withdraw(&self) -> Option<Arc<Session>> {
-        let mut session = None;
+    /// What there may be of the request now.
+    pub(crate) fn left(&self) -> Option<Left> {
+        self.left_of(&self.known.borrow())
+    }
+
+    fn left_of(&self, known: &Known) -> Option<Left> {
+        let left = match known {
+            Known::Nothing => None,
+            Known::Sent(asked) => Some(Left::Asked(asked.clone())),
+            Known::Taken(node) => Some(Left::Nodes(Arc::clone(&node.session), node.paths())),
+            Known::Withdrawn(left) => left.clone(),
+        };
+        // Then only a look at the queue finds all.
+        let has_strays = self.has_strays.load(Ordering::SeqCst);
+        left.map(|left| match has_strays {
+            true => Left::in_doubt(left.session()),
+            false => left,
+        })
+    }
+
+    /// No node is to come any more; what there may be.
+    pub(crate) fn withdraw(&self) -> Option<Left> {
+        let mut left = None;
         self.known.send_modify(|known| {
-            session = match known {
-                Known::Nothing => None,
-                Known::Sent(session) => Some(Arc::clone(session)),
-                Known::Taken(node) => Some(Arc::clone(&node.session)),
-                Known::Withdrawn(session) => session.clone(),
-            };
-            *known = Known::Withdrawn(session.clone());
+            left = self.left_of(known);
+            *known = Known::Withdrawn(left.clone());
         });
-        session
+        left
     }
 
     /// Completes when the request was withdrawn.

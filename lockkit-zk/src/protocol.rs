@@ -1,5 +1,7 @@
 //! Names of nodes: whose they are, and who is before whom.
 
+use std::cmp::Reverse;
+
 use lockkit_core::{LockName, RequestId};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -48,6 +50,11 @@ pub(crate) fn sequence(text: &str) -> Option<i32> {
     text.parse().ok().filter(|_| is_number)
 }
 
+/// The sequence of a node.
+pub(crate) fn sequence_of(node: &str) -> Option<i32> {
+    Contender::of(node.to_owned()).map(|contender| contender.sequence)
+}
+
 /// Whether a queue with this sequence is to be begun again: past 2³¹ it is negative.
 pub(crate) fn is_used_up(sequence: i32) -> bool {
     !(0..LAST_SEQUENCE).contains(&sequence)
@@ -66,6 +73,30 @@ pub(crate) fn queue(children: Vec<String>) -> Vec<Contender> {
         });
     }
     queue
+}
+
+/// Who is before a node in its queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) count: usize,
+    /// The last of them, where there are any.
+    pub(crate) next: String,
+}
+
+impl Ahead {
+    /// Who of these children is before this one; `None`: it is not among them. A queue may be long, and is
+    /// looked at often: it is neither sorted nor kept.
+    pub(crate) fn of(children: Vec<String>, own: &str) -> Option<Self> {
+        let is_there = children.iter().any(|child| child == own);
+        let own = Contender::of(own.to_owned()).filter(|_| is_there)?;
+        // How far each is before our own, in the order of `queue`.
+        let by = |it: Contender| (own.sequence.wrapping_sub(it.sequence), Reverse(it.node));
+        let ahead = children.into_iter().filter_map(Contender::of).map(by);
+        let our_own = (0, Reverse(own.node.clone()));
+        let ahead: Vec<_> = ahead.filter(|it| *it > our_own).collect();
+        let count = ahead.len();
+        Some(Self { count, next: ahead.into_iter().min().map(|(_, it)| it.0).unwrap_or_default() })
+    }
 }
 
 /// What this request's nodes begin with under a layout, in the order of their creation.
@@ -163,6 +194,27 @@ mod tests {
         assert_eq!(first, "dbca");
         let shown = sorted(&["a-lock-0000000000", "b-lock--000000001", "c-lock-0000000001"]);
         assert_eq!(shown, ["b-lock--000000001", "a-lock-0000000000", "c-lock-0000000001"]);
+    }
+
+    #[test]
+    fn who_is_before_a_node_is_what_the_queue_says() {
+        let children: Vec<_> = [
+            "a-lock--2147483647",
+            "config",
+            "b-lock-2147483647",
+            "c-lock--2147483648",
+            "dd__lock__2147483646",
+            "d-lock-2147483646",
+        ]
+        .map(str::to_owned)
+        .into();
+        let sorted = queue(children.clone());
+        for (count, own) in sorted.iter().enumerate() {
+            let next = count.checked_sub(1).map(|at| sorted[at].node.clone()).unwrap_or_default();
+            let ahead = Ahead::of(children.clone(), &own.node);
+            assert_eq!(ahead, Some(Ahead { count, next }), "{own:?}");
+        }
+        assert_eq!(Ahead::of(children, "e-lock-0000000001"), None);
     }
 
     #[test]

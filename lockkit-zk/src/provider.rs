@@ -20,6 +20,8 @@ use crate::why::Servers;
 ///
 /// It makes a session for each ttl that is in use, rounded up to whole ticks, and keeps it alive by
 /// one heartbeat, however many locks are held on it; many hundreds of them take further sessions.
+/// A killed holder's name is free between the ttl + one tick and the ttl + two ticks after its last
+/// heartbeat.
 /// The tasks that serve a session live in the runtime that made it. See the page
 /// `docs/zookeeper.md` for the algorithm and its bounds.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ impl ZkProvider {
     /// those of servers with every setting at its default.
     pub const fn declared() -> Guarantees {
         let tick = Duration::from_secs(2);
-        let range = TtlRange { min: tick, max: Duration::from_secs(36), granularity: tick };
+        let range = TtlRange { min: tick, max: Duration::from_secs(38), granularity: tick };
         let mut guarantees = Guarantees::new(Exclusion::Consensus, Expiry::Session(range));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;

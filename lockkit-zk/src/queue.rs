@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures_util::future::join_all;
+use lockkit_core::kit::{self, Answer, Asking};
 use lockkit_core::{Applied, Error, Request, Result};
 use zookeeper_client::{
-    Acl, Acls, AuthId, Client, CreateMode, Error as ZkError, MultiWriteResult, OneshotWatcher,
+    Acl, Acls, AuthId, Client, CreateMode, CreateOptions, Error as ZkError, MultiWriteResult,
     Permission,
 };
 
 use crate::cleanup::{Removal, children, children_in_sync, remove};
 use crate::error::{Outcome, is_ambiguous, to_error};
 use crate::parents;
-use crate::place::{Known, Node, Place};
-use crate::protocol::{self, Contender, data, is_of, prefixes};
+use crate::place::{Asked, Known, Node, Place};
+use crate::protocol::{self, Ahead, data, is_of, prefixes};
 use crate::session::Session;
 use crate::tokens;
 use crate::usage::InUse;
@@ -26,18 +27,25 @@ use crate::{Access, Layout};
 const NODE: usize = 56;
 
 /// How the nodes of all requests are made.
+#[derive(Clone)]
 pub(crate) struct Form {
     pub(crate) layout: Layout,
-    acls: Option<Vec<Acl>>,
+    acls: Option<Arc<[Acl]>>,
     is_open: bool,
 }
 
 /// A node in its queue, as of one look.
 pub(crate) struct Entered {
     pub(crate) node: Node,
-    pub(crate) queue: Vec<Contender>,
-    /// Fires when anything changes in the queue.
-    pub(crate) change: Option<OneshotWatcher>,
+    /// Who is before it; `None`: it is gone.
+    pub(crate) ahead: Option<Ahead>,
+}
+
+impl Entered {
+    fn new(node: Node, children: Vec<String>) -> Self {
+        let ahead = Ahead::of(children, &node.names[0]);
+        Self { node, ahead }
+    }
 }
 
 impl Form {
@@ -98,7 +106,7 @@ impl Form {
                 let is_there = children.contains(&node.names[0]);
                 is_there.then_some((node, children))
             }
-            Known::Sent(on) if on.id == session.id => {
+            Known::Sent(asked) if asked.session.id == session.id => {
                 let found = find(&client, request, session, parent, in_use).await;
                 found.map_err(|error| to_error(&error))?
             }
@@ -107,7 +115,7 @@ impl Form {
         };
         if let Some((node, children)) = found {
             place.take(node.clone())?;
-            return Ok(Entered { node, queue: protocol::queue(children), change: None });
+            return Ok(Entered::new(node, children));
         }
         let entered = self.create(&client, request, place, session, parent, in_use).await?;
         if protocol::is_used_up(entered.node.sequence) {
@@ -134,22 +142,18 @@ impl Form {
     ) -> Result<Entered> {
         loop {
             let sent = session.now();
-            let prefixes = prefixes(self.layout, request.id());
-            let mut creating = pin!(async {
-                match &*prefixes {
-                    [prefix] => self.create_one(client, prefix, request, parent).await,
-                    _ => self.create_pair(client, &prefixes, request, parent).await,
-                }
-            });
+            let (names, answer) = kit::Asked::under_way();
+            let asked = Asked { session: Arc::clone(session), names };
+            let call = self.clone().ask(client.clone(), parent.to_owned(), request.clone(), answer);
+            let mut asking = pin!(Asking::new(call, |call| session.see_to(call)));
             // The first poll sends: a withdrawal comes before it, or behind what was sent.
-            let first =
-                poll_fn(|cx| Poll::Ready(place.send(session, || creating.as_mut().poll(cx))));
+            let first = poll_fn(|cx| Poll::Ready(place.send(&asked, || asking.as_mut().poll(cx))));
             let created = match first.await? {
                 Poll::Ready(created) => created,
-                Poll::Pending => creating.await,
+                Poll::Pending => asking.await,
             };
-            let (names, czxid, looked) = match created {
-                Ok(created) => created,
+            let (names, seen) = match created {
+                Ok(Created { names, seen }) => (names, seen),
                 Err(ZkError::NoNode) => {
                     place.clear();
                     self.make_parents(client, session, parent).await?;
@@ -163,16 +167,18 @@ impl Form {
                 }
             };
             session.proven(sent);
-            let sequence = names[0].get(prefixes[0].len()..).and_then(protocol::sequence);
-            let sequence = sequence.ok_or_else(|| {
+            let (czxid, children) = match seen {
+                Some(seen) => seen,
+                None => look_at_pair(client, parent, &names[0]).await?,
+            };
+            let sequence = protocol::sequence_of(&names[0]).ok_or_else(|| {
                 Error::unavailable(Applied::Maybe, format!("a node without sequence: {}", names[0]))
             })?;
             let parent = parent.to_owned();
             let (session, _in_use) = (Arc::clone(session), in_use.clone());
             let node = Node { session, _in_use, parent, names, sequence, czxid };
             place.take(node.clone())?;
-            let (children, change) = looked.map_err(|error| to_error(&error))?;
-            return Ok(Entered { node, queue: protocol::queue(children), change: Some(change) });
+            return Ok(Entered::new(node, children.map_err(|error| to_error(&error))?));
         }
     }
 
@@ -187,54 +193,72 @@ impl Form {
         Ok(())
     }
 
-    /// Creates the node and looks at the queue, in one round trip.
-    async fn create_one(
-        &self,
-        client: &Client,
-        prefix: &str,
-        request: &Request,
-        parent: &str,
+    /// Creates the request's nodes, and says so by `answer`.
+    async fn ask(
+        self,
+        client: Client,
+        parent: String,
+        request: Request,
+        answer: Answer<Vec<String>>,
     ) -> Outcome<Created> {
-        let path = format!("{parent}/{prefix}");
+        let (data, prefixes) = (data(request.label()), prefixes(self.layout, request.id()));
         let options = CreateMode::EphemeralSequential.with_acls(self.acls());
+        let paths: Vec<_> = prefixes.iter().map(|prefix| format!("{parent}/{prefix}")).collect();
+        let [path] = &*paths else {
+            let names = create_all(&client, &paths, &data, &options).await;
+            tell(answer, &names);
+            return names.map(|names| Created { names, seen: None });
+        };
+        let created = async {
+            let created = client.create(path, &data, &options).await;
+            let name = |sequence| format!("{}{sequence}", prefixes[0]);
+            let created = created.map(|(stat, sequence)| (stat.czxid, vec![name(sequence)]));
+            tell(answer, &created.as_ref().map(|(_, names)| names.clone()).map_err(ZkError::clone));
+            created
+        };
         // Both are sent at once, in this order, and served in it.
-        let created = client.create(&path, &data(request.label()), &options);
-        let looked = client.list_and_watch_children(parent);
-        let (created, looked) = tokio::join!(created, looked);
-        let (stat, sequence) = created?;
-        Ok((vec![format!("{prefix}{sequence}")], stat.czxid, looked))
+        let (created, looked) = tokio::join!(created, children(&client, &parent));
+        let (czxid, names) = created?;
+        Ok(Created { names, seen: Some((czxid, looked)) })
     }
+}
 
-    /// Creates both nodes at once. The answer tells no transaction, so it takes one more round trip.
-    async fn create_pair(
-        &self,
-        client: &Client,
-        prefixes: &[String],
-        request: &Request,
-        parent: &str,
-    ) -> Outcome<Created> {
-        let mut multi = client.new_multi_writer();
-        let options = CreateMode::EphemeralSequential.with_acls(self.acls());
-        for prefix in prefixes {
-            let path = format!("{parent}/{prefix}");
-            multi.add_create(&path, &data(request.label()), &options)?;
-        }
-        let mut paths = Vec::new();
-        for result in multi.commit().await.map_err(ZkError::from)? {
-            if let MultiWriteResult::Create { path, .. } = result {
-                paths.push(path);
-            }
-        }
-        let stat = client.check_stat(&paths[0]);
-        let looked = client.list_and_watch_children(parent);
-        let (stat, looked) = tokio::join!(stat, looked);
-        // They are there, whatever this look ran into.
-        let stat = stat.map_err(|error| ZkError::UnexpectedError(error.to_string()))?;
-        // Gone already, it is not in the queue either.
-        let czxid = stat.map_or(0, |stat| stat.czxid);
-        let name = |path: &String| path.rsplit('/').next().unwrap_or_default().to_owned();
-        Ok((paths.iter().map(name).collect(), czxid, looked))
+/// Says what was created, if that is known.
+fn tell(answer: Answer<Vec<String>>, created: &Outcome<Vec<String>>) {
+    match created {
+        Ok(names) => answer.is(names.clone()),
+        Err(error) if !is_ambiguous(error) => answer.is(Vec::new()),
+        Err(_) => {}
     }
+}
+
+/// Creates all of these nodes at once; their names.
+async fn create_all(
+    client: &Client,
+    paths: &[String],
+    data: &[u8],
+    options: &CreateOptions<'_>,
+) -> Outcome<Vec<String>> {
+    let mut multi = client.new_multi_writer();
+    for path in paths {
+        multi.add_create(path, data, options)?;
+    }
+    let name = |result| match result {
+        MultiWriteResult::Create { path, .. } => path.rsplit('/').next().map(str::to_owned),
+        _ => None,
+    };
+    let created = multi.commit().await.map_err(ZkError::from)?;
+    Ok(created.into_iter().filter_map(name).collect())
+}
+
+/// What the creation of a pair does not tell: its transaction, and the queue.
+async fn look_at_pair(client: &Client, parent: &str, first: &str) -> Result<Seen> {
+    let path = format!("{parent}/{first}");
+    let (stat, looked) = tokio::join!(client.check_stat(&path), children(client, parent));
+    // They are there, whatever this look ran into.
+    let stat = stat.map_err(|error| Error::unavailable(Applied::Maybe, error))?;
+    // Gone already, it is not in the queue either.
+    Ok((stat.map_or(0, |stat| stat.czxid), looked))
 }
 
 /// The base that a name's node lies directly below.
@@ -242,8 +266,14 @@ fn base_of(parent: &str) -> &str {
     parent.rsplit_once('/').map_or("", |(base, _)| base)
 }
 
-/// The names of the nodes, their transaction, and what a look at the queue gave.
-type Created = (Vec<String>, i64, Outcome<(Vec<String>, OneshotWatcher)>);
+/// What was created.
+struct Created {
+    names: Vec<String>,
+    seen: Option<Seen>,
+}
+
+/// The transaction that created them, and what a look at the queue gave.
+type Seen = (i64, Outcome<Vec<String>>);
 
 /// The identities of the scheme `digest` hold a password's hash.
 impl std::fmt::Debug for Form {

@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use lockkit_core::kit::{LONGEST_CALL, session_term};
-use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result, Term};
+use lockkit_core::kit::{Gathered, LONGEST_CALL, Refused, session_term, within};
+use lockkit_core::{Applied, Clock, Error, Instant, LossReason, RequestId, Result, Term};
 use tokio::sync::{mpsc, watch};
 use zookeeper_client::{Client, MultiWriteError};
 
 use crate::error::Outcome;
 use crate::limits::Limits;
 use crate::proof::Proof;
-use crate::refused::Refused;
-use crate::usage::{InUse, Users};
+use crate::usage::{Beat, InUse, Users};
 use life::Life;
 pub(crate) use life::Link;
 use reopening::Reopening;
@@ -38,7 +37,9 @@ pub(crate) struct Session {
     pub(crate) id: i64,
     /// The base of the store's tokens, as it was read last; it counts until the next reopening.
     token_base: Mutex<Option<(watch::Receiver<()>, u64)>>,
-    refused: Arc<Refused>,
+    refused: Arc<Refused<Client>>,
+    /// Requests in doubt, by the nodes that theirs may be below.
+    doubts: Arc<Gathered<String, RequestId, Outcome<()>>>,
 }
 
 /// What the session's task does for others.
@@ -79,8 +80,9 @@ impl Session {
         #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
         tokio::spawn(keep(kept_alive, Arc::clone(&life), reopening, chores));
         let cleaner = Mutex::new(Some(cleaner));
-        let (token_base, refused) = (Mutex::default(), Arc::<Refused>::default());
-        let session = Self { cleaner, life, id, token_base, refused: Arc::clone(&refused) };
+        let (token_base, refused) = (Mutex::default(), Arc::<Refused<_>>::default());
+        let doubts = Arc::default();
+        let session = Self { cleaner, life, id, token_base, refused: Arc::clone(&refused), doubts };
         session.sweep(|client, clock| async move { refused.repeat(&client, &clock).await });
         Arc::new(session)
     }
@@ -169,6 +171,10 @@ impl Session {
         Error::unavailable(Applied::No, format!("the session {:#x} has ended", self.id))
     }
 
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.life.clock
+    }
+
     /// An instant from which a write counts as proof of life, once it is acked.
     pub(crate) fn now(&self) -> Instant {
         self.life.clock.now()
@@ -189,9 +195,13 @@ impl Session {
         session_term(&self.life.clock, latest, ttl, clock)
     }
 
-    /// The term as soon as it gives the whole ttl.
-    pub(crate) async fn whole_term(&self, clock: &Clock) -> Result<Term> {
-        self.term_once(clock, Proof::is_whole).await
+    /// The term as soon as it gives the whole ttl, or after half a tick as soon as it gives half of it.
+    pub(crate) async fn first_term(&self, clock: &Clock) -> Result<Term> {
+        let half_a_tick = self.life.proof().tick() / 2;
+        match within(&self.life.clock, half_a_tick, self.term_once(clock, Proof::is_whole)).await {
+            Some(term) => term,
+            None => self.term_once(clock, Proof::is_enough).await,
+        }
     }
 
     /// The term that counts from after this call began, once it is known how long the session lasts.
@@ -217,6 +227,14 @@ impl Session {
         self.take(work, true)
     }
 
+    /// Has the session's task wait for this answer, unless the session ends before.
+    pub(crate) fn see_to<T>(&self, call: Pin<Box<dyn Future<Output = T> + Send>>)
+    where
+        T: 'static,
+    {
+        self.sweep(|_, _| async move { drop(call.await) });
+    }
+
     /// Has the session's task do this unless the session ends before.
     pub(crate) fn sweep<F: Future<Output = ()> + Send + 'static>(
         &self,
@@ -236,8 +254,13 @@ impl Session {
         cleaner.as_ref().is_some_and(|to| to.send(Chore { work, is_awaited }).is_ok())
     }
 
+    /// What is in doubt on it.
+    pub(crate) fn doubts(&self) -> Arc<Gathered<String, RequestId, Outcome<()>>> {
+        Arc::clone(&self.doubts)
+    }
+
     /// What its servers refused to remove.
-    pub(crate) fn refused(&self) -> Arc<Refused> {
+    pub(crate) fn refused(&self) -> Arc<Refused<Client>> {
         Arc::clone(&self.refused)
     }
 
@@ -304,7 +327,8 @@ async fn keep(
             biased;
             changed = states.changed() => told = Some(changed),
             Some(beat) = beats.next(), if !beats.is_empty() => match beat {
-                Ok(sent) => life.proven(sent),
+                Ok((Beat::Proof, sent)) => life.proven(sent),
+                Ok((Beat::Touch, sent)) => life.touched(sent),
                 Err(zookeeper_client::Error::SessionExpired) => break,
                 Err(_) => {}
             },
@@ -326,10 +350,10 @@ async fn keep(
             }
             () = reached(&life.clock, times.closes) => if life.users.closes(idle) { break },
             () = reached(&life.clock, times.looks) => reopening.look(state),
-            () = life.clock.sleep_until(due), if times.beats && beats.len() < UNANSWERED => {
+            () = life.clock.sleep_until(due), if times.beats.is_some() && beats.len() < UNANSWERED => {
                 let sent = life.clock.now();
-                beats.push(beat(client.clone(), sent));
-                due = times.next_beat(&life, sent);
+                beats.extend(times.beats.map(|kind| beat(client.clone(), kind, sent)));
+                due = sent.saturating_add(times.interval);
             }
         }
     }
@@ -344,17 +368,21 @@ async fn reached(clock: &Clock, at: Option<Instant>) {
     }
 }
 
-/// One heartbeat: a write that changes nothing, but that takes a majority and a live session.
-async fn beat(client: Client, sent: Instant) -> Outcome<Instant> {
+/// One heartbeat: a write that changes nothing, but that takes a majority and a live session; or a read.
+async fn beat(client: Client, kind: Beat, sent: Instant) -> Outcome<(Beat, Instant)> {
+    let answered = Ok((kind, sent));
+    if kind == Beat::Touch {
+        return client.check_stat("/").await.and(answered);
+    }
     let mut check = client.new_multi_writer();
     check.add_check_version("/", -1)?;
     match check.commit().await {
-        Ok(_) => Ok(sent),
+        Ok(_) => answered,
         Err(MultiWriteError::RequestFailed { source }) => Err(source),
         Err(MultiWriteError::OperationFailed { source, .. }) => match source {
             zookeeper_client::Error::SessionExpired => Err(source),
             // Without the right to look, it was a write all the same.
-            _ => Ok(sent),
+            _ => answered,
         },
     }
 }

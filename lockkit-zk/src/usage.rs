@@ -10,6 +10,15 @@ use tokio::sync::Notify;
 /// requests after a reconnection, takes the second answer for an error, and loses the session.
 const ROOM: usize = 120 * 1024;
 
+/// What keeps a session alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// A write, which proves that it lives.
+    Proof,
+    /// A read while it is unused, so that the next user's first write proves enough.
+    Touch,
+}
+
 /// The users of a session.
 #[derive(Debug)]
 pub(crate) struct Users {
@@ -22,6 +31,8 @@ pub(crate) struct Users {
 #[derive(Debug)]
 struct Usage {
     users: usize,
+    /// Whether there ever was one.
+    was_used: bool,
     /// Of the paths that they may watch.
     bytes: usize,
     /// When the last of them left.
@@ -43,7 +54,8 @@ struct Use {
 
 impl Users {
     pub(crate) fn new(clock: Clock) -> Self {
-        let usage = Usage { users: 0, bytes: 0, since: clock.now(), is_closed: false };
+        let usage =
+            Usage { users: 0, was_used: false, bytes: 0, since: clock.now(), is_closed: false };
         Self { clock, usage: Mutex::new(usage), wanted: Notify::new() }
     }
 
@@ -59,6 +71,7 @@ impl Users {
             self.wanted.notify_one();
         }
         usage.users += 1;
+        usage.was_used = true;
         usage.bytes += bytes;
         Some(InUse { _counted: Arc::new(Use { users: Arc::clone(self), bytes }) })
     }
@@ -66,6 +79,15 @@ impl Users {
     /// Completes when there is one again.
     pub(crate) async fn wanted(&self) {
         self.wanted.notified().await;
+    }
+
+    /// What keeps the session alive for those that use it, or may again.
+    pub(crate) fn beat(&self) -> Option<Beat> {
+        let usage = self.usage();
+        match usage.users {
+            0 => usage.was_used.then_some(Beat::Touch),
+            _ => Some(Beat::Proof),
+        }
     }
 
     /// Since when there is none.

@@ -1,4 +1,21 @@
 //! Waiting in a queue, and knowing when a node is gone.
+//!
+//! ```text
+//!                 others before it
+//! entered --------------------------------> behind --the one before it is gone--> looks at the queue
+//!    | none, or                               |                                         |
+//!    | none that keeps it out                 | and was the only one          none left | others
+//!    v                                        v                                         |   |
+//! first <---its own node is there------- alone, it seems                                |   +--> behind
+//!    ^                                                                                  |
+//!    +----------------------------------------------------------------------------------+
+//!
+//! any state --its own node is not there--> gone
+//! ```
+//!
+//! The end of the node before proves nothing of the own one, which an operator may have removed. So a look
+//! that shows it comes before each grant: at the queue, or at the node itself by a watch, which long waits
+//! and long holds need anyway. Short ones do without.
 
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -8,26 +25,36 @@ use std::time::Duration;
 use futures_util::future::{join_all, select_all};
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Error, Holder, Kind, Request, Result, StoreSays};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use zookeeper_client::{Client, Error as ZkError, EventType, OneshotWatcher};
 
 use crate::error::{Outcome, is_ambiguous, limited, to_error};
 use crate::place::Node;
-use crate::protocol::{Contender, label, queue};
+use crate::protocol::{Ahead, label};
 use crate::queue::Entered;
 use crate::session::{Link, Session};
 
 /// Before a watch that could not be set is tried again.
 const PAUSE: Duration = Duration::from_millis(50);
+/// A hold that lasts so long watches its node: an operator's removal is told within that.
+const LONG_HOLD: Duration = Duration::from_millis(100);
+/// A wait that lasts so long does.
+const LONG_WAIT: Duration = Duration::from_millis(500);
 
-/// Completes when one of a node's pair, or the node itself, is gone; pending once its session has
-/// ended, which tells of itself.
-pub(crate) type Gone = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A watch on a node, set after a while, or when it is wanted.
+pub(crate) struct Watched {
+    /// Completes when one of the node's pair, or the node itself, is gone; pending once its session has
+    /// ended, which tells of itself.
+    pub(crate) gone: Pin<Box<dyn Future<Output = ()> + Send>>,
+    wanted: Arc<Notify>,
+    /// Whether the node was there as it was set.
+    is_set: watch::Receiver<bool>,
+}
 
 /// How a look at the queue, or a wait there, ended.
 pub(crate) enum Turn {
     /// The node is the first.
-    First(Gone),
+    First(Watched),
     /// Another is before it.
     Behind,
     /// The node is gone: another client removed it.
@@ -36,121 +63,76 @@ pub(crate) enum Turn {
 
 impl Entered {
     /// Looks once whether the node is the first.
-    pub(crate) fn look(self, kind: Kind) -> Turn {
-        match position(&self.queue, &self.node) {
+    pub(crate) fn look(self, request: &Request) -> Turn {
+        match self.ahead {
             None => Turn::Gone,
-            Some(at) if is_admitted(kind, at) => {
-                // Alone, the look's own watch tells of a removal, and nothing more is asked.
-                let change = self.change.filter(|_| self.queue.len() == 1);
-                Turn::First(gone(&self.node, vec![change]))
+            Some(ahead) if is_admitted(request.kind(), ahead.count) => {
+                Turn::First(Watched::after(LONG_HOLD, &self.node))
             }
             Some(_) => Turn::Behind,
         }
     }
 
-    /// Waits until the node is the first, by watches on the node before it and on itself.
+    /// Waits until the node is the first, by a watch on the node before it.
     pub(crate) async fn wait(mut self, request: &Request) -> Result<Turn> {
-        let kind = request.kind();
-        if position(&self.queue, &self.node).is_none_or(|at| is_admitted(kind, at)) {
-            return Ok(self.look(kind));
-        }
-        // A change behind us is of no interest.
-        self.change = None;
-        let node = self.node;
-        let mut own = None;
+        let mut own = Watched::after(LONG_WAIT, &self.node);
         let mut holder = None;
         loop {
-            let before = match position(&self.queue, &node) {
-                None => return Ok(Turn::Gone),
-                Some(at) if is_admitted(kind, at) => {
-                    return Ok(Turn::First(own.unwrap_or_else(|| gone(&node, Vec::new()))));
+            let ahead = match &self.ahead {
+                Some(ahead) if !is_admitted(request.kind(), ahead.count) => ahead,
+                _ => {
+                    return Ok(match self.look(request) {
+                        // Dropped, it would be told to the servers, and set again.
+                        Turn::First(_) if *own.is_set.borrow() => Turn::First(own),
+                        turn => turn,
+                    });
                 }
-                Some(at) => at - 1,
             };
-            let armed = arm(request, &node, &self.queue, before, own.is_none(), holder.is_none());
-            match armed.await? {
-                Armed::Gone => return Ok(Turn::Gone),
-                Armed::Changed => {}
-                Armed::Set { watch, own: set, holder: seen } => {
-                    if let Some(set) = set {
-                        own = Some(gone(&node, set));
-                    }
-                    holder = seen.or(holder);
-                    request.report(StoreSays::Held(holder.clone()));
-                    let removed = own.get_or_insert_with(|| Box::pin(pending()));
-                    let event = tokio::select! {
+            let node = &self.node;
+            if let Some((data, watch)) = watch_next(request, node, ahead).await? {
+                if ahead.count == 1 {
+                    holder = data.map(|data| Holder::new(label(&data).0));
+                }
+                let event = tokio::select! {
+                    biased;
+                    () = &mut own.gone => return Ok(Turn::Gone),
+                    event = watch.changed() => event.event_type,
+                    error = tell(&node.session, request, holder.as_ref()) => return Err(error),
+                };
+                // No node comes before ours later: with the only one gone, it is our turn.
+                if event == EventType::NodeDeleted && ahead.count == 1 {
+                    let is_set = own.set();
+                    return tokio::select! {
                         biased;
-                        () = &mut *removed => return Ok(Turn::Gone),
-                        event = watch.changed() => event.event_type,
-                        error = tell(&node.session, request, holder.as_ref()) => return Err(error),
+                        () = &mut own.gone => Ok(Turn::Gone),
+                        () = is_set => Ok(Turn::First(own)),
+                        error = tell(&node.session, request, holder.as_ref()) => Err(error),
                     };
-                    // No node comes before ours later: with the only one gone, it is our turn.
-                    if event == EventType::NodeDeleted && before == 0 {
-                        self.queue.remove(0);
-                        continue;
-                    }
                 }
             }
-            self.queue = look_again(request, &node).await?;
+            self.ahead = look_again(request, node).await?;
         }
     }
 }
 
-/// What became of watches that were to be set.
-enum Armed {
-    Set {
-        watch: OneshotWatcher,
-        own: Option<Vec<Option<OneshotWatcher>>>,
-        holder: Option<Holder>,
-    },
-    /// The queue is no longer as it was.
-    Changed,
-    /// Our node is gone.
-    Gone,
-}
-
-/// Sets a watch on the node before ours, and at first on ours; tells who holds.
-async fn arm(
+/// Watches the node before ours, with what it holds; `None`: it is gone, or the servers are out of reach for
+/// now, and the place in the queue lives as long as the session.
+async fn watch_next(
     request: &Request,
     node: &Node,
-    queue: &[Contender],
-    before: usize,
-    arms_own: bool,
-    asks_holder: bool,
-) -> Result<Armed> {
+    ahead: &Ahead,
+) -> Result<Option<(Option<Vec<u8>>, OneshotWatcher)>> {
     let client = node.session.client()?;
-    let path = |at: usize| format!("{}/{}", node.parent, queue[at].node);
-    let (paths, before_path, first_path) = (node.paths(), path(before), path(0));
-    let asked = async {
-        let watch = watched(&client, &before_path);
-        let own = paths.iter().filter(|_| arms_own);
-        let own = join_all(own.map(|path| watched(&client, path)));
-        let first = async {
-            let asks = asks_holder && before > 0;
-            if asks { client.get_data(&first_path).await.ok() } else { None }
-        };
-        Ok(tokio::join!(watch, own, first))
-    };
-    let asked = limited(request.clock(), call_limit(request.ttl()), asked).await;
-    let Ok((watch, own, first)) = asked else { return unsure(request, &node.session) };
-    let mut set = Vec::new();
-    for own in own {
-        match own {
-            Ok((_, watch)) => set.push(Some(watch)),
-            Err(ZkError::NoNode) => return Ok(Armed::Gone),
-            Err(error) if !is_ambiguous(&error) => return Err(to_error(&error)),
-            Err(_) => return unsure(request, &node.session),
+    let path = format!("{}/{}", node.parent, ahead.next);
+    let asked = async { Ok(watched(&client, &path).await) };
+    match limited(request.clock(), call_limit(request.ttl()), asked).await {
+        Ok(Ok(watched)) => Ok(Some(watched)),
+        Ok(Err(ZkError::NoNode)) => Ok(None),
+        Ok(Err(error)) if !is_ambiguous(&error) => Err(to_error(&error)),
+        Ok(Err(_)) | Err(_) => {
+            request.report(StoreSays::Unreachable);
+            node.session.client().map(|_| None)
         }
-    }
-    match watch {
-        Ok((data, watch)) => {
-            let data = if before == 0 { data } else { first.map(|(data, _)| data) };
-            let holder = data.map(|data| Holder::new(label(&data).0));
-            Ok(Armed::Set { watch, own: arms_own.then_some(set), holder })
-        }
-        Err(ZkError::NoNode) => Ok(Armed::Changed),
-        Err(error) if !is_ambiguous(&error) => Err(to_error(&error)),
-        Err(_) => unsure(request, &node.session),
     }
 }
 
@@ -168,21 +150,15 @@ async fn watched(client: &Client, path: &str) -> Outcome<(Option<Vec<u8>>, Onesh
     }
 }
 
-/// The servers are out of reach for now: the place in the queue lives as long as the session.
-fn unsure(request: &Request, session: &Session) -> Result<Armed> {
-    request.report(StoreSays::Unreachable);
-    session.client().map(|_| Armed::Changed)
-}
-
-/// The queue as of now, as soon as servers can be reached.
-async fn look_again(request: &Request, node: &Node) -> Result<Vec<Contender>> {
+/// Who is before the node now, as soon as servers can be reached.
+async fn look_again(request: &Request, node: &Node) -> Result<Option<Ahead>> {
     loop {
         node.session.up().await?;
         let client = node.session.client()?;
         let look = async { Ok(client.list_children(&node.parent).await) };
         match limited(request.clock(), call_limit(request.ttl()), look).await {
-            Ok(Ok(children)) => return Ok(queue(children)),
-            Ok(Err(ZkError::NoNode)) => return Ok(Vec::new()),
+            Ok(Ok(children)) => return Ok(Ahead::of(children, &node.names[0])),
+            Ok(Err(ZkError::NoNode)) => return Ok(None),
             Ok(Err(error)) if !is_ambiguous(&error) => return Err(to_error(&error)),
             Ok(Err(_)) | Err(_) => {
                 request.report(StoreSays::Unreachable);
@@ -207,51 +183,70 @@ async fn tell(session: &Session, request: &Request, holder: Option<&Holder>) -> 
     }
 }
 
-/// Completes when one of the node's paths is gone; `armed` are watches that were set on them.
-fn gone(node: &Node, armed: Vec<Option<OneshotWatcher>>) -> Gone {
-    let session = Arc::clone(&node.session);
-    let mut armed = armed.into_iter();
-    let paths = node.paths().into_iter();
-    let all = paths.map(|path| {
-        let (session, reopenings) = (Arc::clone(&session), session.reopenings());
-        Box::pin(one_gone(session, reopenings, path, armed.next().flatten()))
-    });
-    let all: Vec<_> = all.collect();
-    Box::pin(async move {
-        select_all(all).await;
-    })
-}
-
-async fn one_gone(
-    session: Arc<Session>,
-    mut reopenings: watch::Receiver<()>,
-    path: String,
-    mut armed: Option<OneshotWatcher>,
-) {
-    loop {
-        if let Some(watch) = armed.take() {
+impl Watched {
+    /// A watch on the node that is set after so long.
+    pub(crate) fn after(pause: Duration, node: &Node) -> Self {
+        let wanted = Arc::<Notify>::default();
+        let (sets, is_set) = watch::channel(false);
+        let (session, paths, wish) = (Arc::clone(&node.session), node.paths(), Arc::clone(&wanted));
+        let gone = Box::pin(async move {
             tokio::select! {
-                _ = watch.changed() => {}
-                () = missing(&session, &mut reopenings, &path) => return,
+                () = session.clock().sleep(pause) => {}
+                () = wish.notified() => {}
+            }
+            until_gone(&session, &paths, &sets).await;
+        });
+        Self { gone, wanted, is_set }
+    }
+
+    /// Has it set at once; completes when it is, where the node is there, if `gone` is polled meanwhile.
+    pub(crate) fn set(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut is_set = self.is_set.clone();
+        self.wanted.notify_one();
+        async move {
+            // Without a sender, the node is gone, which is told otherwise.
+            if is_set.wait_for(|is_set| *is_set).await.is_err() {
+                pending::<()>().await;
             }
         }
+    }
+}
+
+/// Completes when one of these paths is gone; `is_set` says whether all are watched.
+async fn until_gone(session: &Session, paths: &[String], is_set: &watch::Sender<bool>) {
+    loop {
+        let mut reopenings = session.reopenings();
         let Ok(client) = session.client() else { return pending().await };
-        match watched(&client, &path).await {
-            Ok((_, watch)) => armed = Some(watch),
+        let set = join_all(paths.iter().map(|path| watched(&client, path))).await;
+        match set.into_iter().collect::<Outcome<Vec<_>>>() {
+            Ok(watches) => {
+                is_set.send_replace(true);
+                let changed = watches.into_iter().map(|(_, watch)| Box::pin(watch.changed()));
+                tokio::select! {
+                    (changed, ..) = select_all(changed) => {
+                        if changed.event_type == EventType::NodeDeleted {
+                            return;
+                        }
+                    }
+                    () = missing(session, &mut reopenings, paths) => return,
+                }
+                is_set.send_replace(false);
+            }
             Err(ZkError::NoNode) => return,
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
 
-/// Completes when the node is not there after a reconnection. A watch on its parent does not tell
+/// Completes when one of them is not there after a reconnection. A watch on their parent does not tell
 /// of it where the servers were restored from an older backup.
-async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, path: &str) {
+async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, paths: &[String]) {
     // The sender lives as long as the session.
     while reopenings.changed().await.is_ok() {
         let Ok(client) = session.client() else { break };
+        let stats = join_all(paths.iter().map(|path| client.check_stat(path))).await;
         // Without an answer, another reconnection is near.
-        if matches!(client.check_stat(path).await, Ok(None)) {
+        if stats.iter().any(|stat| matches!(stat, Ok(None))) {
             return;
         }
     }
@@ -262,8 +257,4 @@ async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, path: 
 /// not enter the queue.
 fn is_admitted(kind: Kind, before: usize) -> bool {
     kind.admits(std::iter::repeat_n(Kind::Exclusive, before))
-}
-
-fn position(queue: &[Contender], node: &Node) -> Option<usize> {
-    queue.iter().position(|contender| contender.node == node.names[0])
 }

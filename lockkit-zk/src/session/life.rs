@@ -52,6 +52,13 @@ impl Life {
         self.proof.send_if_modified(|proof| proof.acked(sent));
     }
 
+    pub(super) fn touched(&self, sent: Instant) {
+        self.proof.send_if_modified(|proof| {
+            proof.touched(sent);
+            false
+        });
+    }
+
     pub(super) fn set_link(&self, to: Link) {
         self.link.send_if_modified(|link| std::mem::replace(link, to) != to);
     }

@@ -8,13 +8,14 @@ use zookeeper_client::SessionState;
 
 use super::life::{Life, Link};
 use super::reopening::Reopening;
+use crate::usage::Beat;
 
 /// When the session's task does what, if nothing happens before.
 pub(super) struct Times {
     /// Between two heartbeats.
     pub(super) interval: Duration,
-    /// Whether there are heartbeats.
-    pub(super) beats: bool,
+    /// What the heartbeats are, if there are any.
+    pub(super) beats: Option<Beat>,
     /// When a session is closed that stays unused.
     pub(super) closes: Option<Instant>,
     /// When it is seen again whether the session is reopened, or ends early.
@@ -47,18 +48,11 @@ impl Times {
         let looks_again = (!is_up).then(|| reopening.looks_at());
         Some(Self {
             interval: reopening.interval(&proof),
-            beats: is_up && idle_since.is_none(),
+            beats: life.users.beat().filter(|_| is_up),
             closes: idle_since
                 .filter(|_| is_up && !is_busy)
                 .map(|since| since.saturating_add(idle)),
             looks: [ends_early, looks_again].into_iter().flatten().min(),
         })
-    }
-
-    /// When the next heartbeat is sent after this one: after a silence it takes two to trust the
-    /// session again.
-    pub(super) fn next_beat(&self, life: &Life, sent: Instant) -> Instant {
-        let silent = sent.saturating_since(life.proof().before) > self.interval * 3;
-        sent.saturating_add(if silent { self.interval / 8 } else { self.interval })
     }
 }

@@ -32,6 +32,6 @@ async fn random_clients_never_believe_two_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; `cargo xtask soak` runs it"]
-async fn random_clients_never_believe_two_at_once_over_five_thousand_grants() {
-    fuzz(5_000).await;
+async fn random_clients_never_believe_two_at_once_over_twenty_thousand_grants() {
+    fuzz(20_000).await;
 }

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use lockkit::connect;
 use testbed::{EtcdServer, Link, PostgresServer, RedisServer, ZkServer};
+use tokio::task::JoinSet;
 
 const CYCLES: u64 = 200;
 
@@ -22,6 +23,28 @@ async fn added(url: &str, count: impl Fn() -> u64) -> f64 {
     let each = (count() - before) as f64 / CYCLES as f64;
     drop(locks);
     each
+}
+
+/// What so many cycles of one name add to a count where eight tasks take turns.
+async fn added_by_eight(url: &str, count: impl Fn() -> u64) -> f64 {
+    const TASKS: u64 = 8;
+    let locks = connect(url).await.unwrap();
+    let work = async |cycles: u64| {
+        let mut tasks = JoinSet::new();
+        for _ in 0..TASKS {
+            let lock = locks.lock("contended");
+            tasks.spawn(async move {
+                for _ in 0..cycles {
+                    lock.acquire().await.unwrap().release().await.unwrap();
+                }
+            });
+        }
+        tasks.join_all().await;
+    };
+    work(3).await;
+    let before = count();
+    work(CYCLES).await;
+    (count() - before) as f64 / (TASKS * CYCLES) as f64
 }
 
 /// Allows for a keep-alive or two that come in between.
@@ -75,7 +98,7 @@ async fn etcd_a_cycle_is_two_transactions_and_two_writes() {
 }
 
 #[tokio::test]
-async fn zk_a_cycle_is_four_packets() {
+async fn zk_a_cycle_is_three_packets_and_a_contended_one_five() {
     let server = ZkServer::start().unwrap();
     let url = format!("zk://{}", server.address());
     let packets = || {
@@ -83,8 +106,10 @@ async fn zk_a_cycle_is_four_packets() {
         let line = text.lines().find_map(|line| line.strip_prefix("zk_packets_received"));
         line.unwrap().trim().parse().unwrap()
     };
-    // A node, a list with a watch, the end of that watch, a deletion; pings of the sessions beside them.
-    at_most(added(&url, packets).await, 4.0, "packets");
+    // A node, a list, a deletion; heartbeats of the sessions beside them.
+    at_most(added(&url, packets).await, 3.0, "packets");
+    // And a watch on the node before, and a look at its own node after that one's end.
+    at_most(added_by_eight(&url, packets).await, 5.0, "packets");
 }
 
 /// The sum of etcd's counters of unary calls that it has begun to serve, over the lines with this label.

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 /// The holder's member where there are three; of members with the same data the last one leads.
 const FIRST: usize = 0;
 /// How many ticks more than its ttl a session lasts.
-const SPARE: u32 = 2;
+const SPARE: u32 = 1;
 
 /// A holder and a waiter.
 pub(super) struct Place {
