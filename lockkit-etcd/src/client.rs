@@ -13,7 +13,7 @@ use crate::endpoints::{CallOutcome, Endpoints};
 use crate::keeper::Keepers;
 use crate::mark::Mark;
 use crate::protocol::{Keys, Seen, send};
-use crate::requests::{Entry, Record, Requests, live_sessions, outlive_sweep, prune};
+use crate::requests::{self, Record, Requests, Sending, clear, live_sessions, prune};
 use crate::session::{Session, Use};
 use crate::watch::Watch;
 
@@ -78,7 +78,7 @@ impl Client {
             }
             let session = loop {
                 let age = self.endpoints.history.age();
-                let opened = Session::open(&self.endpoints, &self.keys, clock, ttl, end).await;
+                let opened = Session::open(&self.endpoints, clock, ttl, end).await;
                 // Its own answer may be the one that shows that the history went back.
                 if age == self.endpoints.history.age() || clock.now() >= end {
                     break opened?;
@@ -102,12 +102,18 @@ impl Client {
         }
     }
 
-    /// Begins an attempt. A sweep may be removing what an earlier one of the same request has left:
-    /// nothing is sent that it could still remove.
-    pub(crate) async fn attempt(&self, request: &Request) -> Result<Entry> {
-        let entry = self.requests.enter(request);
-        outlive_sweep(&self.endpoints, &entry).await?;
-        Ok(entry)
+    /// Counts a sending of what puts the request's key.
+    pub(crate) async fn sending<'a>(
+        &self,
+        record: &'a Record,
+        session: &Use,
+    ) -> Result<Sending<'a>> {
+        requests::sending(&self.requests, &self.endpoints, &self.keys, record, session).await
+    }
+
+    /// Removes what the request has in the store, and has refused what may still come of it.
+    pub(crate) async fn clear(&self, record: &Record) -> Result<()> {
+        clear(&self.requests, &self.endpoints, record).await
     }
 
     /// Ends every session; whether the store has acknowledged all of it.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::endpoints::Endpoints;
 use crate::error::Failure;
 use crate::member_client::MemberClient;
-use crate::requests::{Requests, Sweeping, orphans};
+use crate::requests::{Orphan, Requests, orphans};
 use crate::session::Session;
 
 /// How long an unused session is kept for the next lock.
@@ -290,9 +290,9 @@ impl Keeper {
     /// What is left of requests whose drivers ended without a word would live as long as the lease.
     fn orphans(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
         let Some(requests) = self.requests.upgrade() else { return Vec::new() };
-        let sweep = |sweeping: Sweeping| {
+        let sweep = |orphan: Orphan| {
             let (requests, endpoints) = (Arc::clone(&requests), Arc::clone(&self.endpoints));
-            async move { sweeping.run(&requests, &endpoints).await }
+            async move { orphan.sweep(&requests, &endpoints).await }
         };
         let orphans = orphans(&requests, self.lease, self.ttl.max(ORPHANED));
         orphans.into_iter().map(sweep).collect()

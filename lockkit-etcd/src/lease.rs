@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client as Driver, Compare, CompareOp, LeaseTimeToLiveOptions};
+use etcd_client::{Client as Driver, Compare, CompareOp, LeaseTimeToLiveOptions, Txn};
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Result, Term};
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
 use crate::error::Failure;
-use crate::protocol::{Own, revision_of};
-use crate::requests::{Entry, is_clear, retire};
+use crate::own::Own;
+use crate::protocol::revision_of;
+use crate::queue::Position;
+use crate::requests::{Entry, Leaving, is_in_doubt, leaving};
 use crate::session::{Session, Use};
 use crate::sight::KeyState;
+use crate::slots::Removal;
 
 /// How old an acknowledged keep-alive may be to serve one more lock: many locks that are renewed
 /// at their own times then share a few keep-alives.
@@ -63,6 +66,7 @@ pub(crate) struct EtcdLease {
     session: Arc<Session>,
     /// Until a release is refused.
     in_use: Mutex<Option<Use>>,
+    own: Arc<Own>,
     grant: Arc<EtcdGrant>,
     /// When the request was sent that was granted.
     sent: Instant,
@@ -74,17 +78,16 @@ pub(crate) struct EtcdLease {
     released: AtomicBool,
 }
 
-/// What the store granted, as of `place`: the revision that created the key, and one at which it was
-/// there.
+/// What the store granted, as of this position.
 pub(crate) async fn grant(
     client: &Arc<Client>,
     entry: Entry,
     session: Use,
-    place: (i64, i64),
+    place: Position,
     sent: Instant,
 ) -> Result<Grant> {
     let (clock, ttl) = (entry.request().clock(), session.ttl);
-    let native = u64::try_from(place.0).unwrap_or(0);
+    let native = u64::try_from(place.created).unwrap_or(0);
     let token = FencingToken::with_base(client.token_base, native)?;
     let mut term = session.term(clock);
     // After trouble: what is granted should last.
@@ -105,33 +108,28 @@ impl EtcdLease {
         client: Arc<Client>,
         entry: Entry,
         session: Use,
-        (created, known): (i64, i64),
+        Position { own, created, first }: Position,
         sent: Instant,
     ) -> Self {
-        let request = entry.request();
-        let key = client.keys.directory(request.name()).key(session.lease, request.id());
-        let grant = EtcdGrant { key, create_revision: created, lease: session.lease };
+        let (key, lease) = (own.key.clone(), session.lease);
         Self {
             client,
             entry,
             session: Arc::clone(&session),
             in_use: Mutex::new(Some(session)),
-            grant: Arc::new(grant),
+            own,
+            grant: Arc::new(EtcdGrant { key, create_revision: created, lease }),
             sent,
-            known,
+            known: first.unwrap_or(created),
             lost: OnceLock::new(),
             leaving: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }
     }
 
-    fn own(&self) -> Own<'_> {
-        Own { key: &self.grant.key, lease: self.session.lease, session: &self.session.key }
-    }
-
     /// Reads the key: the revision at which it was there, or `None`.
     async fn read(&self) -> Result<Option<i64>> {
-        let check = self.own().check(self.grant.create_revision);
+        let check = self.own.check(self.grant.create_revision);
         let answer = self.client.read(self.entry.request(), &check).await?;
         answer.succeeded().then(|| revision_of(&answer)).transpose()
     }
@@ -143,7 +141,7 @@ impl EtcdLease {
     async fn is_there(&self) -> Result<bool> {
         match self.read().await {
             // A sending that is still on its way could put the key again, behind others.
-            Err(refusal @ Error::Rejected { .. }) if !self.entry.is_unsettled() => {
+            Err(refusal @ Error::Rejected { .. }) if !is_in_doubt(&self.entry) => {
                 let clock = self.entry.request().clock();
                 let keys = LeaseTimeToLiveOptions::new().with_keys();
                 let lease = self.session.lease;
@@ -158,6 +156,20 @@ impl EtcdLease {
             }
             read => Ok(read?.is_some()),
         }
+    }
+
+    /// What removes the grant's key; `None`: it is gone.
+    fn removal(&self) -> Option<(Leaving<'_>, Txn)> {
+        let mut leaving = leaving(&self.entry)?;
+        let is_ours = match leaving.removal {
+            // Of a later grant of the same request.
+            Removal::Exact(created) => created == self.grant.create_revision,
+            _ => true,
+        };
+        if !is_ours || !Arc::ptr_eq(&leaving.own, &self.own) {
+            return None;
+        }
+        leaving.txn().map(|txn| (leaving, txn))
     }
 
     /// Waits until the store has ended the grant.
@@ -246,33 +258,31 @@ impl Lease for EtcdLease {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let touch = self.entry.is_unsettled();
-        let delete = self.own().delete(self.grant.create_revision, touch);
         let asked_before = self.leaving.swap(true, Ordering::SeqCst);
-        let CallOutcome { value, late } = self.client.txn(self.entry.request(), &delete).await;
-        let is_deleted = match value {
-            Ok(answer) => {
-                if touch {
-                    self.session.touched(revision_of(&answer)?);
-                    self.entry.settle();
+        let (mut is_deleted, mut is_late) = (false, false);
+        if let Some((leaving, txn)) = self.removal() {
+            let CallOutcome { value, late } = self.client.txn(self.entry.request(), &txn).await;
+            match value {
+                Ok(answer) => {
+                    leaving.ended(&self.client.requests, revision_of(&answer)?);
+                    is_deleted = answer.succeeded();
                 }
-                answer.succeeded()
-            }
-            Err(Failure::NoLease) => {
-                self.session.end();
-                false
-            }
-            Err(failure) => {
-                if failure.is_lasting() {
-                    retire(&self.entry, &self.session);
-                    drop(self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take());
+                Err(Failure::NoLease) => {
+                    self.session.end();
+                    leaving.ended(&self.client.requests, 0);
                 }
-                return Err(failure.into_error(late));
+                Err(failure) => {
+                    if failure.is_lasting() {
+                        leaving.retire();
+                        drop(self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take());
+                    }
+                    return Err(failure.into_error(late));
+                }
             }
-        };
-        is_clear(&self.client.requests, &self.entry);
+            is_late = late;
+        }
         // Gone by an earlier sending of this release, as far as its answers tell.
-        if is_deleted || asked_before || late {
+        if is_deleted || asked_before || is_late {
             self.released.store(true, Ordering::SeqCst);
             return Ok(());
         }

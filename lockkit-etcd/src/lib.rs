@@ -24,6 +24,7 @@ mod mark;
 mod member_client;
 mod members;
 mod operator;
+mod own;
 mod protocol;
 mod provider;
 mod queue;
@@ -32,6 +33,7 @@ mod requests;
 mod server;
 mod session;
 mod sight;
+mod slots;
 mod watch;
 
 pub use config::EtcdConfig;

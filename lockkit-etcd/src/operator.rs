@@ -11,7 +11,8 @@ use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, 
 
 use crate::client::Client;
 use crate::error::Failure;
-use crate::protocol::{Contender, Own, reads, send};
+use crate::own::delete;
+use crate::protocol::{Contender, reads, send};
 
 /// How many keys are listed with one request.
 const PAGE: i64 = 1000;
@@ -81,8 +82,7 @@ impl Operator for Client {
         let Some(holder) = holder.filter(|first| u64::try_from(first.created) == Ok(native)) else {
             return Ok(false);
         };
-        let own = Own { key: &holder.key, lease: holder.lease, session: &[] };
-        let txn = own.delete(holder.created, false);
+        let txn = delete(&holder.key, holder.created);
         let answer = self.endpoints.call(&Clock::system(), LONGEST_CALL, send(&txn)).await;
         // Sent twice, the second one may find what the first one did.
         let twice = answer.late;

@@ -1,21 +1,21 @@
 //! What lies in the store, and the transactions on it.
 //!
-//! A contender's key is `<prefix>/<name>/<lease in hex>-<request in decimal>`, with its label as the
-//! value; Go's clients leave `<lease in hex>`. Who was created first holds; the token is the
-//! create revision. Beside the names lies a session key for each lease: `<prefix>/%/<lease in hex>`,
-//! and the cluster's mark, `<prefix>/%/cluster`, which stays.
+//! A contender's key is `<prefix>/<name>/<lease in hex>-<slot in decimal>`, with its label in the value; Go's
+//! clients leave `<lease in hex>`, and older versions a number that is used once. Who was created first holds; the
+//! token is the create revision. Beside the names lie guards, `<prefix>/%/<lease in hex>/<number>`, on their
+//! leases, and the cluster's mark, `<prefix>/%/cluster`, which stays.
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, GetOptions, GetResponse, KeyValue, PutOptions, Txn,
-    TxnOp, TxnOpResponse, TxnResponse,
+    Client, Compare, CompareOp, GetOptions, GetResponse, KeyValue, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
 };
 use futures_util::future::BoxFuture;
-use lockkit_core::{Applied, Error, LockName, RequestId, Result};
-
-use crate::mark::Mark;
+use lockkit_core::{Applied, Error, LockName, Result};
 
 /// How many keys an attempt looks at first: only stray ones make it more.
 pub(crate) const FEW: i64 = 4;
+/// What begins the value of a key, before the serial number of its use, a space and the label.
+const MARK: &str = "lockkit:";
 
 /// Where this deployment's keys lie.
 #[derive(Clone, Debug)]
@@ -77,8 +77,8 @@ impl Keys {
     }
 
     /// No name is escaped to a bare `%`.
-    pub(crate) fn session(&self, lease: i64) -> Vec<u8> {
-        format!("{}%/{lease:x}", self.0).into_bytes()
+    pub(crate) fn guard(&self, lease: i64, number: usize) -> Vec<u8> {
+        format!("{}%/{lease:x}/{number}", self.0).into_bytes()
     }
 
     /// The name and the contender that a key stands for; `None` for a key that is none of either.
@@ -97,8 +97,8 @@ impl Directory {
         &self.0
     }
 
-    pub(crate) fn key(&self, lease: i64, request: RequestId) -> Vec<u8> {
-        format!("{}{lease:x}-{}", self.0, u128::from_be_bytes(request.to_bytes())).into_bytes()
+    pub(crate) fn key(&self, lease: i64, slot: usize) -> Vec<u8> {
+        format!("{}{lease:x}-{slot}", self.0).into_bytes()
     }
 
     /// Only a lease's key directly below the name contends: a stray key blocks no request.
@@ -109,7 +109,7 @@ impl Directory {
             key: kv.key().to_vec(),
             created: kv.create_revision(),
             lease: kv.lease(),
-            label: String::from_utf8_lossy(kv.value()).into_owned(),
+            label: label(kv.value()),
             is_ours,
         })
     }
@@ -128,129 +128,19 @@ impl Directory {
 
     /// A few of them, in no order, and how many there are. In no order this touches the server's index and as
     /// many keys, in any order all keys of the queue.
-    fn some(&self, limit: i64) -> TxnOp {
+    pub(crate) fn some(&self, limit: i64) -> TxnOp {
         let options = GetOptions::new().with_prefix().with_limit(limit).with_keys_only();
         TxnOp::get(self.0.as_str(), Some(options))
     }
-}
 
-/// A request's key, and the session that it lives on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Own<'a> {
-    pub(crate) key: &'a [u8],
-    pub(crate) lease: i64,
-    pub(crate) session: &'a [u8],
-}
-
-impl Own<'_> {
-    /// Refused once anybody has touched the session key since `revision`, where the key is there
-    /// already: a replay, and by a cluster that has not this mark.
-    fn guards(&self, revision: i64, mark: &Mark) -> Vec<Compare> {
-        vec![
-            self.is_untouched_since(revision),
-            Compare::create_revision(self.key, CompareOp::Equal, 0),
-            mark.is_there(),
-        ]
-    }
-
-    fn is_untouched_since(&self, revision: i64) -> Compare {
-        Compare::mod_revision(self.session, CompareOp::Equal, revision)
-    }
-
-    fn put(&self, label: &str) -> TxnOp {
-        TxnOp::put(self.key, label, Some(PutOptions::new().with_lease(self.lease)))
-    }
-
-    fn see(&self, mark: &Mark) -> Vec<TxnOp> {
-        let keys_only = Some(GetOptions::new().with_keys_only());
-        vec![self.read(), TxnOp::get(self.session, keys_only), mark.read()]
-    }
-
-    /// Touches the session key, so that what was sent before is refused when it comes.
-    fn touch(&self) -> TxnOp {
-        TxnOp::put(self.session, "", Some(PutOptions::new().with_lease(self.lease)))
-    }
-
-    /// Joins the queue, and counts the keys in it.
-    pub(crate) fn enter(&self, at: &Directory, mark: &Mark, revision: i64, label: &str) -> Txn {
-        let place = vec![self.put(label), at.some(1)];
-        Txn::new().when(self.guards(revision, mark)).and_then(place).or_else(self.see(mark))
-    }
-
-    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray.
-    pub(crate) fn take(
-        &self,
-        at: &Directory,
-        mark: &Mark,
-        revision: i64,
-        label: &str,
-        known: Option<i64>,
-        limit: i64,
-    ) -> Txn {
+    /// Nothing is below the name, or only what was there at `known`.
+    pub(crate) fn is_free(&self, known: Option<i64>) -> Compare {
         let free = match known {
-            None => Compare::create_revision(at.0.as_str(), CompareOp::Equal, 0),
-            Some(known) => Compare::mod_revision(at.0.as_str(), CompareOp::Less, known + 1),
+            None => Compare::create_revision(self.0.as_str(), CompareOp::Equal, 0),
+            Some(known) => Compare::mod_revision(self.0.as_str(), CompareOp::Less, known + 1),
         };
-        let mut guards = self.guards(revision, mark);
-        guards.push(free.with_prefix());
-        let mut see = self.see(mark);
-        see.push(at.some(limit));
-        Txn::new().when(guards).and_then(vec![self.put(label)]).or_else(see)
+        free.with_prefix()
     }
-
-    fn is_there(&self, created: i64) -> Compare {
-        Compare::create_revision(self.key, CompareOp::Equal, created)
-    }
-
-    fn read(&self) -> TxnOp {
-        TxnOp::get(self.key, Some(GetOptions::new().with_keys_only()))
-    }
-
-    /// Checks that the key is there: etcd serves a transaction that reads nothing from old state.
-    pub(crate) fn check(&self, created: i64) -> Txn {
-        Txn::new().when(vec![self.is_there(created)]).or_else(vec![self.read()])
-    }
-
-    /// Deletes the key if that revision created it.
-    pub(crate) fn delete(&self, created: i64, touch: bool) -> Txn {
-        let delete = TxnOp::delete(self.key, None);
-        let touched = || touch.then(|| self.touch());
-        Txn::new()
-            .when(vec![self.is_there(created)])
-            .and_then([delete].into_iter().chain(touched()).collect::<Vec<_>>())
-            .or_else(touched().into_iter().collect::<Vec<_>>())
-    }
-
-    /// Deletes the key whenever it was created: only this request ever has it.
-    pub(crate) fn withdraw(&self, touch: bool) -> Txn {
-        let delete = TxnOp::delete(self.key, Some(DeleteOptions::new()));
-        let touched = touch.then(|| self.touch());
-        Txn::new().and_then([delete].into_iter().chain(touched).collect::<Vec<_>>())
-    }
-
-    /// Deletes the key unless the session key was touched since `revision`, and touches it.
-    ///
-    /// A copy that comes later finds it touched: an attempt that comes back to this request touches the
-    /// session key first where this one had no answer.
-    pub(crate) fn sweep(&self, revision: i64) -> Txn {
-        let keys_only = Some(GetOptions::new().with_keys_only());
-        Txn::new()
-            .when([self.is_untouched_since(revision)])
-            .and_then([TxnOp::delete(self.key, None), self.touch()])
-            .or_else([TxnOp::get(self.session, keys_only)])
-    }
-
-    /// Has refused what was sent before.
-    pub(crate) fn bar(&self) -> Txn {
-        Txn::new().and_then([self.touch()])
-    }
-}
-
-/// Runs `take` unless this contender is still there: then nothing more is compared or read, however long the
-/// queue is.
-pub(crate) fn unless_there((key, revision): &Seen, take: Txn) -> Txn {
-    let is_there = Compare::mod_revision(&**key, CompareOp::Equal, *revision);
-    Txn::new().when([is_there]).or_else([TxnOp::txn(take)])
 }
 
 /// Sends a transaction, as often as it is called.
@@ -280,6 +170,22 @@ pub(crate) fn reads(response: &TxnResponse) -> Vec<GetResponse> {
 
 pub(crate) fn garbled() -> Error {
     Error::unavailable(Applied::Maybe, "etcd left out a part of its answer")
+}
+
+/// The value of a key, in a use of it with this serial number.
+pub(crate) fn value(serial: u64, label: &str) -> String {
+    format!("{MARK}{serial:x} {label}")
+}
+
+/// The label in a key's value; other clients, and versions that did not use keys again, leave nothing else.
+fn label(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    let marked = text.strip_prefix(MARK).and_then(|rest| rest.split_once(' '));
+    let is_serial = |serial: &str| u64::from_str_radix(serial, 16).is_ok();
+    match marked {
+        Some((serial, label)) if is_serial(serial) => label.to_owned(),
+        _ => text.into_owned(),
+    }
 }
 
 /// Whether what lies below a name is of a client of lockkit, `hex-decimal`, or of another, `hex`;
@@ -343,6 +249,16 @@ mod tests {
         // Where nothing is out of order, nothing is read again.
         let after = LockName::new("nightly_7").ok();
         assert_eq!(keys.directories_after("", after.as_ref()), "lockkit/nightly_7");
+    }
+
+    #[test]
+    fn a_value_tells_its_label_whoever_left_it() {
+        for text in ["", "holder", "a b", "lockkit:1 x"] {
+            assert_eq!(label(value(0x2f, text).as_bytes()), text);
+        }
+        for text in ["", "holder", "lockkit:", "lockkit:1", "lockkit: x", "lockkit:x y"] {
+            assert_eq!(label(text.as_bytes()), text);
+        }
     }
 
     #[test]

@@ -17,7 +17,6 @@ use crate::examine::examine;
 use crate::lease::grant;
 use crate::protocol::Keys;
 use crate::queue::TakeOutcome;
-use crate::requests::{clear, is_clear};
 use crate::server::{TTLS, check_server};
 
 /// A client of one etcd cluster, 3.4 or newer.
@@ -86,22 +85,17 @@ impl LockProvider for EtcdProvider {
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let client = &self.0;
-        let entry = client.attempt(request).await?;
+        let entry = client.requests.enter(request);
         loop {
             let session = client.session(request, &entry).await?;
             let sent = request.clock().now();
             match client.take(request, &entry, &session).await? {
-                TakeOutcome::Taken { created, known } => {
-                    let place = (created, known);
+                TakeOutcome::Taken(place) => {
                     return grant(client, entry, session, place, sent).await.map(Some);
                 }
-                TakeOutcome::Held if !entry.is_unsettled() => {
-                    is_clear(&client.requests, &entry);
-                    return Ok(None);
-                }
-                TakeOutcome::Held | TakeOutcome::Queued => {
-                    // A sending without an answer might still take the name.
-                    clear(&client.requests, &client.endpoints, &entry).await?;
+                TakeOutcome::Held => {
+                    // A key of an earlier attempt may be in the queue, or a sending without an answer take the name.
+                    client.clear(&entry).await?;
                     return Ok(None);
                 }
                 TakeOutcome::Ended => {}
@@ -117,7 +111,7 @@ impl LockProvider for EtcdProvider {
         let Some(record) = self.0.requests.find(request.id()) else { return Ok(()) };
         // Before anything is sent: an attempt that asked once more would come back behind it.
         record.withdraw();
-        clear(&self.0.requests, &self.0.endpoints, &record).await
+        self.0.clear(&record).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
@@ -139,7 +133,7 @@ impl LockProvider for EtcdProvider {
 impl EtcdProvider {
     async fn wait(&self, request: &Request) -> Result<Grant> {
         let client = &self.0;
-        let entry = client.attempt(request).await?;
+        let entry = client.requests.enter(request);
         loop {
             let session = client.session(request, &entry).await?;
             let sent = request.clock().now();

@@ -1,36 +1,49 @@
 //! A request's way through the queue: entering it, waiting in it, leaving it.
 
+use std::sync::Arc;
+
 use etcd_client::{GetResponse, Txn, TxnOpResponse, TxnResponse};
 use lockkit_core::{Applied, Error, Holder, Kind, Request, Result, StoreSays};
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
 use crate::error::Failure;
-use crate::protocol::{Directory, FEW, Own, garbled, reads, revision_of, unless_there};
+use crate::own::{Found, Own, delete, unless_there};
+use crate::protocol::{Directory, FEW, garbled, reads, revision_of};
 use crate::replica::{Place, Standing};
-use crate::requests::{Record, refused, sending};
+use crate::requests::{Record, Sending};
 use crate::session::Use;
+use crate::slots::Left;
 
 /// Where a request stands once its key is in the queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Position {
-    /// No key was created before it, as of the revision `known`: it holds.
-    First { created: i64, known: i64 },
-    /// Others may be before it.
-    Queued { created: i64 },
+#[derive(Clone, Debug)]
+pub(crate) struct Position {
+    pub(crate) own: Arc<Own>,
+    /// The revision that created its key.
+    pub(crate) created: i64,
+    /// One as of which no key was created before it, so that it holds; `None`: others may be before it.
+    pub(crate) first: Option<i64>,
 }
 
 /// What came of an attempt that does not wait.
 #[derive(Debug)]
 pub(crate) enum TakeOutcome {
-    Taken {
-        created: i64,
-        known: i64,
-    },
+    Taken(Position),
     Held,
-    /// Held, and a key of an earlier attempt is in the queue.
-    Queued,
     /// The session has ended: it must be tried on another one.
+    Ended,
+}
+
+/// Why a put was refused.
+#[derive(Debug)]
+enum Refusal {
+    /// Its key is there, created at this revision.
+    There(i64),
+    /// What lay at its key is removed.
+    Removed,
+    /// Its guard was touched, or the name is not free.
+    Compared,
+    /// The session has ended.
     Ended,
 }
 
@@ -43,44 +56,32 @@ impl Client {
         session: &Use,
     ) -> Result<Option<Position>> {
         let at = self.keys.directory(request.name());
-        let key = at.key(session.lease, request.id());
-        let own = Own { key: &key, lease: session.lease, session: &session.key };
         let _turn = tokio::select! {
             biased;
             () = record.withdrawn() => return Err(Error::withdrawn()),
             turn = self.turn() => turn,
         };
         loop {
-            let revision = session.revision();
-            let txn = own.enter(&at, &self.mark, revision, request.label());
-            let Some(answer) = self.send(request, record, session, own, txn).await? else {
+            let sending = self.sending(record, session).await?;
+            let own = Arc::clone(&sending.own);
+            let txn = own.enter(&at, &self.mark, sending.guard);
+            let Some((answer, sending)) = self.send(request, session, sending, txn).await? else {
                 return Ok(None);
             };
             let found = reads(&answer);
             if answer.succeeded() {
                 let created = revision_of(&answer)?;
+                sending.answered(Left::Key(created));
                 let [some] = &found[..] else { return Err(garbled()) };
-                return Ok(Some(match some.count() {
-                    1 => Position::First { created, known: created },
-                    _ => Position::Queued { created },
-                }));
+                let first = (some.count() == 1).then_some(created);
+                return Ok(Some(Position { own, created, first }));
             }
-            let [ours, session_key, mark] = &found[..] else { return Err(garbled()) };
-            self.recognize(mark)?;
-            match ours.kvs().first() {
-                Some(kv) if kv.lease() == session.lease => {
-                    return Ok(Some(Position::Queued { created: kv.create_revision() }));
+            match self.refused(request, session, sending, &found).await? {
+                Refusal::There(created) => {
+                    return Ok(Some(Position { own, created, first: None }));
                 }
-                // An operator has put it again, on no lease: it does not contend.
-                Some(kv) => {
-                    let delete = own.delete(kv.create_revision(), false);
-                    self.read(request, &delete).await?;
-                    continue;
-                }
-                None => {}
-            }
-            if !self.catch_up(session, session_key, revision).await {
-                return Ok(None);
+                Refusal::Removed | Refusal::Compared => {}
+                Refusal::Ended => return Ok(None),
             }
         }
     }
@@ -93,39 +94,41 @@ impl Client {
         session: &Use,
     ) -> Result<TakeOutcome> {
         let at = self.keys.directory(request.name());
-        let key = at.key(session.lease, request.id());
-        let own = Own { key: &key, lease: session.lease, session: &session.key };
         let (mut known, mut limit) = (None, FEW);
-        // A replay is to find its own key, and not another's behind it.
-        let mut seen = if record.data().is_new() { self.seen.get(request.name()) } else { None };
         loop {
-            let revision = session.revision();
-            let take = own.take(&at, &self.mark, revision, request.label(), known, limit);
+            let sending = self.sending(record, session).await?;
+            let own = Arc::clone(&sending.own);
+            // A replay is to find its own key, and not another's behind it.
+            let seen = self.seen.get(request.name()).filter(|_| sending.is_first);
+            let take = own.take(&at, &self.mark, sending.guard, known, limit);
             let txn = match &seen {
                 Some(seen) => unless_there(seen, take),
                 None => take,
             };
-            let Some(answer) = self.send(request, record, session, own, txn).await? else {
+            let Some((answer, sending)) = self.send(request, session, sending, txn).await? else {
                 return Ok(TakeOutcome::Ended);
             };
             let now = revision_of(&answer)?;
-            let answer = match seen.take() {
-                Some(_) if answer.succeeded() => return Ok(TakeOutcome::Held),
+            let answer = match seen {
+                Some(_) if answer.succeeded() => {
+                    sending.answered(Left::Nothing);
+                    return Ok(TakeOutcome::Held);
+                }
                 Some(_) => nested(&answer)?,
                 None => answer,
             };
             if answer.succeeded() {
-                return Ok(TakeOutcome::Taken { created: now, known: now });
+                sending.answered(Left::Key(now));
+                return Ok(TakeOutcome::Taken(Position { own, created: now, first: Some(now) }));
             }
             let found = reads(&answer);
-            let [ours, session_key, mark, some] = &found[..] else { return Err(garbled()) };
-            self.recognize(mark)?;
-            if let Some(kv) = ours.kvs().first() {
-                return self.look(request, &at, own, kv.create_revision()).await;
+            match self.refused(request, session, sending, &found).await? {
+                Refusal::There(created) => return self.look(request, &at, own, created).await,
+                Refusal::Removed => continue,
+                Refusal::Compared => {}
+                Refusal::Ended => return Ok(TakeOutcome::Ended),
             }
-            if !self.catch_up(session, session_key, revision).await {
-                return Ok(TakeOutcome::Ended);
-            }
+            let some = found.last().ok_or_else(garbled)?;
             if let Some(contends) = some.kvs().iter().find(|kv| at.contender(kv).is_some()) {
                 self.seen.keep(request.name(), (contends.key().to_vec(), contends.mod_revision()));
                 return Ok(TakeOutcome::Held);
@@ -147,23 +150,22 @@ impl Client {
         record: &Record,
         session: &Use,
         position: Position,
-    ) -> Result<Option<(i64, i64)>> {
+    ) -> Result<Option<Position>> {
         // A holder needs it as well.
         self.watch.run(&self.endpoints)?;
-        let created = match position {
-            Position::First { created, known } => return Ok(Some((created, known))),
-            Position::Queued { created } => created,
-        };
-        let key = self.keys.directory(request.name()).key(session.lease, request.id());
-        let place = self.watch.replica(request.name()).place(&key, created);
-        let granted = tokio::select! {
+        if position.first.is_some() {
+            return Ok(Some(position));
+        }
+        let place = self.watch.replica(request.name()).place(&position.own.key, position.created);
+        let first = tokio::select! {
             biased;
             () = record.withdrawn() => return Err(Error::withdrawn()),
             () = session.ended(&self.keepers) => None,
             error = self.watch.serve(&self.endpoints) => return Err(error),
-            known = self.first(request, &place) => known?.map(|known| (created, known)),
+            known = self.first(request, &place) => known?,
         };
-        Ok(granted.filter(|_| !session.is_past()))
+        let is_first = first.is_some() && !session.is_past();
+        Ok(is_first.then_some(Position { first, ..position }))
     }
 
     /// Completes once nothing is before this place: the revision as of which this is so; `None`: its key is
@@ -209,7 +211,7 @@ impl Client {
         &self,
         request: &Request,
         at: &Directory,
-        own: Own<'_>,
+        own: Arc<Own>,
         created: i64,
     ) -> Result<TakeOutcome> {
         let answer = self.read(request, &Txn::new().and_then([at.all()])).await?;
@@ -220,45 +222,83 @@ impl Client {
         let is_there = others.iter().any(|other| other.created == created && other.key == own.key);
         // Every contender is exclusive.
         let is_admitted = request.kind().admits(before.iter().map(|_| Kind::Exclusive));
-        Ok(match (is_there, is_admitted) {
-            (false, _) => TakeOutcome::Held,
-            (true, true) => TakeOutcome::Taken { created, known },
-            (true, false) => TakeOutcome::Queued,
+        Ok(match is_there && is_admitted {
+            true => TakeOutcome::Taken(Position { own, created, first: Some(known) }),
+            false => TakeOutcome::Held,
         })
     }
 
     /// Sends what may leave a key; `None`: the session's lease is gone, and nothing was left.
-    async fn send(
+    async fn send<'a>(
         &self,
         request: &Request,
-        record: &Record,
         session: &Use,
-        own: Own<'_>,
+        mut sending: Sending<'a>,
         txn: Txn,
-    ) -> Result<Option<TxnResponse>> {
-        // Counted first: a withdrawal that comes now finds this sending, and has it refused.
-        let sending = sending(record, session, own.key)?;
+    ) -> Result<Option<(TxnResponse, Sending<'a>)>> {
         let CallOutcome { value, late } = self.txn(request, &txn).await;
-        match &value {
-            Err(Failure::Unclear(_)) => drop(sending),
-            _ if late => drop(sending),
-            // Its key may be there, and is then to be withdrawn.
-            Ok(_) | Err(Failure::Full(_)) => sending.answered(),
-            Err(_) => refused(record, sending),
-        }
+        sending.is_late = late;
         match value {
             Ok(_) if session.is_past() => {
                 // It goes with its lease, whatever it has put there.
                 drop(session.revoke(&self.endpoints).await);
                 Ok(None)
             }
-            Ok(answer) => Ok(Some(answer)),
+            Ok(answer) => Ok(Some((answer, sending))),
             Err(Failure::NoLease) => {
+                sending.answered(Left::Nothing);
                 session.end();
                 Ok(None)
             }
-            Err(failure) => Err(failure.into_error(late)),
+            Err(failure) => {
+                match failure {
+                    Failure::Unclear(_) => drop(sending),
+                    Failure::Full(_) => sending.answered(Left::Perhaps),
+                    _ => sending.answered(Left::Nothing),
+                }
+                Err(failure.into_error(late))
+            }
         }
+    }
+
+    /// Takes in why the store has refused a put, from what it read of the key, the guard and the mark.
+    async fn refused(
+        &self,
+        request: &Request,
+        session: &Use,
+        sending: Sending<'_>,
+        found: &[GetResponse],
+    ) -> Result<Refusal> {
+        let [key, guard, mark, ..] = found else { return Err(garbled()) };
+        self.recognize(mark)?;
+        let (own, compared) = (Arc::clone(&sending.own), sending.guard);
+        match own.find(key) {
+            Found::Own(created) => {
+                sending.answered(Left::Key(created));
+                return Ok(Refusal::There(created));
+            }
+            Found::Stray(created) => {
+                sending.answered(Left::Nothing);
+                self.read(request, &delete(&own.key, created)).await?;
+                return Ok(Refusal::Removed);
+            }
+            Found::Nothing => sending.answered(Left::Nothing),
+        }
+        let now = guard.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision);
+        if now >= compared {
+            session.slots().touched(own.slot, now);
+            return Ok(Refusal::Compared);
+        }
+        if now > 0 {
+            // A backup in which the cluster's revision has passed ours since then. Without this it would be
+            // compared, and refused, without an end.
+            session.fell_back(compared, now);
+        }
+        // Expired; or that guard was deleted, also by a restore, and the lease would go on for nothing.
+        if !session.has_ended() || now > 0 {
+            drop(session.revoke(&self.endpoints).await);
+        }
+        Ok(Refusal::Ended)
     }
 
     /// Refuses what a cluster without our mark says; the next call checks the member before it asks.
@@ -270,31 +310,6 @@ impl Client {
         let names = self.endpoints.names();
         let what = format!("a member of {names} does not have our cluster's mark");
         Err(Error::unavailable(Applied::Maybe, what))
-    }
-
-    /// Learns the session key's revision after a refusal of one that compared `compared`; whether
-    /// there is a session.
-    async fn catch_up(&self, session: &Use, session_key: &GetResponse, compared: i64) -> bool {
-        match session_key.kvs().first() {
-            Some(kv) if kv.mod_revision() < compared => {
-                // A backup in which the cluster's revision has passed ours since then. Without this
-                // it would be compared, and refused, without an end.
-                session.fell_back(compared, kv.mod_revision());
-                drop(session.revoke(&self.endpoints).await);
-                false
-            }
-            Some(kv) => {
-                session.touched(kv.mod_revision());
-                true
-            }
-            None => {
-                // Expired; or that key was deleted, and the lease would go on for nothing.
-                if !session.has_ended() {
-                    drop(session.revoke(&self.endpoints).await);
-                }
-                false
-            }
-        }
     }
 }
 

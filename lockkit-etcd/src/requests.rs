@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::KeyValue;
 use lockkit_core::kit::{self, Notes, call_limit, within};
-use lockkit_core::{Clock, Error, Result};
+use lockkit_core::{Error, Result};
 
 use crate::endpoints::Endpoints;
 use crate::error::Failure;
-use crate::protocol::{Own, reads, revision_of, send};
+use crate::own::Own;
+use crate::protocol::{Keys, revision_of, send};
 use crate::session::{Session, Use};
+use crate::slots::{Left, Phase, Removal, Stay};
 
 /// The requests of a client that a call or a lease works on, or that may have left a key.
 pub(crate) type Requests = kit::Requests<Trace>;
@@ -21,256 +22,270 @@ pub(crate) type Record = kit::Record<Trace>;
 
 /// What of a request may be in the store.
 #[derive(Debug, Default)]
-pub(crate) struct Trace {
-    /// Its key, and the session on which that is, or may come to be.
-    place: Option<(Use, Vec<u8>)>,
-    /// How many sendings there were.
-    sent: usize,
-    /// How many of them have not ended yet.
-    under_way: usize,
-    sweep: Sweep,
+pub(crate) struct Trace(Option<Place>);
+
+/// Where that is, or may come to be.
+#[derive(Debug)]
+struct Place {
+    own: Arc<Own>,
+    on: Use,
+    stay: Stay,
 }
 
 /// A sending of what may leave a key; dropped, it has no answer.
+#[derive(Debug)]
 pub(crate) struct Sending<'a> {
     record: &'a Record,
-    sending: Option<kit::Sending<'a, Trace>>,
+    pub(crate) own: Arc<Own>,
+    /// The guard's revision, which it compares.
+    pub(crate) guard: i64,
+    /// Whether nothing was sent before it.
+    pub(crate) is_first: bool,
+    /// Whether another one of the same call may still be applied, whatever this one's answer says.
+    pub(crate) is_late: bool,
+    left: Option<Left>,
 }
 
-/// What is known of a removal that began because no call worked on the request any more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Sweep {
-    /// There is none that might still be applied.
-    #[default]
-    Over,
-    UnderWay,
-    /// It had no answer, and may be applied until the session key is touched.
-    InDoubt,
-}
-
-/// A sweep under way: a request that comes back waits for its end.
+/// A removal under way: no put of the request is sent before its end. Dropped, it has no answer.
 #[derive(Debug)]
-pub(crate) struct Sweeping {
+pub(crate) struct Leaving<'a> {
+    record: &'a Record,
+    pub(crate) own: Arc<Own>,
+    pub(crate) on: Use,
+    pub(crate) removal: Removal,
+    was_sent: bool,
+}
+
+/// A request whose removal is about to begin because no call works on it any more: one that comes back waits.
+#[derive(Debug)]
+pub(crate) struct Orphan {
     record: Arc<Record>,
-    is_answered: bool,
+    own: Arc<Own>,
 }
 
 impl Trace {
-    /// Whether nothing was ever sent.
-    pub(crate) const fn is_new(&self) -> bool {
-        self.sent == 0
+    /// Its place, if this is still what lies there.
+    fn of(&mut self, own: &Arc<Own>) -> Option<&mut Place> {
+        self.0.as_mut().filter(|place| Arc::ptr_eq(&place.own, own))
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.0.as_ref().map(|place| place.stay.phase())
     }
 }
 
 impl Notes for Trace {
     fn are_kept(&self) -> bool {
-        self.place.is_some()
+        self.0.is_some()
     }
 }
 
-/// Notes the request's key and the session that it is to live on, and counts a sending.
+/// Counts a sending of the request's put, on this session, in the slot that it has or takes. It waits for a removal
+/// that is under way, and removes what one without an answer may still remove.
 ///
 /// # Errors
-/// `Unavailable` (not applied): the request was withdrawn.
-pub(crate) fn sending<'a>(record: &'a Record, session: &Use, key: &[u8]) -> Result<Sending<'a>> {
-    {
-        let mut trace = record.data();
-        (trace.sent, trace.under_way) = (trace.sent + 1, trace.under_way + 1);
-        // Before it is counted: a withdrawal that finds the sending finds the place too.
-        trace.place = Some((session.clone(), key.to_vec()));
+/// `Unavailable` (not applied): the request was withdrawn. Others: of that removal.
+pub(crate) async fn sending<'a>(
+    requests: &Requests,
+    endpoints: &Endpoints,
+    keys: &Keys,
+    record: &'a Record,
+    session: &Use,
+) -> Result<Sending<'a>> {
+    loop {
+        match count(keys, record, session)? {
+            Ok(sending) => return Ok(sending),
+            Err(Phase::InDoubt) => clear(requests, endpoints, record).await?,
+            Err(_) => tokio::select! {
+                biased;
+                () = record.withdrawn() => return Err(Error::withdrawn()),
+                () = record.wait_for(|trace| (trace.phase() != Some(Phase::Leaving)).then_some(())) => {}
+            },
+        }
     }
-    let mut sending = Sending { record, sending: None };
-    sending.sending = Some(record.send()?);
-    Ok(sending)
+}
+
+/// Counts a sending, unless a removal is in between.
+fn count<'a>(
+    keys: &Keys,
+    record: &'a Record,
+    session: &Use,
+) -> Result<std::result::Result<Sending<'a>, Phase>> {
+    let mut data = record.data();
+    // With the count, so that a withdrawal finds the sending, or there is none.
+    if data.is_withdrawn() {
+        return Err(Error::withdrawn());
+    }
+    let place = match &mut data.for_others().0 {
+        Some(place) if Arc::ptr_eq(&place.on, session) => place,
+        // A session that no request joins any more.
+        Some(place) if !place.on.has_ended() => return Ok(Err(Phase::InDoubt)),
+        none => {
+            let request = record.request();
+            let slot = session.slots().take(request.name());
+            let own = Own::new(keys, session.lease, slot, request.name(), request.label());
+            none.insert(Place { own: Arc::new(own), on: session.clone(), stay: Stay::new(slot) })
+        }
+    };
+    if place.stay.phase() != Phase::Taken {
+        return Ok(Err(place.stay.phase()));
+    }
+    let is_first = place.stay.send();
+    let (own, guard) = (Arc::clone(&place.own), session.slots().guard(place.own.slot));
+    Ok(Ok(Sending { record, own, guard, is_first, is_late: false, left: None }))
 }
 
 impl Sending<'_> {
-    /// The store has answered: this sending does not arrive any more.
-    pub(crate) fn answered(mut self) {
-        self.sending.take().into_iter().for_each(kit::Sending::answered);
+    /// The store has answered: what that shows of the request's key.
+    pub(crate) fn answered(mut self, left: Left) {
+        self.left = Some(left);
     }
 }
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        // First, so that a withdrawal that waits for its end finds whether it was answered.
-        drop(self.sending.take());
-        self.record.data().under_way -= 1;
-    }
-}
-
-/// The store will never apply this sending: a request that sent nothing else has left nothing.
-pub(crate) fn refused(record: &Record, sending: Sending<'_>) {
-    {
-        let mut trace = record.data();
-        if trace.sent == 1 {
-            trace.place = None;
+        let mut data = self.record.data();
+        if let Some(place) = data.of(&self.own) {
+            let is_answered = self.left.is_some() && !self.is_late;
+            place.stay.sent(self.left.unwrap_or(Left::Nothing), is_answered);
         }
     }
-    sending.answered();
 }
 
-/// Nothing of this request is in the store, or will be.
-pub(crate) fn is_clear(requests: &Requests, record: &Record) {
-    record.data().place = None;
-    record.settle();
-    requests.forget(record.request().id());
+/// Begins to remove what a request has in the store; `None`: nothing.
+pub(crate) fn leaving(record: &Record) -> Option<Leaving<'_>> {
+    let mut data = record.data();
+    let place = data.0.as_mut()?;
+    place.stay.leave();
+    let (own, on, removal) = (Arc::clone(&place.own), place.on.clone(), place.stay.removal());
+    Some(Leaving { record, own, on, removal, was_sent: false })
 }
 
-/// The store refuses to remove the request's key: that ends with its session.
-pub(crate) fn retire(record: &Record, session: &Session) {
-    if let Some((on, _)) = &mut record.data().place {
-        on.let_go();
+impl Leaving<'_> {
+    /// What is to be sent for it; `None`: nothing, and it has ended.
+    pub(crate) fn txn(&mut self) -> Option<etcd_client::Txn> {
+        let txn = self.own.remove(self.removal);
+        self.was_sent = txn.is_some();
+        txn
     }
-    session.retire();
+
+    /// Nothing of the request is in the store, or will be: `touched` at this revision, if it was.
+    pub(crate) fn ended(&self, requests: &Requests, revision: i64) {
+        {
+            let mut data = self.record.data();
+            if data.of(&self.own).is_some() {
+                data.0 = None;
+                let (mut slots, slot) = (self.on.slots(), self.own.slot);
+                if self.removal == (Removal::ByValue { touches: true }) {
+                    slots.touched(slot, revision);
+                }
+                slots.free(self.record.request().name(), slot);
+            }
+        }
+        requests.forget(self.record.request().id());
+    }
+
+    /// The store refuses to remove the key: that ends with its session.
+    pub(crate) fn retire(&self) {
+        if let Some(place) = self.record.data().of(&self.own) {
+            place.on.let_go();
+        }
+        self.on.retire();
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.record.data().of(&self.own) {
+            place.stay.stays(self.was_sent);
+        }
+    }
+}
+
+/// Whether a put of the request may still come.
+pub(crate) fn is_in_doubt(record: &Record) -> bool {
+    record.data().0.as_ref().is_some_and(|place| place.stay.is_in_doubt())
 }
 
 /// Forgets the requests that ended with their sessions.
 pub(crate) fn prune(requests: &Requests) {
-    requests.prune(|trace| trace.place.as_ref().is_none_or(|(on, _)| on.has_ended()));
+    requests.prune(|trace| trace.0.as_ref().is_none_or(|place| place.on.has_ended()));
 }
 
 /// The sessions that live and may have a request's key on them.
 pub(crate) fn live_sessions(requests: &Requests) -> Vec<Arc<Session>> {
-    let session = |record: Arc<Record>| place(&record).map(|(on, _)| Arc::clone(&on));
+    let session = |record: Arc<Record>| record.data().0.as_ref().map(|place| Arc::clone(&place.on));
     let sessions = requests.all().into_iter().filter_map(session);
     sessions.filter(|session| !session.has_ended()).collect()
 }
 
 /// Removes what a request has in the store, and has refused what may still come of it.
 ///
-/// It waits a while for the answers to what is under way: most come, and then nothing has to be refused. A refusal
-/// touches the session key, and costs the other requests of the session a round trip each.
+/// It waits a while for the answers to what is under way: most come, and then nothing has to be refused.
 pub(crate) async fn clear(
     requests: &Requests,
     endpoints: &Endpoints,
     record: &Record,
 ) -> Result<()> {
-    let (clock, limit) = of(record);
+    let (clock, limit) = (record.request().clock(), call_limit(record.request().ttl()));
     let end = clock.now().saturating_add(limit);
-    let ended = record.wait_for(|trace| (trace.under_way == 0).then_some(()));
-    within(clock, limit / 4, ended).await;
-    let Some((session, key)) = place(record) else { return Ok(()) };
+    let are_under_way = |trace: &Trace| trace.0.as_ref().is_some_and(|it| it.stay.are_under_way());
+    let answers = record.wait_for(|trace| (!are_under_way(trace)).then_some(()));
+    within(clock, limit / 4, answers).await;
+    let Some(mut leaving) = leaving(record) else { return Ok(()) };
+    let session = leaving.on.clone();
     if session.is_past() {
         session.revoke(endpoints).await?;
-    } else if !session.has_ended() {
-        let own = Own { key: &key, lease: session.lease, session: &session.key };
-        let touch = record.is_unsettled();
+    } else if !session.has_ended()
+        && let Some(txn) = leaving.txn()
+    {
         let left = end.saturating_since(clock.now());
-        match endpoints.call(clock, left, send(&own.withdraw(touch))).await.value {
-            Ok(answer) if touch => session.touched(revision_of(&answer)?),
-            Ok(_) => {}
+        match endpoints.call(clock, left, send(&txn)).await.value {
+            Ok(answer) => {
+                leaving.ended(requests, revision_of(&answer)?);
+                return Ok(());
+            }
             // The key was on that lease.
             Err(Failure::NoLease) => session.end(),
             Err(failure) => {
                 if failure.is_lasting() {
-                    retire(record, &session);
+                    leaving.retire();
                 }
                 return Err(failure.into_error(true));
             }
         }
     }
-    is_clear(requests, record);
+    leaving.ended(requests, 0);
     Ok(())
 }
 
-/// Waits until no sweep is under way that could remove what the request sends from now on.
-///
-/// # Errors
-/// `Unavailable` (not applied): the request was withdrawn. Others: of the call that makes the store refuse
-/// a sweep without an answer.
-pub(crate) async fn outlive_sweep(endpoints: &Endpoints, record: &Record) -> Result<()> {
-    let ended = |trace: &mut Trace| (trace.sweep != Sweep::UnderWay).then_some(trace.sweep);
-    let sweep = tokio::select! {
-        biased;
-        () = record.withdrawn() => return Err(Error::withdrawn()),
-        sweep = record.wait_for(ended) => sweep,
-    };
-    if sweep == Sweep::Over {
-        return Ok(());
-    }
-    if let Some((session, _)) = place(record).filter(|(session, _)| !session.has_ended()) {
-        let own = Own { key: &[], lease: session.lease, session: &session.key };
-        let (clock, limit) = of(record);
-        match endpoints.call(clock, limit, send(&own.bar())).await.value {
-            Ok(answer) => session.touched(revision_of(&answer)?),
-            Err(Failure::NoLease) => session.end(),
-            Err(failure) => return Err(failure.into_error(true)),
-        }
-    }
-    record.data().sweep = Sweep::Over;
-    record.settle();
-    Ok(())
-}
-
-/// The requests on a lease that no call has worked on for so long, to be swept: their driver has ended.
-pub(crate) fn orphans(requests: &Requests, lease: i64, age: Duration) -> Vec<Sweeping> {
+/// The requests on a lease that no call has worked on for so long: their driver has ended.
+pub(crate) fn orphans(requests: &Requests, lease: i64, age: Duration) -> Vec<Orphan> {
+    let mut places = Vec::new();
     let orphans = requests.orphans(age, |trace| {
-        let is_on = trace.place.as_ref().is_some_and(|(on, _)| on.lease == lease);
-        let is_due = is_on && trace.sweep != Sweep::UnderWay;
-        if is_due {
-            trace.sweep = Sweep::UnderWay;
-        }
-        is_due
+        let place = trace.0.as_mut().filter(|place| place.on.lease == lease);
+        let Some(place) = place.filter(|place| place.stay.phase() != Phase::Leaving) else {
+            return false;
+        };
+        place.stay.leave();
+        places.push(Arc::clone(&place.own));
+        true
     });
-    orphans.into_iter().map(|record| Sweeping { record, is_answered: false }).collect()
+    let orphans = orphans.into_iter().zip(places);
+    orphans.map(|(record, own)| Orphan { record, own }).collect()
 }
 
-impl Sweeping {
-    /// Removes the request's key.
-    pub(crate) async fn run(mut self, requests: &Requests, endpoints: &Endpoints) {
-        if let Ok(is_gone) = self.send(endpoints).await {
-            if is_gone {
-                is_clear(requests, &self.record);
-            }
-            self.is_answered = true;
-        }
-    }
-
-    /// Whether the key is gone.
-    async fn send(&self, endpoints: &Endpoints) -> Result<bool> {
-        let place = place(&self.record).filter(|(session, _)| !session.has_ended());
-        let Some((session, key)) = place else { return Ok(true) };
-        let own = Own { key: &key, lease: session.lease, session: &session.key };
-        let (txn, limit) = (own.sweep(session.revision()), call_limit(session.ttl));
-        match endpoints.call(&session.clock, limit, send(&txn)).await.value {
-            Ok(answer) if answer.succeeded() => {
-                session.touched(revision_of(&answer)?);
-                Ok(true)
-            }
-            Ok(answer) => {
-                let found = reads(&answer);
-                let newest = found.first().and_then(|found| found.kvs().first());
-                session.touched(newest.map_or(0, KeyValue::mod_revision));
-                Ok(false)
-            }
-            Err(Failure::NoLease) => {
-                session.end();
-                Ok(true)
-            }
-            Err(failure) => {
-                if failure.is_lasting() {
-                    retire(&self.record, &session);
-                }
-                Err(failure.into_error(true))
-            }
-        }
+impl Orphan {
+    /// Removes what the request has in the store.
+    pub(crate) async fn sweep(self, requests: &Requests, endpoints: &Endpoints) {
+        drop(clear(requests, endpoints, &self.record).await);
     }
 }
 
-impl Drop for Sweeping {
+impl Drop for Orphan {
     fn drop(&mut self) {
-        self.record.data().sweep = if self.is_answered { Sweep::Over } else { Sweep::InDoubt };
+        if let Some(place) = self.record.data().of(&self.own) {
+            place.stay.stays(false);
+        }
     }
-}
-
-/// The request's key, and the session on which it is, or may come to be.
-fn place(record: &Record) -> Option<(Use, Vec<u8>)> {
-    record.data().place.clone()
-}
-
-/// The clock of a request, and the limit of a call about it.
-fn of(record: &Record) -> (&Clock, Duration) {
-    let request = record.request();
-    (request.clock(), call_limit(request.ttl()))
 }

@@ -65,14 +65,14 @@ pub(crate) async fn check_server(
 /// What shows whether we may write and read: a put, on this lease, and a read of all of our keys.
 pub(crate) fn probe(keys: &Keys, lease: Option<i64>) -> [TxnOp; 2] {
     let options = lease.map(|lease| PutOptions::new().with_lease(lease));
-    let put = TxnOp::put(keys.session(lease.unwrap_or(0)), "", options);
+    let put = TxnOp::put(keys.guard(lease.unwrap_or(0), 0), "", options);
     let get = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
     [put, TxnOp::get(keys.range(), Some(get))]
 }
 
 /// What is never so, of a key of ours.
 pub(crate) fn never(keys: &Keys) -> Compare {
-    Compare::version(keys.session(0), CompareOp::Less, 0)
+    Compare::version(keys.guard(0, 0), CompareOp::Less, 0)
 }
 
 /// The cluster's mark; the first client of all puts it.

@@ -1,10 +1,9 @@
 //! A lease for each ttl, shared by the locks of one provider.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client as Driver, PutOptions, Txn, TxnOp};
+use etcd_client::Client as Driver;
 use lockkit_core::kit::{LONGEST_CALL, Service, session_term};
 use lockkit_core::{Applied, Clock, Error, Instant, Result, Term};
 use tokio::sync::Notify;
@@ -12,7 +11,7 @@ use tokio::sync::Notify;
 use crate::endpoints::Endpoints;
 use crate::error::Failure;
 use crate::history::History;
-use crate::protocol::{Keys, revision_of};
+use crate::slots::Slots;
 
 /// A lease that the locks of equal ttl live on.
 #[derive(Debug)]
@@ -20,10 +19,7 @@ pub(crate) struct Session {
     pub(crate) lease: i64,
     /// As granted.
     pub(crate) ttl: Duration,
-    /// The session key: compared by each request that enters, touched by a withdrawal in doubt.
-    pub(crate) key: Vec<u8>,
-    /// Its newest revision, as far as we know.
-    revision: AtomicI64,
+    slots: Mutex<Slots>,
     history: Arc<History>,
     /// The age of the history that it belongs to.
     pub(crate) age: u64,
@@ -71,10 +67,9 @@ impl std::ops::Deref for Use {
 }
 
 impl Session {
-    /// Asks for a lease, and puts the session key on it, until `end`. No task keeps it alive yet.
+    /// Asks for a lease until `end`. No task keeps it alive yet.
     pub(crate) async fn open(
         endpoints: &Endpoints,
-        keys: &Keys,
         clock: &Clock,
         ttl: Duration,
         end: Instant,
@@ -89,21 +84,10 @@ impl Session {
             }
         };
         let (history, age) = (Arc::clone(&endpoints.history), endpoints.history.age());
-        // One that is granted twice expires by itself: there is nothing on it.
-        let nothing = |failure: Failure| failure.into_error(false);
         let left = end.saturating_since(clock.now());
         let granted = endpoints.call(clock, left, grant).await.value;
-        let (acked, granted) = granted.map_err(nothing)?;
-        let (lease, granted) = (granted.id(), u64::try_from(granted.ttl()).unwrap_or(0));
-        let key = keys.session(lease);
-        let put = |driver: Driver| {
-            let put = TxnOp::put(&*key, "", Some(PutOptions::new().with_lease(lease)));
-            async move { driver.kv_client().txn(Txn::new().and_then([put])).await }
-        };
-        let left = end.saturating_since(clock.now());
-        // If this is sent twice, a request that ran in between is refused once, and asks again.
-        let put = endpoints.call(clock, left, put).await.value.map_err(nothing)?;
-        let revision = revision_of(&put)?;
+        // One that is granted twice expires by itself: there is nothing on it.
+        let (acked, granted) = granted.map_err(|failure| failure.into_error(false))?;
         let state = State {
             acked,
             wanted: acked,
@@ -113,10 +97,9 @@ impl Session {
             users: Arc::default(),
         };
         let session = Arc::new(Self {
-            lease,
-            ttl: Duration::from_secs(granted),
-            key,
-            revision: AtomicI64::new(revision),
+            lease: granted.id(),
+            ttl: Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or(0)),
+            slots: Mutex::default(),
             history,
             age,
             clock: clock.clone(),
@@ -146,14 +129,9 @@ impl Session {
         self.wanted.notify_one();
     }
 
-    /// The newest revision of the session key that we know.
-    pub(crate) fn revision(&self) -> i64 {
-        self.revision.load(Ordering::SeqCst)
-    }
-
-    /// The session key has this revision now.
-    pub(crate) fn touched(&self, revision: i64) {
-        self.revision.fetch_max(revision, Ordering::SeqCst);
+    /// The slots of its requests.
+    pub(crate) fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store no longer has the lease.
@@ -173,7 +151,7 @@ impl Session {
         self.history.age() != self.age
     }
 
-    /// The session key has an older revision than one that was known: the history went back.
+    /// A guard has an older revision than one that was known: the history went back.
     pub(crate) fn fell_back(&self, known: i64, now: i64) {
         self.history.went_back(self.age, known, now);
     }

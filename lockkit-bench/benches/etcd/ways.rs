@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use etcd_client::{
     Client, Compare, CompareOp, EventType, GetOptions, LockOptions, PutOptions, SortOrder,
-    SortTarget, Txn, TxnOp, TxnOpResponse, WatchFilterType, WatchOptions, WatchStream,
+    SortTarget, Txn, TxnOp, WatchFilterType, WatchOptions, WatchStream,
 };
 use lockkit_bench::{Store, Way};
 use lockkit_core::{Guard, Locks};
@@ -124,12 +124,7 @@ impl lockkit_bench::Task for Task {
                 watch.message().await.unwrap();
                 bare.watch = Some(watch);
             }
-            Kind::Hand => {
-                let options = PutOptions::new().with_lease(bare.lease);
-                let session = format!("%/{:x}", bare.lease);
-                bare.client.put(session, "", Some(options)).await.unwrap();
-                bare.client.put("%/cluster", "mark", None).await.unwrap();
-            }
+            Kind::Hand => drop(bare.client.put("%/cluster", "mark", None).await.unwrap()),
             _ => {}
         }
     }
@@ -224,32 +219,21 @@ impl Bare {
         }
     }
 
-    /// What lockkit sends: three guards, its key, and two reads of its place.
+    /// What lockkit sends: three guards, its key, and a count of the queue.
     async fn by_hand(&mut self, name: &str) -> Held {
-        self.number += 1 << 32;
-        let key = format!("{name}/{:x}-{}", self.lease, self.number);
-        let session = format!("%/{:x}", self.lease);
+        let key = format!("{name}/{:x}-0", self.lease);
         let guards = [
-            Compare::create_revision(session, CompareOp::Greater, 0),
+            Compare::mod_revision(format!("%/{:x}/0", self.lease), CompareOp::Equal, 0),
             Compare::create_revision(key.as_str(), CompareOp::Equal, 0),
-            Compare::create_revision("%/cluster", CompareOp::Greater, 0),
+            Compare::value("%/cluster", CompareOp::Equal, "mark"),
         ];
-        let directory = format!("{name}/");
-        let sorted = |order| {
-            GetOptions::new().with_prefix().with_sort(SortTarget::Create, order).with_limit(4)
-        };
+        let one = GetOptions::new().with_prefix().with_limit(1).with_keys_only();
         let ops = [
             TxnOp::put(key.as_str(), "", Some(PutOptions::new().with_lease(self.lease))),
-            TxnOp::get(directory.as_str(), Some(sorted(SortOrder::Ascend))),
-            TxnOp::get(directory.as_str(), Some(sorted(SortOrder::Descend).with_keys_only())),
+            TxnOp::get(format!("{name}/"), Some(one)),
         ];
         let answer = self.client.txn(Txn::new().when(guards).and_then(ops)).await.unwrap();
-        let first = answer.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(found) => {
-                found.kvs().first().map(etcd_client::KeyValue::create_revision)
-            }
-            _ => None,
-        });
-        Held::Created(key, first.unwrap())
+        assert!(answer.succeeded(), "a lease's only request");
+        Held::Created(key, answer.header().unwrap().revision())
     }
 }

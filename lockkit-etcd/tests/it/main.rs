@@ -9,6 +9,7 @@ mod connect;
 mod examine;
 mod foreign;
 mod fuzz;
+mod growth;
 mod interop;
 mod late;
 mod layouts;

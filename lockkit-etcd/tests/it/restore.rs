@@ -25,7 +25,7 @@ const SOON: Duration = ms(1_500);
 /// Far fewer than a client sends that asks again without a pause.
 const FEW: u64 = 60;
 
-/// Acquires that are given up while their answers are away: each withdrawal touches the session key.
+/// Acquires that are given up while their answers are away: each withdrawal touches a guard.
 async fn give_up(locks: &Locks, link: &Link, name: &str) {
     link.fault(Way::ToClient, Fault::Hold);
     let mut given_up = JoinSet::new();
@@ -72,7 +72,7 @@ async fn a_restore_from_an_older_backup_ends_holds_and_acquires_work_again_at_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_cluster_whose_revision_has_passed_the_old_one_is_found_by_the_session_key() {
+async fn a_restored_cluster_whose_revision_has_passed_the_old_one_is_found_by_a_guard() {
     let server = EtcdServer::start().unwrap();
     let link = link_to(server.address());
     let locks = join(&[link.port()]).await;
