@@ -17,8 +17,8 @@ use crate::requests::{self, Record, Requests, Sending, clear, live_sessions, pru
 use crate::session::{Session, Use};
 use crate::watch::Watch;
 
-/// How many requests of a crowd ask at once: each costs the cluster about a millisecond in a queue of thousands.
-const AT_ONCE: usize = 64;
+/// How many requests of crowds ask at once: a request that is in none waits behind those.
+const AT_ONCE: usize = 16;
 /// Of how many names a contender is kept in mind.
 const MANY: usize = 1024;
 
@@ -36,7 +36,7 @@ pub(crate) struct Client {
     pub(crate) keepers: Keepers,
     pub(crate) watch: Arc<Watch>,
     pub(crate) seen: SeenLast,
-    /// Of the requests that enter a queue, or read their place in it.
+    /// Of the requests of crowds that enter a queue, and of those that read one.
     pub(crate) turns: Semaphore,
 }
 
@@ -127,9 +127,18 @@ impl Client {
         futures_util::future::join_all(ended).await.into_iter().collect()
     }
 
-    /// Waits for a turn: a crowd that asked at once would not be answered in time, and ask again.
-    ///
-    /// A waiter that was told of the first place needs none, nor do renewals and releases.
+    /// Waits for a turn to enter, where many of the session are at this name: a crowd that asked at once would not
+    /// be answered in time, and ask again, and other names would wait behind it.
+    pub(crate) async fn turn_to_enter(
+        &self,
+        session: &Use,
+        name: &LockName,
+    ) -> Option<SemaphorePermit<'_>> {
+        let is_crowd = session.slots().is_crowd(name);
+        if is_crowd { self.turn().await } else { None }
+    }
+
+    /// Waits for a turn. A waiter that was told of the first place needs none, nor do renewals and releases.
     pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }

@@ -80,8 +80,7 @@ impl EtcdConfig {
     /// What every key begins with, before a slash; `lockkit` unless set here. A lock's key is below
     /// `<prefix>/<name>/`, so `etcdctl lock <prefix>/<name>` takes the same lock.
     ///
-    /// Each provider that holds or waits is told of every key that is deleted below it: give
-    /// applications prefixes of their own.
+    /// Applications with prefixes of their own share no names.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use etcd_client::{Client as Driver, Compare, CompareOp, LeaseTimeToLiveOptions, Txn};
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Result, Term};
+use tokio::runtime::Handle;
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
@@ -18,13 +19,15 @@ use crate::protocol::revision_of;
 use crate::queue::Position;
 use crate::requests::{Entry, Leaving, is_in_doubt, leaving};
 use crate::session::{Session, Use};
-use crate::sight::KeyState;
+use crate::sight::{Sight, View};
 use crate::slots::Removal;
 
 /// How old an acknowledged keep-alive may be to serve one more lock: many locks that are renewed
 /// at their own times then share a few keep-alives.
 const FRESH: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(100);
+/// A hold that ends sooner is not watched: an operator's deletion of its key is told after so long.
+const SHORT: Duration = Duration::from_millis(100);
 
 /// Where a grant lies in etcd: what a guard's `native` gives.
 ///
@@ -70,8 +73,10 @@ pub(crate) struct EtcdLease {
     grant: Arc<EtcdGrant>,
     /// When the request was sent that was granted.
     sent: Instant,
-    /// A revision at which the key was there.
-    known: i64,
+    /// When the grant was heard of.
+    granted: Instant,
+    /// The key's, once the hold has lasted.
+    sight: OnceLock<Arc<Sight>>,
     lost: OnceLock<LossReason>,
     /// Whether a release was sent.
     leaving: AtomicBool,
@@ -108,10 +113,11 @@ impl EtcdLease {
         client: Arc<Client>,
         entry: Entry,
         session: Use,
-        Position { own, created, first }: Position,
+        Position { own, created, .. }: Position,
         sent: Instant,
     ) -> Self {
         let (key, lease) = (own.key.clone(), session.lease);
+        let granted = entry.request().clock().now();
         Self {
             client,
             entry,
@@ -120,18 +126,18 @@ impl EtcdLease {
             own,
             grant: Arc::new(EtcdGrant { key, create_revision: created, lease }),
             sent,
-            known: first.unwrap_or(created),
+            granted,
+            sight: OnceLock::new(),
             lost: OnceLock::new(),
             leaving: AtomicBool::new(false),
             released: AtomicBool::new(false),
         }
     }
 
-    /// Reads the key: the revision at which it was there, or `None`.
-    async fn read(&self) -> Result<Option<i64>> {
+    /// Reads whether the key is there.
+    async fn read(&self) -> Result<bool> {
         let check = self.own.check(self.grant.create_revision);
-        let answer = self.client.read(self.entry.request(), &check).await?;
-        answer.succeeded().then(|| revision_of(&answer)).transpose()
+        Ok(self.client.read(self.entry.request(), &check).await?.succeeded())
     }
 
     /// Whether the key is there.
@@ -154,7 +160,7 @@ impl EtcdLease {
                 let told = told.map_err(|_| refusal)?;
                 Ok(told.keys().iter().any(|key| *key == self.grant.key))
             }
-            read => Ok(read?.is_some()),
+            read => read,
         }
     }
 
@@ -177,35 +183,36 @@ impl EtcdLease {
     /// # Errors
     /// `NoRuntime`: called outside a tokio runtime.
     async fn watch(&self) -> Result<LossReason> {
-        let mut known = self.known;
-        self.client.watch.run(&self.client.endpoints)?;
-        loop {
-            let sight = self.client.watch.deletions.sight(
-                &self.grant.key,
-                self.grant.create_revision,
-                known,
-            );
-            let state = tokio::select! {
-                () = self.session.ended(&self.client.keepers) => return Ok(LossReason::SessionEnded),
-                state = sight.news() => state,
-            };
-            if state == KeyState::Gone {
-                return Ok(LossReason::Removed);
+        Handle::try_current().map_err(|_| Error::NoRuntime)?;
+        let removed = async {
+            self.entry.request().clock().sleep_until(self.granted.saturating_add(SHORT)).await;
+            tokio::select! {
+                error = self.client.watch.serve(&self.client.endpoints) => Err(error),
+                () = self.gone() => Ok(LossReason::Removed),
             }
-            let turn = async {
-                self.client.watch.up(&self.client.endpoints).await?;
-                Ok(self.client.turn().await)
-            };
-            let turn = tokio::select! {
-                () = self.session.ended(&self.client.keepers) => return Ok(LossReason::SessionEnded),
-                turn = turn => turn?,
-            };
-            let read = self.read().await;
-            drop(turn);
-            match read {
-                Ok(Some(now)) => known = now,
-                Ok(None) => return Ok(LossReason::Removed),
-                Err(_) => self.entry.request().clock().sleep(PAUSE).await,
+        };
+        tokio::select! {
+            () = self.session.ended(&self.client.keepers) => Ok(LossReason::SessionEnded),
+            removed = removed => removed,
+        }
+    }
+
+    /// Completes when the key is gone.
+    async fn gone(&self) {
+        let made = || self.client.watch.sight(&self.grant.key, self.grant.create_revision);
+        let sight = self.sight.get_or_init(made);
+        loop {
+            let changed = sight.changed();
+            match sight.view() {
+                View::Gone => return,
+                View::Unseen | View::There => changed.await,
+                View::Unread { stream } => {
+                    let _turn = self.client.turn().await;
+                    match self.read().await {
+                        Ok(is_there) => sight.read(stream, is_there),
+                        Err(_) => self.entry.request().clock().sleep(PAUSE).await,
+                    }
+                }
             }
         }
     }
@@ -232,8 +239,9 @@ impl Lease for EtcdLease {
             Err(Error::Lost { reason, .. }) => return Err(Error::lost(self.lose(reason))),
             renewed => renewed?,
         };
-        // A lease that lives says nothing of the key: that is the watch's part, while it is up.
-        if !self.client.watch.is_up() && !self.is_there().await? {
+        // A lease that lives says nothing of the key: that is the watch's part, while the key is in sight.
+        let is_in_sight = self.sight.get().is_some_and(|sight| sight.view() == View::There);
+        if !is_in_sight && !self.is_there().await? {
             return Err(Error::lost(self.lose(LossReason::Removed)));
         }
         Ok(term)

@@ -59,7 +59,7 @@ impl Client {
         let _turn = tokio::select! {
             biased;
             () = record.withdrawn() => return Err(Error::withdrawn()),
-            turn = self.turn() => turn,
+            turn = self.turn_to_enter(session, request.name()) => turn,
         };
         loop {
             let sending = self.sending(record, session).await?;
@@ -151,8 +151,6 @@ impl Client {
         session: &Use,
         position: Position,
     ) -> Result<Option<Position>> {
-        // A holder needs it as well.
-        self.watch.run(&self.endpoints)?;
         if position.first.is_some() {
             return Ok(Some(position));
         }

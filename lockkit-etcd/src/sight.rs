@@ -1,163 +1,129 @@
-//! Holders' keys, kept in sight by the watch of all deletions.
+//! A holder's key, kept in sight by a watch of its own.
+//!
+//! ```text
+//! unseen --its watch stands--> unread --the key is read, and is there--> there
+//! unread, there --its deletion is told, or the key is not there--> gone
+//! unread, there --the stream ends--> unseen
+//! ```
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
-/// How many deletions are kept for answers that come after them.
-const KEPT: usize = 1024;
-
-/// What the watch of all deletions has told.
-#[derive(Debug, Default)]
-pub(crate) struct Deletions(Mutex<Known>);
-
-#[derive(Debug, Default)]
-struct Known {
-    /// Every deletion after this revision is kept, or will be told; `None`: nothing is known.
-    since: Option<i64>,
-    kept: HashMap<Vec<u8>, i64>,
-    order: VecDeque<(Vec<u8>, i64)>,
-    sights: HashMap<Vec<u8>, Vec<Weak<Sight>>>,
-}
-
-/// One incarnation of a key, kept in sight.
+/// One incarnation of a key, kept in sight until dropped.
 #[derive(Debug)]
 pub(crate) struct Sight {
-    deletions: Arc<Deletions>,
-    key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
     /// Its create revision: another incarnation of the same key is another one.
     created: i64,
-    state: Mutex<KeyState>,
+    state: Mutex<State>,
     changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    view: View,
+    /// How many streams have ended: a reading counts only if it began on this one.
+    stream: u64,
 }
 
 /// What is known of a key in sight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KeyState {
-    /// Nothing new.
+pub(crate) enum View {
+    /// No watch of it stands.
+    Unseen,
+    /// It is to be read, on the stream with this number.
+    Unread {
+        stream: u64,
+    },
     There,
-    /// It was deleted.
     Gone,
-    /// It may have been deleted unseen: it must be read.
-    Unsure,
-}
-
-impl Deletions {
-    /// Keeps in sight the incarnation of `key` that `created` made and that was there at `known`.
-    pub(crate) fn sight(self: &Arc<Self>, key: &[u8], created: i64, known: i64) -> Arc<Sight> {
-        let mut all = self.known();
-        let key_state = match all.kept.get(key) {
-            Some(deleted) if *deleted > created => KeyState::Gone,
-            _ if all.since.is_some_and(|since| since <= known) => KeyState::There,
-            _ => KeyState::Unsure,
-        };
-        let sight = Arc::new(Sight {
-            deletions: Arc::clone(self),
-            key: key.to_vec(),
-            created,
-            state: Mutex::new(key_state),
-            changed: Notify::new(),
-        });
-        if key_state == KeyState::There {
-            all.sights.entry(key.to_vec()).or_default().push(Arc::downgrade(&sight));
-        }
-        sight
-    }
-
-    /// Whether what is read from now on can be kept in sight.
-    pub(crate) fn are_known(&self) -> bool {
-        self.known().since.is_some()
-    }
-
-    /// Whether a key is in sight, or nothing is known yet.
-    pub(crate) fn are_wanted(&self) -> bool {
-        let known = self.known();
-        known.since.is_none() || !known.sights.is_empty()
-    }
-
-    /// The watch stands: all that is deleted after this revision will be told. Whether it did not stand before.
-    pub(crate) fn begin(&self, now: i64) -> bool {
-        let mut known = self.known();
-        let is_new = known.since.is_none();
-        known.since.get_or_insert(now);
-        is_new
-    }
-
-    /// Takes in a deletion.
-    pub(crate) fn tell(&self, key: &[u8], revision: i64) {
-        let in_sight = self.known().deleted(key, revision);
-        in_sight.into_iter().for_each(|sight| sight.deleted(revision));
-    }
-
-    /// Forgets all: each key in sight must be read.
-    pub(crate) fn forget(&self) {
-        let was = std::mem::take(&mut *self.known());
-        for sight in was.sights.into_values().flatten().filter_map(|sight| sight.upgrade()) {
-            sight.tell(KeyState::Unsure);
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Known {
-    /// Notes a deletion. Returns the sights of that key, to be told once all this is unlocked.
-    fn deleted(&mut self, key: &[u8], revision: i64) -> Vec<Arc<Sight>> {
-        self.kept.insert(key.to_vec(), revision);
-        self.order.push_back((key.to_vec(), revision));
-        if self.order.len() > KEPT
-            && let Some((oldest, at)) = self.order.pop_front()
-        {
-            if self.kept.get(&oldest) == Some(&at) {
-                self.kept.remove(&oldest);
-            }
-            self.since = self.since.map(|since| since.max(at));
-        }
-        self.sights.get(key).into_iter().flatten().filter_map(Weak::upgrade).collect()
-    }
 }
 
 impl Sight {
-    /// Completes when it is no longer known to be there; level-triggered.
-    pub(crate) async fn news(&self) -> KeyState {
-        loop {
-            let changed = self.changed.notified();
-            let state = *self.state();
-            if state != KeyState::There {
-                return state;
-            }
-            changed.await;
-        }
+    pub(crate) fn new(key: &[u8], created: i64) -> Self {
+        let state = Mutex::new(State { view: View::Unseen, stream: 0 });
+        Self { key: key.to_vec(), created, state, changed: Notify::new() }
     }
 
-    /// Only this incarnation counts: a later one's end is another's.
-    fn deleted(&self, revision: i64) {
-        if self.created < revision {
-            self.tell(KeyState::Gone);
-        }
+    pub(crate) fn view(&self) -> View {
+        self.state().view
     }
 
-    fn tell(&self, news: KeyState) {
-        *self.state() = news;
+    /// Completes at the next change of the view after this call.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// The watch stands: what is deleted from now on is told.
+    pub(crate) fn stands(&self) {
+        self.change(|state| match state.view {
+            View::Unseen => View::Unread { stream: state.stream },
+            view => view,
+        });
+    }
+
+    /// A reading that began on this stream found the key, or did not.
+    pub(crate) fn read(&self, stream: u64, is_there: bool) {
+        self.change(|state| match state.view {
+            View::Gone => View::Gone,
+            _ if !is_there => View::Gone,
+            View::Unread { stream: now } if now == stream => View::There,
+            view => view,
+        });
+    }
+
+    /// The key was deleted at this revision.
+    pub(crate) fn deleted(&self, revision: i64) {
+        self.change(|state| if self.created < revision { View::Gone } else { state.view });
+    }
+
+    /// The stream has ended.
+    pub(crate) fn close(&self) {
+        self.change(|state| {
+            state.stream += 1;
+            if state.view == View::Gone { View::Gone } else { View::Unseen }
+        });
+    }
+
+    fn change(&self, next: impl FnOnce(&mut State) -> View) {
+        {
+            let mut state = self.state();
+            state.view = next(&mut state);
+        }
         self.changed.notify_waiters();
     }
 
-    fn state(&self) -> MutexGuard<'_, KeyState> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Sight {
-    fn drop(&mut self) {
-        let mut known = self.deletions.known();
-        if let Some(sights) = known.sights.get_mut(&self.key) {
-            sights.retain(|sight| sight.strong_count() > 0);
-            if sights.is_empty() {
-                known.sights.remove(&self.key);
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_there_once_it_was_read_on_a_stream_that_lasts_and_gone_for_ever() {
+        let sight = Sight::new(b"a", 7);
+        sight.read(0, true);
+        assert_eq!(sight.view(), View::Unseen, "it may have gone before the watch stood");
+        sight.stands();
+        assert_eq!(sight.view(), View::Unread { stream: 0 });
+        sight.close();
+        sight.stands();
+        sight.read(0, true);
+        assert_eq!(sight.view(), View::Unread { stream: 1 }, "read on the stream before");
+        sight.read(1, true);
+        assert_eq!(sight.view(), View::There);
+        sight.deleted(6);
+        assert_eq!(sight.view(), View::There, "another incarnation");
+        sight.deleted(9);
+        assert_eq!(sight.view(), View::Gone);
+        sight.close();
+        sight.stands();
+        sight.read(2, true);
+        assert_eq!(sight.view(), View::Gone);
     }
 }

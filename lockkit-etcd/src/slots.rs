@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lockkit_core::LockName;
 
+/// So many requests at one name are no crowd yet.
+const FEW: usize = 4;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Slots {
     keys: BTreeMap<LockName, Numbers>,
@@ -111,6 +114,11 @@ impl Slots {
             self.keys.remove(name);
         }
         self.guards.free(slot.guard);
+    }
+
+    /// Whether many requests are at this name.
+    pub(crate) fn is_crowd(&self, name: &LockName) -> bool {
+        self.keys.get(name).is_some_and(|keys| keys.end - keys.free.len() >= FEW)
     }
 
     /// The revision of the slot's guard, which a put compares.

@@ -1,5 +1,6 @@
-//! One stream per provider: a watch of all deletions, which tells the holders, and a watch of each name that is
-//! waited for, which keeps a replica of its queue in step.
+//! One stream per provider: a watch of each name that is waited for, which keeps a replica of its queue in step, and
+//! one of the key of each hold that lasts, which tells its holder. The first one of all, of the cluster's mark, keeps
+//! the stream open.
 //!
 //! All are opened at "now", so they are always in step: a watch that is opened at a past revision falls behind once,
 //! into a loop of the server that runs every 100 ms. When the stream ends, the next one begins at "now" too, and each
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use etcd_client::{
-    EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
+    WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
     WatchResponseStream,
 };
 use lockkit_core::kit::{Alive, Backoff, LONGEST_CALL, Service};
@@ -22,7 +23,7 @@ use crate::endpoints::Endpoints;
 use crate::member_client::MemberClient;
 use crate::protocol::Keys;
 use crate::replica::Replica;
-use crate::sight::Deletions;
+use crate::sight::Sight;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -30,19 +31,19 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long it has to answer: etcd does so from memory.
 const PROBE: Duration = Duration::from_secs(1);
-/// The number of the watch of all deletions, the first one of its stream.
-const ALL: i64 = 0;
-/// How long at least a name is watched after its last waiter: the next one finds the replica in step.
+/// The number of the watch of the mark, the first one of its stream.
+const FIRST: i64 = 0;
+/// How long at least a name is watched after its last waiter: the next one finds the replica in step. The watch of a
+/// hold ends as long after it at most.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// The stream, and what it has told.
 #[derive(Debug)]
 pub(crate) struct Watch {
     keys: Keys,
-    pub(crate) deletions: Arc<Deletions>,
     state: Mutex<State>,
     changed: Notify,
-    /// A replica is to be opened.
+    /// A replica or a sight is to be opened.
     asked: Notify,
     /// The stream is to be asked whether it lives.
     doubted: Notify,
@@ -54,8 +55,10 @@ pub(crate) struct Watch {
 struct State {
     /// Of the names that are waited for, or were of late.
     replicas: HashMap<LockName, Arc<Replica>>,
-    /// Those of them that are watched, by the number of the watch on this stream.
-    watched: HashMap<i64, (LockName, Arc<Replica>)>,
+    /// Of the holds that last, those that are not watched yet.
+    sights: Vec<Weak<Sight>>,
+    /// What is watched, by the number of the watch on this stream.
+    watched: HashMap<i64, Watched>,
     /// Those that no caller wants any more, until etcd says that they have ended.
     ended: HashSet<i64>,
     /// Whether there is a stream now.
@@ -64,11 +67,17 @@ struct State {
     is_away: bool,
 }
 
+#[derive(Clone, Debug)]
+enum Watched {
+    Queue(LockName, Arc<Replica>),
+    Key(Weak<Sight>),
+}
+
 impl Watch {
     pub(crate) fn new(keys: Keys) -> Arc<Self> {
         let [changed, asked, doubted] = [Notify::new(), Notify::new(), Notify::new()];
         let (state, service) = (Mutex::default(), Service::default());
-        Arc::new(Self { keys, deletions: Arc::default(), state, changed, asked, doubted, service })
+        Arc::new(Self { keys, state, changed, asked, doubted, service })
     }
 
     /// The replica of this name's queue, which is kept in step from now on.
@@ -81,6 +90,14 @@ impl Watch {
         Arc::clone(state.replicas.entry(name.clone()).or_insert_with(made))
     }
 
+    /// Keeps in sight the incarnation of this key that `created` made.
+    pub(crate) fn sight(&self, key: &[u8], created: i64) -> Arc<Sight> {
+        let sight = Arc::new(Sight::new(key, created));
+        self.state().sights.push(Arc::downgrade(&sight));
+        self.asked.notify_one();
+        sight
+    }
+
     /// Has the stream followed; completes with the error of a caller outside a tokio runtime.
     pub(crate) async fn serve(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Error {
         loop {
@@ -91,31 +108,6 @@ impl Watch {
             // A runtime that ends refuses the task, and polls this one no more.
             tokio::task::yield_now().await;
         }
-    }
-
-    /// Completes when what is read from now on can be kept in sight; never once closed.
-    ///
-    /// # Errors
-    /// `NoRuntime`: called outside a tokio runtime.
-    pub(crate) async fn up(self: &Arc<Self>, endpoints: &Arc<Endpoints>) -> Result<()> {
-        loop {
-            let changed = self.changed.notified();
-            if self.deletions.are_known() {
-                return Ok(());
-            }
-            self.run(endpoints)?;
-            tokio::select! {
-                () = changed => {}
-                () = self.service.lapsed() => {}
-            }
-            // A runtime that ends refuses the task, and polls this one no more.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Whether deletions are told now; while they are not, a renewal reads.
-    pub(crate) fn is_up(&self) -> bool {
-        self.state().is_up
     }
 
     /// Completes while no member can be reached; level-triggered.
@@ -149,9 +141,7 @@ impl Watch {
     async fn follow(&self, alive: &mut Alive, endpoints: &Endpoints) -> bool {
         self.forget();
         let open = |client: MemberClient| async move {
-            let options = WatchOptions::new().with_prefix().with_filters([WatchFilterType::NoPut]);
-            let stream =
-                client.driver.watch_client().watch(self.keys.range(), Some(options)).await?;
+            let stream = client.driver.watch_client().watch(self.keys.mark(), None).await?;
             Ok((client, stream))
         };
         let (clock, member) = (Clock::system(), endpoints.current());
@@ -192,15 +182,21 @@ impl Watch {
 
     /// Asks the stream for what callers want of it; ends where it has ended.
     async fn ask(&self, mut sender: WatchRequestSender) {
-        let mut newest = ALL;
+        let mut newest = FIRST;
         let mut look_around = tokio::time::interval(LINGER);
         loop {
-            for (name, replica) in self.unwatched() {
-                newest += 1;
-                let options = WatchOptions::new().with_prefix().with_watch_id(newest);
-                let range = replica.at.range().to_owned();
-                self.state().watched.insert(newest, (name, replica));
-                if sender.watch(range, Some(options)).await.is_err() {
+            for (watch, watched) in self.unwatched(&mut newest) {
+                let options = WatchOptions::new().with_watch_id(watch);
+                let (key, options) = match watched {
+                    Watched::Queue(_, replica) => {
+                        (replica.at.range().as_bytes().to_vec(), options.with_prefix())
+                    }
+                    Watched::Key(sight) => {
+                        let Some(sight) = sight.upgrade() else { continue };
+                        (sight.key.clone(), options.with_filters([WatchFilterType::NoPut]))
+                    }
+                };
+                if sender.watch(key, Some(options)).await.is_err() {
                     return;
                 }
             }
@@ -221,26 +217,38 @@ impl Watch {
         }
     }
 
-    /// The replicas that no watch was asked for on this stream; they count as asked for.
-    fn unwatched(&self) -> Vec<(LockName, Arc<Replica>)> {
-        let state = self.state();
+    /// What no watch was asked for on this stream, by the number that its watch gets; it counts as asked for.
+    fn unwatched(&self, newest: &mut i64) -> Vec<(i64, Watched)> {
+        let mut state = self.state();
+        let sights = std::mem::take(&mut state.sights).into_iter().map(Watched::Key);
         let closed = state.replicas.iter().filter(|(_, replica)| replica.asks());
-        closed.map(|(name, replica)| (name.clone(), Arc::clone(replica))).collect()
+        let queue = |(name, it): (&LockName, &Arc<_>)| Watched::Queue(name.clone(), Arc::clone(it));
+        let number = |watched: Watched| {
+            *newest += 1;
+            (*newest, watched)
+        };
+        let unwatched: Vec<_> = sights.chain(closed.map(queue)).map(number).collect();
+        state.watched.extend(unwatched.iter().cloned());
+        unwatched
     }
 
-    /// The watches of names that had no waiter since this was last asked, which are forgotten.
+    /// The watches of holds that have ended, and of names that had no waiter since this was last asked, which are
+    /// forgotten.
     fn unused(&self) -> Vec<i64> {
         let mut state = self.state();
         let State { replicas, watched, ended, .. } = &mut *state;
-        // Held by the two maps; a waiter gets its copy while this is locked.
-        let is_over = |replica: &Arc<Replica>| replica.is_unused(Arc::strong_count(replica) > 2);
-        let over = watched.iter().filter(|(_, (_, replica))| is_over(replica));
+        let is_over = |watched: &Watched| match watched {
+            // Held by the two maps; a waiter gets its copy while this is locked.
+            Watched::Queue(_, replica) => replica.is_unused(Arc::strong_count(replica) > 2),
+            Watched::Key(sight) => sight.strong_count() == 0,
+        };
+        let over = watched.iter().filter(|(_, watched)| is_over(watched));
         let over: Vec<i64> = over.map(|(watch, _)| *watch).collect();
         for watch in &over {
-            if let Some((name, _)) = watched.remove(watch) {
+            if let Some(Watched::Queue(name, _)) = watched.remove(watch) {
                 replicas.remove(&name);
-                ended.insert(*watch);
             }
+            ended.insert(*watch);
         }
         over
     }
@@ -268,8 +276,8 @@ impl Watch {
             if let Ok(message) = tokio::time::timeout(SILENCE, stream.message()).await {
                 return unless_ended(message);
             }
-            let is_wanted = self.deletions.are_wanted() || !self.state().watched.is_empty();
-            if is_wanted {
+            let state = self.state();
+            if !state.is_up || !state.watched.is_empty() {
                 break;
             }
         }
@@ -283,29 +291,29 @@ impl Watch {
     }
 
     fn take(&self, message: &WatchResponse) {
-        if message.watch_id() != ALL {
-            let watched =
-                self.state().watched.get(&message.watch_id()).map(|(_, it)| Arc::clone(it));
-            if let Some(replica) = watched {
+        let watched = {
+            let mut state = self.state();
+            if message.watch_id() == FIRST {
+                (state.is_up, state.is_away) = (true, false);
+            }
+            state.watched.get(&message.watch_id()).cloned()
+        };
+        match watched {
+            Some(Watched::Queue(_, replica)) => {
                 if message.created() {
                     replica.stands();
                 }
                 replica.tell(message.events());
             }
-            return;
-        }
-        let now = message.header().map_or(0, etcd_client::ResponseHeader::revision);
-        if message.created() && self.deletions.begin(now) {
-            {
-                let mut state = self.state();
-                (state.is_up, state.is_away) = (true, false);
+            Some(Watched::Key(sight)) => {
+                let Some(sight) = sight.upgrade() else { return };
+                if message.created() {
+                    sight.stands();
+                }
+                let deleted = message.events().iter().filter_map(etcd_client::Event::kv);
+                deleted.for_each(|kv| sight.deleted(kv.mod_revision()));
             }
-            self.changed.notify_waiters();
-        }
-        for event in message.events() {
-            if let (EventType::Delete, Some(kv)) = (event.event_type(), event.kv()) {
-                self.deletions.tell(kv.key(), kv.mod_revision());
-            }
+            None => {}
         }
     }
 
@@ -318,16 +326,19 @@ impl Watch {
 
     /// Forgets all that was told: each key in sight, and each queue that is waited in, must be read.
     fn forget(&self) {
-        {
-            let mut state = self.state();
-            state.watched.clear();
-            state.ended.clear();
-            state.is_up = false;
-            // A waiter gets its copy while this is locked.
-            state.replicas.retain(|_, replica| Arc::strong_count(replica) > 1);
-            state.replicas.values().for_each(|replica| replica.close());
+        let mut state = self.state();
+        state.ended.clear();
+        state.is_up = false;
+        for watched in std::mem::take(&mut state.watched).into_values() {
+            if let Watched::Key(sight) = watched {
+                sight.upgrade().inspect(|sight| sight.close());
+                state.sights.push(sight);
+            }
         }
-        self.deletions.forget();
+        state.sights.retain(|sight| sight.strong_count() > 0);
+        // A waiter gets its copy while this is locked.
+        state.replicas.retain(|_, replica| Arc::strong_count(replica) > 1);
+        state.replicas.values().for_each(|replica| replica.close());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
