@@ -21,7 +21,7 @@ use crate::server::{TTLS, check_server};
 
 /// A client of one etcd cluster, 3.4 or newer.
 ///
-/// Its locks of equal ttl share a lease, and all of them one watch. It speaks to one member, and to
+/// Its locks of equal ttl share a lease, and all of them one stream of watches. It speaks to one member, and to
 /// the next when that one fails. The tasks that serve it live in the runtime that made them, and
 /// when that ends, in one where a caller waits or holds. See the page `docs/etcd.md` for the
 /// algorithm and its bounds.
