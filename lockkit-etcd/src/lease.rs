@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::own::Own;
 use crate::protocol::revision_of;
 use crate::queue::Position;
-use crate::requests::{Entry, Leaving, is_in_doubt, leaving};
+use crate::requests::{Entry, Leaving, is_in_doubt, is_placed, leaving};
 use crate::session::{Session, Use};
 use crate::sight::{Sight, View};
 use crate::slots::Removal;
@@ -91,6 +91,10 @@ pub(crate) async fn grant(
     place: Position,
     sent: Instant,
 ) -> Result<Grant> {
+    // Another call of the request may have removed it meanwhile, and a short hold is not watched.
+    if !is_placed(&entry, &place.own) {
+        return Err(Error::unavailable(Applied::Maybe, "the request was withdrawn meanwhile"));
+    }
     let (clock, ttl) = (entry.request().clock(), session.ttl);
     let native = u64::try_from(place.created).unwrap_or(0);
     let token = FencingToken::with_base(client.token_base, native)?;

@@ -202,6 +202,12 @@ impl Drop for Leaving<'_> {
     }
 }
 
+/// Whether this is still where the request is: no removal has begun.
+pub(crate) fn is_placed(record: &Record, own: &Arc<Own>) -> bool {
+    let place = record.data();
+    place.0.as_ref().is_some_and(|it| Arc::ptr_eq(&it.own, own) && it.stay.phase() == Phase::Taken)
+}
+
 /// Whether a put of the request may still come.
 pub(crate) fn is_in_doubt(record: &Record) -> bool {
     record.data().0.as_ref().is_some_and(|place| place.stay.is_in_doubt())
