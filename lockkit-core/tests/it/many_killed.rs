@@ -118,10 +118,14 @@ impl Town {
         self.remote.random() % end
     }
 
+    fn place(&self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).expect("below a length")
+    }
+
     /// Two or three names, in any order.
     fn some(&self) -> Vec<&'static str> {
         let (mut names, count) = (NAMES.to_vec(), 2 + self.below(2));
-        (0..count).map(|_| names.swap_remove(self.below(names.len() as u64) as usize)).collect()
+        (0..count).map(|_| names.swap_remove(self.place(names.len()))).collect()
     }
 
     fn begin<'a>(&'a self, guard: &MultiGuard, chosen: &[&'static str]) -> Work<'a> {
