@@ -27,12 +27,12 @@ const LEAST_DELAY: Duration = Duration::from_millis(10);
 pub struct Leaders(State);
 
 enum State {
-    Idle(Observer),
+    Idle(Box<Observer>),
     Seeking(Seeking),
     Ended,
 }
 
-type Seeking = Pin<Box<dyn Future<Output = (Observer, Result<Holder>)> + Send>>;
+type Seeking = Pin<Box<dyn Future<Output = (Box<Observer>, Result<Holder>)> + Send>>;
 
 /// What an observer knows, between two leaders.
 struct Observer {
@@ -46,8 +46,9 @@ struct Observer {
 }
 
 impl Leaders {
-    pub(crate) const fn new(store: Arc<Store>, lock: Lock, within: Duration) -> Self {
-        Self(State::Idle(Observer { store, lock, within, newest: None, asked: None }))
+    pub(crate) fn new(store: Arc<Store>, lock: Lock, within: Duration) -> Self {
+        let observer = Observer { store, lock, within, newest: None, asked: None };
+        Self(State::Idle(Box::new(observer)))
     }
 
     /// The next leader, whose token is greater than that of every leader before; `None`: it has ended with an error.
@@ -87,7 +88,7 @@ impl Stream for Leaders {
 }
 
 impl Observer {
-    async fn seek(mut self) -> (Self, Result<Holder>) {
+    async fn seek(mut self: Box<Self>) -> (Box<Self>, Result<Holder>) {
         let leader = self.newer().await;
         (self, leader)
     }

@@ -90,7 +90,9 @@ impl Worker {
         let lock = self.locks.all(some.iter().map(|(name, _)| name));
         let asked: Vec<_> = some
             .into_iter()
-            .map(|(name, resource)| (world.asks(self.process, &name, Kind::Exclusive), name, resource))
+            .map(|(name, resource)| {
+                (world.asks(self.process, &name, Kind::Exclusive), name, resource)
+            })
             .collect();
         let answer = match way {
             0..=4 => lock.acquire().await.map(Some),
