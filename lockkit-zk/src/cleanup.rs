@@ -2,21 +2,28 @@
 
 use std::collections::HashSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use lockkit_core::kit::Kept;
+use lockkit_core::kit::{self, Kept};
 use lockkit_core::{RequestId, Result};
 use tokio::sync::oneshot;
 use zookeeper_client::{Client, Error as ZkError};
 
 use crate::error::{Outcome, is_ambiguous, to_error};
-use crate::place::Asked;
 use crate::protocol::identity;
 use crate::session::Session;
 
 /// Between two tries to remove what was left.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// A node that was asked for: the names that it got, once they are known; none where it was refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) session: Arc<Session>,
+    pub(crate) names: kit::Asked<Vec<String>>,
+}
 
 /// What is to be removed.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use lockkit_core::kit::{self, Kept};
 use lockkit_core::{Error, RequestId, Result};
 use tokio::sync::watch;
 
-use crate::cleanup::{Removal, remove};
+use crate::cleanup::{Asked, Removal, remove};
 use crate::session::Session;
 use crate::usage::InUse;
 
@@ -48,13 +48,6 @@ pub(crate) enum Known {
     Taken(Node),
     /// Whatever there was is to go, and no more is to come.
     Withdrawn(Option<Left>),
-}
-
-/// A node that was asked for: the names that it got, once they are known; none where it was refused.
-#[derive(Clone, Debug)]
-pub(crate) struct Asked {
-    pub(crate) session: Arc<Session>,
-    pub(crate) names: kit::Asked<Vec<String>>,
 }
 
 /// What of a request is to be removed.

@@ -13,10 +13,10 @@ use zookeeper_client::{
     Permission,
 };
 
-use crate::cleanup::{Removal, children, children_in_sync, remove};
+use crate::cleanup::{Asked, Removal, children, children_in_sync, remove};
 use crate::error::{Outcome, is_ambiguous, to_error};
 use crate::parents;
-use crate::place::{Asked, Known, Node, Place};
+use crate::place::{Known, Node, Place};
 use crate::protocol::{self, Ahead, data, is_of, prefixes};
 use crate::session::Session;
 use crate::tokens;

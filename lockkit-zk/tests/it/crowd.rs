@@ -89,7 +89,7 @@ async fn the_session_of_a_ttl_that_nobody_uses_is_closed_and_made_anew_when_some
         lock.acquire().await.unwrap().release().await.unwrap();
         assert_eq!(sessions(), 3);
         // Longer than a session lasts that nobody keeps.
-        tokio::time::sleep(ms(3_000)).await;
+        tokio::time::sleep(ms(2_000)).await;
         assert_eq!(sessions(), 3, "closed after a short time");
         timing::gone(ms(6_000), "its end", async || sessions() <= 2).await;
     }
