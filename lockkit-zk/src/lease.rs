@@ -68,7 +68,7 @@ pub(crate) async fn grant(
     let store = limited(clock, limit, client.tokens(&node.session)).await?;
     let token = client.token(store, node.czxid)?;
     // After a silence, belief begins once the leader has heard of the session again.
-    let term = node.session.first_term(clock);
+    let term = node.session.whole_term(clock);
     let term = limited(clock, limit, term).await.map_err(|error| match error {
         Error::Lost { .. } => node.session.over(),
         error => error,

@@ -82,15 +82,6 @@ impl Proof {
         self.is_sure && self.left() >= self.ttl()
     }
 
-    /// Whether a term has half of the ttl now, which the next heartbeats make whole.
-    pub(crate) fn is_enough(&self) -> bool {
-        self.is_sure && self.left() >= self.ttl() / 2
-    }
-
-    pub(crate) const fn tick(&self) -> Duration {
-        self.tick
-    }
-
     pub(crate) const fn is_sure(&self) -> bool {
         self.is_sure
     }
@@ -164,7 +155,7 @@ mod tests {
         assert_eq!(proof.ends_early(), None);
         // The leader may have heard nothing since the first.
         proof.acked(start.saturating_add(s(20)));
-        assert!(!proof.is_whole() && !proof.is_enough());
+        assert!(!proof.is_whole());
         assert_eq!(proof.give(), s(13));
         assert_eq!(proof.ends_early(), None);
     }
@@ -175,7 +166,7 @@ mod tests {
         let at = |ms| start.saturating_add(Duration::from_millis(ms));
         for ms in [20_000, 20_125, 20_900] {
             proof.acked(at(ms));
-            assert!(!proof.is_enough(), "at {ms} ms");
+            assert!(!proof.is_whole(), "at {ms} ms");
         }
         // A session that may have ended gives no term, and no such term ends it.
         let mut late = proof;

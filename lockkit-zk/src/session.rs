@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use lockkit_core::kit::{Gathered, LONGEST_CALL, Refused, session_term, within};
+use lockkit_core::kit::{Gathered, LONGEST_CALL, Refused, session_term};
 use lockkit_core::{Applied, Clock, Error, Instant, LossReason, RequestId, Result, Term};
 use tokio::sync::{mpsc, watch};
 use zookeeper_client::{Client, MultiWriteError};
@@ -195,13 +195,9 @@ impl Session {
         session_term(&self.life.clock, latest, ttl, clock)
     }
 
-    /// The term as soon as it gives the whole ttl, or after half a tick as soon as it gives half of it.
-    pub(crate) async fn first_term(&self, clock: &Clock) -> Result<Term> {
-        let half_a_tick = self.life.proof().tick() / 2;
-        match within(&self.life.clock, half_a_tick, self.term_once(clock, Proof::is_whole)).await {
-            Some(term) => term,
-            None => self.term_once(clock, Proof::is_enough).await,
-        }
+    /// The term as soon as it gives the whole ttl.
+    pub(crate) async fn whole_term(&self, clock: &Clock) -> Result<Term> {
+        self.term_once(clock, Proof::is_whole).await
     }
 
     /// The term that counts from after this call began, once it is known how long the session lasts.

@@ -28,10 +28,15 @@ async fn released(server: &ZkServer, waiters: usize) -> Seen {
     for link in &links {
         clients.push(Locks::new(provider(at(link.port())).await));
     }
+    let operator = client(server).await.lock(&name);
     for number in 0..waiters {
         waiting.spawn(clients[number % CLIENTS].lock(&name).ttl(TTL).acquire());
+        // Not all at once: each lists those before it.
+        if (number + 1) % 100 == 0 {
+            queued(&operator, number + 1).await;
+        }
     }
-    queued(&client(server).await.lock(&name), waiters).await;
+    queued(&operator, waiters).await;
     // What their arrival caused is over.
     tokio::time::sleep(ms(2_000)).await;
     let sent = || -> u64 {
