@@ -21,6 +21,7 @@ mod finding;
 mod guarantees;
 mod guard;
 mod holder;
+mod kind;
 pub mod kit;
 mod leaders;
 mod leadership;
@@ -51,6 +52,7 @@ pub use finding::{Finding, Severity};
 pub use guarantees::{Exclusion, Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
 pub use guard::{Guard, GuardWatch};
 pub use holder::Holder;
+pub use kind::Kind;
 pub use leaders::Leaders;
 pub use leadership::Leadership;
 pub use lease::{Grant, Lease, Term};
@@ -62,7 +64,7 @@ pub use multi_guard::MultiGuard;
 pub use multi_lock::MultiLock;
 pub use name::LockName;
 pub use provider::{Inspection, LockProvider, Operator};
-pub use request::{Kind, Request, RequestId, StoreSays};
+pub use request::{Request, RequestId, StoreSays};
 pub use token::FencingToken;
 
 /// What most of this crate returns.

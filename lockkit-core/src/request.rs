@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::{Clock, Error, Holder, Instant, LockName, Term};
+use crate::{Clock, Error, Holder, Instant, Kind, LockName, Term};
 
 /// The identity of one request: 128 random bits from the operating system.
 ///
@@ -60,50 +60,6 @@ pub(crate) struct RandomIds;
 impl RequestIds for RandomIds {
     fn next(&self) -> Result<RequestId, Error> {
         RequestId::random()
-    }
-}
-
-/// The kind of lock that is wished for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Kind {
-    /// Held alone.
-    Exclusive,
-    /// Held together with other shared grants.
-    Shared,
-}
-
-impl Kind {
-    /// Whether a request of this kind may hold, given the kinds of the requests before it: those that
-    /// hold, and those that wait ahead of it (C1, C10).
-    ///
-    /// Memory, etcd and ZooKeeper decide by it; Redis' scripts, SQL and the kernel's file lock are tested
-    /// against it.
-    ///
-    /// ```
-    /// use lockkit_core::Kind;
-    ///
-    /// assert!(Kind::Exclusive.admits([]));
-    /// assert!(!Kind::Exclusive.admits([Kind::Shared]));
-    /// assert!(Kind::Shared.admits([Kind::Shared, Kind::Shared]));
-    /// // A shared request does not pass an exclusive one that waits.
-    /// assert!(!Kind::Shared.admits([Kind::Shared, Kind::Exclusive]));
-    /// ```
-    pub fn admits(self, before: impl IntoIterator<Item = Self>) -> bool {
-        let mut before = before.into_iter();
-        match self {
-            Self::Exclusive => before.next().is_none(),
-            Self::Shared => before.all(|kind| kind == Self::Shared),
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Exclusive => "exclusive",
-            Self::Shared => "shared",
-        })
     }
 }
 
