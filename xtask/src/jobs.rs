@@ -4,15 +4,15 @@
 //! tests as threads too: a process for each test would cost more than it gains (CONTRIBUTING.md).
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::ended::{Said, said};
 use crate::output::{self, Failure};
 use crate::pressure::Pressure;
 use crate::programs::{Kind, Program};
@@ -21,8 +21,6 @@ use crate::steps::root;
 
 /// A program that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
-/// How often a program is asked whether it has ended.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Has the suite leave its re-runs to this runner, which makes them when nothing else runs.
 const RERUN_LATER: &str = "LOCKKIT_RERUN_LATER";
@@ -64,8 +62,8 @@ pub(crate) struct Ran {
     passed: usize,
     /// The tests that failed, or what else went wrong, each with what the program said of it.
     failures: Vec<Failure>,
-    /// Whether threads waited for a core for half of the time that it took.
-    is_crowded: bool,
+    /// Whether threads waited for a core for half of the time that it took, or the machine stood still.
+    is_starved: bool,
     /// The tests that missed a time bound for want of time, and ran once more.
     reruns: Vec<String>,
     reports: Vec<PathBuf>,
@@ -156,7 +154,7 @@ impl<'a> Job<'a> {
     fn run(&self) -> Ran {
         let (started, pressure) = (Instant::now(), Pressure::now());
         let log = log_of(&self.program.name);
-        let (has_passed, said) = said(self.command(&self.tests), &log, LIMIT);
+        let Said { has_passed, said, has_stalled } = said(self.command(&self.tests), &log, LIMIT);
         let mut ran = Ran {
             name: self.program.name.clone(),
             log,
@@ -171,7 +169,7 @@ impl<'a> Job<'a> {
             ran.failures.push(Failure::of_program(&fewer, &said));
         }
         ran.took = started.elapsed();
-        ran.is_crowded = pressure.is_half_of(ran.took);
+        ran.is_starved = has_stalled || pressure.is_half_of(ran.took);
         ran
     }
 
@@ -179,7 +177,7 @@ impl<'a> Job<'a> {
     /// the machine.
     fn run_again(&self, ran: &mut Ran) {
         for failure in std::mem::take(&mut ran.failures) {
-            if !failure.is_inconclusive(ran.is_crowded) {
+            if !failure.is_inconclusive(ran.is_starved) {
                 ran.failures.push(failure);
                 continue;
             }
@@ -187,7 +185,7 @@ impl<'a> Job<'a> {
             eprintln!("    it runs once more");
             ran.reruns.push(format!("{}: {}", failure.test, failure.first_line()));
             let log = log_of(&format!("{} again", ran.name));
-            let (has_passed, said) = said(self.alone(&failure.test), &log, LIMIT);
+            let Said { has_passed, said, .. } = said(self.alone(&failure.test), &log, LIMIT);
             if has_passed {
                 ran.passed += 1;
             } else {
@@ -261,44 +259,13 @@ fn summed_up(ran: &[Ran], took: Duration) -> Result<Vec<PathBuf>> {
 
 impl Ran {
     fn show(&self) {
-        let is_final = |failure: &Failure| !failure.is_inconclusive(self.is_crowded);
+        let is_final = |failure: &Failure| !failure.is_inconclusive(self.is_starved);
         let state = match &self.failures[..] {
             [] => "passed",
             failures if failures.iter().any(is_final) => "FAILED",
             _ => "inconclusive",
         };
         eprintln!("    {state} after {:>4.0?}: {}, {} tests", self.took, self.name, self.passed);
-    }
-}
-
-/// Runs a program that writes to `log`; whether it passed, and what it said.
-pub(crate) fn said(mut command: Command, log: &Path, limit: Duration) -> (bool, String) {
-    let passed = to_its_end(&mut command, log, limit);
-    let said = fs::read(log).map(|said| String::from_utf8_lossy(&said).into_owned());
-    match (passed, said) {
-        (Ok(()), Ok(said)) => (true, said),
-        (Err(why), said) => (false, format!("{}\n{why}\n", said.unwrap_or_default())),
-        (_, Err(error)) => (false, format!("{}: {error}", log.display())),
-    }
-}
-
-/// Waits for the end of a program, and ends one that hangs.
-fn to_its_end(command: &mut Command, log: &Path, limit: Duration) -> Result<()> {
-    let failed = |error: io::Error| format!("{}: {error}", log.display());
-    let output = File::create(log).map_err(failed)?;
-    let errors = output.try_clone().map_err(failed)?;
-    let started = Instant::now();
-    let mut child =
-        command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn().map_err(failed)?;
-    loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            return status.success().then_some(()).ok_or_else(|| format!("it ended with {status}"));
-        }
-        if started.elapsed() > limit {
-            child.kill().and_then(|()| child.wait()).map_err(failed)?;
-            return Err(format!("no end within {limit:?}: something waits for ever"));
-        }
-        thread::sleep(LOOK);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod ci;
 mod circles;
+mod ended;
 mod jobs;
 mod licences;
 mod matrix;

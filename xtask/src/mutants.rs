@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::ended::{self, Said};
 use crate::jobs;
 use crate::output;
 use crate::programs;
@@ -226,7 +227,7 @@ impl Built<'_> {
         // A case's id and the blank behind it begin its name, and stand in no other.
         command.args(case.map(|id| format!("{id} ")));
         let log = workshop.place.join(format!("{}-{}.log", workshop.store, self.mutant.name));
-        let (has_passed, said) = jobs::said(command, &log, LIMIT);
+        let Said { has_passed, said, .. } = ended::said(command, &log, LIMIT);
         if has_passed && output::passed(&said) == 0 {
             return Err(format!("{} does not run on this store", case.unwrap_or("the suite")));
         }
