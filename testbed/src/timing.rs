@@ -2,11 +2,13 @@
 //!
 //! A bound that is missed fails the test. Where the machine stood still meanwhile, or was too busy, the
 //! panic says so first: `inconclusive: the machine stood still for 312 ms; ` and then what was missed.
-//! Such a miss may run once more. What no stall excuses has no place here: two holders at once, a token, an
-//! order, and [what must be gone](gone).
+//! Such a miss may run once more. What is waited for has its limit anew before that, where the machine stood
+//! still. What no stall excuses has no place here: two holders at once, a token, an order, and
+//! [what must be gone](gone).
 
 use std::fmt::Display;
 use std::future::Future;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use lockkit_core::conformance::{StallWatch, Starved};
@@ -15,6 +17,10 @@ use crate::{Error, Result};
 
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(10);
+/// How often a limit may begin anew, each time after a stall.
+const ANEW: usize = 3;
+/// So much of the time of a look counts: the rest is a stall, of this process or of what it asks.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// When something began, and whether the machine gave the test its time since.
 #[derive(Debug)]
@@ -36,6 +42,11 @@ impl Stopwatch {
         self.began.elapsed()
     }
 
+    /// Whether this process stood still for long since.
+    pub(crate) fn stood_still(&self) -> bool {
+        matches!(self.watch.starved(), Some(Starved::StoodStill(_)))
+    }
+
     /// Fails: a bound of what is measured is missed, as `text` says.
     ///
     /// # Panics
@@ -46,41 +57,51 @@ impl Stopwatch {
     }
 }
 
-/// What `future` gives within `limit`.
+/// What `future` gives within `limit`, which begins anew where this process stood still meanwhile.
 ///
 /// # Panics
 /// Where it takes longer.
 pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
-    let began = start();
-    match tokio::time::timeout(limit, future).await {
-        Ok(output) => output,
-        Err(_) => began.missed(format_args!("{what}: not within {:?}", began.elapsed())),
+    let (began, mut future) = (start(), pin!(future));
+    for anew in 0..=ANEW {
+        let now = start();
+        match tokio::time::timeout(limit, future.as_mut()).await {
+            Ok(output) => return output,
+            Err(_) if anew < ANEW && now.stood_still() => {}
+            Err(_) => break,
+        }
     }
+    began.missed(format_args!("{what}: not within {:?}", began.elapsed()))
 }
 
-/// Waits until `holds`, for at most `limit`.
+/// Waits until `holds`, for at most `limit`, which begins anew where this process stood still meanwhile.
 ///
 /// # Panics
 /// Where it does not hold by then.
 pub async fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) {
-    let began = start();
-    while !holds() {
-        if began.elapsed() >= limit {
-            began.missed(format_args!("{what}: not within {limit:?}"));
+    let held = async {
+        while !holds() {
+            tokio::time::sleep(STEP).await;
         }
-        tokio::time::sleep(STEP).await;
-    }
+    };
+    within(limit, what, held).await;
 }
 
-/// Waits for at most `limit` until something is gone, as `is_gone` finds.
+/// Waits for at most `limit` until something is gone, as `is_gone` finds. Time that this process, or what
+/// `is_gone` asks, stood still does not count.
 ///
 /// # Panics
 /// Where it is left by then. That is a residue, which no stall excuses.
 pub async fn gone(limit: Duration, what: &str, mut is_gone: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !is_gone().await {
-        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
+    let mut waited = Duration::ZERO;
+    loop {
+        let look = Instant::now();
+        if is_gone().await {
+            return;
+        }
+        assert!(waited < limit, "{what}: not within {limit:?}");
         tokio::time::sleep(STEP).await;
+        waited += look.elapsed().min(LOOK);
     }
 }
 
@@ -197,6 +218,54 @@ mod tests {
         assert!(stall >= 250, "{said}");
     }
 
+    /// In a child, which is stopped for longer than the limit: what it waits for comes a moment later.
+    #[tokio::main(flavor = "current_thread")]
+    async fn wait_for_what_comes_after_a_stop() {
+        let comes = async {
+            let mut last = Instant::now();
+            while last.elapsed() < ms(2_000) {
+                last = Instant::now();
+                tokio::time::sleep(ms(5)).await;
+            }
+            tokio::time::sleep(ms(200)).await;
+        };
+        children::say("waits");
+        within(ms(2_000), "what comes after a stop", comes).await;
+        children::say("it came");
+        children::wait_for_the_end()
+    }
+
+    #[test]
+    fn a_limit_begins_anew_where_the_process_stood_still() {
+        if children::role().is_some() {
+            return wait_for_what_comes_after_a_stop();
+        }
+        let name = "timing::tests::a_limit_begins_anew_where_the_process_stood_still";
+        let child = Child::test(name, "waits").start().expect("a child");
+        assert_eq!(kept(|| child.line(ms(20_000))), "waits");
+        child.pause().expect("it is stopped");
+        thread::sleep(ms(2_300));
+        child.resume().expect("it goes on");
+        assert_eq!(kept(|| child.line(ms(20_000))), "it came");
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "what must be gone: not within")]
+    async fn what_is_left_is_named() {
+        gone(ms(20), "what must be gone", async || false).await;
+    }
+
+    #[tokio::test]
+    async fn a_look_that_takes_long_takes_little_of_the_limit() {
+        let mut looks = 0;
+        let is_gone = async || {
+            looks += 1;
+            tokio::time::sleep(ms(300)).await;
+            looks > 2
+        };
+        gone(ms(250), "what goes soon", is_gone).await;
+    }
+
     #[test]
     fn what_the_machine_kept_from_the_test_is_told_first() {
         assert_eq!(excuse(None), "");
@@ -227,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    #[should_panic(expected = "what must hold: not within 1ms")]
+    #[should_panic(expected = "what must hold: not within")]
     async fn what_does_not_hold_in_time_is_named() {
         until(ms(1), "what must hold", || false).await;
     }
