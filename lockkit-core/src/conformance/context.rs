@@ -11,7 +11,7 @@ use super::outcome::Outcome;
 use super::stop::{Stop, Verdict};
 use crate::{
     Clock, Expiry, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator,
-    Request, RequestId, Result, StoreSays,
+    Request, RequestId, Result, StoreSays, Term,
 };
 
 /// The ttl of most cases: a third of it, the limit of an attempt, is what a busy machine may add.
@@ -176,18 +176,28 @@ impl Context {
     }
 
     async fn no_residue_of(&self, name: &LockName) -> Verdict {
-        let end = self.clock.now().saturating_add(self.wake_up());
-        while let Some(seen) = self.residue(name).await? {
-            if self.clock.now() >= end {
-                let bound = self.wake_up();
+        // Of a look that takes long only so much counts: no stall makes a residue of what is about to go.
+        let (bound, most) = (self.wake_up(), self.wake_up() / 10);
+        let mut waited = Duration::ZERO;
+        loop {
+            let look = self.clock.now();
+            let Some(seen) = self.residue(name).await? else { return Ok(()) };
+            if waited >= bound {
                 return Err(Stop::failed(format!(
                     "C9: all that used {name:?} has ended, and {bound:?} later something is left in the \
                      store: {seen}"
                 )));
             }
             self.sleep(Duration::from_millis(5)).await;
+            waited += self.clock.now().saturating_since(look).min(most);
         }
-        Ok(())
+    }
+
+    /// Why a case fails in which this term, which nothing renews, was not kept: late, where it is over.
+    pub(super) fn not_kept(&self, term: Term, why: impl Into<String>) -> Stop {
+        let end = term.ttl.map(|ttl| term.sent.saturating_add(ttl));
+        let is_over = end.is_some_and(|end| end <= self.clock.now());
+        if is_over { Stop::late(why) } else { Stop::failed(why) }
     }
 
     async fn residue(&self, name: &LockName) -> Result<Option<String>> {

@@ -180,7 +180,8 @@ async fn refused_and_granted(cx: Context) -> Verdict {
         if round >= 10 && budget.is_spent() {
             break;
         }
-        let holder = cx.granted(&*cx.provider, &cx.request("passed")?).await?;
+        let holder = cx.request_with_ttl("passed", cx.long_ttl())?;
+        let holder = cx.granted(&*cx.provider, &holder).await?;
         for attempt in 0..2 {
             let refused = client.try_acquire(&cx.request("passed")?).await?;
             require!(refused.is_none(), "attempt {attempt} of round {round} got {refused:?}");
@@ -195,7 +196,7 @@ async fn refused_and_granted(cx: Context) -> Verdict {
 
 async fn replay_of_a_grant(cx: Context) -> Verdict {
     let client = cx.connect().await?;
-    let request = cx.request("replayed")?;
+    let request = cx.request_with_ttl("replayed", cx.long_ttl())?;
     let first = cx.granted(&*client, &request).await?;
     let again = cx.granted(&*client, &request).await?;
     let waiting = cx.by(cx.wake_up(), "a replay is answered", client.acquire(&request)).await??;
@@ -220,8 +221,8 @@ async fn replay_of_a_grant(cx: Context) -> Verdict {
 
 async fn replay_of_a_waiter(cx: Context) -> Verdict {
     let client = cx.connect().await?;
-    let holder = cx.lock("replayed").await?.acquire().await?;
-    let request = cx.request("replayed")?;
+    let holder = cx.lock("replayed").await?.ttl(cx.long_ttl()).acquire().await?;
+    let request = cx.request_with_ttl("replayed", cx.long_ttl())?;
     let mut first = pin!(client.acquire(&request));
     let mut again = pin!(client.acquire(&request));
     tokio::select! {
@@ -302,7 +303,7 @@ async fn one_of_two_at_a_free_name(cx: &Context, beside: Duration) -> Verdict {
 
 async fn one_of_two_behind_others(cx: &Context, first_leaves: bool) -> Verdict {
     let client = cx.connect().await?;
-    let holder = cx.lock("held").await?.acquire().await?;
+    let holder = cx.lock("held").await?.ttl(cx.long_ttl()).acquire().await?;
     // One more wait of this client for the same name, which releases at once: the order may be any.
     let earlier = cx.request_with_ttl("held", cx.patient_ttl())?;
     let (asker, asked) = (Arc::clone(&client), earlier.clone());

@@ -294,7 +294,8 @@ impl Cut {
         self.ended(&grant).await?;
         self.all_is_free().await?;
         // Now that another has held and left, nothing of this one comes back.
-        let next = cx.granted(&*cx.provider, &cx.request(&self.tail)?).await?;
+        let next = cx.request_with_ttl(&self.tail, cx.long_ttl())?;
+        let next = cx.granted(&*cx.provider, &next).await?;
         drop(grant.lease.release().await);
         let other = cx.provider.try_acquire(&cx.request(&self.tail)?).await?;
         require!(other.is_none(), "a repeated release freed the next holder's name");

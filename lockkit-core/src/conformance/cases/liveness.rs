@@ -210,6 +210,8 @@ async fn max_hold(cx: Context) -> Verdict {
     let granted = cx.clock.now();
     let reason = cx.by(cap + cx.slack(), "max_hold ends a hold", guard.lost()).await?;
     let held = cx.clock.now().saturating_since(granted);
+    // A machine that stands still for longer than a ttl ends it first.
+    require_in_time!(reason != LossReason::Expired, "lost because {reason}");
     require!(reason == LossReason::MaxHold, "lost because {reason}");
     require!(held > cap / 2, "lost {held:?} after its grant, with a max_hold of {cap:?}");
     cx.is_free("capped").await?;
@@ -264,10 +266,14 @@ async fn starved(cx: Context) -> Verdict {
 
 async fn forgotten(cx: Context) -> Verdict {
     let locks = cx.locks().await?;
-    std::mem::forget(locks.lock(cx.name("forgotten")).acquire().await?);
+    let guard = locks.lock(cx.name("forgotten")).acquire().await?;
+    let watch = guard.watch();
+    std::mem::forget(guard);
     cx.sleep(2 * cx.ttl()).await;
+    let why = "a forgotten guard was not renewed";
+    watch.ensure(Duration::ZERO).map_err(|error| Stop::error(&error, why))?;
     let other = cx.lock("forgotten").await?.try_acquire().await?;
-    require!(other.is_none(), "a forgotten guard was not renewed");
+    require!(other.is_none(), "{why}");
     locks.close(cx.wake_up()).await?;
     cx.is_free("forgotten").await?;
     Ok(())
@@ -275,8 +281,8 @@ async fn forgotten(cx: Context) -> Verdict {
 
 async fn closed(cx: Context) -> Verdict {
     let locks = cx.locks().await?;
-    let guard = locks.lock(cx.name("held")).acquire().await?;
-    let holder = cx.lock("waited").await?.acquire().await?;
+    let guard = locks.lock(cx.name("held")).ttl(cx.long_ttl()).acquire().await?;
+    let holder = cx.lock("waited").await?.ttl(cx.long_ttl()).acquire().await?;
     // One waits for another client, and one for what this close() releases.
     let waiters = ["waited", "held"].map(|name| tokio::spawn(locks.lock(cx.name(name)).acquire()));
     cx.sleep(cx.arrival()).await;

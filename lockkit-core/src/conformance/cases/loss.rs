@@ -135,7 +135,8 @@ async fn removed(cx: Context) -> Verdict {
     // At the next renewal at the latest, where the store sends no signal.
     let bound = ttl / 2 + cx.slack();
     cx.by(bound, "a holder whose entry was removed is told", guard.lost()).await?;
-    let next = cx.lock("removed").await?.acquire_within(ttl + cx.expiry_slack()).await?;
+    let next = cx.lock("removed").await?.ttl(cx.long_ttl());
+    let next = next.acquire_within(ttl + cx.expiry_slack()).await?;
     let released = guard.release().await;
     require!(matches!(released, Err(Error::Lost { .. })), "released a removed one: {released:?}");
     let third = cx.lock("removed").await?.try_acquire().await?;

@@ -87,7 +87,7 @@ async fn late_release(cx: Context) -> Verdict {
     let request = cx.request_with_ttl("expired", ttl)?;
     let expired = cx.granted(&*client, &request).await?;
     let next = cx.connect().await?;
-    let taken = cx.request("expired")?;
+    let taken = cx.request_with_ttl("expired", cx.long_ttl())?;
     let bound = ttl + cx.expiry_slack();
     let taken = cx.by(bound, "an expired name is granted", next.acquire(&taken)).await??;
     let released = expired.lease.release().await;
@@ -108,7 +108,8 @@ async fn repeated_release(cx: Context) -> Verdict {
     let again = ours.lease.release().await;
     let known = matches!(again, Ok(()) | Err(Error::Lost { .. }));
     require!(known, "a second release answered {again:?}");
-    let theirs = cx.granted(&*cx.provider, &cx.request("released")?).await?;
+    let theirs = cx.request_with_ttl("released", cx.long_ttl())?;
+    let theirs = cx.granted(&*cx.provider, &theirs).await?;
     drop(ours.lease.release().await);
     client.withdraw(&request).await?;
     client.withdraw(&request).await?;
@@ -139,7 +140,8 @@ async fn nothing_comes_back(cx: &Context, tail: &str, ended: &dyn crate::Lease) 
     let renewed = ended.renew().await;
     let lost = matches!(renewed, Err(Error::Lost { .. }));
     require!(lost, "renewing an ended lease of a free name answered {renewed:?}");
-    let next = cx.granted(&*cx.provider, &cx.request(tail)?).await?;
+    let next = cx.request_with_ttl(tail, cx.long_ttl())?;
+    let next = cx.granted(&*cx.provider, &next).await?;
     let renewed = ended.renew().await;
     let lost = matches!(renewed, Err(Error::Lost { .. }));
     require!(lost, "renewing an ended lease of a taken name answered {renewed:?}");
@@ -152,7 +154,7 @@ async fn nothing_comes_back(cx: &Context, tail: &str, ended: &dyn crate::Lease) 
 async fn one_client_twice(cx: Context) -> Verdict {
     let client = cx.connect().await?;
     let locks = cx.locks_of(std::sync::Arc::clone(&client));
-    let guard = locks.lock(cx.name("twice")).acquire().await?;
+    let guard = locks.lock(cx.name("twice")).ttl(cx.long_ttl()).acquire().await?;
     let again = locks.lock(cx.name("twice")).try_acquire().await?;
     require!(again.is_none(), "one client was granted a name twice");
     let again = client.try_acquire(&cx.request("twice")?).await?;
@@ -169,8 +171,8 @@ async fn one_client_twice(cx: Context) -> Verdict {
 
 async fn two_names(cx: Context) -> Verdict {
     let locks = cx.locks().await?;
-    let one = locks.lock(cx.name("one")).acquire().await?;
-    let two = locks.lock(cx.name("two")).acquire().await?;
+    let one = locks.lock(cx.name("one")).ttl(cx.long_ttl()).acquire().await?;
+    let two = locks.lock(cx.name("two")).ttl(cx.long_ttl()).acquire().await?;
     one.release().await?;
     cx.is_free("one").await?;
     let other = cx.lock("two").await?;

@@ -11,7 +11,7 @@ use crate::conformance::context::Context;
 use crate::conformance::outcome::Outcome;
 use crate::conformance::queue::Queue;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
-use crate::{Error, Grant, LockProvider, Request};
+use crate::{Error, Grant, LockProvider, Request, Term};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -138,12 +138,17 @@ async fn its_own_ttl(cx: Context) -> Verdict {
     // One that asked last, for longer, and one for less.
     for asks in [cx.long_ttl(), cx.short_ttl()] {
         let refused = other.try_acquire(&cx.request_with_ttl("odd", asks)?).await?;
-        require!(refused.is_none(), "granted beside a holder");
+        if refused.is_some() {
+            return Err(cx.not_kept(odd.term, "granted beside a holder"));
+        }
     }
-    let renewed = odd.lease.renew().await?;
+    let renewed = odd.lease.renew().await;
+    let renewed = renewed.map_err(|error| {
+        cx.not_kept(odd.term, format!("a renewal within its ttl was refused: {error}"))
+    })?;
     cx.sleep(ttl / 4).await;
     // It is kept: some stores end a grant with its lease.
-    let again = replay(&cx, &*client, &odd, &request).await?;
+    let again = replay(&cx, &*client, &odd, renewed, &request).await?;
     let end = again.term.sent.max(renewed.sent).saturating_add(ttl);
     let latest = cx.clock.now().saturating_add(ttl).saturating_add(cx.expiry_slack());
     loop {
@@ -202,12 +207,15 @@ async fn replay(
     cx: &Context,
     client: &dyn LockProvider,
     held: &Grant,
+    term: Term,
     request: &Request,
 ) -> Verdict<Grant> {
     let Some(again) = client.try_acquire(request).await? else {
-        return Err(Stop::failed(format!("a replay of {held:?} was refused (C2)")));
+        return Err(cx.not_kept(term, format!("a replay of {held:?} was refused (C2)")));
     };
-    require!(again.token == held.token, "{:?} was granted for {held:?}", again.token);
+    if again.token != held.token {
+        return Err(cx.not_kept(term, format!("{:?} was granted for {held:?}", again.token)));
+    }
     let now = cx.clock.now();
     require!(again.term.sent <= now, "a replay was sent later than it was answered");
     Ok(again)
@@ -219,7 +227,9 @@ async fn expired_in_order(cx: Context) -> Verdict {
     let request = cx.request_with_ttl("expiring", cx.long_ttl())?;
     let mut head = pin!(client.acquire(&request));
     tokio::select! {
-        granted = &mut head => require!(false, "granted beside a holder: {granted:?}"),
+        granted = &mut head => {
+            return Err(cx.not_kept(holder.term, format!("granted beside a holder: {granted:?}")));
+        }
         queued = cx.queued(&request) => queued?,
     }
     let mut later = Queue::default();

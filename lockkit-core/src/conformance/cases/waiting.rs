@@ -69,7 +69,7 @@ pub(super) const CASES: &[Case] = &[
 
 async fn one_leaves(cx: Context) -> Verdict {
     let client = cx.connect().await?;
-    let holder = cx.lock("queue").await?.acquire().await?;
+    let holder = cx.lock("queue").await?.ttl(cx.long_ttl()).acquire().await?;
     let mut queue = Queue::default();
     for _ in 0..3 {
         queue.add(&cx, &client, "queue").await?;
@@ -131,7 +131,7 @@ async fn all_leave(cx: Context) -> Verdict {
 async fn no_wake_up_is_lost(cx: Context) -> Verdict {
     const POLLS: u32 = 64;
     let client = cx.connect().await?;
-    let ours = cx.lock("paused").await?;
+    let ours = cx.lock("paused").await?.ttl(cx.long_ttl());
     for polls in 0..POLLS {
         let holder = ours.acquire().await?;
         let request = cx.request("paused")?;
@@ -200,7 +200,7 @@ async fn timed_out(cx: Context) -> Verdict {
 }
 
 async fn one_budget(cx: Context) -> Verdict {
-    let holder = cx.lock("held").await?.acquire().await?;
+    let holder = cx.lock("held").await?.ttl(cx.long_ttl()).acquire().await?;
     let lock = cx.lock("held").await?;
     for millis in [0, 10, 100, 300] {
         let (limit, started) = (Duration::from_millis(millis), cx.clock.now());
@@ -215,7 +215,7 @@ async fn one_budget(cx: Context) -> Verdict {
 }
 
 async fn definite_none(cx: Context) -> Verdict {
-    let holder = cx.lock("held").await?.acquire().await?;
+    let holder = cx.lock("held").await?.ttl(cx.long_ttl()).acquire().await?;
     let tap = Tap::on(cx.connect().await?, &cx.clock);
     let lock = cx.locks_of(tap.clone()).lock(cx.name("held"));
     for _ in 0..10 {
