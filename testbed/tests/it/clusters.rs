@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use testbed::children::{self, Child};
-use testbed::{Data, EtcdCluster, EtcdServer, ZkEnsemble, in_time, timing};
+use testbed::{Data, EtcdCluster, EtcdServer, ZkEnsemble, ZkServer, in_time, timing};
 
 /// For a start with an election.
 const ELECTED: Duration = Duration::from_secs(40);
@@ -176,7 +176,8 @@ fn an_ensemble_has_settled_only_once_its_leader_has_a_paused_follower_back() -> 
 
 #[test]
 fn an_isolated_follower_answers_its_clients_for_a_while_and_learns_nothing() -> Tested {
-    let ensemble = ZkEnsemble::start(3)?;
+    // For five ticks: longer than this test may stand still.
+    let ensemble = ZkServer::builder().tick(Duration::from_secs(1)).start_ensemble(3)?;
     let follower = ensemble.follower()?;
     let mut reader = client(&ensemble, follower, LONG)?;
     reader.create("/a")?;

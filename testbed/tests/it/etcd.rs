@@ -110,7 +110,7 @@ fn a_client_shows_its_certificate_and_is_the_user_of_its_name() -> Tested {
         .user_by_certificate("lock/")
         .start()?;
     let address = server.tls_address().ok_or("a TLS port")?;
-    let put = |authority: &std::path::Path, has_identity: bool, key: &str| {
+    let put = |authority: &std::path::Path, has_identity: bool, key: &str, within: &str| {
         let mut command = server.etcdctl();
         command
             .env_remove("ETCDCTL_USER")
@@ -121,12 +121,12 @@ fn a_client_shows_its_certificate_and_is_the_user_of_its_name() -> Tested {
                 .env("ETCDCTL_CERT", certificates.client_certificate())
                 .env("ETCDCTL_KEY", certificates.client_key());
         }
-        let output = command.args(["--dial-timeout=1s", "--command-timeout=1s", "put", key, "1"]);
-        output.output().map(|output| output.status.success())
+        command.args(["dial", "command"].map(|of| format!("--{of}-timeout={within}")));
+        command.args(["put", key, "1"]).output().map(|output| output.status.success())
     };
-    assert!(put(&certificates.ca(), true, "lock/a")?);
-    assert!(!put(&certificates.ca(), true, "other")?);
-    assert!(!put(&certificates.ca(), false, "lock/a")?);
-    assert!(!put(&certificates.other_ca(), true, "lock/a")?);
+    assert!(put(&certificates.ca(), true, "lock/a", "10s")?);
+    assert!(!put(&certificates.ca(), true, "other", "1s")?);
+    assert!(!put(&certificates.ca(), false, "lock/a", "1s")?);
+    assert!(!put(&certificates.other_ca(), true, "lock/a", "1s")?);
     Ok(())
 }

@@ -156,9 +156,12 @@ fn a_link_that_holds_keeps_one_mebibyte_at_most() -> Tested {
     bench.link.fault(Way::ToServer, Fault::Hold);
     client.set_write_timeout(Some(Duration::from_millis(300)))?;
     let chunk = bytes(1 << 16);
-    assert!((0..1000).any(|_| client.write_all(&chunk).is_err()), "64 MiB went in");
-    let held = bench.link.counts().to_server.held;
-    assert!((1 << 20..=(1 << 20) + (1 << 14)).contains(&held), "{held} bytes");
+    let held = || bench.link.counts().to_server.held;
+    // A write may come to its limit before the link has read as much as it keeps.
+    let is_full = |_| client.write_all(&chunk).is_err() && held() >= 1 << 20;
+    assert!((0..1000).any(is_full), "64 MiB went in, or {} bytes are kept", held());
+    let held = held();
+    assert!(held <= (1 << 20) + (1 << 14), "{held} bytes");
     Ok(())
 }
 

@@ -25,11 +25,16 @@ fn what_was_acknowledged_outlives_a_kill_and_what_was_not_kept_does_not() {
 fn a_paused_server_pauses_with_its_backends() {
     let server = PostgresServer::start().unwrap();
     let mut psql = server.psql().unwrap();
-    psql.args(["-c", "SELECT pg_sleep(0.3)"]);
+    psql.args(["-c", "SELECT pg_sleep(4)"]);
     let mut asking = psql.spawn().unwrap();
-    thread::sleep(Duration::from_millis(150));
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let began = timing::start();
+    while server.sql(sleeps).unwrap() != "1" {
+        in_time!(began, began.elapsed() < Duration::from_secs(10), "it does not ask");
+    }
     server.pause().unwrap();
-    thread::sleep(Duration::from_millis(600));
+    // Longer than it sleeps.
+    thread::sleep(Duration::from_millis(4_300));
     assert!(asking.try_wait().unwrap().is_none());
     server.resume().unwrap();
     assert!(asking.wait().unwrap().success());
