@@ -102,7 +102,7 @@ async fn memory_is_private_without_a_name_and_shared_with_one() {
         ("memory:", "memory:", false),
         ("memory:a", "memory:b", false),
         ("memory:a", "memory:a", true),
-        ("MEMORY:a/b%3F?ttl=1s", "memory:a%2fb%3f", true),
+        ("MEMORY:a/b%3F?ttl=60s", "memory:a%2fb%3f", true),
     ] {
         let one = connect(first).await.expect(first);
         let other = connect(second).await.expect(second);
