@@ -196,7 +196,7 @@ async fn after_a_revocation_two_believe_no_longer_than_until_the_holder_is_told(
             if let Some((_, granted)) = followed.as_ref().filter(|_| holder.is_held()) {
                 both = both.max(now().saturating_sub(*granted));
             }
-            assert!(began.elapsed() < LONG, "the holder is never told");
+            in_time!(began, began.elapsed() < LONG * 2, "the holder is never told");
             tokio::task::yield_now().await;
         }
     }

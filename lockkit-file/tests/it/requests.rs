@@ -6,12 +6,12 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::common::{eventually, provider, request};
+use crate::common::{knows_the_holder, provider, request, waits};
 use lockkit_core::{
     Error, FencingToken, Grant, LockName, LockProvider, LossReason, StoreSays, WakeUp,
 };
 use lockkit_file::{FileConfig, FileProvider, LockedFile};
-use testbed::timing::within;
+use testbed::timing::{gone, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -94,9 +94,8 @@ async fn a_withdrawal_ends_a_waiting_attempt_and_harms_nobody_else() {
     let (asked, next) = (request("a"), request("a"));
     let mut waiting = pin!(provider.acquire(&asked));
     let mut following = pin!(provider.acquire(&next));
-    let soon = Duration::from_millis(30);
-    assert!(tokio::time::timeout(soon, &mut waiting).await.is_err());
-    assert!(tokio::time::timeout(soon, &mut following).await.is_err());
+    waits(&mut waiting, || knows_the_holder(&asked)).await;
+    waits(&mut following, || knows_the_holder(&next)).await;
     let Some(StoreSays::Held(Some(said))) = next.last_word() else { panic!("no holder told") };
     assert_eq!(said.token, Some(holder.token));
 
@@ -275,5 +274,5 @@ async fn a_closed_provider_ends_its_waiters_and_grants_nothing_more() {
     assert!(matches!(waiting.await, Err(Error::Closed)));
     assert!(matches!(closing.try_acquire(&request("b")).await, Err(Error::Closed)));
     assert_eq!(grant.lease.lost().await, LossReason::Closed);
-    eventually(SECOND, "a is free", async || is_free(&other, "a").await).await;
+    gone(SECOND, "a is held", async || is_free(&other, "a").await).await;
 }

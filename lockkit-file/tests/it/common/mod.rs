@@ -1,13 +1,17 @@
 //! What the tests share: stores in fresh directories, and children that never outlive their test.
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::pin::Pin;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lockkit_core::{Clock, LockName, Locks, Request};
+use lockkit_core::{Clock, LockName, Locks, Request, StoreSays};
 use lockkit_file::{FileConfig, FileProvider};
+use testbed::timing;
 
 /// The variable that tells a child in which directory its store lies.
 const DIRECTORY: &str = "LOCKKIT_FILE_TEST_DIRECTORY";
@@ -114,11 +118,20 @@ impl Drop for Role {
     }
 }
 
-/// Waits until `holds`, for at most `limit`.
-pub(crate) async fn eventually(limit: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let started = Instant::now();
-    while !holds().await {
-        assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+/// Whether the request was told of the holder that it waits behind.
+pub(crate) fn knows_the_holder(request: &Request) -> bool {
+    matches!(request.last_word(), Some(StoreSays::Held(Some(_))))
+}
+
+/// Has an attempt wait until `is_told`, which its first steps come to.
+pub(crate) async fn waits<T: Debug>(
+    waiting: &mut Pin<&mut impl Future<Output = T>>,
+    is_told: impl FnMut() -> bool,
+) {
+    let told = timing::until(Duration::from_secs(10), "a wait", is_told);
+    tokio::select! {
+        biased;
+        ended = waiting => panic!("granted beside a holder: {ended:?}"),
+        () = told => {}
     }
 }
