@@ -46,7 +46,8 @@ async fn a_pooler_is_refused_by_the_one_strategy_and_carries_the_other() {
         let other = join(&pooler.url(), Strategy::Table).await;
         let waiter = tokio::spawn(other.lock("pooled").acquire());
         tokio::time::sleep(ms(2_000)).await;
-        assert!(guard.is_held() && !waiter.is_finished());
+        testbed::held!(guard);
+        assert!(!waiter.is_finished(), "granted beside a holder");
         guard.release().await.unwrap();
         let next = by(ms(250) + SLACK, "a poll finds it free", waiter).await.unwrap().unwrap();
         assert!(next.token() > guard_token(&server), "{}", next.token());

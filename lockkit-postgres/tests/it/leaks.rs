@@ -39,7 +39,8 @@ async fn an_attempt_that_fails_once_it_has_the_lock_leaves_none_on_the_shared_se
     is_free_but_for_the_neighbour(&server, "a").await;
     exhaust(&server, false);
     let guard = locks.lock("a").ttl(TTL).acquire().await.unwrap();
-    assert!(guard.token() > neighbour.token() && neighbour.is_held());
+    assert!(guard.token() > neighbour.token());
+    testbed::held!(neighbour);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,7 +118,8 @@ async fn tokens_that_take_long_cost_the_other_locks_of_the_session_nothing() {
         Err(error) => panic!("{error}"),
     }
     let second = by(ms(3_000) + SLACK, "the second is granted", second).await.unwrap().unwrap();
-    assert!(second.token() > token && neighbour.is_held());
+    assert!(second.token() > token);
+    testbed::held!(neighbour);
     assert!(holding.wait().unwrap().success());
     neighbour.release().await.unwrap();
     second.release().await.unwrap();

@@ -72,6 +72,7 @@ async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
     }
     let server = PostgresServer::start().unwrap();
     for (strategy, name) in [(Strategy::Advisory, "advisory"), (Strategy::Table, "table")] {
+        let began = timing::start();
         let child = Child::test(TEST, &format!("{name} {}", server.url())).start().unwrap();
         let token: FencingToken =
             timing::kept(|| child.line(Duration::from_secs(20))).parse().unwrap();
@@ -86,7 +87,9 @@ async fn a_holder_that_is_stopped_loses_its_lock_and_knows_it_when_it_wakes() {
         // Long enough to be told from a pause of the machine's.
         tokio::time::sleep((ttl + ms(200)).saturating_sub(stopped.elapsed())).await;
         child.resume().unwrap();
-        assert_eq!(timing::kept(|| child.line(Duration::from_secs(5))), "lost");
+        let said = timing::kept(|| child.line(Duration::from_secs(5)));
+        in_time!(began, said != "lost before it was stopped", "{name}: {said}");
+        assert_eq!(said, "lost");
         testbed::held!(next);
         next.release().await.unwrap();
         child.kill().unwrap();

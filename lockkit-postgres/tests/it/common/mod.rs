@@ -49,6 +49,16 @@ pub(crate) fn connections(server: &PostgresServer) -> usize {
     count(server, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lockkit'")
 }
 
+/// Has a server take only reads, or writes again; returns once new sessions know it, as others do a moment later.
+pub(crate) async fn read_only(server: &PostgresServer, is_read_only: bool) {
+    let value = if is_read_only { "on" } else { "off" };
+    let sql = |sql: &str| server.sql(sql).unwrap();
+    sql(&format!("ALTER SYSTEM SET default_transaction_read_only = {value}"));
+    sql("SELECT pg_reload_conf()");
+    let is_set = || sql("SHOW default_transaction_read_only") == value;
+    until(ms(10_000), "the setting", is_set).await;
+}
+
 /// Waits until something is gone from the server.
 pub(crate) async fn gone(limit: Duration, what: &str, mut is_gone: impl FnMut() -> bool) {
     timing::gone(limit, what, async || is_gone()).await;
