@@ -4,7 +4,7 @@ use crate::common::{SLACK, by, client, ms};
 use lockkit_core::{Applied, Error, Locks};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::log::Log;
-use testbed::{RedisServer, contenders};
+use testbed::{RedisServer, contenders, timing};
 
 /// The rights that our errors ask for, on one application's keys.
 const RIGHTS: &str =
@@ -126,7 +126,9 @@ async fn a_subscription_that_fails_is_told_of_once_with_the_remedy() {
     let lock = locks.lock("a").ttl(ms(3_000));
     let guard = lock.acquire().await.unwrap();
     let next = contenders::waiter(&lock, 0).await;
-    // Tried some times by then.
+    let is_told = || log.text().contains("subscription_failed");
+    timing::until(ms(5_000), "a warning", is_told).await;
+    // Tried again some times by then.
     tokio::time::sleep(ms(500)).await;
     let logged = log.text();
     let told: Vec<_> = logged.lines().filter(|it| it.contains("subscription_failed")).collect();

@@ -80,6 +80,8 @@ async fn redis_py_and_lockkit_share_a_counter_without_a_lost_update() {
     for _ in 0..ROUNDS {
         let guard = locks.lock("shared").ttl(ms(1_000)).acquire().await.unwrap();
         add(&file);
+        // Where the machine stood still for so long, the count shows nothing.
+        testbed::held!(guard);
         guard.release().await.unwrap();
         // It polls: without a pause of ours it would rarely get in.
         tokio::time::sleep(ms(10)).await;
@@ -127,7 +129,8 @@ async fn a_foreign_del_is_found_by_the_head_at_its_heartbeat_and_by_the_holder_a
     let (holder, locks) = (client(&server).await, client(&server).await);
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
-        let guard = holder.lock("a").ttl(TTL).acquire().await.unwrap();
+        // No stall of the machine makes it an expiry.
+        let guard = holder.lock("a").ttl(TTL * 2).acquire().await.unwrap();
         let token = guard.token();
         let waiting = waiter(&locks.lock("a").ttl(TTL), 0).await;
         server.cli(&["DEL", "a"]).unwrap();
@@ -135,7 +138,7 @@ async fn a_foreign_del_is_found_by_the_head_at_its_heartbeat_and_by_the_holder_a
         let next = by(HEARTBEAT + SLACK, "the head's grant", waiting).await.unwrap();
         slowest = slowest.max(began.elapsed());
         assert!(next.token() > token);
-        let reason = by(TTL / 2 + SLACK, "the holder is told", guard.lost()).await;
+        let reason = by(TTL + SLACK, "the holder is told", guard.lost()).await;
         assert_eq!(reason, LossReason::Removed);
         // It ends nothing but its own.
         assert!(guard.release().await.is_err());

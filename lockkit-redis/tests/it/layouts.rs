@@ -37,7 +37,8 @@ fn token(number: u64) -> FencingToken {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recorded_holder_and_waiter_go_first_and_later_tokens_are_greater() {
-    let (left, life) = (ms(1_200), ms(1_000));
+    // Longer than the machine may stand still before the first look.
+    let (left, life) = (ms(5_000), ms(4_800));
     let (server, began) = (recorded(left, life), Instant::now());
     let locks = client(&server).await;
     let lock = locks.lock("held").ttl(ms(3_000));
@@ -48,7 +49,7 @@ async fn a_recorded_holder_and_waiter_go_first_and_later_tokens_are_greater() {
     let waiting = tokio::spawn(lock.acquire());
     // Behind the recorded waiter.
     queued(&lock, 2).await;
-    let next = by(ms(5_000) + SLACK, "a grant", waiting).await.unwrap().unwrap();
+    let next = by(ms(9_000) + SLACK, "a grant", waiting).await.unwrap().unwrap();
     // The server may have begun to count before this test did.
     assert!(began.elapsed() + ms(200) >= left, "granted beside the recorded holder");
     assert!(next.token() > token(HELD));

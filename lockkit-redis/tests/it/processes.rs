@@ -69,7 +69,8 @@ async fn a_killed_holders_name_is_granted_within_its_ttl_and_half_a_second() {
         let next = tokio::spawn(locks.lock("a").ttl(ttl).acquire());
         queued(&locks.lock("a"), 1).await;
         tokio::time::sleep(ttl / 2).await;
-        assert!(!next.is_finished());
+        // A machine that stands still for so long ends its lease.
+        in_time!(began, !next.is_finished(), "granted while its holder lives");
         let killed = Instant::now();
         holder.kill().unwrap();
         let guard = by(bound + SLACK, "the next grant", next).await.unwrap().unwrap();

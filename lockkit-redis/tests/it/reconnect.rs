@@ -95,7 +95,8 @@ fn a_connection_begun_in_a_runtime_that_ended_or_stands_still_holds_up_no_other(
 async fn a_waiter_whose_heartbeat_could_not_be_sent_may_still_be_in_the_queue() {
     let server = RedisServer::start().unwrap();
     let (provider, link) = linked(&server).await;
-    let holder = provider.acquire(&request("a")).await.unwrap();
+    // It holds to the end.
+    let holder = provider.acquire(&long_request("a")).await.unwrap();
     let asked = request("a");
     let waiting = tokio::spawn({
         let (provider, asked) = (Arc::clone(&provider), asked.clone());
@@ -125,7 +126,7 @@ async fn a_request_cut_off_and_refused_when_sent_again_leaves_a_tombstone() {
     let link = Link::to_redis(server.address()).unwrap();
     let config = RedisConfig::tcp("127.0.0.1", link.port()).username("app").password("first");
     let provider = RedisProvider::connect(config).await.unwrap();
-    let asked = request("a");
+    let asked = long_request("a");
     server.cli(&["ACL", "SETUSER", "app", "resetpass", ">second"]).unwrap();
     // Granted, and the reply never comes; then no login.
     cut_the_reply(&link);
@@ -158,9 +159,9 @@ async fn a_revocation_whose_reply_was_cut_is_not_answered_with_no() {
     assert!(!operator.revoke(&name, grant.token).await.unwrap());
 }
 
-/// A request whose ttl outlasts what follows; its calls end after 0.9 s.
+/// A request whose ttl outlasts what follows, on a machine that stands still too; its calls end after 2 s.
 fn long_request(name: &str) -> Request {
-    Request::new(LockName::new(name).unwrap(), ms(3_000), Clock::system()).unwrap()
+    Request::new(LockName::new(name).unwrap(), ms(15_000), Clock::system()).unwrap()
 }
 
 /// Takes the name, and gives it back.

@@ -107,7 +107,7 @@ async fn without_memory_the_waiters_of_two_clients_keep_their_places_and_are_gra
     let server = server();
     let (ours, other) = (Party::new(&server).await, Party::new(&server).await);
     let ttl = ms(3_000);
-    let holder = ours.provider.acquire(&request("a", ttl)).await.unwrap();
+    let holder = ours.provider.acquire(&request("a", TTL)).await.unwrap();
     let first = other.waiter("a", ttl, 0).await;
     let second = ours.waiter("a", ttl, 1).await;
     Setting::MaxMemory.refuse(&server).await;

@@ -31,6 +31,8 @@ async fn script_flush_is_noticed_by_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flushall_is_a_loss_and_the_waiters_go_on_with_greater_tokens() {
+    // No stall of the machine makes it an expiry.
+    const TTL: Duration = ms(5_000);
     let server = RedisServer::start().unwrap();
     let (holder, other) = (client(&server).await, client(&server).await);
     for round in 0..3 {
@@ -185,8 +187,9 @@ async fn one_slow_or_failed_renewal_is_not_a_loss() {
             tokio::time::sleep(ms(50)).await;
         }
         testbed::held!(guard);
+        let began = timing::start();
         tokio::time::sleep(ttl / 2).await;
-        assert!(guard.remaining().unwrap() > ttl / 4, "renewals go on");
+        in_time!(began, guard.remaining().unwrap() > ttl / 4, "renewals do not go on");
     }
     assert_eq!(guard.token(), token);
     guard.release().await.unwrap();
