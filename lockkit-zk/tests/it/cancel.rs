@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::common::{at, by, client, linked, ms, nodes, provider, server, spectator};
 use lockkit_core::{Error, LockProvider, Request};
-use testbed::{Connections, Counts, End, Fault, Link, Per, Way, ZkServer};
+use testbed::{Connections, Counts, End, Fault, Link, Per, Way, ZkServer, timing};
 use zookeeper_client::{Acls, Client, CreateMode, LockPrefix};
 
 const TTL: Duration = ms(6_000);
@@ -175,9 +175,8 @@ async fn a_creation_that_is_delivered_after_its_caller_gave_up_is_removed_within
         link.pass().unwrap();
         by(ms(3_000), "an answer", link.until(|now| answers(now) > before)).await;
         // Nothing is left a second after the server's first answer.
-        tokio::time::sleep(ms(1_000)).await;
-        let left = nodes(&spectator, "/lockkit/a").await;
-        assert!(left.is_empty(), "{left:?}");
+        let is_gone = async || nodes(&spectator, "/lockkit/a").await.is_empty();
+        timing::gone(ms(1_000), "the node of the creation", is_gone).await;
         let _ = by(ms(2_000), "the withdrawal", withdrawing).await.unwrap();
         let next = client(&server).await.lock("a").try_acquire().await.unwrap().unwrap();
         next.release().await.unwrap();

@@ -79,7 +79,8 @@ async fn exclude_each_other(lock: &Lock, peer: Arc<Peer>) {
     };
     queued(lock, 1).await;
     tokio::time::sleep(ms(300)).await;
-    assert!(guard.is_held() && !waiting.is_finished(), "another client got in beside ours");
+    testbed::held!(guard);
+    assert!(!waiting.is_finished(), "another client got in beside ours");
     guard.release().await.unwrap();
     assert_eq!(by(SLACK, "the other client's grant", waiting).await.unwrap(), "yes");
 

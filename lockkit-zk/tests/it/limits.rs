@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::session::{self, BACK};
 use crate::common::succession::{self, Succession};
 use crate::common::{TICK, at, by, client, framing, ms, server};
-use lockkit_core::{Guard, Locks};
+use lockkit_core::Locks;
 use lockkit_zk::{ZkConfig, ZkProvider};
 use testbed::log::Log;
 use testbed::{Data, Fault, Link, Way, ZkServer, timing};
@@ -89,7 +89,8 @@ async fn a_restart_with_the_same_limits_shortens_nothing() {
     link.fault(Way::Both, Fault::Blackhole);
     // Longer than the least session.
     tokio::time::sleep(TICK * 5).await;
-    assert!(guard.is_held() && guard.ttl() == Some(TTL));
+    testbed::held!(guard);
+    assert_eq!(guard.ttl(), Some(TTL));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +111,9 @@ async fn all_sessions_of_a_client_learn_from_one_probe_what_servers_grant() {
     // Five sessions with the one for operators; a few of them come back later than the others.
     let probes = requests["connect"] - 5;
     assert!((1..=2).contains(&probes), "{probes} probes");
-    assert!(guards.iter().all(Guard::is_held));
+    for guard in guards {
+        testbed::held!(guard);
+    }
 }
 
 #[tokio::test]
