@@ -17,6 +17,9 @@ const SEEN_WITHIN: Duration = ms(400);
 /// By when another leads: the ttl of one that is gone, what its store adds to that, and a start on a busy machine.
 const NEXT: Duration = ms(20_000);
 
+/// Begins the orders of a leader's helper that never asks whether it still leads.
+const CARELESS: &str = "careless ";
+
 #[derive(Clone, Copy)]
 enum Trouble {
     Kill,
@@ -28,6 +31,8 @@ enum Trouble {
 struct Order {
     pid: u32,
     token: FencingToken,
+    /// Given by a helper that never asks whether its leader still leads.
+    is_careless: bool,
     is_obeyed: bool,
     at: Instant,
 }
@@ -51,17 +56,21 @@ impl Follower {
         std::thread::spawn(move || {
             while !follower.is_over.load(Ordering::Relaxed) {
                 let Ok(line) = child.line(ms(100)) else { continue };
-                let token = line.parse().expect("a token");
+                let careless = line.strip_prefix(CARELESS);
+                let is_careless = careless.is_some();
+                let token = careless.unwrap_or(&line).parse().expect("a token");
                 let mut orders = follower.orders.lock().unwrap_or_else(PoisonError::into_inner);
                 let is_obeyed = follower.fence.raise(token).is_ok();
-                orders.push(Order { pid: child.pid(), token, is_obeyed, at: Instant::now() });
+                let (pid, at) = (child.pid(), Instant::now());
+                orders.push(Order { pid, token, is_careless, is_obeyed, at });
             }
         });
     }
 
     /// The newest leader that is obeyed, once its token is greater than this one.
     async fn leader_after(&self, token: Option<FencingToken>) -> (u32, FencingToken) {
-        let newest = || self.orders().into_iter().rfind(|order| order.is_obeyed);
+        let leads = |order: &Order| order.is_obeyed && !order.is_careless;
+        let newest = || self.orders().into_iter().filter(leads).next_back();
         let is_newer = || newest().is_some_and(|order| Some(order.token) > token);
         timing::until(NEXT, "another leader", is_newer).await;
         let order = newest().expect("an order");
@@ -74,8 +83,15 @@ async fn stand() {
     let locks = connect(&std::env::var("URL").unwrap()).await.unwrap();
     let election = locks.election("office").candidate(process::id().to_string()).ttl(TTL);
     let ended = election.run(async |leadership: &Leadership| {
+        let token = leadership.token();
+        tokio::spawn(async move {
+            loop {
+                children::say(&format!("{CARELESS}{token}"));
+                tokio::time::sleep(ms(50)).await;
+            }
+        });
         loop {
-            children::say(&leadership.token().to_string());
+            children::say(&token.to_string());
             tokio::time::sleep(ms(10)).await;
         }
     });
@@ -140,7 +156,7 @@ fn check(orders: &[Order], seen: &[(String, FencingToken)]) {
     let goes_back = obeyed.windows(2).find(|pair| pair[0].token > pair[1].token);
     assert!(goes_back.is_none(), "a leader was obeyed after another: {goes_back:?}");
     let mut terms: Vec<(u32, FencingToken, Instant, Instant)> = Vec::new();
-    for order in &obeyed {
+    for order in obeyed.iter().filter(|order| !order.is_careless) {
         match terms.last_mut() {
             Some((pid, token, _, last)) if *token == order.token => {
                 assert_eq!(*pid, order.pid, "two lead with token {token}");
@@ -157,6 +173,7 @@ fn check(orders: &[Order], seen: &[(String, FencingToken)]) {
         assert!(is_seen || *last - *first < SEEN_WITHIN, "{token} was not seen: {seen:?}");
     }
     let refused = orders.len() - obeyed.len();
+    assert!(refused > 0, "those that were paused gave no order too late");
     println!("{} leaders, {} orders obeyed, {refused} refused", terms.len(), obeyed.len());
 }
 
