@@ -70,7 +70,7 @@ impl Follower {
     /// The newest leader that is obeyed, once its token is greater than this one.
     async fn leader_after(&self, token: Option<FencingToken>) -> (u32, FencingToken) {
         let leads = |order: &Order| order.is_obeyed && !order.is_careless;
-        let newest = || self.orders().into_iter().filter(leads).next_back();
+        let newest = || self.orders().into_iter().rfind(leads);
         let is_newer = || newest().is_some_and(|order| Some(order.token) > token);
         timing::until(NEXT, "another leader", is_newer).await;
         let order = newest().expect("an order");
