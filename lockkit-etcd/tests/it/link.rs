@@ -100,11 +100,15 @@ async fn a_hundred_locks_share_their_keep_alives() {
     let server = EtcdServer::start().unwrap();
     let link = link_to(server.address());
     let locks = join(&[link.port()]).await;
+    let connected = link.counts().requests["call"];
     let ttl = ms(3_000);
     let mut guards = Vec::new();
     for name in 0..LOCKS {
         guards.push(locks.lock(format!("a{name}")).ttl(ttl).acquire().await.unwrap());
     }
+    // Each has lasted, and its key was read.
+    let all_read = link.until(|now| now.requests["call"] >= connected + LOCKS * 2);
+    by(ms(5_000), "a reading for each", all_read).await;
     idle(&link).await;
     let (before, began) = (link.counts(), Instant::now());
     tokio::time::sleep(ttl * 2).await;
