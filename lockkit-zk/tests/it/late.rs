@@ -112,12 +112,12 @@ async fn a_creation_that_arrives_after_its_session_has_moved_is_refused() {
     let held = ours.try_acquire(&request("held", ttl)).await.unwrap().unwrap();
     // The parent is there: one request creates.
     ours.try_acquire(&request("a", ttl)).await.unwrap().unwrap().lease.release().await.unwrap();
-    new.accept().unwrap();
     old.fault_on(Connections::Existing, Way::Both, Fault::Hold);
     old.refuse().unwrap();
     let wish = request("a", ttl);
     let given_up = by(ms(4_000), "an attempt", ours.try_acquire(&wish)).await;
     assert!(matches!(given_up, Err(Error::Unavailable { .. })), "{given_up:?}");
+    new.accept().unwrap();
     let withdrawn = async {
         while ours.withdraw(&wish).await.is_err() {
             tokio::time::sleep(ms(20)).await;
