@@ -93,11 +93,11 @@ impl ZkLease {
     /// Completes when the node is gone; sticky.
     async fn removed(&self) {
         poll_fn(|cx| {
+            // A renewal and a holder may poll it at once; it keeps its watch when neither does.
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             if self.removed.load(Ordering::SeqCst) {
                 return std::task::Poll::Ready(());
             }
-            // Polled by one at a time; it keeps its watch when it is not.
-            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             let gone = watched.gone.as_mut().poll(cx);
             if gone.is_ready() {
                 self.removed.store(true, Ordering::SeqCst);
