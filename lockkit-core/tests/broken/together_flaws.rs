@@ -57,7 +57,7 @@ const CORRECT: Rules = Rules::CORRECT;
 /// Ends the grant of this other name where its client did this.
 fn end_with(entry: &mut Entry, done: &Done, what: What) {
     let is_its = done.what == what;
-    if let Some(held) = entry.held.as_mut().filter(|held| is_its && held.client == done.client) {
+    for held in entry.held.iter_mut().filter(|held| is_its && held.client == done.client) {
         held.expires = done.now;
     }
 }
