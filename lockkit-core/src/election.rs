@@ -63,7 +63,7 @@ impl Election {
         self
     }
 
-    /// As [`Lock::margin`]: how long before that the leader's own work is stopped.
+    /// As [`Lock::margin`]: how long before its ttl ends the leader's own work is stopped.
     pub fn margin(mut self, margin: Duration) -> Self {
         self.lock = self.lock.margin(margin);
         self
@@ -75,10 +75,10 @@ impl Election {
         self
     }
 
-    /// By when [`observe`](Self::observe) tells of a leader: 1 s unless set here, and at least 10 ms.
+    /// The longest delay before [`observe`](Self::observe) reports a new leader: 1 s unless set here, and at least 10 ms.
     ///
-    /// Where the store does not tell observers of a grant, as the memory store does, each of them asks it again after
-    /// half to three quarters of this.
+    /// Each observer asks the store again after half to three quarters of this. The memory store wakes observers at a
+    /// grant, too.
     pub const fn seen_within(mut self, delay: Duration) -> Self {
         self.seen_within = delay;
         self
@@ -116,10 +116,14 @@ impl Election {
     /// Stands, leads by running `work`, and stands again, until `work` says that it is done.
     ///
     /// `work` is polled in the caller's own task. It is dropped when the leadership is lost, at the deadline at the
-    /// latest: the store elects no other before that, as long as clocks run at a bounded rate. Where `work` gives
-    /// `ControlFlow::Continue`, it resigns; another candidate is elected, if there is one. Both are followed by another
-    /// campaign, after a pause of 50 ms, which doubles up to 5 s, and begins at 50 ms again after a leader that led for
-    /// a whole ttl. `ControlFlow::Break` ends it: it resigns, and gives the value.
+    /// latest. The store elects no other before the deadline, unless an operator revokes the leader, or what
+    /// `guarantees().belief_breaks_on` names happens. Work that blocks its thread, and tasks that it has spawned, are not
+    /// stopped: let them check [`Leadership::ensure`].
+    ///
+    /// Where `work` gives `ControlFlow::Continue`, it resigns; another candidate is elected, if there is one. After a loss
+    /// or `Continue` it campaigns again, after a pause of 50 ms. The pause doubles up to 5 s, and is 50 ms again after a
+    /// leader that led for a whole ttl, or up to its `max_hold`. `ControlFlow::Break` ends it: it resigns, and gives the
+    /// value.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
@@ -156,7 +160,13 @@ impl Election {
                         match leadership.run(&mut work).await {
                             Ok(ControlFlow::Break(value)) => return Ok(value),
                             Ok(ControlFlow::Continue(())) => {}
-                            Err(error) => election.stands_again(error)?,
+                            Err(error) => {
+                                if matches!(error, Error::Lost { reason: LossReason::MaxHold, .. })
+                                {
+                                    backoff.reset();
+                                }
+                                election.stands_again(error)?;
+                            }
                         }
                         clock.now().saturating_since(since)
                     }
@@ -187,10 +197,11 @@ impl Election {
 
     /// The leaders from now on, beginning with the present one, each with its candidate's text and its token.
     ///
-    /// They come in the order of their tokens, none twice. None is missed that led for longer than
-    /// [`seen_within`](Self::seen_within), while the store answers within a quarter of that. It goes on through outages
-    /// of the store. Nothing is told while nobody leads: [`leader`](Self::leader) says so. A holder without a token, as
-    /// clients of another kind are on some stores, is not told of.
+    /// They come in the order of their tokens, none twice. Every leader that leads for longer than
+    /// [`seen_within`](Self::seen_within) is reported, if the stream is polled and the store answers within a quarter of
+    /// that. It goes on through outages of the store. While no candidate leads it reports nothing:
+    /// [`leader`](Self::leader) says so. A holder without a token, as clients of another kind are on some stores, and one
+    /// that shares the name, are not reported. Where tokens went back, since the store lost its data, begin a new stream.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {

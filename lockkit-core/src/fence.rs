@@ -14,7 +14,8 @@ use crate::FencingToken;
 /// fence could base its write on a value that a stale write then changes.
 ///
 /// It protects a value in this process. For a database, keep the newest token in the row and write
-/// with `... WHERE fence <= $token`, in one transaction with the write itself.
+/// with `... WHERE fence <= $token`, in one transaction with the write itself. Where the name is shared too, keep two
+/// columns, by the rule of [`access_shared`](Self::access_shared).
 ///
 /// ```
 /// use lockkit_core::{Fenced, FencingToken};
@@ -109,8 +110,10 @@ impl<T> Fenced<T> {
 
     /// Raises the fence to `token`, of a shared grant, and runs `work` on the value.
     ///
-    /// Refused is the token of a shared grant that an exclusive one has followed. Those of shared grants that hold
-    /// together are accepted in any order, and refuse every exclusive grant before them.
+    /// A shared token is refused once a newer exclusive one was seen. Those of shared grants that hold together are
+    /// accepted in any order, and refuse every exclusive grant before them. Take the token of a shared guard
+    /// ([`Guard::kind`](crate::Guard::kind)) to no other method: [`access`](Self::access) would take it for an exclusive one, and refuse
+    /// those who share with it.
     ///
     /// ```
     /// use lockkit_core::{Fenced, FencingToken};
@@ -125,7 +128,7 @@ impl<T> Fenced<T> {
     /// ```
     ///
     /// # Errors
-    /// [`Stale`]: a newer exclusive grant has been seen, or this one; `work` did not run.
+    /// [`Stale`]: an exclusive grant with this token or a newer one has been seen; `work` did not run.
     ///
     /// # Panics
     /// If `work` itself uses this fence: it would wait for itself.
@@ -143,12 +146,20 @@ impl<T> Fenced<T> {
         Ok(work(&inner.value))
     }
 
-    /// Raises the fence to `token` without touching the value, so that no older holder can either.
+    /// Raises the fence to `token`, of an exclusive grant, without touching the value, so that no older holder can either.
     ///
     /// # Errors
     /// [`Stale`]: a newer token has been seen.
     pub fn raise(&self, token: FencingToken) -> Result<(), Stale> {
         self.access(token, |_| ())
+    }
+
+    /// Raises the fence to `token`, of a shared grant, as [`access_shared`](Self::access_shared) does.
+    ///
+    /// # Errors
+    /// [`Stale`]: an exclusive grant with this token or a newer one has been seen.
+    pub fn raise_shared(&self, token: FencingToken) -> Result<(), Stale> {
+        self.access_shared(token, |_| ())
     }
 
     /// The newest token seen.

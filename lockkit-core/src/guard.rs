@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::held::Held;
-use crate::{Error, FencingToken, LockName, LossReason, Result};
+use crate::{Error, FencingToken, Kind, LockName, LossReason, Result};
 
 /// What a caller is told: `None` where it did not wait and the name is held.
 pub(crate) type Answer = Result<Option<Guard>>;
@@ -65,6 +65,12 @@ impl Guard {
     /// What is locked.
     pub fn name(&self) -> &LockName {
         self.0.name()
+    }
+
+    /// The kind of this lock: the resource takes the token of a shared one by
+    /// [`Fenced::access_shared`](crate::Fenced::access_shared).
+    pub fn kind(&self) -> Kind {
+        self.0.kind()
     }
 
     /// The fencing token of this grant, to send along with every write.
@@ -211,6 +217,11 @@ impl GuardWatch {
     /// As [`Guard::name`].
     pub fn name(&self) -> &LockName {
         &self.0.name
+    }
+
+    /// As [`Guard::kind`].
+    pub fn kind(&self) -> Kind {
+        self.0.kind
     }
 
     /// As [`Guard::token`].

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::Stream;
 
 use crate::driver::store::Store;
-use crate::{Error, FencingToken, Holder, Inspection, Instant, Lock, Result};
+use crate::{Error, FencingToken, Holder, Inspection, Instant, Kind, Lock, Result};
 
 /// No observer asks its store more often than a delay of this allows.
 const LEAST_DELAY: Duration = Duration::from_millis(10);
@@ -58,7 +58,7 @@ impl Leaders {
     /// is left to look.
     ///
     /// # Cancel safety
-    /// Cancel-safe: dropped midway, no leader is missed that the next call would not tell of.
+    /// Cancel-safe: dropped midway it loses nothing; call it again.
     pub async fn next(&mut self) -> Option<Result<Holder>> {
         poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -134,7 +134,7 @@ impl Observer {
     /// it is for the answer.
     fn pause(&self) -> Result<Duration> {
         let spread = u32::from(self.store.shared.ids.next()?.to_bytes()[0]);
-        Ok(self.within / 2 + self.within / 4 * spread / 256)
+        Ok(self.within / 2 + self.within / 4 / 256 * spread)
     }
 }
 
@@ -146,9 +146,10 @@ async fn told(store: &Store, lock: &Lock, newest: Option<FencingToken>) {
     }
 }
 
-/// Who was granted last of those that hold.
+/// Who was granted last of those that hold alone: who shares the name does not stand.
 pub(crate) fn newest(seen: Inspection) -> Option<Holder> {
-    seen.holders.into_iter().max_by_key(|holder| holder.token)
+    let alone = seen.holders.into_iter().filter(|holder| holder.kind == Kind::Exclusive);
+    alone.max_by_key(|holder| holder.token)
 }
 
 impl fmt::Debug for Leaders {

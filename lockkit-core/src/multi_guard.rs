@@ -40,7 +40,7 @@ impl MultiGuard {
         self.guards.iter()
     }
 
-    /// The guard of this name; `None`: it is not one of those that were taken.
+    /// The guard of this name, which tells of this name alone; `None`: it is not one of those that were taken.
     pub fn get(&self, name: impl AsRef<str>) -> Option<&Guard> {
         let name = name.as_ref();
         self.guards.iter().find(|guard| guard.name().as_str() == name)
@@ -61,8 +61,12 @@ impl MultiGuard {
     /// That each is still held for `at_least`: a check right before a step of work.
     ///
     /// # Errors
-    /// As [`Guard::ensure`], of the first name for which it does not hold.
+    /// `Lost`: one is lost, whatever the others have left. Otherwise as [`Guard::ensure`], of the first name for which
+    /// it does not hold.
     pub fn ensure(&self, at_least: Duration) -> Result<()> {
+        if let Some((name, reason)) = self.lost_by_now() {
+            return Err(Error::lost(reason).about(name.shared()));
+        }
         self.guards.iter().try_for_each(|guard| guard.ensure(at_least).map(drop))
     }
 
@@ -117,6 +121,7 @@ impl MultiGuard {
     ///
     /// # Cancel safety
     /// Cancel-safe: dropped midway, the releases go on in the background.
+    #[must_use = "a name may have been lost before its release: each answer says"]
     pub async fn release(self) -> Vec<(LockName, Result<()>)> {
         let releases = self.guards.into_iter().map(|guard| async move {
             let name = guard.name().clone();

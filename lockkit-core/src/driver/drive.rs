@@ -73,7 +73,7 @@ pub(super) fn held(
         }
     }
     let (name, clock, native) = (wanted.name.clone(), shared.clock.clone(), lease.native());
-    let hold = Held::new(name, token, native, machine, clock, runtime);
+    let hold = Held::new(name, (token, wanted.kind), native, machine, clock, runtime);
     let call_limit = call_limit(term.ttl.unwrap_or(wanted.timing.ttl));
     (Arc::new(hold), Kept { lease, shared: Arc::clone(shared), call_limit, active })
 }

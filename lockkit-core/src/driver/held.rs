@@ -11,13 +11,14 @@ use tokio::sync::{Notify, oneshot};
 use super::kept::Kept;
 use super::lease::{Actions, Event, Machine, State};
 use super::runtime::{Entered, Runtime};
-use crate::{Applied, Clock, Error, FencingToken, Instant, LockName, LossReason, Result};
+use crate::{Applied, Clock, Error, FencingToken, Instant, Kind, LockName, LossReason, Result};
 
 /// One held lease, seen from both sides. The machine decides; all others read its state by the clock.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) name: LockName,
     pub(crate) token: FencingToken,
+    pub(crate) kind: Kind,
     pub(crate) native: Option<Arc<dyn Any + Send + Sync>>,
     clock: Clock,
     pub(super) runtime: Runtime,
@@ -43,7 +44,7 @@ struct Inner {
 impl Held {
     pub(crate) fn new(
         name: LockName,
-        token: FencingToken,
+        (token, kind): (FencingToken, Kind),
         native: Option<Arc<dyn Any + Send + Sync>>,
         machine: Machine,
         clock: Clock,
@@ -59,6 +60,7 @@ impl Held {
         Self {
             name,
             token,
+            kind,
             native,
             clock,
             runtime,
@@ -329,11 +331,11 @@ mod tests {
         let timing = Timing { ttl, margin: None, renewal: Renewal::Automatic, max_hold: None };
         let now: Instant = clock.now();
         let machine = Machine::granted(timing, Term { sent: now, ttl: Some(ttl) }, now, 0);
-        let (name, token) = (LockName::new("a").expect("a name"), FencingToken::new(1));
+        let name = LockName::new("a").expect("a name");
+        let grant = (FencingToken::new(1).expect("a token"), Kind::Exclusive);
         let runtime = Runtime::of_caller(None).expect("one");
         let machine = machine.expect("granted in time");
-        let mut held =
-            Held::new(name, token.expect("a token"), None, machine, clock.clone(), runtime);
+        let mut held = Held::new(name, grant, None, machine, clock.clone(), runtime);
         assert!(held.is_held());
         held.process ^= 1;
         let held = Arc::new(held);
