@@ -19,6 +19,8 @@ use crate::{Error, Result};
 const STEP: Duration = Duration::from_millis(10);
 /// How often a limit may begin anew, each time after a stall.
 const ANEW: usize = 3;
+/// By then a stall that is just over has been noticed, by a thread that stood still too.
+const NOTICED: Duration = Duration::from_millis(50);
 /// So much of the time of a look counts: the rest is a stall, of this process or of what it asks.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -53,6 +55,7 @@ impl Stopwatch {
     /// Always; the message tells first what the machine kept from the test since the start.
     #[track_caller]
     pub fn missed(&self, text: impl Display) -> ! {
+        std::thread::sleep(NOTICED);
         panic!("{}{text}", excuse(self.watch.starved()))
     }
 }
@@ -67,8 +70,10 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
         let now = start();
         match tokio::time::timeout(limit, future.as_mut()).await {
             Ok(output) => return output,
-            Err(_) if anew < ANEW && now.stood_still() => {}
-            Err(_) => break,
+            Err(_) => tokio::time::sleep(NOTICED).await,
+        }
+        if anew == ANEW || !now.stood_still() {
+            break;
         }
     }
     began.missed(format_args!("{what}: not within {:?}", began.elapsed()))

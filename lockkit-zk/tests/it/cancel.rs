@@ -160,10 +160,21 @@ async fn a_creation_that_is_delivered_after_its_caller_gave_up_is_removed_within
     ours.try_acquire(&first).await.unwrap().unwrap().lease.release().await.unwrap();
     for existing in [true, false] {
         let connections = if existing { Connections::Existing } else { Connections::All };
-        link.fault_on(connections, Way::ToServer, Fault::Hold);
-        let request = request("a");
-        let given_up = by(ms(2_500), "an attempt", ours.try_acquire(&request)).await;
-        assert!(matches!(given_up, Err(Error::Unavailable { .. })), "{given_up:?}");
+        let mut request = request("a");
+        for attempt in 0.. {
+            link.fault_on(connections, Way::ToServer, Fault::Hold);
+            match by(ms(2_500), "an attempt", ours.try_acquire(&request)).await {
+                Err(Error::Unavailable { .. }) => break,
+                // The driver found the connection silent, and had another, a moment before the limit of the attempt.
+                Ok(Some(grant)) if existing && attempt < 5 => {
+                    link.deliver();
+                    link.pass().unwrap();
+                    grant.lease.release().await.unwrap();
+                    request = self::request("a");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
         let withdrawing = {
             let (ours, request) = (std::sync::Arc::clone(&ours), request.clone());
             tokio::spawn(async move { ours.withdraw(&request).await })

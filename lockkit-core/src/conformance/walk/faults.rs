@@ -90,6 +90,7 @@ impl World<'_> {
         let (who, request) = (self.who(at), self.asked[at].request.clone());
         self.tell(format!("{who} tries, is held up on the way, and is withdrawn"));
         link.hold_old(Way::Requests).await?;
+        self.is_cut_off = true;
         let tried = self.client(at).try_acquire(&request);
         match self.cx.by(self.cx.call_limit(), "C12: a call has a limit", tried).await? {
             Ok(None) | Err(Error::Unavailable { .. }) => {}

@@ -44,6 +44,8 @@ pub(super) struct World<'a> {
     pub(super) expires: bool,
     /// A step took longer than it may: what came of it is no proof.
     unsure: bool,
+    /// Whether the connections of a client were held up: it may give them up, and what is under way on them.
+    pub(super) is_cut_off: bool,
     /// When the last two steps began.
     begun: [Instant; 2],
     story: Vec<String>,
@@ -115,7 +117,19 @@ impl<'a> World<'a> {
         let names = tails.iter().map(name).collect::<Verdict<_>>()?;
         let expires = matches!(cx.guarantees.expiry, Expiry::Ttl(_));
         let (asked, story, begun) = (Vec::new(), Vec::new(), [cx.clock.now(); 2]);
-        Ok(Self { cx, clients, room, tails, names, asked, expires, unsure: false, begun, story })
+        Ok(Self {
+            cx,
+            clients,
+            room,
+            tails,
+            names,
+            asked,
+            expires,
+            unsure: false,
+            is_cut_off: false,
+            begun,
+            story,
+        })
     }
 
     pub(super) const fn is_unsure(&self) -> bool {
@@ -161,7 +175,10 @@ impl<'a> World<'a> {
     /// its term too, or with a call that the client gave up, and the machine was too slow for it.
     fn unless_unsure(&mut self, came: Verdict) -> Verdict {
         let is_late = self.is_a_term_over() || self.is_a_call_over();
-        if came.is_err() && !self.expires && is_late {
+        // The silence of a connection that is held up lasts longer than calls, terms and steps do.
+        let is_silence =
+            self.is_cut_off && !self.cx.is_virtual() && matches!(came, Err(Stop::Late(_)));
+        if is_silence || came.is_err() && !self.expires && is_late {
             self.unsure = true;
             return Ok(());
         }
