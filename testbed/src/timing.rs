@@ -226,8 +226,9 @@ mod tests {
     /// In a child, which is stopped for longer than the limit: what it waits for comes a moment later.
     #[tokio::main(flavor = "current_thread")]
     async fn wait_for_what_comes_after_a_stop() {
+        // From before it is told: the stop may come before the first look.
+        let mut last = Instant::now();
         let comes = async {
-            let mut last = Instant::now();
             while last.elapsed() < ms(2_000) {
                 last = Instant::now();
                 tokio::time::sleep(ms(5)).await;
