@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::driver::store::Store;
 use crate::kit::Backoff;
 use crate::leaders::{Leaders, newest};
 use crate::{Error, Holder, Leadership, Lock, LossReason, Result};
@@ -37,17 +36,15 @@ const SEEN_WITHIN: Duration = Duration::from_secs(1);
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "nobody stands before campaign()"]
+#[must_use = "no candidate stands before campaign()"]
 pub struct Election {
-    store: Arc<Store>,
     lock: Lock,
-    ttl: Option<Duration>,
     seen_within: Duration,
 }
 
 impl Election {
-    pub(crate) const fn new(store: Arc<Store>, lock: Lock) -> Self {
-        Self { store, lock, ttl: None, seen_within: SEEN_WITHIN }
+    pub(crate) const fn new(lock: Lock) -> Self {
+        Self { lock, seen_within: SEEN_WITHIN }
     }
 
     /// What all see of this candidate once it leads: the label of its lock. `host/pid/program` unless set here or with
@@ -59,7 +56,7 @@ impl Election {
 
     /// As [`Lock::ttl`]: how long the store waits for a leader that it does not hear of, before the next one leads.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        (self.lock, self.ttl) = (self.lock.ttl(ttl), Some(ttl));
+        self.lock = self.lock.ttl(ttl);
         self
     }
 
@@ -92,13 +89,13 @@ impl Election {
     /// As [`Lock::acquire`].
     ///
     /// # Cancel safety
-    /// Cancel-safe: dropped at any point, nobody stands any more (C9), and nobody leads.
+    /// Cancel-safe: dropped at any point, the candidate no longer stands (C9), and does not lead.
     pub fn campaign(&self) -> impl Future<Output = Result<Leadership>> + Send + use<> {
         let acquire = self.lock.acquire();
         async move { acquire.await.map(Leadership::new) }
     }
 
-    /// Stands for at most `limit`; with a limit of zero, only where nobody leads or stands.
+    /// Stands for at most `limit`; with a limit of zero, only where no candidate leads or stands.
     ///
     /// # Errors
     /// As [`Lock::acquire_within`].
@@ -151,40 +148,35 @@ impl Election {
     {
         let election = self.clone();
         async move {
-            let clock = &election.store.shared.clock;
+            let store = &election.lock.store;
+            let clock = &store.shared.clock;
             let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             loop {
-                let led = match election.campaign().await {
+                let (led, outcome) = match election.campaign().await {
                     Ok(leadership) => {
                         let since = clock.now();
-                        match leadership.run(&mut work).await {
-                            Ok(ControlFlow::Break(value)) => return Ok(value),
-                            Ok(ControlFlow::Continue(())) => {}
-                            Err(error) => {
-                                if matches!(error, Error::Lost { reason: LossReason::MaxHold, .. })
-                                {
-                                    backoff.reset();
-                                }
-                                election.stands_again(error)?;
-                            }
-                        }
-                        clock.now().saturating_since(since)
+                        let outcome = leadership.run(&mut work).await;
+                        (clock.now().saturating_since(since), outcome)
                     }
-                    Err(error) => {
-                        election.stands_again(error)?;
-                        Duration::ZERO
-                    }
+                    Err(error) => (Duration::ZERO, Err(error)),
                 };
-                if led >= election.ttl.unwrap_or(election.store.ttl) {
+                let was_whole_term = led >= election.lock.wished_ttl()
+                    || matches!(outcome, Err(Error::Lost { reason: LossReason::MaxHold, .. }));
+                match outcome {
+                    Ok(ControlFlow::Break(value)) => return Ok(value),
+                    Ok(ControlFlow::Continue(())) => {}
+                    Err(error) => election.stands_again(error)?,
+                }
+                if was_whole_term {
                     backoff.reset();
                 }
                 let again = clock.now().saturating_add(backoff.next_pause());
-                election.store.sleep_until(again).await?;
+                store.sleep_until(again).await?;
             }
         }
     }
 
-    /// Who leads now, as the store knows it; `None`: nobody.
+    /// The present leader, as the store knows it; `None`: no candidate leads.
     ///
     /// # Errors
     /// As [`Lock::inspect`].
@@ -213,19 +205,15 @@ impl Election {
     /// # Ok(()) }
     /// ```
     pub fn observe(&self) -> Leaders {
-        Leaders::new(Arc::clone(&self.store), self.lock.clone(), self.seen_within)
+        Leaders::new(self.lock.clone(), self.seen_within)
     }
 
-    /// Whether another campaign can do better.
+    /// `Ok`: another campaign can succeed after this error.
     fn stands_again(&self, error: Error) -> Result<()> {
-        let clock_stands = matches!(
-            error,
-            Error::Lost { reason: LossReason::DriverStopped | LossReason::Forked, .. }
-        );
         match error {
-            _ if self.store.shared.closing.is_set() => Err(Error::Closed),
-            _ if clock_stands => Err(Error::NoRuntime),
-            Error::Lost { .. } | Error::TimedOut { .. } | Error::Unavailable { .. } => Ok(()),
+            _ if self.lock.store.shared.closing.is_set() => Err(Error::Closed),
+            Error::Lost { reason, .. } => Error::after_loss(reason).map_or(Ok(()), Err),
+            Error::TimedOut { .. } | Error::Unavailable { .. } => Ok(()),
             error => Err(error),
         }
     }

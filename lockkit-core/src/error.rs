@@ -115,6 +115,15 @@ impl Error {
         Self::Lost { reason, lock: None }
     }
 
+    /// What every further attempt ends with after a loss for this reason; `None`: another attempt can succeed.
+    pub(crate) const fn after_loss(reason: LossReason) -> Option<Self> {
+        match reason {
+            LossReason::Closed => Some(Self::Closed),
+            LossReason::DriverStopped | LossReason::Forked => Some(Self::NoRuntime),
+            _ => None,
+        }
+    }
+
     /// An [`Error::TimedOut`], with the holder that the store named.
     pub const fn timed_out(holder: Option<Holder>) -> Self {
         Self::TimedOut { holder, lock: None }

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use futures_util::Stream;
 
-use crate::driver::store::Store;
 use crate::{Error, FencingToken, Holder, Inspection, Instant, Kind, Lock, Result};
 
 /// No observer asks its store more often than a delay of this allows.
@@ -36,7 +35,6 @@ type Seeking = Pin<Box<dyn Future<Output = (Box<Observer>, Result<Holder>)> + Se
 
 /// What an observer knows, between two leaders.
 struct Observer {
-    store: Arc<Store>,
     lock: Lock,
     /// By when it is to see a leader.
     within: Duration,
@@ -46,8 +44,8 @@ struct Observer {
 }
 
 impl Leaders {
-    pub(crate) fn new(store: Arc<Store>, lock: Lock, within: Duration) -> Self {
-        let observer = Observer { store, lock, within, newest: None, asked: None };
+    pub(crate) fn new(lock: Lock, within: Duration) -> Self {
+        let observer = Observer { lock, within, newest: None, asked: None };
         Self(State::Idle(Box::new(observer)))
     }
 
@@ -99,7 +97,7 @@ impl Observer {
             let what = format!("seeing a leader within {:?}", self.within);
             return Err(Error::invalid(what, format!("give at least {LEAST_DELAY:?}")));
         }
-        let store = Arc::clone(&self.store);
+        let store = Arc::clone(&self.lock.store);
         let (clock, closing) = (&store.shared.clock, &store.shared.closing);
         // A store that told of a grant, and shows none, is asked again in its time only.
         let mut was_told = false;
@@ -109,7 +107,7 @@ impl Observer {
                 was_told = tokio::select! {
                     biased;
                     () = closing.closed() => false,
-                    () = told(&store, &self.lock, self.newest), if !was_told => true,
+                    () = told(&self.lock, self.newest), if !was_told => true,
                     slept = store.sleep_until(again) => slept.map(|()| false)?,
                 };
             }
@@ -133,14 +131,14 @@ impl Observer {
     /// From half to three quarters of the delay, so that observers that came together do not ask together; the rest of
     /// it is for the answer.
     fn pause(&self) -> Result<Duration> {
-        let spread = u32::from(self.store.shared.ids.next()?.to_bytes()[0]);
+        let spread = u32::from(self.lock.store.shared.ids.next()?.to_bytes()[0]);
         Ok(self.within / 2 + self.within / 4 / 256 * spread)
     }
 }
 
 /// Completes when the store tells of a newer grant, where it does.
-async fn told(store: &Store, lock: &Lock, newest: Option<FencingToken>) {
-    match (store.operator(), &lock.name) {
+async fn told(lock: &Lock, newest: Option<FencingToken>) {
+    match (lock.store.operator(), &lock.name) {
         (Ok(operator), Ok(name)) => operator.granted_after(name, newest).await,
         _ => std::future::pending().await,
     }

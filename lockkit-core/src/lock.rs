@@ -18,7 +18,7 @@ use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Res
 #[derive(Clone, Debug)]
 #[must_use = "nothing is locked before acquire()"]
 pub struct Lock {
-    store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     pub(crate) name: Result<LockName>,
     options: LockOptions,
     label: Arc<str>,
@@ -218,6 +218,11 @@ impl Lock {
         revoked.await.map_err(|error| error.about(name.shared()))
     }
 
+    /// The ttl that it asks the store for.
+    pub(crate) fn wished_ttl(&self) -> Duration {
+        self.options.ttl.unwrap_or(self.store.ttl)
+    }
+
     fn start(&self, wait: Wait) -> impl Future<Output = Answer> + Send + use<> {
         let (lock, name) = (self.clone(), self.name.clone());
         async move {
@@ -249,7 +254,7 @@ impl Lock {
         }
         let order = Acquire {
             timing: self.options.check(store.ttl, &store.guarantees)?,
-            wished: self.options.ttl.unwrap_or(store.ttl),
+            wished: self.wished_ttl(),
             name: self.name?,
             label: self.label,
             kind: self.kind,

@@ -168,7 +168,7 @@ impl Locks {
     /// # Ok(()) }
     /// ```
     pub fn election(&self, name: impl AsRef<str>) -> Election {
-        Election::new(Arc::clone(&self.store), self.lock(name))
+        Election::new(self.lock(name))
     }
 
     /// What the store promises.

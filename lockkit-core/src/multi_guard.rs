@@ -35,6 +35,11 @@ impl MultiGuard {
         Self { guards }
     }
 
+    /// Adds the guard of the next name in their order.
+    pub(crate) fn push(&mut self, guard: Guard) {
+        self.guards.push(guard);
+    }
+
     /// The guard of each name, in the order of the names.
     pub fn guards(&self) -> impl Iterator<Item = &Guard> {
         self.guards.iter()

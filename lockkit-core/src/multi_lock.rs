@@ -8,9 +8,8 @@
 //!
 //! Every caller takes names in the order of their bytes, so that no two wait for each other.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use crate::driver::shared::Wait;
@@ -230,20 +229,18 @@ impl MultiLock {
                 Round::Ended(held) => return Ok(held),
                 Round::Lost(name, reason) => (name, reason),
             };
-            let pause = backoff.next_pause();
-            let again = clock.now().saturating_add(pause);
-            match reason {
-                LossReason::Closed => return Err(Error::Closed),
-                LossReason::DriverStopped | LossReason::Forked => return Err(Error::NoRuntime),
-                _ if wait == Wait::No || end.is_some_and(|end| again >= end) => {
-                    let why = format!("it was lost before all were held: {reason}");
-                    return Err(Error::unavailable(Applied::No, why).about(name.shared()));
-                }
-                _ => tracing::debug!(
-                    target: "lockkit", event = "taken_again", name = %name, reason = %reason,
-                    "a lock was lost before all of its group were held: all are taken again",
-                ),
+            if let Some(error) = Error::after_loss(reason) {
+                return Err(error);
             }
+            let again = clock.now().saturating_add(backoff.next_pause());
+            if wait == Wait::No || end.is_some_and(|end| again >= end) {
+                let why = format!("it was lost before all were held: {reason}");
+                return Err(Error::unavailable(Applied::No, why).about(name.shared()));
+            }
+            tracing::debug!(
+                target: "lockkit", event = "taken_again", name = %name, reason = %reason,
+                "a lock was lost before all of its group were held: all are taken again",
+            );
             store.sleep_until(again).await?;
         }
     }
@@ -251,7 +248,7 @@ impl MultiLock {
 
 /// Takes each name once.
 async fn round(store: &Store, locks: &[Lock], wait: Wait, end: Option<Instant>) -> Result<Round> {
-    let mut held: Vec<Guard> = Vec::with_capacity(locks.len());
+    let mut held = MultiGuard::new(Vec::with_capacity(locks.len()));
     for lock in locks {
         let left = match end {
             Some(end) => Wait::AtMost(end.saturating_since(store.shared.clock.now())),
@@ -260,9 +257,7 @@ async fn round(store: &Store, locks: &[Lock], wait: Wait, end: Option<Instant>) 
         let answer = tokio::select! {
             biased;
             answer = take_one(lock, left) => answer?,
-            (number, reason) = first_lost(&held) => {
-                return Ok(Round::Lost(held[number].name().clone(), reason));
-            }
+            (name, reason) = held.lost() => return Ok(Round::Lost(name, reason)),
         };
         match answer {
             Some(guard) => held.push(guard),
@@ -270,10 +265,9 @@ async fn round(store: &Store, locks: &[Lock], wait: Wait, end: Option<Instant>) 
         }
     }
     // The last one may have been granted after the end of an earlier one.
-    let guard = MultiGuard::new(held);
-    match guard.lost_by_now() {
+    match held.lost_by_now() {
         Some((name, reason)) => Ok(Round::Lost(name, reason)),
-        None => Ok(Round::Ended(Taken::All(guard))),
+        None => Ok(Round::Ended(Taken::All(held))),
     }
 }
 
@@ -287,20 +281,6 @@ async fn take_one(lock: &Lock, wait: Wait) -> Result<Option<Guard>> {
         }
         Wait::AtMost(left) => lock.acquire_within(left).await.map(Some),
     }
-}
-
-/// Which of these is lost first, and why; never, where there are none.
-async fn first_lost(guards: &[Guard]) -> (usize, LossReason) {
-    let mut losses: Vec<_> = guards.iter().map(|guard| Box::pin(guard.lost())).collect();
-    poll_fn(|cx| {
-        let lost =
-            losses.iter_mut().enumerate().find_map(|(number, loss)| match loss.as_mut().poll(cx) {
-                Poll::Ready(reason) => Some((number, reason)),
-                Poll::Pending => None,
-            });
-        lost.map_or(Poll::Pending, Poll::Ready)
-    })
-    .await
 }
 
 /// The locks in the one order in which all callers take them.

@@ -2,8 +2,8 @@
 //!
 //! A bound that is missed fails the test. Where the machine stood still meanwhile, or was too busy, the
 //! panic says so first: `inconclusive: the machine stood still for 312 ms; ` and then what was missed.
-//! Such a miss may run once more. What is waited for has its limit anew before that, where the machine stood
-//! still. What no stall excuses has no place here: two holders at once, a token, an order, and
+//! Such a miss may run once more. What is waited for has its whole limit again before that, where the machine
+//! stood still. What no stall excuses has no place here: two holders at once, a token, an order, and
 //! [what must be gone](gone).
 
 use std::fmt::Display;
@@ -17,8 +17,8 @@ use crate::{Error, Result};
 
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(10);
-/// How often a limit may begin anew, each time after a stall.
-const ANEW: usize = 3;
+/// How often a limit may begin again, each time after a stall.
+const AGAIN: usize = 3;
 /// By then a stall that is just over has been noticed, by a thread that stood still too.
 const NOTICED: Duration = Duration::from_millis(50);
 /// So much of the time of a look counts: the rest is a stall, of this process or of what it asks.
@@ -60,26 +60,26 @@ impl Stopwatch {
     }
 }
 
-/// What `future` gives within `limit`, which begins anew where this process stood still meanwhile.
+/// What `future` gives within `limit`, which begins again where this process stood still meanwhile.
 ///
 /// # Panics
 /// Where it takes longer.
 pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
     let (began, mut future) = (start(), pin!(future));
-    for anew in 0..=ANEW {
+    for round in 0..=AGAIN {
         let now = start();
         match tokio::time::timeout(limit, future.as_mut()).await {
             Ok(output) => return output,
             Err(_) => tokio::time::sleep(NOTICED).await,
         }
-        if anew == ANEW || !now.stood_still() {
+        if round == AGAIN || !now.stood_still() {
             break;
         }
     }
     began.missed(format_args!("{what}: not within {:?}", began.elapsed()))
 }
 
-/// Waits until `holds`, for at most `limit`, which begins anew where this process stood still meanwhile.
+/// Waits until `holds`, for at most `limit`, which begins again where this process stood still meanwhile.
 ///
 /// # Panics
 /// Where it does not hold by then.
@@ -242,11 +242,11 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_begins_anew_where_the_process_stood_still() {
+    fn a_limit_begins_again_where_the_process_stood_still() {
         if children::role().is_some() {
             return wait_for_what_comes_after_a_stop();
         }
-        let name = "timing::tests::a_limit_begins_anew_where_the_process_stood_still";
+        let name = "timing::tests::a_limit_begins_again_where_the_process_stood_still";
         let child = Child::test(name, "waits").start().expect("a child");
         assert_eq!(kept(|| child.line(ms(20_000))), "waits");
         child.pause().expect("it is stopped");

@@ -102,18 +102,8 @@ fn write_performance() -> Result<()> {
     steps.finish()
 }
 
-/// The benches, and the parts of each.
-const BENCHES: [&str; 9] = [
-    "redis",
-    "postgres-table",
-    "postgres-advisory",
-    "postgres-snapshot",
-    "etcd",
-    "zookeeper",
-    "file",
-    "file-synced",
-    "memory",
-];
+/// The benches, one on each line, and the parts of each.
+const BENCHES: &str = include_str!("../../lockkit-bench/stores.txt");
 const PARTS: [&str; 9] = [
     "alone",
     "hand_off",
@@ -127,14 +117,15 @@ const PARTS: [&str; 9] = [
 ];
 
 fn bench(filter: &[String]) -> Result<()> {
+    let benches: Vec<_> = BENCHES.lines().collect();
     let is_of = |names: &[&str], word: &str| names.iter().any(|name| name.contains(word));
     for word in filter.iter().filter(|word| !word.starts_with('-')) {
         let is_known = match word.split_once('/') {
-            Some((bench, part)) => is_of(&BENCHES, bench) && is_of(&PARTS, part),
-            None => is_of(&BENCHES, word) || is_of(&PARTS, word),
+            Some((bench, part)) => is_of(&benches, bench) && is_of(&PARTS, part),
+            None => is_of(&benches, word) || is_of(&PARTS, word),
         };
         if !is_known {
-            let (benches, parts) = (BENCHES.join(", "), PARTS.join(", "));
+            let (benches, parts) = (benches.join(", "), PARTS.join(", "));
             return Err(format!(
                 "{word}: no such bench; there are {benches}, each with the parts {parts}"
             ));

@@ -11,18 +11,8 @@ use std::path::{Path, PathBuf};
 use lockkit_bench::{Part, Ratio, Report, directory, median, number, spread};
 use plotters::prelude::*;
 
-/// The stores in the order of the page.
-const STORES: [&str; 9] = [
-    "redis",
-    "postgres-table",
-    "postgres-advisory",
-    "postgres-snapshot",
-    "etcd",
-    "zookeeper",
-    "file",
-    "file-synced",
-    "memory",
-];
+/// The stores in the order of the page, one on each line.
+const STORES: &str = include_str!("../../stores.txt");
 const BEGIN: &str = "<!-- written by the bench: begin -->\n";
 const END: &str = "<!-- written by the bench: end -->\n";
 
@@ -36,7 +26,7 @@ fn main() -> Result<()> {
     let (_, after) = rest.split_once(END).ok_or("the page has no mark of the end")?;
     let mut tables = String::new();
     fs::create_dir_all(docs.join("performance"))?;
-    for store in STORES {
+    for store in STORES.lines() {
         let Ok(report) = fs::read(directory().join(format!("{store}.json"))) else { continue };
         let report: Report = serde_json::from_slice(&report)?;
         write!(tables, "\n## {}\n\n{}.", report.store, report.server)?;

@@ -105,6 +105,15 @@ impl Context {
         Ok(Arc::new(LoggedClient::new(connected, &self.notes, &self.clock)))
     }
 
+    /// So many clients, one connected after the other.
+    pub(super) async fn clients(&self, number: usize) -> Verdict<Vec<Arc<dyn LockProvider>>> {
+        let mut clients = Vec::with_capacity(number);
+        for _ in 0..number {
+            clients.push(self.connect().await?);
+        }
+        Ok(clients)
+    }
+
     /// The locks of one more client.
     pub(super) async fn locks(&self) -> Verdict<Locks> {
         Ok(self.locks_of(self.connect().await?))

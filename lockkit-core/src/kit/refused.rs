@@ -89,14 +89,18 @@ impl<C: Clone + Send + Sync> Refused<C> {
     ) where
         F: Future<Output = bool> + Send + 'static,
     {
-        if self.has(&key) {
+        let mut removals = self.removals();
+        if removals.contains_key(&key) {
+            // With no lock held: what is kept may take another one.
+            drop(removals);
             return kept.stays();
         }
         let ask = move |client: C| {
             let _kept = &kept;
             Box::pin(ask(client)) as _
         };
-        self.removals().insert(key, Arc::new(ask));
+        removals.insert(key, Arc::new(ask));
+        drop(removals);
         self.added.notify_one();
     }
 

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use super::store::{Asker, Granted, Message, Reply};
 use super::{Memory, News, Presence, exhausted};
 use crate::{
-    Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
-    Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays,
-    Term, TtlRange, WakeUp,
+    Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
+    Inspection, Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Request,
+    Result, StoreSays, Term, TtlRange, WakeUp,
 };
 
 #[async_trait]
@@ -110,19 +110,18 @@ impl Operator for Memory {
     }
 
     async fn granted_after(&self, name: &LockName, token: Option<FencingToken>) {
+        let signal = Arc::clone(&self.0.state().granted);
         loop {
-            let (signal, outage) = {
-                let state = self.0.state();
-                (Arc::clone(&state.granted), state.outage_at(state.clock.now()))
-            };
             // Made before the look: a grant between the two is not lost.
             let granted = signal.notified();
             let is_newer = {
                 let state = self.0.state();
-                let seen = state.store.inspect(state.clock.now(), name);
-                seen.holders.iter().any(|holder| holder.token > token)
+                let now = state.clock.now();
+                let is_newer = |holder: &Holder| holder.token > token;
+                state.outage_at(now).is_none()
+                    && state.store.inspect(now, name).holders.iter().any(is_newer)
             };
-            if is_newer && outage.is_none() {
+            if is_newer {
                 return;
             }
             granted.await;

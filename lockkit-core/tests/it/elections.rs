@@ -166,7 +166,7 @@ async fn it_stands_again_after_a_loss_and_after_it_resigned() {
     assert_eq!(ended.load(Ordering::SeqCst), 0, "the work is stopped where the leadership is lost");
     assert!(tokens.windows(2).all(|pair| pair[0].0 < pair[1].0), "{tokens:?}");
     let pauses: Vec<_> = tokens.windows(2).map(|pair| pair[1].1 - pair[0].1).collect();
-    // 50, 100, 200, ... ms; after a long term it begins anew.
+    // 50, 100, 200, ... ms; after a long term it begins again.
     assert!(pauses[0] >= 50 * MS && pauses[5] >= 1600 * MS, "{pauses:?}");
     assert!((50 * MS..100 * MS).contains(&(pauses[6] - 5 * SECOND)), "{pauses:?}");
     assert_eq!(election.leader().await.unwrap(), None);

@@ -77,10 +77,7 @@ pub(super) const CASES: &[Case] = &[
 
 /// A holder, and `waiters` of five clients queued behind it.
 async fn queued(cx: &Context, tail: &str, waiters: usize) -> Verdict<(Grant, Queue)> {
-    let mut clients: Vec<Arc<dyn LockProvider>> = Vec::new();
-    for _ in 0..5 {
-        clients.push(cx.connect().await?);
-    }
+    let clients = cx.clients(5).await?;
     let holder = cx.granted(&*cx.provider, &cx.request_with_ttl(tail, cx.long_ttl())?).await?;
     let mut queue = Queue::default();
     for waiter in 0..waiters {

@@ -150,10 +150,7 @@ async fn next_leaves(
 
 async fn many(cx: Context) -> Verdict {
     let waiters = if cx.is_virtual() { 300 } else { 101 };
-    let mut clients: Vec<Arc<dyn LockProvider>> = Vec::new();
-    for _ in 0..5 {
-        clients.push(cx.connect().await?);
-    }
+    let clients = cx.clients(5).await?;
     let request = || cx.request_with_ttl("many", cx.long_ttl());
     // It is renewed, for as long as it takes them all to come and go.
     let holder = cx.lock("many").await?.acquire().await?;

@@ -1,7 +1,5 @@
 //! Shared locks: they hold together, exclude exclusive ones, and stand in one queue with them.
 
-use std::sync::Arc;
-
 use crate::conformance::case::Challenge::{Atomicity, Fairness, Liveness, Safety};
 use crate::conformance::case::{Case, Need};
 use crate::conformance::context::Context;
@@ -30,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
         "C2-03",
         Safety,
         "C2",
-        "a replay of a shared request yields its own grant, whoever else holds",
+        "a replay of a shared request yields its own grant, while others hold too",
         |cx| Box::pin(replayed(cx)),
     )
     .needs(&[Need::Shared]),
@@ -101,16 +99,8 @@ async fn refused(cx: &Context, kind: Kind, why: &str) -> Verdict {
     Ok(())
 }
 
-async fn clients(cx: &Context, number: usize) -> Verdict<Vec<Arc<dyn LockProvider>>> {
-    let mut clients = Vec::new();
-    for _ in 0..number {
-        clients.push(cx.connect().await?);
-    }
-    Ok(clients)
-}
-
 async fn together(cx: Context) -> Verdict {
-    let clients = clients(&cx, 2).await?;
+    let clients = cx.clients(2).await?;
     let mut held = Vec::new();
     // Two of one client, and one of another.
     for client in [&clients[0], &clients[1], &clients[0]] {
@@ -135,7 +125,7 @@ async fn together(cx: Context) -> Verdict {
 }
 
 async fn all_at_once(cx: Context) -> Verdict {
-    let clients = clients(&cx, 2).await?;
+    let clients = cx.clients(2).await?;
     let alone = granted(&cx, &*cx.provider, Kind::Exclusive).await?;
     refused(&cx, Kind::Shared, "another holds alone").await?;
     let mut waiting = Queue::default();
@@ -206,7 +196,7 @@ async fn tokens(cx: Context) -> Verdict {
 }
 
 async fn own_end_only(cx: Context) -> Verdict {
-    let clients = clients(&cx, 2).await?;
+    let clients = cx.clients(2).await?;
     let kept = granted(&cx, &*clients[0], Kind::Shared).await?;
     let other = granted(&cx, &*clients[1], Kind::Shared).await?;
     let withdrawn = request(&cx, Kind::Shared)?;
@@ -225,7 +215,7 @@ async fn own_end_only(cx: Context) -> Verdict {
 }
 
 async fn leaves(cx: Context) -> Verdict {
-    let clients = clients(&cx, 2).await?;
+    let clients = cx.clients(2).await?;
     let held = granted(&cx, &*cx.provider, Kind::Shared).await?;
     let (mut alone, mut behind) = (Queue::default(), Queue::default());
     alone.add_request(&cx, &clients[0], request(&cx, Kind::Exclusive)?).await?;
@@ -241,7 +231,7 @@ async fn leaves(cx: Context) -> Verdict {
 }
 
 async fn one_queue(cx: Context) -> Verdict {
-    let clients = clients(&cx, 2).await?;
+    let clients = cx.clients(2).await?;
     for (held, waits, kind) in [
         // What holds, what waits first, and what comes behind it.
         (Kind::Shared, Kind::Exclusive, Kind::Shared),
