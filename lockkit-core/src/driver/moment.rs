@@ -1,13 +1,16 @@
 //! An attempt whose first call is polled in its caller's task, for a moment: most end before they need one of their own.
 //!
 //! ```text
-//! here --the call ends-------------------------------------> over, with what it came to
+//! here --its caller polls the call-------------------------> polled
 //!      --its moment passes, its locks close----------------> there, in a task of its own, which answers
 //!      --its caller leaves---------------------------------> over, and withdrawn
+//! polled --the call ends-----------------------------------> over, with what it came to
+//!        --the call goes on--------------------------------> here, or there if that has become due meanwhile
 //! there --its task answers, or its caller leaves-----------> over
 //! ```
 //!
 //! A task costs more than the rest of an attempt that is soon answered: to be made, and to be woken for each answer.
+//! No lock is held while the call is polled: a provider whose poll blocks holds up its own caller, and no other.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -41,6 +44,10 @@ pub(super) enum Came {
 #[allow(clippy::large_enum_variant)] // the large one is the usual one
 enum Place {
     Here(Open, Waker),
+    /// Its caller polls the call now; whether it is due to have a task by now.
+    Polled {
+        is_due: bool,
+    },
     There(oneshot::Receiver<Answer>),
     Over,
 }
@@ -85,11 +92,52 @@ pub(super) async fn stay(shared: &Arc<Shared>, runtime: &Runtime, open: Open) ->
     let stay = Stay { moment: Arc::clone(&moment), is_polled: true };
     let parked: Arc<dyn Park> = Arc::<Moment>::clone(&moment);
     moment.shared.attempts.park(parked, &moment.runtime);
+    if moment.shared.closing.is_set() {
+        // `close` may have ended what was parked before this was.
+        Arc::clone(&moment).unpark();
+    }
     drop(moment);
     stay.await
 }
 
 impl Moment {
+    /// Hands the attempt to a task of its own.
+    fn hand_over(&self, open: Open) -> Place {
+        let (sender, answer) = oneshot::channel();
+        let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
+        self.runtime.spawn(drive(shared, runtime, open, sender));
+        Place::There(answer)
+    }
+
+    /// Polls the call of an attempt that is `Polled`; the attempt, once the call has ended.
+    fn poll_call(&self, mut open: Open, caller: Waker, cx: &mut Context<'_>) -> Poll<Came> {
+        let polled = open.begun.poll(&self.runtime, cx);
+        let mut place = self.place();
+        let is_due = matches!(*place, Place::Polled { is_due: true });
+        let outcome = match polled {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending if is_due => {
+                *place = self.hand_over(open);
+                drop(place);
+                // Polled again at once: it is to be woken by the answer from now on.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Pending => {
+                let is_same = caller.will_wake(cx.waker());
+                let caller = if is_same { caller } else { cx.waker().clone() };
+                *place = Place::Here(open, caller);
+                return Poll::Pending;
+            }
+        };
+        *place = Place::Over;
+        drop(place);
+        self.shared.attempts.leave(self);
+        let Open { wanted, begun, active } = open;
+        let first = first_of(&self.shared, &wanted, begun, outcome);
+        Poll::Ready(Came::First(first, wanted, active))
+    }
+
     fn place(&self) -> MutexGuard<'_, Place> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,38 +149,28 @@ impl Future for Stay {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Came> {
         let is_polled = std::mem::take(&mut self.is_polled);
         let moment = &*self.moment;
-        // The call is polled while the place is locked: its task waits for that, and goes on from there.
         let mut place = moment.place();
-        let (open, outcome) = match std::mem::replace(&mut *place, Place::Over) {
+        match std::mem::replace(&mut *place, Place::Over) {
             here @ Place::Here(..) if is_polled => {
                 *place = here;
-                return Poll::Pending;
+                Poll::Pending
             }
-            Place::Here(mut open, caller) => match open.begun.poll(&moment.runtime, cx) {
-                Poll::Ready(outcome) => (open, outcome),
-                Poll::Pending => {
-                    let is_same = caller.will_wake(cx.waker());
-                    let caller = if is_same { caller } else { cx.waker().clone() };
-                    *place = Place::Here(open, caller);
-                    return Poll::Pending;
-                }
-            },
+            Place::Here(open, caller) => {
+                *place = Place::Polled { is_due: false };
+                drop(place);
+                moment.poll_call(open, caller, cx)
+            }
             Place::There(mut answer) => {
                 let answered = Pin::new(&mut answer).poll(cx);
                 if answered.is_pending() {
                     *place = Place::There(answer);
                 }
                 // Without an answer the runtime has ended, and the driver with it.
-                return answered
-                    .map(|answer| Came::Answered(answer.unwrap_or(Err(Error::NoRuntime))));
+                answered.map(|answer| Came::Answered(answer.unwrap_or(Err(Error::NoRuntime))))
             }
-            Place::Over => return Poll::Pending,
-        };
-        drop(place);
-        moment.shared.attempts.leave(moment);
-        let Open { wanted, begun, active } = open;
-        let first = first_of(&moment.shared, &wanted, begun, outcome);
-        Poll::Ready(Came::First(first, wanted, active))
+            // Polled again after its end, or after a panic of a poll.
+            Place::Polled { .. } | Place::Over => Poll::Pending,
+        }
     }
 }
 
@@ -141,13 +179,11 @@ impl Park for Moment {
         let mut place = self.place();
         match std::mem::replace(&mut *place, Place::Over) {
             Place::Here(open, caller) => {
-                let (sender, answer) = oneshot::channel();
-                *place = Place::There(answer);
+                *place = self.hand_over(open);
                 drop(place);
-                let (shared, runtime) = (Arc::clone(&self.shared), self.runtime.clone());
-                self.runtime.spawn(drive(shared, runtime, open, sender));
                 caller.wake();
             }
+            Place::Polled { .. } => *place = Place::Polled { is_due: true },
             other => *place = other,
         }
     }

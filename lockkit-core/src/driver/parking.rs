@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -94,7 +95,7 @@ impl Parking {
             let mut state = self.state();
             (std::mem::take(&mut state.young), std::mem::take(&mut state.old))
         };
-        old.into_iter().chain(young).for_each(Park::unpark);
+        unpark_each(old.into_iter().chain(young));
     }
 
     /// Gives a task to what was there at the last look already; whether anything is left.
@@ -104,12 +105,20 @@ impl Parking {
             let young = std::mem::take(&mut state.young);
             (std::mem::replace(&mut state.old, young), !state.old.is_empty())
         };
-        old.into_iter().for_each(Park::unpark);
+        unpark_each(old.into_iter());
         is_left
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives each of them its task: a waker that panics takes no other's task away.
+fn unpark_each(parked: impl Iterator<Item = Arc<dyn Park>>) {
+    for parked in parked {
+        // The panic's own message tells of it.
+        drop(catch_unwind(AssertUnwindSafe(|| parked.unpark())));
     }
 }
 
