@@ -24,7 +24,10 @@ pub(crate) fn table() -> String {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
                 while let Some(flaw) = flaws.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    rows.lock().expect("no panic").push(row(flaw));
+                    let row = row(flaw);
+                    // It takes long: what is known so far is told at once.
+                    eprintln!("{row}");
+                    rows.lock().expect("no panic").push(row);
                 }
             });
         }
