@@ -8,7 +8,7 @@ use lockkit_core::{Request, Result};
 
 use crate::beating;
 use crate::connection::Answered;
-use crate::protocol::{ACQUIRE, Answer, Script, entry, escaped, reading};
+use crate::protocol::{Answer, Script, Scripts, entry, escaped, reading};
 use crate::shared::{Shared, Waiter, now};
 
 #[derive(Debug)]
@@ -55,7 +55,8 @@ impl Client {
         let ttl = request.ttl().as_millis().to_string();
         let sent = now();
         let reading = if waits { reading(sent) } else { String::new() };
-        let answer = self.run(request, &ACQUIRE, &[&self.entry(request), &ttl, &reading]).await;
+        let script = Scripts::of(request.kind()).acquire;
+        let answer = self.run(request, script, &[&self.entry(request), &ttl, &reading]).await;
         if !answer.may_arrive {
             sending.answered();
         }

@@ -9,7 +9,8 @@ use lockkit_core::kit::Notice;
 use lockkit_core::{Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 
 use crate::client::{Client, Entry, tombstone};
-use crate::protocol::{RELEASE, RENEW, Released, yes};
+use crate::connection::Answered;
+use crate::protocol::{Released, Script, Scripts, yes};
 use crate::subscription::subscribe;
 
 #[derive(Debug)]
@@ -43,6 +44,11 @@ impl RedisLease {
         self.term.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Runs a script about this grant.
+    async fn run(&self, script: &Script, arg: &str) -> Answered {
+        self.client.run(self.entry.request(), script, &[&self.value, arg]).await
+    }
+
     fn was_lost(&self) -> bool {
         matches!(self.entry.data().mailbox.last(), Some(Notice::Lost(_)))
     }
@@ -60,7 +66,7 @@ impl Lease for RedisLease {
         let request = self.entry.request();
         let term = request.term();
         let milliseconds = request.ttl().as_millis().to_string();
-        let answer = self.client.run(request, &RENEW, &[&self.value, &milliseconds]).await;
+        let answer = self.run(Scripts::of(request.kind()).renew, &milliseconds).await;
         if yes(&answer.value?)? {
             let mut last = self.term();
             if last.sent < term.sent {
@@ -84,7 +90,7 @@ impl Lease for RedisLease {
             return Ok(());
         }
         let late = tombstone(self.entry.may_still_arrive());
-        let answer = self.client.run(self.entry.request(), &RELEASE, &[&self.value, late]).await;
+        let answer = self.run(Scripts::of(self.entry.request().kind()).release, late).await;
         // Even this answer may be that to its second sending.
         self.is_unclear.fetch_or(answer.may_arrive, Ordering::SeqCst);
         match Released::of(&answer.value?)? {

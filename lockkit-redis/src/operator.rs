@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use lockkit_core::kit::LONGEST_CALL;
 use lockkit_core::{
-    Applied, Clock, Error, FencingToken, Holder, Inspection, LockName, Operator, Result,
+    Applied, Clock, Error, FencingToken, Holder, Inspection, Kind, LockName, Operator, Result,
 };
 
 use crate::client::Client;
@@ -28,20 +28,27 @@ impl Operator for Client {
         let parts = texts(&answer)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
         let number = |n: usize| part(n).parse::<u64>().ok();
-        let mut holders = Vec::new();
-        if part(1) != "-2" {
+        let seen = |held: Option<Held<'_>>, left: &str| {
             // A client of before the layout of today keeps beside the lock what the value tells now.
-            let held = Held::of(part(0));
             let mut holder = Holder::new(held.as_ref().map_or(part(5), |held| held.label));
-            holder.expires_in = milliseconds(part(1));
+            holder.expires_in = milliseconds(left);
+            holder.kind = held.as_ref().map_or(Kind::Exclusive, |held| held.kind);
             let (token, since) =
                 held.map_or((number(4), number(6)), |it| (Some(it.token), Some(it.token)));
             holder.token =
                 token.and_then(|token| FencingToken::with_base(self.token_base, token).ok());
             let age = number(3).zip(since).map(|(now, since)| now.saturating_sub(since));
             holder.age = age.map(Duration::from_micros);
-            holders.push(holder);
-        }
+            holder
+        };
+        let holders = match part(4) {
+            "shared" => {
+                let members = parts[5..].chunks_exact(2);
+                members.map(|member| seen(Held::of(&member[0]), &member[1])).collect()
+            }
+            _ if part(1) == "-2" => Vec::new(),
+            _ => vec![seen(Held::of(part(0)), part(1))],
+        };
         Ok(Inspection::new(name.clone(), holders, part(2).parse().ok()))
     }
 

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use lockkit_core::{Applied, Error, Instant, LockName, Request, RequestId, Result};
+use lockkit_core::{Applied, Error, Holder, Instant, Kind, LockName, Request, RequestId, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
 
@@ -29,7 +29,10 @@ macro_rules! script {
 
 script!(ACQUIRE, "lua/acquire_fast.lua", "lua/prelude.lua", "lua/acquire.lua");
 script!(RELEASE, "lua/release_fast.lua", "lua/prelude.lua", "lua/release.lua");
+script!(ACQUIRE_SHARED, "lua/prelude.lua", "lua/acquire.lua");
+script!(RELEASE_SHARED, "lua/prelude.lua", "lua/release_shared.lua");
 script!(RENEW, "lua/prelude.lua", "lua/renew.lua");
+script!(RENEW_SHARED, "lua/prelude.lua", "lua/renew_shared.lua");
 script!(WITHDRAW, "lua/prelude.lua", "lua/withdraw.lua");
 script!(BEAT, "lua/prelude.lua", "lua/beat.lua");
 script!(INSPECT, "lua/prelude.lua", "lua/inspect.lua");
@@ -37,8 +40,37 @@ script!(REVOKE, "lua/prelude.lua", "lua/revoke.lua");
 script!(PROBE, "lua/prelude.lua", "lua/probe.lua");
 
 /// Every script, to be loaded ahead of the first use.
-pub(crate) fn scripts() -> [&'static Script; 7] {
-    [&ACQUIRE, &RENEW, &RELEASE, &WITHDRAW, &BEAT, &INSPECT, &REVOKE]
+pub(crate) fn scripts() -> [&'static Script; 10] {
+    [
+        &ACQUIRE,
+        &RENEW,
+        &RELEASE,
+        &ACQUIRE_SHARED,
+        &RENEW_SHARED,
+        &RELEASE_SHARED,
+        &WITHDRAW,
+        &BEAT,
+        &INSPECT,
+        &REVOKE,
+    ]
+}
+
+/// The scripts that differ by the kind of lock.
+pub(crate) struct Scripts {
+    pub(crate) acquire: &'static Script,
+    pub(crate) renew: &'static Script,
+    pub(crate) release: &'static Script,
+}
+
+impl Scripts {
+    pub(crate) fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Shared => {
+                Self { acquire: &ACQUIRE_SHARED, renew: &RENEW_SHARED, release: &RELEASE_SHARED }
+            }
+            _ => Self { acquire: &ACQUIRE, renew: &RENEW, release: &RELEASE },
+        }
+    }
 }
 
 impl Script {
@@ -116,10 +148,24 @@ pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
     LockName::new(name).ok().filter(|name| escaped(prefix, name.as_str()) == key)
 }
 
+/// What stands in place of the first digit of a client's name in the entries of its shared requests: a client of before
+/// shared locks takes them for those of a client that does not live. As in the scripts.
+const SHARED: char = 's';
+/// The first digit of each client's name.
+const ANY: char = '0';
+
+/// The name of a client in the store, for one of these random digits.
+pub(crate) fn client_name(random: &str) -> String {
+    format!("{ANY}{}", &random[..15])
+}
+
 /// How a request is called in the store: its id, its client, its ttl and its label.
 pub(crate) fn entry(request: &Request, client: &str) -> String {
     let (id, ttl, label) = (request.id(), request.ttl().as_millis(), request.label());
-    format!("{id}.{client}.{ttl}.{label}")
+    match request.kind() {
+        Kind::Shared => format!("{id}.{SHARED}{}.{ttl}.{label}", &client[1..]),
+        _ => format!("{id}.{client}.{ttl}.{label}"),
+    }
 }
 
 /// A lock's value: what it tells of the grant.
@@ -128,6 +174,7 @@ pub(crate) struct Held<'a> {
     pub(crate) id: RequestId,
     pub(crate) label: &'a str,
     pub(crate) token: u64,
+    pub(crate) kind: Kind,
 }
 
 impl<'a> Held<'a> {
@@ -140,7 +187,8 @@ impl<'a> Held<'a> {
         let is_ours =
             client.len() == 16 && !ttl.is_empty() && ttl.bytes().all(|b| b.is_ascii_digit());
         let label = parts.next().filter(|_| is_ours)?;
-        Some(Self { id, label, token: token.parse().ok()? })
+        let kind = if client.starts_with(SHARED) { Kind::Shared } else { Kind::Exclusive };
+        Some(Self { id, label, token: token.parse().ok()?, kind })
     }
 }
 
@@ -153,7 +201,7 @@ pub(crate) enum Answer {
     /// Held by another.
     Held {
         expires_in: Option<Duration>,
-        label: String,
+        holder: Holder,
         /// Whether the client had been alive: if not, its other waiters may have lost their places.
         was_alive: bool,
     },
@@ -171,7 +219,10 @@ impl Answer {
         match part(0) {
             "held" => Ok(Self::Held {
                 expires_in: milliseconds(part(2)),
-                label: Held::of(part(1)).map_or("", |held| held.label).to_owned(),
+                holder: Held::of(part(1)).map_or_else(
+                    || Holder::new(""),
+                    |held| Holder::new(held.label).with_kind(held.kind),
+                ),
                 was_alive: part(3) != "0",
             }),
             "withdrawn" => Ok(Self::Withdrawn),
@@ -321,8 +372,11 @@ mod tests {
         let id = RequestId::from_bytes([7; 16]);
         let value = |label: &str| format!("{id}.0123456789abcdef.1500.{label}.1795930198049936");
         for label in ["", "a", "host.7.x", "..", "\u{e9}"] {
-            let held = Some(Held { id, label, token: 1_795_930_198_049_936 });
-            assert_eq!(Held::of(&value(label)), held);
+            let (token, kind) = (1_795_930_198_049_936, Kind::Exclusive);
+            assert_eq!(Held::of(&value(label)), Some(Held { id, label, token, kind }));
+            let shared = value(label).replace(".0123456789abcdef.", ".s123456789abcdef.");
+            let held = Held { id, label, token, kind: Kind::Shared };
+            assert_eq!(Held::of(&shared), Some(held));
         }
         let of_before = format!("{id}.0123456789abcdef");
         for other in ["", "theirs", "a.b.c.d.e", &of_before, &value("")[..52]] {

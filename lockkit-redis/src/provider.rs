@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::kit::{Awaited, Mailbox, call_limit, wait};
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Holder, LockProvider,
+    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Kind, LockProvider,
     Operator, Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
 };
 
@@ -17,7 +17,7 @@ use crate::client::{Client, tombstone};
 use crate::connection::Commands;
 use crate::examine::examine;
 use crate::lease::grant;
-use crate::protocol::Answer;
+use crate::protocol::{Answer, client_name};
 use crate::server::check_server;
 use crate::shared::{Heard, LeftBehind, Shared, now};
 use crate::subscription::subscribe;
@@ -39,6 +39,7 @@ impl RedisProvider {
         let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
         guarantees.token_survives.server_restart = true;
         guarantees.token_survives.data_loss = true;
         guarantees.belief_breaks_on = &[
@@ -73,7 +74,7 @@ impl RedisProvider {
     /// Cancel-safe.
     pub async fn connect(config: RedisConfig) -> Result<Self> {
         config.check()?;
-        let address = RequestId::random()?.to_string()[..16].to_owned();
+        let address = client_name(&RequestId::random()?.to_string());
         let (prefix, token_base) = (config.prefix.clone(), config.token_base);
         let shared = Shared {
             commands: Commands::new(config)?,
@@ -125,13 +126,13 @@ impl LockProvider for RedisProvider {
             } else {
                 asked?
             };
-            let (expires_in, label, was_alive) = match asked {
+            let (expires_in, holder, was_alive) = match asked {
                 Answer::Granted { token } => return grant(&self.0, entry, term, token),
                 Answer::Withdrawn => return Err(Error::withdrawn()),
-                Answer::Held { expires_in, label, was_alive } => (expires_in, label, was_alive),
+                Answer::Held { expires_in, holder, was_alive } => (expires_in, holder, was_alive),
             };
             is_queued = true;
-            request.report(StoreSays::Held(Some(Holder::new(label))));
+            request.report(StoreSays::Held(Some(holder)));
             if !was_alive {
                 self.0.ask_those(|other| other.id() != request.id());
             }

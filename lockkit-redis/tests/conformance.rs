@@ -49,7 +49,7 @@ impl Fixture for Redis {
     }
 
     async fn forget(&self, name: &LockName) -> Result<()> {
-        let parts: Vec<_> = "ndt".chars().map(|part| format!("{{{name}}}:{part}")).collect();
+        let parts: Vec<_> = "ndtsm".chars().map(|part| format!("{{{name}}}:{part}")).collect();
         self.delete(
             &[&[name.as_str()], &*parts.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
         );

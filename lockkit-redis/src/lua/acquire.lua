@@ -8,8 +8,23 @@ if value and string.sub(value, 1, -18) == E then
   redis.call('PEXPIRE', L, TTL)
   return string.sub(value, -16)
 end
+local client, is_shared = client_of(E)
+local is_open = is_shared and is_group(value)
+if is_open then
+  if not purge(milliseconds()) then
+    redis.call('DEL', L)
+    value, is_open = nil, false
+  else
+    local token = token_of(E)
+    if token then
+      redis.call('ZREM', X, '') -- needs no memory, as the extension of an exclusive grant
+      join(E, token, TTL)
+      return token
+    end
+  end
+end
 local waits, was_alive, is_placed = READING ~= '', 1, false
-local key = CLIENT .. string.sub(E, 34, 49)
+local key = CLIENT .. client
 if waits then
   is_placed = redis.call('ZSCORE', Q, E)
   if is_placed then
@@ -21,18 +36,26 @@ if waits then
     was_alive = redis.call('SET', key, READING, 'PX', LIFE, 'GET') and 1 or 0
   end
 end
-if not value then
-  local head, _, token = grant_next(E)
-  if not head then
-    head, token = E, issue()
-    redis.call('SET', L, E .. '.' .. token, 'PX', TTL)
+if not value or is_open then
+  local head, _, token, mine = grant_next(E, nil, is_open)
+  if not mine and not head and not is_open then
+    mine = issue()
+    if is_shared then join(E, mine, TTL) else redis.call('SET', L, E .. '.' .. mine, 'PX', TTL) end
+  elseif not mine and is_shared and redis.call('ZCARD', Q) == 0 and is_group(redis.call('GET', L)) then
+    mine = issue()
+    join(E, mine, TTL)
   end
-  if head == E then
+  if mine then
     -- This answer does not tell that the client had been dead: its next beat does.
     if was_alive == 0 then redis.call('DEL', key) end
-    return token
+    return mine
   end
-  value = head .. '.' .. token
+  value = value or head .. '.' .. token
+end
+if is_group(value) then
+  -- It tells of the member that was granted first.
+  local entry = redis.call('ZRANGE', M, 0, 0)[1]
+  if entry then value = entry .. '.' .. token_of(entry) end
 end
 if not waits then return unless_replica({ 'held', value, -1, 1 }) end
 if not is_placed then

@@ -1,12 +1,13 @@
 -- ARGV: none. Answers {the lock's value or '', ms until it expires or -2, waiters, the server's microseconds}, and
--- for a holder of a client before layout 2 its token, label and time. A foreign holder's value may be empty.
+-- for a holder of a client before layout 2 its token, label and time; for a group 'shared', and of each member the
+-- value that it would have alone, and ms until it expires. A foreign holder's value may be empty.
 local value = redis.call('GET', L)
 local waiters = redis.call('ZCARD', Q)
 if waiters > 0 and waiters <= 1000 then
   -- Without those whose clients are dead.
   local alive, live = {}, 0
   for _, entry in ipairs(redis.call('ZRANGE', Q, 0, -1)) do
-    local client = string.sub(entry, 34, 49)
+    local client = client_of(entry)
     if alive[client] == nil then alive[client] = redis.call('EXISTS', CLIENT .. client) end
     live = live + alive[client]
   end
@@ -14,6 +15,14 @@ if waiters > 0 and waiters <= 1000 then
 end
 local time = redis.call('TIME')
 local said = { value or '', value and redis.call('PTTL', L) or -2, waiters, time[1] .. string.sub('00000' .. time[2], -6) }
+if is_group(value) then
+  local now = milliseconds()
+  said[5] = 'shared'
+  for _, entry in ipairs(redis.call('ZRANGE', M, 0, -1)) do
+    local left = (redis.call('ZSCORE', S, entry) or 0) - now
+    if left > 0 then said[#said + 1], said[#said + 2] = entry .. '.' .. token_of(entry), left end
+  end
+end
 -- Clients of before queue apart, and keep their fence beside it.
 local queue = redis.pcall('ZCARD', '{' .. L .. '}:q')
 if type(queue) == 'number' then said[3] = said[3] + queue end

@@ -1,5 +1,10 @@
 -- Shared by every script. An entry is `id.client.ttl.label`: 32 and 16 digits, then milliseconds. The lock's
--- value is an entry and `.token`, 16 digits: the server's microseconds at the grant.
+-- value is an entry and `.token`, 16 digits: the server's microseconds at the grant. A shared request's client begins
+-- with `s` in place of its first digit: to a client of before shared locks it is one that does not live.
+--
+-- A group of shared grants has the value `shared.token`, the token of its first. Its members are entries: in S by
+-- the server's milliseconds at which each expires, in M by their tokens. The lock, S and M expire with the last one.
+local S, M = '{' .. L .. '}:s', '{' .. L .. '}:m'
 --
 -- Milliseconds: a client's life after its last heartbeat, and where it does not listen; a grant to a client that
 -- does not; a queue after its last waiter, a tombstone, the last token after its first.
@@ -22,23 +27,80 @@ local function issue()
   return token
 end
 
--- Grants to the first in the queue whose client lives: with its entry, the word for it and the token; nil where
--- none waits. The first may be `head`, taken out already. The word is pushed unless entry or client is `me`, or
--- the client does not listen: then the grant is short, and the client learns of it by its heartbeat.
-local function grant_next(me, head)
-  local dead = {}
+local function milliseconds()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- The client of an entry, and whether the request is shared.
+local function client_of(entry)
+  local client = string.sub(entry, 34, 49)
+  if string.sub(client, 1, 1) ~= 's' then return client, false end
+  return '0' .. string.sub(client, 2), true
+end
+
+local function is_group(value)
+  return value and string.sub(value, 1, 7) == 'shared.'
+end
+
+-- The token of a member; nil where it is none.
+local function token_of(entry)
+  local token = redis.call('ZSCORE', M, entry)
+  return token and string.format('%.0f', token)
+end
+
+-- The lock lasts as long as the last of its members.
+local function last_as_members(now)
+  local left = redis.call('ZRANGE', S, -1, -1, 'WITHSCORES')[2] - now
+  for _, place in ipairs({ L, S, M }) do redis.call('PEXPIRE', place, string.format('%.0f', left)) end
+end
+
+-- Takes a shared request into the group, and begins one where there is none.
+local function join(entry, token, ttl)
+  local now = milliseconds()
+  if not is_group(redis.call('GET', L)) then
+    -- What a foreign DEL has left of an earlier group.
+    redis.call('DEL', S, M)
+    redis.call('SET', L, 'shared.' .. token)
+  end
+  redis.call('ZADD', S, string.format('%.0f', now + ttl), entry)
+  redis.call('ZADD', M, token, entry)
+  last_as_members(now)
+end
+
+-- Removes the members that have expired; whether any is left.
+local function purge(now)
+  for _, entry in ipairs(redis.call('ZRANGE', S, '-inf', string.format('%.0f', now), 'BYSCORE')) do
+    redis.call('ZREM', S, entry)
+    redis.call('ZREM', M, entry)
+  end
+  return redis.call('ZCARD', S) > 0
+end
+
+-- Grants to the first in the queue whose client lives, and where that is a shared request to those behind it up to
+-- the first that is not; in a group that is `open`, to shared requests alone. The first may be `head`, taken out
+-- already. Gives the first entry, the word for it, its token, and the token of `me`; nil where none is granted.
+--
+-- The word is pushed, but not to the entry `me`, nor of an exclusive grant to the client `me`. A client that does not
+-- listen is granted a short while, and learns of it by its heartbeat.
+local function grant_next(me, head, open)
+  local dead, first, first_token, mine = {}, nil, nil, nil
   while true do
-    head = head or redis.call('ZPOPMIN', Q)[1]
-    if not head then return end
-    local client = string.sub(head, 34, 49)
+    head = head or (open and redis.call('ZRANGE', Q, 0, 0) or redis.call('ZPOPMIN', Q))[1]
+    if not head then return first, nil, first_token, mine end
+    local client, is_shared = client_of(head)
     local key = CLIENT .. client
     local age = not dead[client] and LIFE - redis.call('PTTL', key) or LIFE + 1
-    if age < LIFE then
+    local is_dead = age >= LIFE
+    if open then
+      if not is_dead and not is_shared then return first, nil, first_token, mine end
+      redis.call('ZREM', Q, head)
+    end
+    if not is_dead then
       local token, ttl = issue(), string.match(head, '^%d+', 51)
       -- Its term counts from the heartbeat, which came so long ago by this clock.
       local word = string.sub(head, 1, 32) .. ' ' .. token .. ' ' .. redis.call('GET', key) .. ' ' .. age
-      local is_dead = false
-      if client ~= me and head ~= me then
+      if head ~= me and (is_shared or client ~= me) then
         -- Asked first: a replica repeats a push to those who listen there. A process that was killed does not
         -- listen. An ACL may deny both commands, and an error would leave the script half done.
         local is_deaf = redis.pcall('PUBSUB', 'NUMSUB', WAKE .. client)[2] == 0
@@ -49,14 +111,20 @@ local function grant_next(me, head)
           redis.pcall('PUBLISH', WAKE .. client, 'go ' .. word)
         end
       end
-      if not is_dead then
+      if is_dead then
+        -- If it lives after all, its next heartbeat says that it was dead, and its requests ask again.
+        redis.call('DEL', key)
+      elseif is_shared then
+        join(head, token, ttl)
+        open, first, first_token = true, first or head, first_token or token
+        if head == me then mine = token end
+      else
         redis.call('SET', L, head .. '.' .. token, 'PX', ttl)
-        return head, word, token
+        return head, word, token, head == me and token
       end
-      -- If it lives after all, its next heartbeat says that it was dead, and its requests ask again.
-      redis.call('DEL', key)
     end
-    head, dead[client] = nil, true
+    if is_dead then dead[client] = true end
+    head = nil
   end
 end
 
@@ -65,8 +133,22 @@ local function hand_on(me, head)
   local next, word = grant_next(me, head)
   if not next then
     redis.call('DEL', L)
-  elseif string.sub(next, 34, 49) == me then
+  elseif word and string.sub(next, 34, 49) == me then
     return word
+  end
+end
+
+-- A member leaves its group: the grant ends with the last one.
+local function leave(entry)
+  local now = milliseconds()
+  redis.call('ZREM', S, entry)
+  redis.call('ZREM', M, entry)
+  if purge(now) then
+    last_as_members(now)
+  else
+    -- The group is over, and those that are granted next may begin another.
+    redis.call('DEL', L)
+    grant_next('')
   end
 end
 
@@ -80,8 +162,7 @@ end
 
 -- A delivery that comes late finds the id, and is refused.
 local function bury(id)
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local now = milliseconds()
   redis.call('ZREMRANGEBYSCORE', X, '-inf', now)
   redis.call('ZADD', X, now + TOMB, id)
   redis.call('PEXPIRE', X, TOMB)

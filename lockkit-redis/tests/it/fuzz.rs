@@ -1,12 +1,12 @@
-//! Random clients under random faults: cancelled calls, dropped guards, mixed ttls, lost connections and
-//! role changes. No two believe at once, tokens grow, and nothing is left.
+//! Random clients under random faults: cancelled calls, dropped guards, mixed kinds and ttls, lost connections and
+//! role changes. No two believe at once that exclude each other, tokens grow, and nothing is left.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lockkit_core::{Error, FencingToken, Guard, GuardWatch, Lock, Locks};
+use lockkit_core::{Error, FencingToken, Guard, GuardWatch, Kind, Lock, Locks};
 use testbed::{Connections, Fault, Link, RedisServer, Way, timing};
 use tokio::task::JoinSet;
 
@@ -23,30 +23,55 @@ const TTLS: [Duration; 4] = [ms(400), ms(900), ms(2_000), ms(3_000)];
 /// What all tasks share.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The latest grant of each name.
-    latest: Mutex<HashMap<String, (FencingToken, GuardWatch)>>,
+    /// What was granted of each name.
+    names: Mutex<HashMap<String, Name>>,
     grants: AtomicU64,
+    shared: AtomicU64,
+    /// Grants beside another that was believed in.
+    together: AtomicU64,
     cancelled: AtomicU64,
     failed: AtomicU64,
     faults: AtomicU64,
     role_changes: AtomicU64,
 }
 
+/// What was granted of a name.
+#[derive(Debug, Default)]
+struct Name {
+    /// The greatest tokens of exclusive and of shared grants.
+    greatest: [Option<FencingToken>; 2],
+    /// The last exclusive grant, or the shared ones since.
+    latest: Vec<(Kind, GuardWatch)>,
+}
+
 impl Seen {
-    /// Checks a grant against the one before it.
-    fn granted(&self, guard: &Guard) {
-        let mut latest = self.latest.lock().unwrap();
+    /// Checks a grant of this kind against those before it.
+    fn granted(&self, guard: &Guard, kind: Kind) {
+        let mut names = self.names.lock().unwrap();
         // Told late, it may have ended: then it is no belief.
         if !guard.is_held() {
             return;
         }
-        if let Some((token, before)) = latest.get(guard.name().as_str()) {
-            // Looked at last: a loss is final, so it was held at the look at the other one too.
-            assert!(!before.is_held(), "{}: two believe at once", guard.name());
-            assert!(guard.token() > *token, "{}: {token} before {}", guard.name(), guard.token());
+        let name = names.entry(guard.name().as_str().to_owned()).or_default();
+        let (is_shared, token) = (kind == Kind::Shared, guard.token());
+        // Looked at last: a loss is final, so it was held at the look at the other one too.
+        let believed: Vec<_> =
+            name.latest.iter().filter(|(_, watch)| watch.is_held()).map(|it| it.0).collect();
+        assert!(kind.admits(believed.iter().copied()), "{kind} of {}: {believed:?}", guard.name());
+        let [exclusive, shared] = name.greatest;
+        let before = if is_shared { exclusive } else { exclusive.max(shared) };
+        assert!(before < Some(token), "{kind} of {}: {before:?} before {token}", guard.name());
+        let greatest = &mut name.greatest[usize::from(is_shared)];
+        *greatest = (*greatest).max(Some(token));
+        name.latest.retain(|(kind, watch)| is_shared && *kind == Kind::Shared && watch.is_held());
+        name.latest.push((kind, guard.watch()));
+        Self::count(&self.grants);
+        if is_shared {
+            Self::count(&self.shared);
         }
-        latest.insert(guard.name().as_str().to_owned(), (guard.token(), guard.watch()));
-        self.grants.fetch_add(1, Ordering::SeqCst);
+        if !believed.is_empty() {
+            Self::count(&self.together);
+        }
     }
 
     /// Whether there were so many grants, and a fault for each fifty of them, some of them role changes.
@@ -100,9 +125,12 @@ async fn hold(guard: Guard, chance: &mut Chance) {
 async fn task(locks: Locks, seen: Arc<Seen>, mut chance: Chance, grants: u64) {
     while !seen.is_enough(grants) {
         let lock = locks.lock(NAMES[chance.below(NAMES.len())]).ttl(TTLS[chance.below(TTLS.len())]);
+        let is_shared = chance.percent(50);
+        let (lock, kind) =
+            if is_shared { (lock.shared(), Kind::Shared) } else { (lock, Kind::Exclusive) };
         match call(&lock, &mut chance).await {
             Some(Ok(Some(guard))) => {
-                seen.granted(&guard);
+                seen.granted(&guard, kind);
                 hold(guard, &mut chance).await;
             }
             Some(Ok(None) | Err(Error::TimedOut { .. })) => {
@@ -202,12 +230,14 @@ async fn fuzz(grants: u64, limit: Duration) {
     let [granted, cancelled, failed, faults, changes] =
         [&seen.grants, &seen.cancelled, &seen.failed, &seen.faults, &seen.role_changes]
             .map(Seen::of);
+    let [shared, together] = [&seen.shared, &seen.together].map(Seen::of);
     report(&format!(
-        "redis: fuzz in {:?}: {granted} grants, {cancelled} calls cancelled, {failed} failed, \
+        "redis: fuzz in {:?}: {granted} grants, {shared} shared, {together} beside others, {cancelled} calls cancelled, {failed} failed, \
          {faults} faults, {changes} of them role changes",
         began.elapsed()
     ));
     assert!(cancelled > grants / 20, "{cancelled} calls were cancelled");
+    assert!(together > grants / 50, "{together} grants beside others");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -19,6 +19,7 @@ mod roles;
 mod scripts;
 mod server;
 mod setups;
+mod shared;
 #[cfg(feature = "tls")]
 mod tls;
 mod turns;

@@ -126,7 +126,7 @@ const BREAKS: [Break; 14] = [
     in_script("no tombstones", &[("redis.call('ZADD', X, now + TOMB, id)", "")], &["ended"]),
     in_script(
         "a waiter of a live client dropped",
-        &[("if age < LIFE then", "if age < LIFE / 2 then")],
+        &[("is_dead = age >= LIFE", "is_dead = age >= LIFE / 2")],
         &["purged", "order", "barged"],
     ),
     in_script(
