@@ -83,18 +83,14 @@ pub(crate) struct EtcdLease {
     released: AtomicBool,
 }
 
-/// What the store granted, as of this position.
+/// What the store granted, as of this position; `None`: its key has gone since.
 pub(crate) async fn grant(
     client: &Arc<Client>,
-    entry: Entry,
+    entry: &Entry,
     session: Use,
     place: Position,
     sent: Instant,
-) -> Result<Grant> {
-    // Another call of the request may have removed it meanwhile, and a short hold is not watched.
-    if !is_placed(&entry, &place.own) {
-        return Err(Error::unavailable(Applied::Maybe, "the request was withdrawn meanwhile"));
-    }
+) -> Result<Option<Grant>> {
     let (clock, ttl) = (entry.request().clock(), session.ttl);
     let native = u64::try_from(place.created).unwrap_or(0);
     let token = FencingToken::with_base(client.token_base, native)?;
@@ -107,9 +103,18 @@ pub(crate) async fn grant(
             Error::Lost { .. } => Error::unavailable(Applied::Maybe, error.to_string()),
             error => error.with_applied(Applied::Maybe),
         })?;
+        // The lease lives, but an operator may have removed the key while this took its time.
+        let check = place.own.check(place.created);
+        if !client.read(entry.request(), &check).await?.succeeded() {
+            return Ok(None);
+        }
     }
-    let lease = EtcdLease::new(Arc::clone(client), entry, session, place, sent);
-    Ok(Grant::new(token, term, lease))
+    // Another call of the request may have removed it meanwhile, and a short hold is not watched.
+    if !is_placed(entry, &place.own) {
+        return Err(Error::unavailable(Applied::Maybe, "the request was withdrawn meanwhile"));
+    }
+    let lease = EtcdLease::new(Arc::clone(client), entry.clone(), session, place, sent);
+    Ok(Some(Grant::new(token, term, lease)))
 }
 
 impl EtcdLease {

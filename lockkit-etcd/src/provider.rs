@@ -91,7 +91,9 @@ impl LockProvider for EtcdProvider {
             let sent = request.clock().now();
             match client.take(request, &entry, &session).await? {
                 TakeOutcome::Taken(place) => {
-                    return grant(client, entry, session, place, sent).await.map(Some);
+                    if let Some(grant) = grant(client, &entry, session, place, sent).await? {
+                        return Ok(Some(grant));
+                    }
                 }
                 TakeOutcome::Held => {
                     // A key of an earlier attempt may be in the queue, or a sending without an answer take the name.
@@ -140,9 +142,13 @@ impl EtcdProvider {
             let Some(place) = client.enter(request, &entry, &session).await? else { continue };
             if let Some(place) = client.wait(request, &entry, &session, place).await?
                 && !session.is_past()
+                && let Some(grant) = grant(client, &entry, session, place, sent).await?
             {
-                return grant(client, entry, session, place, sent).await;
+                return Ok(grant);
             }
         }
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests;
