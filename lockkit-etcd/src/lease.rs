@@ -17,10 +17,9 @@ use crate::error::Failure;
 use crate::own::Own;
 use crate::protocol::revision_of;
 use crate::queue::Position;
-use crate::requests::{Entry, Leaving, is_in_doubt, is_placed, leaving};
+use crate::requests::{Entry, Leaving, is_placed, is_the_only_one, leaving_as};
 use crate::session::{Session, Use};
 use crate::sight::{Sight, View};
-use crate::slots::Removal;
 
 /// How old an acknowledged keep-alive may be to serve one more lock: many locks that are renewed
 /// at their own times then share a few keep-alives.
@@ -155,8 +154,10 @@ impl EtcdLease {
     /// right before 3.4.26 and 3.5.9.
     async fn is_there(&self) -> Result<bool> {
         match self.read().await {
-            // A sending that is still on its way could put the key again, behind others.
-            Err(refusal @ Error::Rejected { .. }) if !is_in_doubt(&self.entry) => {
+            // The same key put again, also by a sending that is still on its way, may be behind others.
+            Err(refusal @ Error::Rejected { .. })
+                if is_the_only_one(&self.entry, &self.own, self.grant.create_revision) =>
+            {
                 let clock = self.entry.request().clock();
                 let keys = LeaseTimeToLiveOptions::new().with_keys();
                 let lease = self.session.lease;
@@ -175,15 +176,7 @@ impl EtcdLease {
 
     /// What removes the grant's key; `None`: it is gone.
     fn removal(&self) -> Option<(Leaving<'_>, Txn)> {
-        let mut leaving = leaving(&self.entry)?;
-        let is_ours = match leaving.removal {
-            // Of a later grant of the same request.
-            Removal::Exact(created) => created == self.grant.create_revision,
-            _ => true,
-        };
-        if !is_ours || !Arc::ptr_eq(&leaving.own, &self.own) {
-            return None;
-        }
+        let mut leaving = leaving_as(&self.entry, &self.own, self.grant.create_revision)?;
         leaving.txn().map(|txn| (leaving, txn))
     }
 

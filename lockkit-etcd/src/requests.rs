@@ -154,7 +154,24 @@ impl Drop for Sending<'_> {
 
 /// Begins to remove what a request has in the store; `None`: nothing.
 pub(crate) fn leaving(record: &Record) -> Option<Leaving<'_>> {
+    leaving_if(record, |_| true)
+}
+
+/// Begins to remove the key that `created` made in this use of a slot, and what else may come of the use; `None`:
+/// it is gone. A later key of the same use is of a later grant, or of a place in the queue.
+pub(crate) fn leaving_as<'a>(
+    record: &'a Record,
+    own: &Arc<Own>,
+    created: i64,
+) -> Option<Leaving<'a>> {
+    leaving_if(record, |place| Arc::ptr_eq(&place.own, own) && place.stay.is_newest(created))
+}
+
+fn leaving_if(record: &Record, is_meant: impl FnOnce(&Place) -> bool) -> Option<Leaving<'_>> {
     let mut data = record.data();
+    if !data.0.as_ref().is_some_and(is_meant) {
+        return None;
+    }
     let place = data.0.as_mut()?;
     place.stay.leave();
     let (own, on, removal) = (Arc::clone(&place.own), place.on.clone(), place.stay.removal());
@@ -208,9 +225,11 @@ pub(crate) fn is_placed(record: &Record, own: &Arc<Own>) -> bool {
     place.0.as_ref().is_some_and(|it| Arc::ptr_eq(&it.own, own) && it.stay.phase() == Phase::Taken)
 }
 
-/// Whether a put of the request may still come.
-pub(crate) fn is_in_doubt(record: &Record) -> bool {
-    record.data().0.as_ref().is_some_and(|place| place.stay.is_in_doubt())
+/// Whether the key of this use, if it is there, can only be the one that `created` made.
+pub(crate) fn is_the_only_one(record: &Record, own: &Arc<Own>, created: i64) -> bool {
+    let data = record.data();
+    let place = data.0.as_ref().filter(|place| Arc::ptr_eq(&place.own, own));
+    place.is_some_and(|place| place.stay.is_newest(created) && !place.stay.is_in_doubt())
 }
 
 /// Forgets the requests that ended with their sessions.

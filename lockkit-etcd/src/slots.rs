@@ -62,7 +62,10 @@ pub(crate) struct Stay {
     under_way: usize,
     /// Whether one of them has ended without an answer.
     is_unanswered: bool,
-    left: Left,
+    /// The newest revision that created its key, as far as the answers tell.
+    created: Option<i64>,
+    /// Whether one of them does not tell.
+    is_unclear: bool,
     /// How many removals are under way.
     removals: usize,
     /// Whether one of them has ended without an answer.
@@ -70,7 +73,7 @@ pub(crate) struct Stay {
 }
 
 /// What a sending of the put has left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Left {
     Nothing,
     /// The key, created at this revision.
@@ -154,7 +157,8 @@ impl Stay {
             is_new: true,
             under_way: 0,
             is_unanswered: false,
-            left: Left::Nothing,
+            created: None,
+            is_unclear: false,
             removals: 0,
             is_removal_unanswered: false,
         }
@@ -179,8 +183,12 @@ impl Stay {
     pub(crate) fn sent(&mut self, left: Left, is_answered: bool) {
         self.under_way -= 1;
         self.is_unanswered |= !is_answered;
-        // The newest one counts: what was created before it is gone.
-        self.left = self.left.max(left);
+        match left {
+            Left::Nothing => {}
+            // The newest one counts: what was created before it is gone.
+            Left::Key(created) => self.created = self.created.max(Some(created)),
+            Left::Perhaps => self.is_unclear = true,
+        }
     }
 
     pub(crate) const fn are_under_way(&self) -> bool {
@@ -194,12 +202,17 @@ impl Stay {
 
     /// What removes all that is here as of now.
     pub(crate) const fn removal(&self) -> Removal {
-        match self.left {
+        match self.created {
             _ if self.is_in_doubt() => Removal::ByValue { touches: true },
-            Left::Perhaps => Removal::ByValue { touches: false },
-            Left::Key(created) => Removal::Exact(created),
-            Left::Nothing => Removal::Nothing,
+            _ if self.is_unclear => Removal::ByValue { touches: false },
+            Some(created) => Removal::Exact(created),
+            None => Removal::Nothing,
         }
+    }
+
+    /// Whether no key of this use is known that is newer than the one that `created` made.
+    pub(crate) fn is_newest(&self, created: i64) -> bool {
+        self.created.is_none_or(|newest| newest <= created)
     }
 
     /// A removal begins: no put is counted before it has ended.

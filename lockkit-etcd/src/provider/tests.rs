@@ -66,3 +66,27 @@ async fn a_key_that_goes_while_its_session_is_renewed_is_not_granted() {
         provider.withdraw(&request).await.expect("a withdrawal");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_release_of_an_earlier_grant_leaves_a_later_one_of_the_same_request() {
+    let (server, provider) = connected().await;
+    for is_in_doubt in [false, true] {
+        let request = request("a");
+        let earlier = provider.try_acquire(&request).await.expect("an answer").expect("a grant");
+        if is_in_doubt {
+            let entry = provider.0.requests.enter(&request);
+            let session = provider.0.session(&request, &entry).await.expect("a session");
+            // Its answer is lost.
+            drop(provider.0.sending(&entry, &session).await.expect("a sending"));
+        }
+        delete(&server, "a");
+        let later = provider.try_acquire(&request).await.expect("an answer").expect("a grant");
+        assert!(later.token > earlier.token);
+        let released = earlier.lease.release().await;
+        assert!(matches!(released, Err(Error::Lost { .. })), "{released:?}");
+        later.lease.renew().await.expect("it is still held");
+        later.lease.release().await.expect("a release");
+    }
+    let left = server.cli(&["get", "--prefix", "--keys-only", "lockkit/a/"]).expect("the keys");
+    assert_eq!(left.trim(), "", "it was not released");
+}
