@@ -13,7 +13,7 @@ use crate::endpoints::{CallOutcome, Endpoints};
 use crate::keeper::Keepers;
 use crate::mark::Mark;
 use crate::protocol::{Keys, Seen, send};
-use crate::requests::{self, Record, Requests, Sending, clear, live_sessions, prune};
+use crate::requests::{self, Record, Requests, Sending, clear, live_sessions, prune, session_of};
 use crate::session::{Session, Use};
 use crate::watch::Watch;
 
@@ -64,8 +64,12 @@ impl Client {
         }
     }
 
-    /// The session of this ttl; opened where there is none.
+    /// The session on which the request has its place, or that of its ttl; opened where there is none.
     pub(crate) async fn session(&self, request: &Request, record: &Record) -> Result<Use> {
+        if let Some(session) = session_of(record) {
+            session.keep(&self.keepers)?;
+            return Ok(session);
+        }
         let (clock, ttl) = (request.clock(), request.ttl());
         let limit = call_limit(ttl);
         let end = clock.now().saturating_add(limit);
@@ -102,12 +106,12 @@ impl Client {
         }
     }
 
-    /// Counts a sending of what puts the request's key.
+    /// Counts a sending of what puts the request's key; `None`: another session is to be asked for.
     pub(crate) async fn sending<'a>(
         &self,
         record: &'a Record,
         session: &Use,
-    ) -> Result<Sending<'a>> {
+    ) -> Result<Option<Sending<'a>>> {
         requests::sending(&self.requests, &self.endpoints, &self.keys, record, session).await
     }
 

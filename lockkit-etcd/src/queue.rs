@@ -30,7 +30,7 @@ pub(crate) struct Position {
 pub(crate) enum TakeOutcome {
     Taken(Position),
     Held,
-    /// The session has ended: it must be tried on another one.
+    /// It must be tried on another session.
     Ended,
 }
 
@@ -48,7 +48,7 @@ enum Refusal {
 }
 
 impl Client {
-    /// Joins the queue, or finds the position in it again; `None`: the session has ended.
+    /// Joins the queue, or finds the position in it again; `None`: on another session.
     pub(crate) async fn enter(
         &self,
         request: &Request,
@@ -62,7 +62,7 @@ impl Client {
             turn = self.turn_to_enter(session, request.name()) => turn,
         };
         loop {
-            let sending = self.sending(record, session).await?;
+            let Some(sending) = self.sending(record, session).await? else { return Ok(None) };
             let own = Arc::clone(&sending.own);
             let txn = own.enter(&at, &self.mark, sending.guard);
             let Some((answer, sending)) = self.send(request, session, sending, txn).await? else {
@@ -96,7 +96,9 @@ impl Client {
         let at = self.keys.directory(request.name());
         let (mut known, mut limit) = (None, FEW);
         loop {
-            let sending = self.sending(record, session).await?;
+            let Some(sending) = self.sending(record, session).await? else {
+                return Ok(TakeOutcome::Ended);
+            };
             let own = Arc::clone(&sending.own);
             // A replay is to find its own key, and not another's behind it.
             let seen = self.seen.get(request.name()).filter(|_| sending.is_first);

@@ -80,8 +80,16 @@ impl Notes for Trace {
     }
 }
 
+/// The session on which a request has its place, while that lives and no removal has begun.
+pub(crate) fn session_of(record: &Record) -> Option<Use> {
+    let data = record.data();
+    let place = data.0.as_ref().filter(|place| place.stay.phase() == Phase::Taken)?;
+    (!place.on.has_ended()).then(|| place.on.clone())
+}
+
 /// Counts a sending of the request's put, on this session, in the slot that it has or takes. It waits for a removal
-/// that is under way, and removes what one without an answer may still remove.
+/// that is under way, and removes what one without an answer may still remove. `None`: the request has its place on
+/// another session, or this one takes no new places.
 ///
 /// # Errors
 /// `Unavailable` (not applied): the request was withdrawn. Others: of that removal.
@@ -91,12 +99,13 @@ pub(crate) async fn sending<'a>(
     keys: &Keys,
     record: &'a Record,
     session: &Use,
-) -> Result<Sending<'a>> {
+) -> Result<Option<Sending<'a>>> {
     loop {
         match count(keys, record, session)? {
-            Ok(sending) => return Ok(sending),
-            Err(Phase::InDoubt) => clear(requests, endpoints, record).await?,
-            Err(_) => tokio::select! {
+            Count::Counted(sending) => return Ok(Some(sending)),
+            Count::Elsewhere => return Ok(None),
+            Count::InDoubt => clear(requests, endpoints, record).await?,
+            Count::Leaving => tokio::select! {
                 biased;
                 () = record.withdrawn() => return Err(Error::withdrawn()),
                 () = record.wait_for(|trace| (trace.phase() != Some(Phase::Leaving)).then_some(())) => {}
@@ -105,21 +114,28 @@ pub(crate) async fn sending<'a>(
     }
 }
 
+/// What came of counting a sending.
+#[derive(Debug)]
+enum Count<'a> {
+    Counted(Sending<'a>),
+    /// Another session is to be asked for.
+    Elsewhere,
+    /// A removal is under way.
+    Leaving,
+    /// One has had no answer.
+    InDoubt,
+}
+
 /// Counts a sending, unless a removal is in between.
-fn count<'a>(
-    keys: &Keys,
-    record: &'a Record,
-    session: &Use,
-) -> Result<std::result::Result<Sending<'a>, Phase>> {
+fn count<'a>(keys: &Keys, record: &'a Record, session: &Use) -> Result<Count<'a>> {
     let mut data = record.data();
     // With the count, so that a withdrawal finds the sending, or there is none.
     if data.is_withdrawn() {
         return Err(Error::withdrawn());
     }
     let place = match &mut data.for_others().0 {
-        Some(place) if Arc::ptr_eq(&place.on, session) => place,
-        // A session that no request joins any more.
-        Some(place) if !place.on.has_ended() => return Ok(Err(Phase::InDoubt)),
+        Some(place) if !place.on.has_ended() => place,
+        _ if session.is_retired() => return Ok(Count::Elsewhere),
         none => {
             let request = record.request();
             let slot = session.slots().take(request.name());
@@ -127,12 +143,16 @@ fn count<'a>(
             none.insert(Place { own: Arc::new(own), on: session.clone(), stay: Stay::new(slot) })
         }
     };
-    if place.stay.phase() != Phase::Taken {
-        return Ok(Err(place.stay.phase()));
+    match place.stay.phase() {
+        Phase::Leaving => return Ok(Count::Leaving),
+        Phase::InDoubt => return Ok(Count::InDoubt),
+        // Its key is in the queue there, or it holds there.
+        Phase::Taken if !Arc::ptr_eq(&place.on, session) => return Ok(Count::Elsewhere),
+        Phase::Taken => {}
     }
     let is_first = place.stay.send();
     let (own, guard) = (Arc::clone(&place.own), session.slots().guard(place.own.slot));
-    Ok(Ok(Sending { record, own, guard, is_first, is_late: false, left: None }))
+    Ok(Count::Counted(Sending { record, own, guard, is_first, is_late: false, left: None }))
 }
 
 impl Sending<'_> {

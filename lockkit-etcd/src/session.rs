@@ -129,6 +129,11 @@ impl Session {
         self.wanted.notify_one();
     }
 
+    /// Whether no request joins it any more; those that have their places on it keep them.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.state().retired
+    }
+
     /// The slots of its requests.
     pub(crate) fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)

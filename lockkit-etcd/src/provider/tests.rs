@@ -7,7 +7,7 @@ use testbed::EtcdServer;
 
 use super::*;
 use crate::queue::Position;
-use crate::requests::Entry;
+use crate::requests::{Entry, session_of};
 use crate::session::Use;
 
 const TTL: Duration = Duration::from_secs(15);
@@ -77,7 +77,8 @@ async fn the_release_of_an_earlier_grant_leaves_a_later_one_of_the_same_request(
             let entry = provider.0.requests.enter(&request);
             let session = provider.0.session(&request, &entry).await.expect("a session");
             // Its answer is lost.
-            drop(provider.0.sending(&entry, &session).await.expect("a sending"));
+            let sending = provider.0.sending(&entry, &session).await.expect("an answer");
+            drop(sending.expect("a sending"));
         }
         delete(&server, "a");
         let later = provider.try_acquire(&request).await.expect("an answer").expect("a grant");
@@ -89,4 +90,75 @@ async fn the_release_of_an_earlier_grant_leaves_a_later_one_of_the_same_request(
     }
     let left = server.cli(&["get", "--prefix", "--keys-only", "lockkit/a/"]).expect("the keys");
     assert_eq!(left.trim(), "", "it was not released");
+}
+
+/// No request joins the session of this one any more, as when a key on it may not be removed.
+fn retire(provider: &EtcdProvider, request: &Request) {
+    let record = provider.0.requests.find(request.id()).expect("its record");
+    session_of(&record).expect("its session").retire();
+}
+
+/// The keys of a name, in the order of the queue.
+fn queue(server: &EtcdServer, name: &str) -> Vec<String> {
+    let range = format!("lockkit/{name}/");
+    let keys = server.cli(&["get", "--prefix", "--keys-only", "--sort-by=CREATE", &range]);
+    let keys = keys.expect("the keys");
+    keys.lines().filter(|line| !line.is_empty()).map(ToOwned::to_owned).collect()
+}
+
+/// Waits until so many keys are in the queue of a name.
+async fn queued(server: &EtcdServer, name: &str, count: usize) -> Vec<String> {
+    loop {
+        let keys = queue(server, name);
+        if keys.len() == count {
+            return keys;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_finds_its_grant_on_a_session_that_no_request_joins_any_more() {
+    let (_server, provider) = connected().await;
+    let first = request("a");
+    let granted = provider.try_acquire(&first).await.expect("an answer").expect("a grant");
+    retire(&provider, &first);
+    for _ in 0..2 {
+        let again = provider.try_acquire(&first).await.expect("an answer").expect("the grant");
+        assert_eq!(again.token, granted.token);
+    }
+    granted.lease.renew().await.expect("it is still held");
+    // A new request has a session of its own.
+    let (_, session, _) = provider.placed(&request("b")).await;
+    assert!(!session.is_retired());
+    granted.lease.release().await.expect("a release");
+    // With the place on it the reason to stay there is gone.
+    let (_, now, _) = provider.placed(&first).await;
+    assert_eq!(now.lease, session.lease);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_keeps_its_place_in_the_queue_on_a_session_that_no_request_joins_any_more() {
+    let (server, provider) = connected().await;
+    let other = client(&server).await;
+    let held = other.try_acquire(&request("a")).await.expect("an answer").expect("a grant");
+    let waits = |provider: &EtcdProvider, request: &Request| {
+        let (provider, request) = (provider.clone(), request.clone());
+        tokio::spawn(async move { provider.acquire(&request).await })
+    };
+    let request = request("a");
+    let first = waits(&provider, &request);
+    let before = queued(&server, "a", 2).await;
+    retire(&provider, &request);
+    first.abort();
+    let again = waits(&provider, &request);
+    let newcomer = waits(&other, &self::request("a"));
+    let queue = queued(&server, "a", 3).await;
+    assert_eq!(queue[..2], before, "the replay gave its place up");
+    held.lease.release().await.expect("a release");
+    let granted = again.await.expect("no panic").expect("the grant");
+    assert!(!newcomer.is_finished());
+    granted.lease.release().await.expect("a release");
+    let granted = newcomer.await.expect("no panic").expect("a grant");
+    granted.lease.release().await.expect("a release");
 }
