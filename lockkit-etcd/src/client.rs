@@ -7,7 +7,6 @@ use std::time::Duration;
 use etcd_client::{Txn, TxnResponse};
 use lockkit_core::kit::{call_limit, within};
 use lockkit_core::{Applied, Error, LockName, Request, Result, TtlRange};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::endpoints::{CallOutcome, Endpoints};
 use crate::keeper::Keepers;
@@ -15,10 +14,9 @@ use crate::mark::Mark;
 use crate::protocol::{Keys, Seen, send};
 use crate::requests::{self, Record, Requests, Sending, clear, live_sessions, prune, session_of};
 use crate::session::{Session, Use};
+use crate::turns::Turns;
 use crate::watch::Watch;
 
-/// How many requests of crowds ask at once: a request that is in none waits behind those.
-const AT_ONCE: usize = 16;
 /// Of how many names a contender is kept in mind.
 const MANY: usize = 1024;
 
@@ -36,8 +34,7 @@ pub(crate) struct Client {
     pub(crate) keepers: Keepers,
     pub(crate) watch: Arc<Watch>,
     pub(crate) seen: SeenLast,
-    /// Of the requests of crowds that enter a queue, and of those that read one.
-    pub(crate) turns: Semaphore,
+    pub(crate) turns: Turns,
 }
 
 impl Client {
@@ -60,7 +57,7 @@ impl Client {
             token_base,
             ttls,
             sessions: tokio::sync::Mutex::default(),
-            turns: Semaphore::new(AT_ONCE),
+            turns: Turns::default(),
         }
     }
 
@@ -129,22 +126,6 @@ impl Client {
         sessions.dedup_by_key(|session| session.lease);
         let ended = sessions.iter().map(|session| session.revoke(&self.endpoints));
         futures_util::future::join_all(ended).await.into_iter().collect()
-    }
-
-    /// Waits for a turn to enter, where many of the session are at this name: a crowd that asked at once would not
-    /// be answered in time, and ask again, and other names would wait behind it.
-    pub(crate) async fn turn_to_enter(
-        &self,
-        session: &Use,
-        name: &LockName,
-    ) -> Option<SemaphorePermit<'_>> {
-        let is_crowd = session.slots().is_crowd(name);
-        if is_crowd { self.turn().await } else { None }
-    }
-
-    /// Waits for a turn. A waiter that was told of the first place needs none, nor do renewals and releases.
-    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.turns.acquire().await.ok()
     }
 
     /// Sends what leaves nothing.

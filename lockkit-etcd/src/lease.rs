@@ -208,15 +208,22 @@ impl EtcdLease {
             match sight.view() {
                 View::Gone => return,
                 View::Unseen | View::There => changed.await,
-                View::Unread { stream } => {
-                    let _turn = self.client.turn().await;
-                    match self.read().await {
+                View::Unread { stream } => tokio::select! {
+                    biased;
+                    // Told gone: no reading is needed.
+                    () = changed => {}
+                    read = self.read_in_turn() => match read {
                         Ok(is_there) => sight.read(stream, is_there),
                         Err(_) => self.entry.request().clock().sleep(PAUSE).await,
-                    }
-                }
+                    },
+                },
             }
         }
+    }
+
+    async fn read_in_turn(&self) -> Result<bool> {
+        let _turn = self.client.turns.to_read().await;
+        self.read().await
     }
 
     fn lose(&self, reason: LossReason) -> LossReason {

@@ -34,6 +34,7 @@ mod server;
 mod session;
 mod sight;
 mod slots;
+mod turns;
 mod watch;
 
 pub use config::EtcdConfig;

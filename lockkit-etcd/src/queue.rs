@@ -56,18 +56,18 @@ impl Client {
         session: &Use,
     ) -> Result<Option<Position>> {
         let at = self.keys.directory(request.name());
-        let _turn = tokio::select! {
+        let is_crowd = || session.slots().is_crowd(request.name());
+        let mut turn = tokio::select! {
             biased;
             () = record.withdrawn() => return Err(Error::withdrawn()),
-            turn = self.turn_to_enter(session, request.name()) => turn,
+            turn = self.turns.to_enter(request.name(), is_crowd) => turn,
         };
         loop {
             let Some(sending) = self.sending(record, session).await? else { return Ok(None) };
             let own = Arc::clone(&sending.own);
             let txn = own.enter(&at, &self.mark, sending.guard);
-            let Some((answer, sending)) = self.send(request, session, sending, txn).await? else {
-                return Ok(None);
-            };
+            let sent = turn.send(self.send(request, session, sending, txn));
+            let Some((answer, sending)) = sent.await? else { return Ok(None) };
             let found = reads(&answer);
             if answer.succeeded() {
                 let created = revision_of(&answer)?;
@@ -94,6 +94,11 @@ impl Client {
         session: &Use,
     ) -> Result<TakeOutcome> {
         let at = self.keys.directory(request.name());
+        let mut turn = tokio::select! {
+            biased;
+            () = record.withdrawn() => return Err(Error::withdrawn()),
+            turn = self.turns.to_take(request.name()) => turn,
+        };
         let (mut known, mut limit) = (None, FEW);
         loop {
             let Some(sending) = self.sending(record, session).await? else {
@@ -107,9 +112,8 @@ impl Client {
                 Some(seen) => unless_there(seen, take),
                 None => take,
             };
-            let Some((answer, sending)) = self.send(request, session, sending, txn).await? else {
-                return Ok(TakeOutcome::Ended);
-            };
+            let sent = turn.send(self.send(request, session, sending, txn));
+            let Some((answer, sending)) = sent.await? else { return Ok(TakeOutcome::Ended) };
             let now = revision_of(&answer)?;
             let answer = match seen {
                 Some(_) if answer.succeeded() => {
@@ -186,7 +190,7 @@ impl Client {
                     let _one_reads = place.replica.reading.lock().await;
                     // Another waiter may have read meanwhile.
                     if place.standing(request.kind()) == (Standing::Unread { stream }) {
-                        let _turn = self.turn().await;
+                        let _turn = self.turns.to_read().await;
                         let all = Txn::new().and_then([place.replica.at.all()]);
                         let answer = self.read(request, &all).await?;
                         let (found, now) = (reads(&answer), revision_of(&answer)?);

@@ -23,6 +23,8 @@ use crate::member_client::MemberClient;
 use crate::protocol::Keys;
 use crate::replica::Replica;
 use crate::sight::Sight;
+#[cfg(test)]
+use crate::sight::View;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -378,5 +380,19 @@ impl Drop for Follower {
         if let Some(watch) = self.watch.upgrade() {
             watch.forget();
         }
+    }
+}
+
+#[cfg(test)]
+impl Watch {
+    /// Whether a key in sight is still to be read.
+    pub(crate) fn has_an_unread_key(&self) -> bool {
+        let is_unread = |watched: &Watched| match watched {
+            Watched::Key(sight) => {
+                sight.upgrade().is_some_and(|sight| matches!(sight.view(), View::Unread { .. }))
+            }
+            Watched::Queue(..) => false,
+        };
+        self.state().watched.values().any(is_unread)
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use lockkit_core::{Clock, LockName};
 use testbed::EtcdServer;
+use testbed::contenders::by;
+use tokio::task::JoinHandle;
 
 use super::*;
 use crate::queue::Position;
@@ -11,6 +13,8 @@ use crate::requests::{Entry, session_of};
 use crate::session::Use;
 
 const TTL: Duration = Duration::from_secs(15);
+/// How long a noisy machine may take.
+const SLACK: Duration = Duration::from_secs(2);
 
 /// A server, and a client of it.
 async fn connected() -> (EtcdServer, EtcdProvider) {
@@ -142,10 +146,6 @@ async fn a_replay_keeps_its_place_in_the_queue_on_a_session_that_no_request_join
     let (server, provider) = connected().await;
     let other = client(&server).await;
     let held = other.try_acquire(&request("a")).await.expect("an answer").expect("a grant");
-    let waits = |provider: &EtcdProvider, request: &Request| {
-        let (provider, request) = (provider.clone(), request.clone());
-        tokio::spawn(async move { provider.acquire(&request).await })
-    };
     let request = request("a");
     let first = waits(&provider, &request);
     let before = queued(&server, "a", 2).await;
@@ -161,4 +161,90 @@ async fn a_replay_keeps_its_place_in_the_queue_on_a_session_that_no_request_join
     granted.lease.release().await.expect("a release");
     let granted = newcomer.await.expect("no panic").expect("a grant");
     granted.lease.release().await.expect("a release");
+}
+
+/// Waits for a name in a task.
+fn waits(provider: &EtcdProvider, request: &Request) -> JoinHandle<Result<Grant>> {
+    let (provider, request) = (provider.clone(), request.clone());
+    tokio::spawn(async move { provider.acquire(&request).await })
+}
+
+/// Waits until so many requests stand in line at a name.
+async fn in_line(provider: &EtcdProvider, name: &str, count: usize) {
+    let name = LockName::new(name).expect("a name");
+    let line = async {
+        while provider.0.turns.in_line(&name) != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    by(SLACK, "the line", line).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_is_not_sent_before_those_that_wait_for_a_turn() {
+    const FEW: usize = 4;
+    let (server, provider) = connected().await;
+    // Crowds at other names have taken all turns.
+    let turns = provider.0.turns.all().await;
+    let mut first = Vec::new();
+    for number in 1..=FEW {
+        let request = request("a");
+        first.push((waits(&provider, &request), request));
+        queued(&server, "a", number).await;
+    }
+    let takes_a_turn = || {
+        let waiting = waits(&provider, &request("a"));
+        // At once: those that are on their way together may arrive in any order.
+        tokio::spawn(async move { waiting.await.expect("no panic")?.lease.release().await })
+    };
+    let mut later = Vec::new();
+    for number in 1..=3 {
+        later.push(takes_a_turn());
+        in_line(&provider, "a", number).await;
+    }
+    // No crowd is left, and still those that come wait behind those that came before.
+    for (_, request) in first {
+        provider.withdraw(&request).await.expect("a withdrawal");
+    }
+    later.push(takes_a_turn());
+    in_line(&provider, "a", 4).await;
+    let tries = tokio::spawn({
+        let provider = provider.clone();
+        async move {
+            match provider.try_acquire(&request("a")).await? {
+                Some(grant) => grant.lease.release().await,
+                None => Ok(()),
+            }
+        }
+    });
+    in_line(&provider, "a", 5).await;
+    assert!(queue(&server, "a").is_empty());
+    drop(turns);
+    for one in later.into_iter().chain([tries]) {
+        one.await.expect("no panic").expect("its turn");
+    }
+    in_line(&provider, "a", 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_crowd_stands_between_what_is_told_of_a_name_and_its_holder_or_waiter() {
+    let (server, provider) = connected().await;
+    let other = client(&server).await;
+    let held = provider.try_acquire(&request("held")).await.expect("an answer").expect("a grant");
+    let ahead = other.try_acquire(&request("a")).await.expect("an answer").expect("a grant");
+    // Crowds at other names have taken all turns to enter.
+    let _turns = provider.0.turns.all().await;
+    let waiting = waits(&provider, &request("a"));
+    queued(&server, "a", 2).await;
+    ahead.lease.release().await.expect("a release");
+    let granted = by(SLACK, "the waiter's grant", waiting).await.expect("no panic");
+    granted.expect("a grant").lease.release().await.expect("a release");
+    // What the watch tells of a key needs no reading of it, either.
+    let _turns_to_read = provider.0.turns.all_to_read().await;
+    let told = tokio::spawn(async move { held.lease.lost().await });
+    while !provider.0.watch.has_an_unread_key() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    delete(&server, "held");
+    by(SLACK, "the holder is told", told).await.expect("no panic");
 }
