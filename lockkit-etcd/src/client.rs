@@ -1,7 +1,7 @@
 //! The client: what all calls of a provider share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Txn, TxnResponse};
@@ -30,6 +30,8 @@ pub(crate) struct Client {
     pub(crate) ttls: TtlRange,
     /// By the ttl that was asked for.
     sessions: tokio::sync::Mutex<HashMap<Duration, Arc<Session>>>,
+    /// Those whose end the store has not acknowledged, from a close on.
+    ending: Mutex<Vec<Arc<Session>>>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) keepers: Keepers,
     pub(crate) watch: Arc<Watch>,
@@ -57,6 +59,7 @@ impl Client {
             token_base,
             ttls,
             sessions: tokio::sync::Mutex::default(),
+            ending: Mutex::default(),
             turns: Turns::default(),
         }
     }
@@ -117,15 +120,26 @@ impl Client {
         clear(&self.requests, &self.endpoints, record).await
     }
 
-    /// Ends every session; whether the store has acknowledged all of it.
+    /// Ends every session, also those that an earlier call has not; whether the store has acknowledged all of it.
     pub(crate) async fn end_sessions(&self) -> Result<()> {
-        let current = self.sessions.lock().await.drain().collect::<Vec<_>>();
-        let current = current.into_iter().map(|(_, session)| session);
-        let mut sessions: Vec<_> = current.chain(live_sessions(&self.requests)).collect();
-        sessions.sort_unstable_by_key(|session| session.lease);
-        sessions.dedup_by_key(|session| session.lease);
-        let ended = sessions.iter().map(|session| session.revoke(&self.endpoints));
+        let current = std::mem::take(&mut *self.sessions.lock().await);
+        let sessions = {
+            let mut ending = self.ending();
+            ending.extend(current.into_values().chain(live_sessions(&self.requests)));
+            ending.sort_unstable_by_key(|session| session.lease);
+            ending.dedup_by_key(|session| session.lease);
+            ending.clone()
+        };
+        let ended = sessions.into_iter().map(async |session| {
+            session.revoke(&self.endpoints).await?;
+            self.ending().retain(|other| other.lease != session.lease);
+            Ok(())
+        });
         futures_util::future::join_all(ended).await.into_iter().collect()
+    }
+
+    fn ending(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends what leaves nothing.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lockkit_core::{Clock, LockName};
-use testbed::EtcdServer;
 use testbed::contenders::by;
+use testbed::{Data, EtcdServer};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -247,4 +247,28 @@ async fn no_crowd_stands_between_what_is_told_of_a_name_and_its_holder_or_waiter
     }
     delete(&server, "held");
     by(SLACK, "the holder is told", told).await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_close_could_not_end_is_ended_by_the_next_one() {
+    let (server, provider) = connected().await;
+    let held = [request("a"), request("b")];
+    for request in &held {
+        provider.try_acquire(request).await.expect("an answer").expect("a grant");
+        // The next one is on a session of its own.
+        retire(&provider, request);
+    }
+    server.kill().expect("the end of the server");
+    for _ in 0..2 {
+        let closed = provider.close().await;
+        assert!(matches!(closed, Err(Error::Unavailable { .. })), "{closed:?}");
+    }
+    // One that is dropped halfway has ended nothing, either.
+    let limit = Duration::ZERO;
+    tokio::time::timeout(limit, provider.close()).await.expect_err("no answer yet");
+    server.restart(Data::Kept).expect("a server");
+    provider.close().await.expect("an end");
+    let left = server.cli(&["lease", "list"]).expect("the leases");
+    assert_eq!(left.trim(), "found 0 leases");
+    provider.close().await.expect("nothing is left to end");
 }
