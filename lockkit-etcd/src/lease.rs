@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client as Driver, Compare, CompareOp, LeaseTimeToLiveOptions, Txn};
+use etcd_client::{Client as Driver, Compare, CompareOp, LeaseTimeToLiveOptions};
 use lockkit_core::kit::call_limit;
 use lockkit_core::{Applied, Error, FencingToken, Grant, Instant, Lease, LossReason, Result, Term};
 use tokio::runtime::Handle;
@@ -15,9 +15,8 @@ use crate::client::Client;
 use crate::endpoints::CallOutcome;
 use crate::error::Failure;
 use crate::own::Own;
-use crate::protocol::revision_of;
 use crate::queue::Position;
-use crate::requests::{Entry, Leaving, is_placed, is_the_only_one, leaving_as};
+use crate::requests::{Entry, is_placed, is_the_only_one, leaving_as};
 use crate::session::{Session, Use};
 use crate::sight::{Sight, View};
 
@@ -174,12 +173,6 @@ impl EtcdLease {
         }
     }
 
-    /// What removes the grant's key; `None`: it is gone.
-    fn removal(&self) -> Option<(Leaving<'_>, Txn)> {
-        let mut leaving = leaving_as(&self.entry, &self.own, self.grant.create_revision)?;
-        leaving.txn().map(|txn| (leaving, txn))
-    }
-
     /// Waits until the store has ended the grant.
     ///
     /// # Errors
@@ -276,27 +269,25 @@ impl Lease for EtcdLease {
             return Ok(());
         }
         let asked_before = self.leaving.swap(true, Ordering::SeqCst);
+        let client = &self.client;
+        let leaving = leaving_as(&self.entry, &self.own, self.grant.create_revision);
         let (mut is_deleted, mut is_late) = (false, false);
-        if let Some((leaving, txn)) = self.removal() {
-            let CallOutcome { value, late } = self.client.txn(self.entry.request(), &txn).await;
-            match value {
-                Ok(answer) => {
-                    leaving.ended(&self.client.requests, revision_of(&answer)?);
-                    is_deleted = answer.succeeded();
-                }
-                Err(Failure::NoLease) => {
-                    self.session.end();
-                    leaving.ended(&self.client.requests, 0);
-                }
-                Err(failure) => {
-                    if failure.is_lasting() {
-                        leaving.retire();
-                        drop(self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(mut leaving) = leaving {
+            let limit = call_limit(self.entry.request().ttl());
+            let outcome = leaving.send(&client.requests, &client.endpoints, limit).await;
+            if let Some(CallOutcome { value, late }) = outcome {
+                is_late = late;
+                match value {
+                    Ok(removed) => is_deleted = removed.was_there,
+                    Err(Failure::NoLease) => {}
+                    Err(failure) => {
+                        if failure.is_lasting() {
+                            drop(self.in_use.lock().unwrap_or_else(PoisonError::into_inner).take());
+                        }
+                        return Err(failure.into_error(late));
                     }
-                    return Err(failure.into_error(late));
                 }
             }
-            is_late = late;
         }
         // Gone by an earlier sending of this release, as far as its answers tell.
         if is_deleted || asked_before || is_late {

@@ -7,12 +7,16 @@ use std::time::Duration;
 use lockkit_core::kit::{self, Notes, call_limit, within};
 use lockkit_core::{Error, Result};
 
-use crate::endpoints::Endpoints;
-use crate::error::Failure;
+use crate::endpoints::{CallOutcome, Endpoints};
+use crate::error::{Failure, ROOM};
 use crate::own::Own;
 use crate::protocol::{Keys, revision_of, send};
 use crate::session::{Session, Use};
 use crate::slots::{Left, Phase, Removal, Stay};
+
+/// What a cluster without room leaves of a removal.
+const IN_DOUBT: &str = "the key is removed, and what may still come of its request cannot be refused: etcd's space \
+    is used up";
 
 /// The requests of a client that a call or a lease works on, or that may have left a key.
 pub(crate) type Requests = kit::Requests<Trace>;
@@ -54,6 +58,15 @@ pub(crate) struct Leaving<'a> {
     pub(crate) on: Use,
     pub(crate) removal: Removal,
     was_sent: bool,
+}
+
+/// What a removal did in the store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Removed {
+    /// Whether the key was there.
+    pub(crate) was_there: bool,
+    /// As of which revision nothing is there and nothing will come; `None`: a put may still come.
+    all_at: Option<i64>,
 }
 
 /// A request whose removal is about to begin because no call works on it any more: one that comes back waits.
@@ -199,15 +212,52 @@ fn leaving_if(record: &Record, is_meant: impl FnOnce(&Place) -> bool) -> Option<
 }
 
 impl Leaving<'_> {
-    /// What is to be sent for it; `None`: nothing, and it has ended.
-    pub(crate) fn txn(&mut self) -> Option<etcd_client::Txn> {
-        let txn = self.own.remove(self.removal);
-        self.was_sent = txn.is_some();
-        txn
+    /// Has the store remove it, and ends it once nothing may come any more; `None`: nothing was to be removed.
+    ///
+    /// A cluster whose space is used up takes no put, and so no touch. The key is deleted all the same, and the slot
+    /// stays in doubt until a later removal.
+    pub(crate) async fn send(
+        &mut self,
+        requests: &Requests,
+        endpoints: &Endpoints,
+        limit: Duration,
+    ) -> Option<CallOutcome<Removed>> {
+        let txn = self.own.remove(self.removal)?;
+        self.was_sent = true;
+        let clock = self.record.request().clock();
+        let end = clock.now().saturating_add(limit);
+        let mut answer = endpoints.call(clock, limit, send(&txn)).await;
+        let mut is_all = true;
+        let touches = self.removal == (Removal::ByValue { touches: true });
+        if touches
+            && matches!(answer.value, Err(Failure::Full(_)))
+            && let Some(delete) = self.own.remove(Removal::ByValue { touches: false })
+        {
+            let left = end.saturating_since(clock.now());
+            answer = endpoints.call(clock, left, send(&delete)).await;
+            // The one that was refused may have been applied.
+            (answer.late, is_all) = (true, false);
+        }
+        let removed = answer.value.and_then(|answer| {
+            let now = revision_of(&answer);
+            let now = now.map_err(|error| Failure::Unclear(error.to_string()))?;
+            Ok(Removed { was_there: answer.succeeded(), all_at: is_all.then_some(now) })
+        });
+        match &removed {
+            Ok(Removed { all_at: Some(now), .. }) => self.ended(requests, *now),
+            // The key was on that lease.
+            Err(Failure::NoLease) => {
+                self.on.end();
+                self.ended(requests, 0);
+            }
+            Err(failure) if failure.is_lasting() => self.retire(),
+            _ => {}
+        }
+        Some(CallOutcome { value: removed, late: answer.late })
     }
 
     /// Nothing of the request is in the store, or will be: `touched` at this revision, if it was.
-    pub(crate) fn ended(&self, requests: &Requests, revision: i64) {
+    fn ended(&self, requests: &Requests, revision: i64) {
         {
             let mut data = self.record.data();
             if data.of(&self.own).is_some() {
@@ -223,7 +273,7 @@ impl Leaving<'_> {
     }
 
     /// The store refuses to remove the key: that ends with its session.
-    pub(crate) fn retire(&self) {
+    fn retire(&self) {
         if let Some(place) = self.record.data().of(&self.own) {
             place.on.let_go();
         }
@@ -281,23 +331,13 @@ pub(crate) async fn clear(
     let session = leaving.on.clone();
     if session.is_past() {
         session.revoke(endpoints).await?;
-    } else if !session.has_ended()
-        && let Some(txn) = leaving.txn()
-    {
+    } else if !session.has_ended() {
         let left = end.saturating_since(clock.now());
-        match endpoints.call(clock, left, send(&txn)).await.value {
-            Ok(answer) => {
-                leaving.ended(requests, revision_of(&answer)?);
-                return Ok(());
-            }
-            // The key was on that lease.
-            Err(Failure::NoLease) => session.end(),
-            Err(failure) => {
-                if failure.is_lasting() {
-                    leaving.retire();
-                }
-                return Err(failure.into_error(true));
-            }
+        match leaving.send(requests, endpoints, left).await.map(|outcome| outcome.value) {
+            Some(Ok(Removed { all_at: Some(_), .. }) | Err(Failure::NoLease)) => return Ok(()),
+            Some(Ok(Removed { all_at: None, .. })) => return Err(Error::rejected(IN_DOUBT, ROOM)),
+            Some(Err(failure)) => return Err(failure.into_error(true)),
+            None => {}
         }
     }
     leaving.ended(requests, 0);

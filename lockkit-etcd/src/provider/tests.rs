@@ -71,6 +71,14 @@ async fn a_key_that_goes_while_its_session_is_renewed_is_not_granted() {
     }
 }
 
+/// As if one more sending of the request's put had no answer: it may still come.
+async fn lose_an_answer(provider: &EtcdProvider, request: &Request) {
+    let entry = provider.0.requests.enter(request);
+    let session = provider.0.session(request, &entry).await.expect("a session");
+    let sending = provider.0.sending(&entry, &session).await.expect("an answer");
+    drop(sending.expect("a sending"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_release_of_an_earlier_grant_leaves_a_later_one_of_the_same_request() {
     let (server, provider) = connected().await;
@@ -78,11 +86,7 @@ async fn the_release_of_an_earlier_grant_leaves_a_later_one_of_the_same_request(
         let request = request("a");
         let earlier = provider.try_acquire(&request).await.expect("an answer").expect("a grant");
         if is_in_doubt {
-            let entry = provider.0.requests.enter(&request);
-            let session = provider.0.session(&request, &entry).await.expect("a session");
-            // Its answer is lost.
-            let sending = provider.0.sending(&entry, &session).await.expect("an answer");
-            drop(sending.expect("a sending"));
+            lose_an_answer(&provider, &request).await;
         }
         delete(&server, "a");
         let later = provider.try_acquire(&request).await.expect("an answer").expect("a grant");
@@ -271,4 +275,42 @@ async fn what_a_close_could_not_end_is_ended_by_the_next_one() {
     let left = server.cli(&["lease", "list"]).expect("the leases");
     assert_eq!(left.trim(), "found 0 leases");
     provider.close().await.expect("nothing is left to end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_in_doubt_frees_the_name_also_where_no_room_is_left() {
+    let server = EtcdServer::builder().argument("--quota-backend-bytes=1000000").start();
+    let server = server.expect("a server");
+    let (provider, other) = (client(&server).await, client(&server).await);
+    let first = request("a");
+    let granted = provider.try_acquire(&first).await.expect("an answer").expect("a grant");
+    lose_an_answer(&provider, &first).await;
+    let withdrawn = request("b");
+    provider.try_acquire(&withdrawn).await.expect("an answer").expect("a grant");
+    lose_an_answer(&provider, &withdrawn).await;
+    let waiting = waits(&other, &request("a"));
+    queued(&server, "a", 2).await;
+    let filler = "x".repeat(100_000);
+    while server.cli(&["put", "filler", &filler]).is_ok() {}
+    granted.lease.release().await.expect("a release");
+    drop(granted);
+    let next = by(SLACK, "the waiter's grant", waiting).await.expect("no panic").expect("a grant");
+    // A withdrawal frees its name, too, and is not done yet.
+    let refused = provider.withdraw(&withdrawn).await;
+    assert!(matches!(&refused, Err(Error::Rejected { .. })), "{refused:?}");
+    assert!(queue(&server, "b").is_empty());
+    next.lease.release().await.expect("a release");
+    server.cli(&["del", "filler"]).expect("room");
+    server.compact().expect("room");
+    server.cli(&["defrag"]).expect("room");
+    server.cli(&["alarm", "disarm"]).expect("room");
+    // Now what may still come is refused, too.
+    for request in [&first, &withdrawn] {
+        provider.withdraw(request).await.expect("a withdrawal");
+    }
+    assert!(provider.0.requests.all().is_empty());
+    let session = provider.placed(&request("a")).await.1;
+    let guards = format!("lockkit/%/{:x}/", session.lease);
+    let touched = server.cli(&["get", "--prefix", "--keys-only", &guards]).expect("the guards");
+    assert_eq!(touched.lines().filter(|line| !line.is_empty()).count(), 2, "{touched}");
 }
