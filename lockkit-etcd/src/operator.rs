@@ -12,7 +12,7 @@ use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, 
 use crate::client::Client;
 use crate::error::Failure;
 use crate::own::delete;
-use crate::protocol::{Contender, reads, send};
+use crate::protocol::{Contender, holding, reads, send};
 
 /// How many keys are listed with one request.
 const PAGE: i64 = 1000;
@@ -23,12 +23,9 @@ const AT_ONCE: usize = 32;
 impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         let queue = self.queue(name).await?;
-        let mut holders = Vec::new();
-        if let Some(first) = queue.first() {
-            holders.push(self.holder(first, self.left(first.lease).await?)?);
-        }
-        let waiters = queue.len().saturating_sub(1);
-        Ok(Inspection::new(name.clone(), holders, Some(waiters)))
+        let (holding, waiting) = queue.split_at(holding(&queue));
+        let left = self.all_left(holding).await?;
+        self.inspection(name.clone(), holding, waiting.len(), &left)
     }
 
     async fn list(
@@ -57,29 +54,25 @@ impl Operator for Client {
                 _ => break,
             }
         }
-        let first = |(name, queue): (LockName, Vec<Contender>)| {
-            let waiters = queue.len().saturating_sub(1);
-            let holder = queue.into_iter().min_by_key(|contender| contender.created)?;
-            Some((name, holder, waiters))
+        let in_order = |(name, mut queue): (LockName, Vec<Contender>)| {
+            queue.sort_unstable_by_key(|contender| contender.created);
+            let waiting = queue.split_off(holding(&queue));
+            (name, queue, waiting.len())
         };
-        let seen: Vec<_> = queues.into_iter().take(limit).filter_map(first).collect();
-        let leases: BTreeSet<i64> = seen.iter().map(|(_, holder, _)| holder.lease).collect();
-        let left = |lease| async move { self.left(lease).await.map(|left| (lease, left)) };
-        let left = stream::iter(leases.into_iter().map(left)).buffer_unordered(AT_ONCE);
-        let left: HashMap<i64, Duration> = left.try_collect().await?;
-        let inspection = |(name, holder, waiters): (LockName, Contender, usize)| {
-            let left = left.get(&holder.lease).copied().unwrap_or_default();
-            Ok(Inspection::new(name, vec![self.holder(&holder, left)?], Some(waiters)))
-        };
-        seen.into_iter().map(inspection).collect()
+        let seen: Vec<_> = queues.into_iter().take(limit).map(in_order).collect();
+        let left = self.all_left(seen.iter().flat_map(|(_, holding, _)| holding)).await?;
+        seen.into_iter()
+            .map(|(name, held, waiters)| self.inspection(name, &held, waiters, &left))
+            .collect()
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let Some(native) = token.as_u64().checked_sub(self.token_base) else { return Ok(false) };
         // A waiter has a number too, but no grant; and another client's key is no grant of ours.
         let queue = self.queue(name).await?;
-        let holder = queue.first().filter(|first| first.is_ours);
-        let Some(holder) = holder.filter(|first| u64::try_from(first.created) == Ok(native)) else {
+        let is_meant =
+            |held: &&Contender| held.is_ours && u64::try_from(held.created) == Ok(native);
+        let Some(holder) = queue[..holding(&queue)].iter().find(is_meant) else {
             return Ok(false);
         };
         let txn = delete(&holder.key, holder.created);
@@ -101,12 +94,37 @@ impl Client {
     }
 
     fn holder(&self, contender: &Contender, left: Duration) -> Result<Holder> {
-        let mut holder = Holder::new(&*contender.label);
+        let mut holder = Holder::new(&*contender.label).with_kind(contender.kind);
         if contender.is_ours {
             let native = u64::try_from(contender.created).unwrap_or(0);
             holder = holder.with_token(FencingToken::with_base(self.token_base, native)?);
         }
         Ok(holder.with_expires_in(left))
+    }
+
+    fn inspection(
+        &self,
+        name: LockName,
+        holding: &[Contender],
+        waiters: usize,
+        left: &HashMap<i64, Duration>,
+    ) -> Result<Inspection> {
+        let holder = |held: &Contender| {
+            self.holder(held, left.get(&held.lease).copied().unwrap_or_default())
+        };
+        let holders = holding.iter().map(holder).collect::<Result<_>>()?;
+        Ok(Inspection::new(name, holders, Some(waiters)))
+    }
+
+    /// How long each of the leases of these lives on if it is not renewed.
+    async fn all_left(
+        &self,
+        holding: impl IntoIterator<Item = &Contender>,
+    ) -> Result<HashMap<i64, Duration>> {
+        let leases: BTreeSet<i64> = holding.into_iter().map(|held| held.lease).collect();
+        let left = |lease| async move { self.left(lease).await.map(|left| (lease, left)) };
+        let left = stream::iter(leases.into_iter().map(left)).buffer_unordered(AT_ONCE);
+        left.try_collect().await
     }
 
     /// How long a lease lives on if it is not renewed.

@@ -1,7 +1,7 @@
 //! A request's own key, and the transactions on it.
 
 use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, PutOptions, Txn, TxnOp};
-use lockkit_core::LockName;
+use lockkit_core::Request;
 
 use crate::mark::Mark;
 use crate::protocol::{Directory, Keys, Seen, value};
@@ -29,12 +29,12 @@ pub(crate) enum Found {
 }
 
 impl Own {
-    pub(crate) fn new(keys: &Keys, lease: i64, slot: Slot, name: &LockName, label: &str) -> Self {
+    pub(crate) fn new(keys: &Keys, lease: i64, slot: Slot, request: &Request) -> Self {
         Self {
             slot,
-            key: keys.directory(name).key(lease, slot.key),
+            key: keys.directory(request.name()).key(lease, slot.key),
             guard: keys.guard(lease, slot.guard),
-            value: value(slot.serial, label),
+            value: value(slot.serial, request.kind(), request.label()),
             lease,
         }
     }
@@ -75,19 +75,20 @@ impl Own {
         Txn::new().when(self.guards(revision, mark)).and_then(place).or_else(self.see(mark))
     }
 
-    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray.
+    /// Takes the name if nothing is below it, or only what was there at `known`, which is stray, or shares with it;
+    /// reads what is there if not.
     pub(crate) fn take(
         &self,
         at: &Directory,
         mark: &Mark,
         revision: i64,
         known: Option<i64>,
-        limit: i64,
+        read: TxnOp,
     ) -> Txn {
         let mut guards = self.guards(revision, mark);
         guards.push(at.is_free(known));
         let mut see = self.see(mark);
-        see.push(at.some(limit));
+        see.push(read);
         Txn::new().when(guards).and_then(vec![self.put()]).or_else(see)
     }
 

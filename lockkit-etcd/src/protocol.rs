@@ -10,12 +10,15 @@ use etcd_client::{
     TxnResponse,
 };
 use futures_util::future::BoxFuture;
-use lockkit_core::{Applied, Error, LockName, Result};
+use lockkit_core::{Applied, Error, Kind, LockName, Result};
 
 /// How many keys an attempt looks at first: only stray ones make it more.
 pub(crate) const FEW: i64 = 4;
 /// What begins the value of a key, before the serial number of its use, a space and the label.
 const MARK: &str = "lockkit:";
+/// What follows the serial number of a shared request. A key without it is that of an exclusive one: also of Go's
+/// clients, and of versions before shared locks, which take all keys for such.
+const SHARED: &str = ":s";
 
 /// Where this deployment's keys lie.
 #[derive(Clone, Debug)]
@@ -36,6 +39,7 @@ pub(crate) struct Contender {
     pub(crate) created: i64,
     pub(crate) lease: i64,
     pub(crate) label: String,
+    pub(crate) kind: Kind,
     /// Whether a client of lockkit left it.
     pub(crate) is_ours: bool,
 }
@@ -105,11 +109,13 @@ impl Directory {
     pub(crate) fn contender(&self, kv: &KeyValue) -> Option<Contender> {
         let below = std::str::from_utf8(kv.key()).ok()?.strip_prefix(&self.0)?;
         let is_ours = shape(below).filter(|_| kv.lease() != 0)?;
+        let (kind, label) = told_by(kv.value());
         Some(Contender {
             key: kv.key().to_vec(),
             created: kv.create_revision(),
             lease: kv.lease(),
-            label: label(kv.value()),
+            label,
+            kind,
             is_ours,
         })
     }
@@ -173,19 +179,41 @@ pub(crate) fn garbled() -> Error {
 }
 
 /// The value of a key, in a use of it with this serial number.
-pub(crate) fn value(serial: u64, label: &str) -> String {
-    format!("{MARK}{serial:x} {label}")
+pub(crate) fn value(serial: u64, kind: Kind, label: &str) -> String {
+    let kind = if kind == Kind::Shared { SHARED } else { "" };
+    format!("{MARK}{serial:x}{kind} {label}")
 }
 
-/// The label in a key's value; other clients, and versions that did not use keys again, leave nothing else.
-fn label(value: &[u8]) -> String {
+/// The kind and the label in a key's value; other clients, and versions that did not use keys again, leave a label
+/// alone.
+fn told_by(value: &[u8]) -> (Kind, String) {
     let text = String::from_utf8_lossy(value);
     let marked = text.strip_prefix(MARK).and_then(|rest| rest.split_once(' '));
     let is_serial = |serial: &str| u64::from_str_radix(serial, 16).is_ok();
-    match marked {
-        Some((serial, label)) if is_serial(serial) => label.to_owned(),
-        _ => text.into_owned(),
+    if let Some((use_of_it, label)) = marked {
+        let (kind, serial) = match use_of_it.strip_suffix(SHARED) {
+            Some(serial) => (Kind::Shared, serial),
+            None => (Kind::Exclusive, use_of_it),
+        };
+        if is_serial(serial) {
+            return (kind, label.to_owned());
+        }
     }
+    (Kind::Exclusive, text.into_owned())
+}
+
+/// The kinds of these contenders.
+pub(crate) fn kinds<'a>(
+    contenders: impl IntoIterator<Item = &'a Contender>,
+) -> impl Iterator<Item = Kind> {
+    contenders.into_iter().map(|contender| contender.kind)
+}
+
+/// How many at the front of this queue hold.
+pub(crate) fn holding(queue: &[Contender]) -> usize {
+    let shared = queue.iter().take_while(|contender| contender.kind == Kind::Shared).count();
+    // An exclusive one holds alone, and only at the front.
+    shared.max(usize::from(!queue.is_empty()))
 }
 
 /// Whether what lies below a name is of a client of lockkit, `hex-decimal`, or of another, `hex`;
@@ -254,10 +282,15 @@ mod tests {
     #[test]
     fn a_value_tells_its_label_whoever_left_it() {
         for text in ["", "holder", "a b", "lockkit:1 x"] {
-            assert_eq!(label(value(0x2f, text).as_bytes()), text);
+            for kind in [Kind::Exclusive, Kind::Shared] {
+                let told = told_by(value(0x2f, kind, text).as_bytes());
+                assert_eq!(told, (kind, text.to_owned()));
+            }
         }
-        for text in ["", "holder", "lockkit:", "lockkit:1", "lockkit: x", "lockkit:x y"] {
-            assert_eq!(label(text.as_bytes()), text);
+        for text in
+            ["", "holder", "lockkit:", "lockkit:1", "lockkit: x", "lockkit:x y", "lockkit::s x"]
+        {
+            assert_eq!(told_by(text.as_bytes()), (Kind::Exclusive, text.to_owned()));
         }
     }
 

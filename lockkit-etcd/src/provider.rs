@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, LockProvider,
+    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Kind, LockProvider,
     Operator, Request, Result, WakeUp,
 };
 use tokio::runtime::Handle;
@@ -35,6 +35,7 @@ impl EtcdProvider {
         let mut guarantees = Guarantees::new(Exclusion::Consensus, Expiry::Session(TTLS));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
         guarantees.token_survives.server_restart = true;
         guarantees.token_survives.failover = true;
         guarantees.belief_breaks_on = &[

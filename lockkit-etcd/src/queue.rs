@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use etcd_client::{GetResponse, Txn, TxnOpResponse, TxnResponse};
-use lockkit_core::{Applied, Error, Holder, Kind, Request, Result, StoreSays};
+use lockkit_core::{Applied, Error, Kind, Request, Result, StoreSays};
 
 use crate::client::Client;
 use crate::endpoints::CallOutcome;
 use crate::error::Failure;
 use crate::own::{Found, Own, delete, unless_there};
-use crate::protocol::{Directory, FEW, garbled, reads, revision_of};
+use crate::protocol::{Directory, FEW, garbled, kinds, reads, revision_of};
 use crate::replica::{Place, Standing};
 use crate::requests::{Record, Sending};
 use crate::session::Use;
@@ -21,7 +21,7 @@ pub(crate) struct Position {
     pub(crate) own: Arc<Own>,
     /// The revision that created its key.
     pub(crate) created: i64,
-    /// One as of which no key was created before it, so that it holds; `None`: others may be before it.
+    /// One as of which none was before it that keeps it out, so that it holds; `None`: such may be before it.
     pub(crate) first: Option<i64>,
 }
 
@@ -99,15 +99,19 @@ impl Client {
             () = record.withdrawn() => return Err(Error::withdrawn()),
             turn = self.turns.to_take(request.name()) => turn,
         };
+        let is_shared = request.kind() != Kind::Exclusive;
         let (mut known, mut limit) = (None, FEW);
         loop {
             let Some(sending) = self.sending(record, session).await? else {
                 return Ok(TakeOutcome::Ended);
             };
             let own = Arc::clone(&sending.own);
-            // A replay is to find its own key, and not another's behind it.
-            let seen = self.seen.get(request.name()).filter(|_| sending.is_first);
-            let take = own.take(&at, &self.mark, sending.guard, known, limit);
+            // A replay is to find its own key, and not another's behind it; a shared request may hold beside it.
+            let is_held_off = sending.is_first && !is_shared;
+            let seen = self.seen.get(request.name()).filter(|_| is_held_off);
+            // Only the values tell who shares.
+            let read = if is_shared { at.all() } else { at.some(limit) };
+            let take = own.take(&at, &self.mark, sending.guard, known, read);
             let txn = match &seen {
                 Some(seen) => unless_there(seen, take),
                 None => take,
@@ -135,18 +139,29 @@ impl Client {
                 Refusal::Ended => return Ok(TakeOutcome::Ended),
             }
             let some = found.last().ok_or_else(garbled)?;
-            if let Some(contends) = some.kvs().iter().find(|kv| at.contender(kv).is_some()) {
-                self.seen.keep(request.name(), (contends.key().to_vec(), contends.mod_revision()));
+            if self.is_kept_out(request, &at, some) {
                 return Ok(TakeOutcome::Held);
             }
             if limit > 0 && some.more() {
                 // Only stray keys so far; a contender may be behind them.
                 limit = 0;
             } else {
-                // All that is there is stray, and no obstacle; what comes after it is.
+                // All that is there is stray, or shares, and no obstacle; what comes after it is.
                 known = Some(now);
             }
         }
+    }
+
+    /// Whether one of these keys below the name keeps a request out that does not wait.
+    fn is_kept_out(&self, request: &Request, at: &Directory, found: &GetResponse) -> bool {
+        if request.kind() != Kind::Exclusive {
+            return !request.kind().admits(kinds(&at.contenders(found)));
+        }
+        let contends = found.kvs().iter().find(|kv| at.contender(kv).is_some());
+        if let Some(contends) = contends {
+            self.seen.keep(request.name(), (contends.key().to_vec(), contends.mod_revision()));
+        }
+        contends.is_some()
     }
 
     /// Waits for the first position; `None`: the key or its session is gone, and the position with it.
@@ -182,7 +197,7 @@ impl Client {
                 Standing::First { known } => return Ok(Some(known)),
                 Standing::Gone => return Ok(None),
                 Standing::Behind { holder } => {
-                    request.report(StoreSays::Held(Some(Holder::new(holder))));
+                    request.report(StoreSays::Held(Some(holder)));
                     changed.await;
                     is_told_away = false;
                 }
@@ -224,8 +239,7 @@ impl Client {
         let (before, others) =
             queue.split_at(queue.partition_point(|other| other.created < created));
         let is_there = others.iter().any(|other| other.created == created && other.key == own.key);
-        // Every contender is exclusive.
-        let is_admitted = request.kind().admits(before.iter().map(|_| Kind::Exclusive));
+        let is_admitted = request.kind().admits(kinds(before));
         Ok(match is_there && is_admitted {
             true => TakeOutcome::Taken(Position { own, created, first: Some(known) }),
             false => TakeOutcome::Held,

@@ -18,11 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use etcd_client::{Event, EventType};
-use lockkit_core::Kind;
+use lockkit_core::{Holder, Kind};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use crate::protocol::{Contender, Directory};
+use crate::protocol::{Contender, Directory, kinds};
 
 #[derive(Debug)]
 pub(crate) struct Replica {
@@ -82,8 +82,8 @@ pub(crate) struct Place {
 pub(crate) enum Standing {
     /// Nothing before it keeps it from holding, as of this revision.
     First { known: i64 },
-    /// Behind the holder with this label.
-    Behind { holder: String },
+    /// Behind this holder.
+    Behind { holder: Holder },
     /// Its key is gone.
     Gone,
     /// The directory is to be read, on the stream with this number.
@@ -184,16 +184,20 @@ impl State {
         if let Some(created) = self.created.remove(&key) {
             self.queue.remove(&(created, key));
             self.tell(created);
+            self.tell_front();
         }
         if let Some(contender) = contender {
             let created = contender.created;
             self.insert(contender);
             self.tell(created);
         }
-        // Every contender is exclusive: no other one is admitted by what has changed.
-        if let Some((first, _)) = self.queue.keys().next() {
-            self.tell(*first);
-        }
+    }
+
+    /// Tells those that may hold since another has left: the first, or the shared ones at the front.
+    fn tell_front(&self) {
+        let first = self.queue.values().take(1);
+        let shared = self.queue.values().take_while(|contender| contender.kind == Kind::Shared);
+        first.chain(shared.skip(1)).for_each(|contender| self.tell(contender.created));
     }
 
     fn insert(&mut self, contender: Contender) {
@@ -229,11 +233,11 @@ impl Place {
         if state.created.get(&self.key) != Some(&self.created) {
             return Standing::Gone;
         }
-        let mut before = state.queue.range(..(self.created, Vec::new())).map(|(_, other)| other);
-        let holder = before.clone().next().map(|first| first.label.clone());
-        // Every contender is exclusive.
-        match holder.filter(|_| !kind.admits(before.by_ref().map(|_| Kind::Exclusive))) {
-            Some(holder) => Standing::Behind { holder },
+        let before = state.queue.range(..(self.created, Vec::new())).map(|(_, other)| other);
+        match before.clone().next().filter(|_| !kind.admits(kinds(before))) {
+            Some(first) => {
+                Standing::Behind { holder: Holder::new(&*first.label).with_kind(first.kind) }
+            }
             None => Standing::First { known: state.known },
         }
     }

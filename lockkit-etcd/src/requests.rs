@@ -152,7 +152,7 @@ fn count<'a>(keys: &Keys, record: &'a Record, session: &Use) -> Result<Count<'a>
         none => {
             let request = record.request();
             let slot = session.slots().take(request.name());
-            let own = Own::new(keys, session.lease, slot, request.name(), request.label());
+            let own = Own::new(keys, session.lease, slot, request);
             none.insert(Place { own: Arc::new(own), on: session.clone(), stay: Stay::new(slot) })
         }
     };

@@ -1,12 +1,13 @@
 //! Random clients of a store: what each believed, judged by one clock, while its server or its link fails.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lockkit_core::{
-    Clock, Error, FencingToken, Grant, Instant, LockName, LockProvider, Request, Result, Term,
+    Clock, Error, FencingToken, Grant, Instant, Kind, LockName, LockProvider, Request, Result, Term,
 };
 use tokio::task::JoinSet;
 
@@ -41,6 +42,7 @@ impl Default for Fuzz {
 #[derive(Clone, Debug)]
 struct Belief {
     name: u64,
+    kind: Kind,
     token: FencingToken,
     from: Instant,
     until: Instant,
@@ -86,8 +88,8 @@ impl Fuzz {
     /// Has the clients work until they have had their grants, and the `fault` of each round happen meanwhile.
     ///
     /// # Panics
-    /// Where two clients believed at once, where a token is not greater than an earlier one of its name, where a
-    /// call fails with anything but `Unavailable`, and where the grants do not come.
+    /// Where two clients believed at once that may not, where a token is not greater than an earlier one of its name
+    /// that it excludes, where a call fails with anything but `Unavailable`, and where the grants do not come.
     pub async fn run<P, C>(
         &self,
         connect: impl Fn(u64) -> C,
@@ -126,18 +128,30 @@ impl Fuzz {
     }
 }
 
-/// Checks that no two believed at once, and that tokens grow; how many grants there were.
+/// Checks that no two believed at once that exclude each other, and that their tokens grow; how many grants there were.
 fn judge(mut all: Vec<Belief>) -> usize {
-    all.sort_by_key(|belief| (belief.name, belief.token));
+    all.sort_by_key(|belief| (belief.name, belief.from));
+    let mut together = 0;
     for of_name in all.chunk_by(|one, next| one.name == next.name) {
-        let mut longest = &of_name[0];
-        for (before, belief) in of_name.iter().zip(&of_name[1..]) {
-            assert!(before.token < belief.token, "{before:?} and {belief:?}");
-            assert!(longest.until <= belief.from, "two believed: {longest:?} and {belief:?}");
-            longest = if belief.until > longest.until { belief } else { longest };
+        // Of those so far: the one that was believed longest, and the one with the greatest token, of each kind.
+        let mut so_far: HashMap<Kind, [&Belief; 2]> = HashMap::new();
+        for belief in of_name {
+            for (kind, [longest, greatest]) in &so_far {
+                if belief.kind.admits([*kind]) {
+                    together += usize::from(longest.until > belief.from);
+                    continue;
+                }
+                assert!(longest.until <= belief.from, "two believed: {longest:?} and {belief:?}");
+                assert!(greatest.token < belief.token, "{greatest:?} and {belief:?}");
+            }
+            let [longest, greatest] = so_far.entry(belief.kind).or_insert([belief; 2]);
+            *longest = if belief.until > longest.until { belief } else { longest };
+            *greatest = if belief.token > greatest.token { belief } else { greatest };
         }
     }
-    println!("{} grants", all.len());
+    let shared = all.iter().filter(|belief| belief.kind == Kind::Shared).count();
+    println!("{} grants, {shared} of them shared, {together} beside another", all.len());
+    assert!(together >= shared / 20, "few of the shared grants were held together");
     all.len()
 }
 
@@ -152,12 +166,16 @@ impl<P: LockProvider> Client<P> {
     async fn work(&self) {
         let (clock, mut random) = (Clock::system(), Sequence(self.number));
         let end = clock.now().saturating_add(LIMIT);
+        let shares = self.provider.guarantees().kinds.contains(&Kind::Shared);
         while self.beliefs.grants.load(Ordering::Relaxed) < self.fuzz.grants {
             assert!(clock.now() < end, "the grants did not come within {LIMIT:?}");
             let name = random.below(self.fuzz.names);
             let lock = LockName::new(format!("{PREFIX}{name}")).expect("a name");
             let ttl = self.fuzz.ttls[usize::from(random.below(2) == 0)];
+            let is_shared = shares && random.below(2) == 0;
+            let kind = if is_shared { Kind::Shared } else { Kind::Exclusive };
             let request = Request::new(lock, ttl, clock.clone()).expect("random numbers");
+            let request = request.with_kind(kind);
             match self.ask(&request, &mut random).await {
                 Some(Ok(Some(grant))) => {
                     if let Some(belief) = self.hold(name, &request, grant, &mut random).await {
@@ -215,13 +233,13 @@ impl<P: LockProvider> Client<P> {
         grant: Grant,
         random: &mut Sequence,
     ) -> Option<Belief> {
-        let clock = request.clock();
+        let (clock, kind) = (request.clock(), request.kind());
         let (token, from, mut until) = (grant.token, clock.now(), end_of(grant.term));
         let expires = grant.term.ttl.is_some();
         if from >= until {
             return None;
         }
-        let believed = |until| Some(Belief { name, token, from, until });
+        let believed = |until| Some(Belief { name, kind, token, from, until });
         let mut lease = grant.lease;
         for _ in 0..random.below(3) {
             clock.sleep(Duration::from_millis(random.below(40))).await;

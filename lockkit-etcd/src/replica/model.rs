@@ -5,12 +5,25 @@ use std::collections::BTreeSet;
 
 use testbed::fuzz::Sequence;
 
-use super::tests::{contender, deleted, place, put, replica};
+use super::tests::{contender, deleted, place, replica};
 use super::*;
 
-const KIND: Kind = Kind::Exclusive;
 const RUNS: u64 = 400;
 const STEPS: usize = 300;
+
+/// Two of five are shared.
+const fn kind(created: i64) -> Kind {
+    if created % 5 < 2 { Kind::Shared } else { Kind::Exclusive }
+}
+
+fn contender_of_kind(created: i64) -> Contender {
+    Contender { kind: kind(created), ..contender(created) }
+}
+
+fn put(created: i64) -> Change {
+    let contender = contender_of_kind(created);
+    Change { key: contender.key.clone(), now: created, contender: Some(contender) }
+}
 
 /// What the replica does otherwise than it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +74,7 @@ impl World {
     }
 
     fn read(&mut self, stream: u64) {
-        let queue = self.alive.iter().map(|created| contender(*created)).collect();
+        let queue = self.alive.iter().map(|created| contender_of_kind(*created)).collect();
         self.readings.push((stream, queue, self.now));
     }
 
@@ -96,7 +109,7 @@ impl World {
                 self.replica.stands();
             }
             9..11 => {
-                let standing = self.waiting.last().map(|(_, place)| place.standing(KIND));
+                let standing = self.waiting.last().map(|(at, place)| place.standing(kind(*at)));
                 if let (Some(Standing::Unread { stream }), false) =
                     (standing, self.mistake == Mistake::ReadsTooEarly)
                 {
@@ -132,15 +145,20 @@ impl World {
         }
     }
 
+    /// Whether nothing that is there before it keeps it out.
+    fn is_admitted(&self, created: i64) -> bool {
+        kind(created).admits(self.alive.range(..created).map(|before| kind(*before)))
+    }
+
     /// How many are rightly first, or why the standings are wrong.
     fn check(&mut self) -> Result<usize, String> {
         let mut first = 0;
         for (created, place) in &self.waiting {
             let is_alive = self.alive.contains(created);
-            match place.standing(KIND) {
+            match place.standing(kind(*created)) {
                 Standing::First { .. } => {
-                    if let Some(before) = self.alive.range(..*created).next() {
-                        return Err(format!("{created} is first beside {before}"));
+                    if !self.is_admitted(*created) {
+                        return Err(format!("{created} is first beside one before it"));
                     }
                     first += 1;
                 }
@@ -164,11 +182,10 @@ impl World {
         self.read(stream);
         let (stream, queue, now) = self.readings.remove(0);
         self.replica.take_in(stream, queue, now);
-        let first = self.alive.first().copied();
         for (created, place) in self.waiting.iter().filter(|(at, _)| self.alive.contains(at)) {
-            let is_first = matches!(place.standing(KIND), Standing::First { .. });
-            if is_first != (first == Some(*created)) {
-                return Err(format!("{created}: {:?}", place.standing(KIND)));
+            let standing = place.standing(kind(*created));
+            if matches!(standing, Standing::First { .. }) != self.is_admitted(*created) {
+                return Err(format!("{created}: {standing:?}"));
             }
         }
         Ok(())

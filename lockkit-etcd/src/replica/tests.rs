@@ -12,10 +12,10 @@ pub(super) fn replica() -> Arc<Replica> {
 
 pub(super) fn contender(created: i64) -> Contender {
     let (key, label) = (format!("k{created}").into_bytes(), format!("l{created}"));
-    Contender { key, created, lease: 1, label, is_ours: true }
+    Contender { key, created, lease: 1, label, kind: KIND, is_ours: true }
 }
 
-pub(super) fn put(created: i64) -> Change {
+fn put(created: i64) -> Change {
     let contender = contender(created);
     Change { key: contender.key.clone(), now: created, contender: Some(contender) }
 }
@@ -29,7 +29,7 @@ pub(super) fn place(replica: &Arc<Replica>, created: i64) -> Place {
 }
 
 fn behind(created: i64) -> Standing {
-    Standing::Behind { holder: format!("l{created}") }
+    Standing::Behind { holder: Holder::new(format!("l{created}")) }
 }
 
 #[test]
@@ -105,4 +105,35 @@ async fn only_those_are_woken_whose_standing_may_have_changed() {
     assert_eq!(woken(vec![deleted(3, 6)]), [false, true, false]);
     assert_eq!(woken(vec![deleted(1, 7)]), [true, false, false]);
     assert_eq!(woken(vec![deleted(2, 8)]), [true, false, true]);
+}
+
+#[tokio::test]
+async fn shared_waiters_are_told_together_and_do_not_pass_an_exclusive_one() {
+    let replica = replica();
+    assert!(replica.asks());
+    replica.stands();
+    let kinds = [KIND, Kind::Shared, Kind::Shared, KIND, Kind::Shared];
+    let contenders: Vec<_> =
+        (1..).zip(kinds).map(|(created, kind)| Contender { kind, ..contender(created) }).collect();
+    replica.take_in(0, contenders, 5);
+    let waiters: Vec<_> = (2..=5).map(|created| place(&replica, created)).collect();
+    let standings = || {
+        let kinds = kinds[1..].iter().copied();
+        let is_first =
+            |(place, kind): (&Place, Kind)| matches!(place.standing(kind), Standing::First { .. });
+        waiters.iter().zip(kinds).map(is_first).collect::<Vec<_>>()
+    };
+    assert_eq!(standings(), [false; 4]);
+    let mut changed: Vec<_> = waiters.iter().map(|it| Box::pin(it.changed())).collect();
+    replica.follow([deleted(1, 6)]);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let woken: Vec<_> =
+        changed.iter_mut().map(|it| it.as_mut().poll(&mut context).is_ready()).collect();
+    assert_eq!(woken, [true, true, false, false]);
+    assert_eq!(standings(), [true, true, false, false]);
+    // The first of them leaves, then the exclusive one.
+    replica.follow([deleted(2, 7)]);
+    assert_eq!(standings()[1..], [true, false, false]);
+    replica.follow([deleted(4, 8)]);
+    assert_eq!(standings()[3..], [true]);
 }

@@ -273,3 +273,40 @@ async fn prefixes_are_stores_of_their_own_and_may_be_paths_or_nothing() {
         guard.release().await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcdctl_waits_for_all_that_share_and_shared_requests_wait_for_it() {
+    let server = EtcdServer::start().unwrap();
+    let (locks, other) = (client(&server).await, client(&server).await);
+    let lock = |locks: &Locks| locks.lock("job").ttl(TTL).shared();
+    let mut first = Other::ask(&server, "lockkit/job", 1);
+    assert!(first.holds(ms(5_000)));
+    assert!(lock(&locks).try_acquire().await.unwrap().is_none());
+    let waiting = [tokio::spawn(lock(&locks).acquire()), tokio::spawn(lock(&other).acquire())];
+    queued(&lock(&locks), 2).await;
+    first.release();
+    let mut guards = Vec::new();
+    for waiting in waiting {
+        guards.push(by(SLACK, "both, once etcdctl has left", waiting).await.unwrap().unwrap());
+    }
+    // A try joins them, whatever else lies there.
+    let etcdctl =
+        |words: &[&str]| assert!(server.etcdctl().args(words).status().unwrap().success());
+    etcdctl(&["put", "lockkit/job/config", "x"]);
+    guards.push(lock(&other).try_acquire().await.unwrap().expect("shared"));
+    // Go's clients would wait for it.
+    etcdctl(&["del", "lockkit/job/config"]);
+    let mut next = Other::ask(&server, "lockkit/job", 2);
+    queued(&lock(&locks), 1).await;
+    assert!(lock(&other).try_acquire().await.unwrap().is_none(), "past etcdctl, which waits");
+    let last = tokio::spawn(lock(&locks).acquire());
+    queued(&lock(&locks), 2).await;
+    for guard in guards {
+        assert!(!next.holds(ms(100)), "etcdctl holds beside one that shares");
+        guard.release().await.unwrap();
+    }
+    assert!(next.holds(ms(5_000)));
+    assert!(!last.is_finished());
+    next.release();
+    by(SLACK, "the last", last).await.unwrap().unwrap().release().await.unwrap();
+}
