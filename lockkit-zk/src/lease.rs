@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use futures_util::future::{join_all, poll_fn};
 use lockkit_core::kit::call_limit;
-use lockkit_core::{Error, Grant, Lease, LossReason, Request, Result, Term};
+use lockkit_core::{Error, Grant, Instant, Lease, LossReason, Request, Result, Term};
 use zookeeper_client::Error as ZkError;
 
 use crate::cleanup::{Removal, remove};
@@ -49,6 +49,8 @@ struct ZkLease {
     place: Arc<Place>,
     held: Arc<Held>,
     watched: Mutex<Watched>,
+    /// From when its latest term counts, by the session's clock.
+    since: Mutex<Instant>,
     /// What that last said.
     removed: AtomicBool,
     /// Whether a release may have been done without an answer.
@@ -69,12 +71,13 @@ pub(crate) async fn grant(
     let token = client.token(store, node.czxid)?;
     // After a silence, belief begins once the leader has heard of the session again.
     let term = node.session.whole_term(clock);
-    let term = limited(clock, limit, term).await.map_err(|error| match error {
+    let (since, term) = limited(clock, limit, term).await.map_err(|error| match error {
         Error::Lost { .. } => node.session.over(),
         error => error,
     })?;
     let (client, place) = (Arc::clone(client), Arc::clone(place));
-    Ok(Grant::new(token, term, ZkLease::new(client, request.clone(), place, node, watched)))
+    let lease = ZkLease::new(client, request.clone(), place, node, watched, since);
+    Ok(Grant::new(token, term, lease))
 }
 
 impl ZkLease {
@@ -84,10 +87,12 @@ impl ZkLease {
         place: Arc<Place>,
         node: Node,
         watched: Watched,
+        since: Instant,
     ) -> Self {
         let held = place.hold(node, client.places.forgets(request.id(), &place));
         let (removed, unanswered) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { client, request, place, held, watched: Mutex::new(watched), removed, unanswered }
+        let (watched, since) = (Mutex::new(watched), Mutex::new(since));
+        Self { client, request, place, held, watched, since, removed, unanswered }
     }
 
     /// Completes when the node is gone; sticky.
@@ -105,6 +110,17 @@ impl ZkLease {
             gone
         })
         .await;
+    }
+
+    /// The next term that lasts longer than those before.
+    async fn next_term(&self) -> Result<Term> {
+        let known = || self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *known();
+        let next = self.held.node.session.next_term(self.request.clock(), before);
+        let (since, term) = next.await?;
+        let mut known = known();
+        *known = since.max(*known);
+        Ok(term)
     }
 
     /// Nothing of the request is in the store any more.
@@ -125,7 +141,7 @@ impl Lease for ZkLease {
         let clock = self.request.clock();
         // A node that is gone renews nothing: it is watched before the heartbeat counts.
         let is_set = self.watched.lock().unwrap_or_else(PoisonError::into_inner).set();
-        let term = is_set.then(|()| self.held.node.session.next_term(clock));
+        let term = is_set.then(|()| self.next_term());
         let next = async {
             tokio::select! {
                 biased;

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 
 use crate::protocol::Ahead;
 
+mod belief;
+
 /// What the protocol does without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Without {

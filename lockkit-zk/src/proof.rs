@@ -1,4 +1,28 @@
 //! What is proven of a session's life, and for how long the servers keep it by that.
+//!
+//! ```text
+//! client    made(t) ........ answered(t) -- at least WORD --> made(w) ................ acked(w)
+//! follower      ... touched(t) ...........  answers a ping  ... passes w on ...
+//! leader                                    hears of t           takes w: the session lives
+//! ```
+//!
+//! A leader counts a session's timeout from when it last heard of it. Of a follower's clients it hears in the
+//! answers to its pings, every half tick; a write that a follower passes on tells it nothing. All that a follower
+//! tells, the leader hears in order. So for a request t, a read or a write, and a later write w that is acked:
+//!
+//! 1. made(t) <= touched(t) <= answered(t), and made(w) <= passed on(w) <= acked(w). A client knows the outer
+//!    instants alone: it may stand still between the making and the sending, and before it reads an answer.
+//! 2. The follower answers a ping between touched(t) and passed on(w) if they are WORD apart: half a tick, and
+//!    what a ping may be late by. They are if answered(t) + WORD <= made(w).
+//! 3. Then the leader hears of t before it takes w. w is acked: the session lives by then, and the leader keeps
+//!    it for its timeout after touched(t) at least. made(t) is no later: that is `told`.
+//! 4. A server that reopens a session asks the leader, which hears of it then. The driver tells that its link is
+//!    down before it sends the next server anything. So an instant at which the link was up, and no change told, is
+//!    no later than the reopening: `told` too. An instant at which it was down is: the answer may be read late.
+//! 5. What was answered on another connection before is covered by 4: the reopening came after that answer.
+//!
+//! So a term ends by told + timeout, and by made(w) + ttl. One link is weaker: where servers have *lowered* their
+//! limits, a term from before ends by the shorter timeout after the reopening was told, which may be late.
 
 use std::time::Duration;
 
@@ -6,33 +30,51 @@ use lockkit_core::Instant;
 
 use crate::pace::Pace;
 
-/// A touch waits for so many parts of a tick at most before a follower tells its leader of it.
-const TOLD_WITHIN: u32 = 2;
-/// Answers that were sent for within this part of a tick count as one.
-const GRAIN: u32 = 16;
-/// So many of them reach back further than a follower's next word to its leader.
-const KEPT: usize = 10;
+/// A tick has so many parts.
+const PARTS: u32 = 16;
+/// After so many of them a follower has told its leader of a touch: half a tick, and a late ping.
+const WORD: u32 = 9;
+/// Kept are so many parts in which answers came: they reach back further than that.
+const KEPT: usize = 12;
+
+/// A request, as it is made: it is sent then, or later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    at: Instant,
+    /// When the session was touched last by what the leader has surely heard of once it acks this one.
+    told: Instant,
+}
+
+/// Requests that were answered within one part of a tick.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    first: Instant,
+    last: Instant,
+    /// When the last of them was made.
+    made: Instant,
+}
 
 /// When a session was last proven, and the timeout that it counts with.
 ///
 /// Only writes prove it: the leader had a majority for them, and knew the session. A server that is cut off
 /// from its leader answers reads and pings for seconds, and a cut off leader a `sync`.
-///
-/// A leader counts a session's timeout from when it heard of it last. A follower tells it of its own
-/// clients every half tick, and a write that it passes on tells nothing. So a write proves two things: the
-/// session lived, and the leader had heard all that its follower had told before. What was answered half
-/// a tick before the write was told by then: the session lasts its timeout from there, at least.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Proof {
-    /// When the latest acked write was sent.
+    /// When the latest acked write was made.
     pub(crate) latest: Instant,
+    /// How long its ack took.
+    took: Duration,
     /// When the session was touched last by what the leader has surely heard of.
     told: Instant,
-    /// When requests were sent that were answered, reads too; the latest first.
-    answered: [Instant; KEPT],
+    /// When the last reopening was told of, less than a look before.
+    reopened: Instant,
+    /// What was answered, reads too; the latest first.
+    answered: [Answered; KEPT],
     tick: Duration,
     /// The servers keep the session for as long as this, at least.
     timeout: Duration,
+    /// As it was made.
+    granted: Duration,
     /// Whether the servers were asked for it since the last reconnection.
     is_sure: bool,
     /// Until when the terms last that were given.
@@ -42,44 +84,81 @@ pub(crate) struct Proof {
 impl Proof {
     /// Of a session that was asked for at this instant: its leader has made it.
     pub(crate) const fn new(asked: Instant, timeout: Duration, tick: Duration) -> Self {
-        let [latest, told, given] = [asked; 3];
-        let answered = [asked; KEPT];
-        Self { latest, told, answered, tick, timeout, is_sure: true, given }
+        let [latest, told, reopened, given] = [asked; 4];
+        let answered = [Answered { first: asked, last: asked, made: asked }; KEPT];
+        let (took, granted, is_sure) = (Duration::ZERO, timeout, true);
+        Self { latest, took, told, reopened, answered, tick, timeout, granted, is_sure, given }
     }
 
-    /// A request that was sent then was answered, by whichever server.
-    pub(crate) fn touched(&mut self, sent: Instant) {
-        if sent >= self.answered[0].saturating_add(self.tick / GRAIN) {
+    /// A request is made now, and sent later.
+    pub(crate) fn make(&self, now: Instant) -> Made {
+        let word = self.tick / PARTS * WORD;
+        let was_told = |answered: &&Answered| answered.last.saturating_add(word) <= now;
+        let told = self.answered.iter().filter(was_told).map(|answered| answered.made).max();
+        Made { at: now, told: told.unwrap_or(self.told) }
+    }
+
+    /// A request is answered by now, by whichever server.
+    pub(crate) fn touched(&mut self, made: Made, now: Instant) {
+        let [latest, ..] = &mut self.answered;
+        // Within one part of a tick they count as one, from the last answer on.
+        if now < latest.first.saturating_add(self.tick / PARTS) {
+            (latest.last, latest.made) = (latest.last.max(now), latest.made.max(made.at));
+        } else {
             self.answered.rotate_right(1);
-            self.answered[0] = sent;
+            self.answered[0] = Answered { first: now, last: now, made: made.at };
         }
     }
 
-    /// A write that was sent then was acked; whether that is news. Acks of two writes may come in
-    /// either order.
-    pub(crate) fn acked(&mut self, sent: Instant) -> bool {
-        self.touched(sent);
-        let is_news = sent > self.latest;
-        self.latest = self.latest.max(sent);
-        let was_told =
-            |touch: &&Instant| touch.saturating_add(self.tick / TOLD_WITHIN) <= self.latest;
-        let told = self.answered.iter().find(was_told).copied();
-        self.told = self.told.max(told.unwrap_or(self.told));
+    /// A write is acked by now; whether that is news. Acks of two writes may come in either order.
+    pub(crate) fn acked(&mut self, made: Made, now: Instant) -> bool {
+        self.touched(made, now);
+        self.told = self.told.max(made.told);
+        let is_news = made.at > self.latest;
+        if is_news {
+            (self.latest, self.took) = (made.at, now.saturating_since(made.at));
+        }
         is_news
     }
 
-    /// The ttl that a term has now: it counts from the latest write, and ends with the session at the latest.
-    pub(crate) fn give(&mut self) -> Duration {
-        let ttl = self.left().min(self.ttl());
-        if !ttl.is_zero() {
-            self.given = self.given.max(self.latest.saturating_add(ttl));
+    /// The term that is given now: from when it counts, and its ttl.
+    pub(crate) fn give(&mut self) -> (Instant, Duration) {
+        let (since, ttl) = self.term();
+        let ends = since.saturating_add(ttl);
+        if ends > self.latest {
+            self.given = self.given.max(ends);
         }
-        ttl
+        (since, ttl)
     }
 
-    /// Whether a term has the whole ttl now.
+    /// The term counts from the latest write, and ends with the session at the latest.
+    fn term(&self) -> (Instant, Duration) {
+        let (left, ttl) = (self.left(), self.ttl());
+        match left < ttl && self.is_shortened() {
+            true => (self.latest, left),
+            false => (self.latest.saturating_add(left.min(ttl)).saturating_sub(ttl), ttl),
+        }
+    }
+
+    /// Whether a term that is given now renews one that counts from `since`.
+    pub(crate) fn renews(&self, since: Instant) -> bool {
+        match self.is_shortened() {
+            // It replaces a longer one, which has its end by `ends_early` until the leader has heard more.
+            true => self.is_whole(),
+            false => self.is_sure && self.term().0 > since,
+        }
+    }
+
+    fn is_shortened(&self) -> bool {
+        self.timeout < self.granted
+    }
+
+    /// Whether a term has the whole ttl ahead of it now. Over a slow link, what the leader has surely heard of is always
+    /// older, by a round trip: there it has that much less.
     pub(crate) fn is_whole(&self) -> bool {
-        self.is_sure && self.left() >= self.ttl()
+        let is_slow = self.took > self.tick / 8;
+        let less = if is_slow { self.took } else { Duration::ZERO };
+        self.is_sure && self.left() >= self.ttl().saturating_sub(less)
     }
 
     pub(crate) const fn is_sure(&self) -> bool {
@@ -90,10 +169,11 @@ impl Proof {
         Pace::lasting(self.timeout, self.tick)
     }
 
-    /// A server has reopened the session, not before this instant, for which it asks its leader; and keeps it
-    /// for `least`, or for what it had: the driver does not tell.
-    pub(crate) fn reopen(&mut self, at: Instant, least: Duration) {
-        self.told = self.told.max(at);
+    /// A server has reopened the session, after the link was `up`; that was not told by `seen`. It keeps the
+    /// session for `least`, or for what it had: the driver does not tell.
+    pub(crate) fn reopen(&mut self, up: Instant, seen: Instant, least: Duration) {
+        self.told = self.told.max(up);
+        self.reopened = self.reopened.max(seen);
         self.timeout = self.timeout.min(least);
         self.is_sure = false;
     }
@@ -104,15 +184,11 @@ impl Proof {
         self.is_sure = true;
     }
 
-    /// When the session may end before a term that was given does; `None`: not before.
+    /// When the session may end before a term that was given does; `None`: not before. Only a timeout that
+    /// became shorter does that: it counts from when its reopening was told.
     pub(crate) fn ends_early(&self) -> Option<Instant> {
-        let end = self.end();
+        let end = self.told.max(self.reopened).saturating_add(self.timeout);
         (end < self.given).then_some(end)
-    }
-
-    /// The servers keep the session until then, at least.
-    fn end(&self) -> Instant {
-        self.told.saturating_add(self.timeout)
     }
 
     fn ttl(&self) -> Duration {
@@ -121,240 +197,9 @@ impl Proof {
 
     /// How long after the latest write the servers keep the session, at least.
     fn left(&self) -> Duration {
-        self.end().saturating_since(self.latest)
+        self.told.saturating_add(self.timeout).saturating_since(self.latest)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use lockkit_core::Clock;
-    use testbed::fuzz::Sequence;
-
-    use super::*;
-
-    const TICK: Duration = Duration::from_secs(2);
-    const TIMEOUT: Duration = Duration::from_secs(32);
-
-    const fn s(count: u64) -> Duration {
-        Duration::from_secs(count)
-    }
-
-    /// A session that was made at the start, which is given too.
-    fn proven() -> (Proof, Instant) {
-        let start = Clock::system().now();
-        (Proof::new(start, TIMEOUT, TICK), start)
-    }
-
-    #[test]
-    fn a_session_that_is_not_shortened_never_ends_before_its_terms() {
-        let (mut proof, start) = proven();
-        assert_eq!(proof.give(), s(30));
-        assert_eq!(proof.ends_early(), None);
-        proof.acked(start.saturating_add(s(1)));
-        assert_eq!(proof.give(), s(30));
-        assert_eq!(proof.ends_early(), None);
-        // The leader may have heard nothing since the first.
-        proof.acked(start.saturating_add(s(20)));
-        assert!(!proof.is_whole());
-        assert_eq!(proof.give(), s(13));
-        assert_eq!(proof.ends_early(), None);
-    }
-
-    #[test]
-    fn after_a_silence_two_writes_close_together_prove_no_more_than_the_first() {
-        let (mut proof, start) = proven();
-        let at = |ms| start.saturating_add(Duration::from_millis(ms));
-        for ms in [20_000, 20_125, 20_900] {
-            proof.acked(at(ms));
-            assert!(!proof.is_whole(), "at {ms} ms");
-        }
-        // A session that may have ended gives no term, and no such term ends it.
-        let mut late = proof;
-        late.acked(start.saturating_add(s(60)));
-        assert_eq!(late.give(), Duration::ZERO);
-        assert_eq!(late.ends_early(), None);
-        // Its follower has told the leader of the first by then.
-        proof.acked(at(21_000));
-        assert!(proof.is_whole());
-    }
-
-    #[test]
-    fn reads_before_a_write_are_told_with_it_and_prove_nothing_by_themselves() {
-        let (mut proof, start) = proven();
-        let at = |ms| start.saturating_add(Duration::from_millis(ms));
-        for quarters in 1..=40 {
-            proof.touched(at(quarters * 500));
-        }
-        assert_eq!(proof.latest, start);
-        proof.acked(at(20_100));
-        assert!(proof.is_whole());
-        assert_eq!(proof.give(), s(30));
-        // Many writes at once push none of what was told out of mind.
-        for ms in 20_100..22_000 {
-            proof.acked(at(ms));
-            assert!(proof.is_whole(), "at {ms} ms");
-        }
-    }
-
-    #[test]
-    fn a_reopened_session_is_worth_two_ticks_until_the_servers_have_answered() {
-        let (mut proof, start) = proven();
-        proof.give();
-        proof.reopen(start.saturating_add(s(10)), 2 * TICK);
-        assert!(!proof.is_sure() && !proof.is_whole());
-        assert_eq!(proof.ends_early(), Some(start.saturating_add(s(14))));
-        proof.settle(TIMEOUT);
-        assert!(proof.is_sure());
-        assert_eq!(proof.ends_early(), None);
-    }
-
-    #[test]
-    fn a_shortened_session_ends_by_its_new_timeout_and_so_do_its_terms() {
-        let (mut proof, start) = proven();
-        proof.give();
-        proof.reopen(start.saturating_add(s(1)), 2 * TICK);
-        proof.settle(s(10));
-        assert_eq!(proof.ends_early(), Some(start.saturating_add(s(11))));
-        for at in [2, 3] {
-            proof.acked(start.saturating_add(s(at)));
-        }
-        assert_eq!(proof.give(), s(8));
-        // Ten seconds after the last but one, of which the leader has heard.
-        assert_eq!(proof.ends_early(), Some(start.saturating_add(s(12))));
-        // The terms from before its shortening have passed.
-        for at in [25, 26] {
-            proof.acked(start.saturating_add(s(at)));
-        }
-        assert_eq!(proof.ends_early(), None);
-    }
-
-    /// What a client may take for the end of its session, from its acked writes and answered reads.
-    trait Belief {
-        fn new(start: Instant) -> Self;
-        fn read(&mut self, sent: Instant);
-        fn write(&mut self, sent: Instant);
-        fn ends(&mut self) -> Instant;
-    }
-
-    impl Belief for Proof {
-        fn new(start: Instant) -> Self {
-            Self::new(start, TIMEOUT, TICK)
-        }
-
-        fn read(&mut self, sent: Instant) {
-            self.touched(sent);
-        }
-
-        fn write(&mut self, sent: Instant) {
-            self.acked(sent);
-        }
-
-        fn ends(&mut self) -> Instant {
-            let ttl = self.give();
-            self.latest.saturating_add(ttl)
-        }
-    }
-
-    /// The ttl after the latest write, whatever came before.
-    struct LatestAlone(Instant);
-
-    impl Belief for LatestAlone {
-        fn new(start: Instant) -> Self {
-            Self(start)
-        }
-
-        fn read(&mut self, _: Instant) {}
-
-        fn write(&mut self, sent: Instant) {
-            self.0 = sent;
-        }
-
-        fn ends(&mut self) -> Instant {
-            self.0.saturating_add(TIMEOUT - TICK)
-        }
-    }
-
-    /// The write before the latest is taken for told, however short before.
-    struct OneBefore(Instant, Instant);
-
-    impl Belief for OneBefore {
-        fn new(start: Instant) -> Self {
-            Self(start, start)
-        }
-
-        fn read(&mut self, _: Instant) {}
-
-        fn write(&mut self, sent: Instant) {
-            (self.0, self.1) = (self.1, sent);
-        }
-
-        fn ends(&mut self) -> Instant {
-            self.0.saturating_add(TIMEOUT - TICK)
-        }
-    }
-
-    /// Reads prove as much as writes.
-    struct AnyAnswer(Proof);
-
-    impl Belief for AnyAnswer {
-        fn new(start: Instant) -> Self {
-            Self(Belief::new(start))
-        }
-
-        fn read(&mut self, sent: Instant) {
-            self.0.acked(sent);
-        }
-
-        fn write(&mut self, sent: Instant) {
-            self.0.acked(sent);
-        }
-
-        fn ends(&mut self) -> Instant {
-            self.0.ends()
-        }
-    }
-
-    /// How many of many random sessions a client believes in for longer than their leader keeps them. Each
-    /// is on a follower that tells the leader of its clients every half tick, and is cut off at a random instant;
-    /// it answers reads for a while then, and no write.
-    fn outlasting<B: Belief>() -> usize {
-        let outlasts = |seed: &u64| {
-            let mut random = Sequence::new(*seed);
-            let zero = Clock::manual().now();
-            let at = |ms: u64| zero.saturating_add(Duration::from_millis(ms));
-            let half_a_tick = 1_000;
-            let (delay, phase) = (random.below(300), random.below(half_a_tick));
-            let cut = random.below(30_000);
-            let (mut belief, mut leader, mut follower, mut told) = (B::new(zero), 0, 0, phase);
-            let mut sent = 0;
-            let mut ends = belief.ends();
-            while sent < cut + 4_000 {
-                // Heartbeats mostly, and callers' writes between them, or a long silence.
-                sent += [500, 1, 100, 500, 9_000][usize::try_from(random.below(5)).unwrap_or(0)];
-                let arrives = sent + delay;
-                while told <= arrives.min(cut) {
-                    leader = leader.max(follower);
-                    told += half_a_tick;
-                }
-                let is_read = random.below(3) == 0;
-                match is_read {
-                    true => belief.read(at(sent)),
-                    false if arrives <= cut => belief.write(at(sent)),
-                    false => {}
-                }
-                follower = arrives;
-                ends = belief.ends().max(ends);
-            }
-            ends > at(leader).saturating_add(TIMEOUT)
-        };
-        (0..4_000).filter(outlasts).count()
-    }
-
-    #[test]
-    fn no_belief_outlasts_what_a_leader_knows_and_each_weaker_rule_does() {
-        assert_eq!(outlasting::<Proof>(), 0);
-        assert!(outlasting::<LatestAlone>() > 0);
-        assert!(outlasting::<OneBefore>() > 0);
-        assert!(outlasting::<AnyAnswer>() > 0);
-    }
-}
+mod tests;

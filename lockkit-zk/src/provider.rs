@@ -45,7 +45,7 @@ impl ZkProvider {
              told",
             "a restore of the servers from an older snapshot, or the loss of all data",
             "session limits that are lowered by a restart of the servers, where the answer to a \
-             reconnection is lost, or two ticks late, or the client's runtime stands still",
+             reconnection is lost or late, or the client's runtime stands still",
         ];
         guarantees
     }

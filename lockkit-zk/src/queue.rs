@@ -141,7 +141,7 @@ impl Form {
         in_use: &InUse,
     ) -> Result<Entered> {
         loop {
-            let sent = session.now();
+            let made = session.make();
             let (names, answer) = kit::Asked::under_way();
             let asked = Asked { session: Arc::clone(session), names };
             let call = self.clone().ask(client.clone(), parent.to_owned(), request.clone(), answer);
@@ -166,7 +166,7 @@ impl Form {
                     return Err(to_error(&error));
                 }
             };
-            session.proven(sent);
+            session.proven(made);
             let (czxid, children) = match seen {
                 Some(seen) => seen,
                 None => look_at_pair(client, parent, &names[0]).await?,

@@ -15,7 +15,7 @@ use zookeeper_client::{Client, MultiWriteError};
 
 use crate::error::Outcome;
 use crate::limits::Limits;
-use crate::proof::Proof;
+use crate::proof::{Made, Proof};
 use crate::usage::{Beat, InUse, Users};
 use life::Life;
 pub(crate) use life::Link;
@@ -76,7 +76,7 @@ impl Session {
             users,
         });
         let (cleaner, chores) = mpsc::unbounded_channel();
-        let reopening = Reopening::new(limits, timeout, &life);
+        let reopening = Reopening::new(limits, timeout, asked);
         #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
         tokio::spawn(keep(kept_alive, Arc::clone(&life), reopening, chores));
         let cleaner = Mutex::new(Some(cleaner));
@@ -175,38 +175,47 @@ impl Session {
         &self.life.clock
     }
 
-    /// An instant from which a write counts as proof of life, once it is acked.
     pub(crate) fn now(&self) -> Instant {
         self.life.clock.now()
     }
 
-    /// A write that was sent after `sent` was acked.
-    pub(crate) fn proven(&self, sent: Instant) {
-        self.life.proven(sent);
+    /// A write is about to be sent, which proves that the session lives, once it is acked.
+    pub(crate) fn make(&self) -> Made {
+        self.life.make()
     }
 
-    /// The term that the proofs give, by this clock.
-    fn term(&self, clock: &Clock) -> Term {
-        let (mut latest, mut ttl) = (self.now(), Duration::ZERO);
+    /// This write was acked.
+    pub(crate) fn proven(&self, made: Made) {
+        self.life.proven(made);
+    }
+
+    /// The term that the proofs give, by this clock, and from when it counts by the session's.
+    fn term(&self, clock: &Clock) -> (Instant, Term) {
+        let (mut since, mut ttl) = (self.now(), Duration::ZERO);
         self.life.proof.send_if_modified(|proof| {
-            (latest, ttl) = (proof.latest, proof.give());
+            (since, ttl) = proof.give();
             false
         });
-        session_term(&self.life.clock, latest, ttl, clock)
+        (since, session_term(&self.life.clock, since, ttl, clock))
     }
 
     /// The term as soon as it gives the whole ttl.
-    pub(crate) async fn whole_term(&self, clock: &Clock) -> Result<Term> {
+    pub(crate) async fn whole_term(&self, clock: &Clock) -> Result<(Instant, Term)> {
         self.term_once(clock, Proof::is_whole).await
     }
 
-    /// The term that counts from after this call began, once it is known how long the session lasts.
-    pub(crate) async fn next_term(&self, clock: &Clock) -> Result<Term> {
+    /// The next term that lasts longer than the one since then, by a write from after this call began, once it
+    /// is known how long the session lasts.
+    pub(crate) async fn next_term(&self, clock: &Clock, since: Instant) -> Result<(Instant, Term)> {
         let began = self.now();
-        self.term_once(clock, |proof| proof.latest >= began && proof.is_sure()).await
+        self.term_once(clock, |proof| proof.latest >= began && proof.renews(since)).await
     }
 
-    async fn term_once(&self, clock: &Clock, holds: impl Fn(&Proof) -> bool) -> Result<Term> {
+    async fn term_once(
+        &self,
+        clock: &Clock,
+        holds: impl Fn(&Proof) -> bool,
+    ) -> Result<(Instant, Term)> {
         tokio::select! {
             biased;
             () = self.ended() => Err(Error::lost(LossReason::SessionEnded)),
@@ -315,7 +324,7 @@ async fn keep(
                 (state, due) = (changed, now);
                 reopening.changed(&life, &client, state);
             }
-            None => reopening.seen = now,
+            None => reopening.unchanged(now, state),
         }
         let is_busy = !removals.is_empty() || !chores.is_empty();
         let Some(times) = Times::of(&life, state, &reopening, idle, is_busy) else { break };
@@ -323,8 +332,8 @@ async fn keep(
             biased;
             changed = states.changed() => told = Some(changed),
             Some(beat) = beats.next(), if !beats.is_empty() => match beat {
-                Ok((Beat::Proof, sent)) => life.proven(sent),
-                Ok((Beat::Touch, sent)) => life.touched(sent),
+                Ok((Beat::Proof, made)) => life.proven(made),
+                Ok((Beat::Touch, made)) => life.touched(made),
                 Err(zookeeper_client::Error::SessionExpired) => break,
                 Err(_) => {}
             },
@@ -347,9 +356,8 @@ async fn keep(
             () = reached(&life.clock, times.closes) => if life.users.closes(idle) { break },
             () = reached(&life.clock, times.looks) => reopening.look(state),
             () = life.clock.sleep_until(due), if times.beats.is_some() && beats.len() < UNANSWERED => {
-                let sent = life.clock.now();
-                beats.extend(times.beats.map(|kind| beat(client.clone(), kind, sent)));
-                due = sent.saturating_add(times.interval);
+                beats.extend(times.beats.map(|kind| beat(client.clone(), kind, life.make())));
+                due = life.clock.now().saturating_add(times.interval);
             }
         }
     }
@@ -365,8 +373,8 @@ async fn reached(clock: &Clock, at: Option<Instant>) {
 }
 
 /// One heartbeat: a write that changes nothing, but that takes a majority and a live session; or a read.
-async fn beat(client: Client, kind: Beat, sent: Instant) -> Outcome<(Beat, Instant)> {
-    let answered = Ok((kind, sent));
+async fn beat(client: Client, kind: Beat, made: Made) -> Outcome<(Beat, Made)> {
+    let answered = Ok((kind, made));
     if kind == Beat::Touch {
         return client.check_stat("/").await.and(answered);
     }

@@ -3,11 +3,11 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lockkit_core::{Clock, Instant};
+use lockkit_core::Clock;
 use tokio::sync::watch;
 use zookeeper_client::Client;
 
-use crate::proof::Proof;
+use crate::proof::{Made, Proof};
 use crate::usage::Users;
 
 /// What is known of the session's life; read by all, written by its task and by acked writes.
@@ -48,13 +48,21 @@ impl Life {
         let _ = proof.wait_for(holds).await;
     }
 
-    pub(super) fn proven(&self, sent: Instant) {
-        self.proof.send_if_modified(|proof| proof.acked(sent));
+    /// A request is about to be sent.
+    pub(super) fn make(&self) -> Made {
+        let proof = self.proof.borrow();
+        proof.make(self.clock.now())
     }
 
-    pub(super) fn touched(&self, sent: Instant) {
+    pub(super) fn proven(&self, made: Made) {
+        let now = self.clock.now();
+        self.proof.send_if_modified(|proof| proof.acked(made, now));
+    }
+
+    pub(super) fn touched(&self, made: Made) {
+        let now = self.clock.now();
         self.proof.send_if_modified(|proof| {
-            proof.touched(sent);
+            proof.touched(made, now);
             false
         });
     }

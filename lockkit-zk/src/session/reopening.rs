@@ -24,7 +24,9 @@ pub(super) struct Reopening {
     /// How long the servers kept the session when that was sure last.
     timeout: Duration,
     /// When the driver had told of no change since the one that was dealt with.
-    pub(super) seen: Instant,
+    seen: Instant,
+    /// As above, and the link was up.
+    up: Instant,
     down_since: Option<Instant>,
     /// How long the last one lasted.
     outage: Duration,
@@ -32,9 +34,18 @@ pub(super) struct Reopening {
 }
 
 impl Reopening {
-    pub(super) fn new(limits: Arc<Limits>, timeout: Duration, life: &Life) -> Self {
-        let (seen, outage) = (life.clock.now(), Duration::ZERO);
-        Self { limits, timeout, seen, down_since: None, outage, asking: None }
+    /// Of a session that was asked for at this instant.
+    pub(super) const fn new(limits: Arc<Limits>, timeout: Duration, asked: Instant) -> Self {
+        let ([seen, up], outage) = ([asked; 2], Duration::ZERO);
+        Self { limits, timeout, seen, up, down_since: None, outage, asking: None }
+    }
+
+    /// By this instant the driver has told of no change since the one that was dealt with.
+    pub(super) fn unchanged(&mut self, at: Instant, state: SessionState) {
+        self.seen = at;
+        if state == SessionState::SyncConnected {
+            self.up = at;
+        }
     }
 
     /// How long after a heartbeat the next one is sent: while it is not known how long the session
@@ -64,12 +75,18 @@ impl Reopening {
             self.down_since.get_or_insert(now);
             return self.look(state);
         }
-        let least = self.limits.least();
-        life.proof.send_modify(|proof| proof.reopen(self.seen, least));
-        life.reopenings.send_replace(());
+        self.reopened(life);
         let outage = self.down_since.take().map(|since| now.saturating_since(since));
         self.outage = outage.unwrap_or_default();
         self.ask(life, client, Duration::ZERO);
+    }
+
+    /// A server has reopened the session. It may have done so long before its answer was read: at any time since
+    /// the link was known up last.
+    pub(super) fn reopened(&self, life: &Life) {
+        let least = self.limits.least();
+        life.proof.send_modify(|proof| proof.reopen(self.up, self.seen, least));
+        life.reopenings.send_replace(());
     }
 
     /// The most that the servers grant, once they have answered; pending where they are not asked.
