@@ -99,6 +99,8 @@ impl Client {
                         return Ok(None);
                     }
                 }
+                // What is left of a pair is removed as the request queues again.
+                Turn::Gone if node.names.len() > 1 => {}
                 Turn::Gone => place.clear(),
             }
         }

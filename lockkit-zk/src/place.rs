@@ -9,6 +9,7 @@ use lockkit_core::{Error, RequestId, Result};
 use tokio::sync::watch;
 
 use crate::cleanup::{Asked, Removal, remove};
+use crate::protocol::Ahead;
 use crate::session::Session;
 use crate::usage::InUse;
 
@@ -150,6 +151,12 @@ impl Known {
 }
 
 impl Node {
+    /// Who of these children is before it; `None`: it is gone, or one of a pair is, which is as good.
+    pub(crate) fn ahead(&self, children: Vec<String>) -> Option<Ahead> {
+        let is_there = self.names.iter().all(|name| children.contains(name));
+        Ahead::of(children, &self.names[0]).filter(|_| is_there)
+    }
+
     pub(crate) fn paths(&self) -> Vec<String> {
         self.names.iter().map(|name| format!("{}/{name}", self.parent)).collect()
     }

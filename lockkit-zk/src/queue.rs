@@ -43,7 +43,7 @@ pub(crate) struct Entered {
 
 impl Entered {
     fn new(node: Node, children: Vec<String>) -> Self {
-        let ahead = Ahead::of(children, &node.names[0]);
+        let ahead = node.ahead(children);
         Self { node, ahead }
     }
 }
@@ -76,8 +76,15 @@ impl Form {
     /// How many bytes of paths a request may watch below this parent: its own nodes, the one before
     /// them, and the parent.
     pub(crate) fn watched(&self, parent: &str) -> usize {
-        let nodes = if self.layout == Layout::Both { 3 } else { 2 };
-        parent.len() + nodes * (parent.len() + NODE)
+        parent.len() + (self.nodes() + 1) * (parent.len() + NODE)
+    }
+
+    /// How many nodes a request has.
+    const fn nodes(&self) -> usize {
+        match self.layout {
+            Layout::Curator | Layout::Kazoo => 1,
+            Layout::Both => 2,
+        }
     }
 
     pub(crate) fn acls(&self) -> Acls<'_> {
@@ -102,9 +109,7 @@ impl Form {
         let found = match place.known() {
             Known::Taken(node) if node.session.id == session.id => {
                 let children = children(&client, parent).await;
-                let children = children.map_err(|error| to_error(&error))?;
-                let is_there = children.contains(&node.names[0]);
-                is_there.then_some((node, children))
+                Some((node, children.map_err(|error| to_error(&error))?))
             }
             Known::Sent(asked) if asked.session.id == session.id => {
                 let found = find(&client, request, session, parent, in_use).await;
@@ -114,8 +119,16 @@ impl Form {
             Known::Nothing | Known::Sent(_) | Known::Taken(_) => None,
         };
         if let Some((node, children)) = found {
-            place.take(node.clone())?;
-            return Ok(Entered::new(node, children));
+            let is_whole = node.names.len() == self.nodes();
+            let entered = Entered::new(node, children);
+            if entered.ahead.is_some() && is_whole {
+                place.take(entered.node.clone())?;
+                return Ok(entered);
+            }
+            // An operator has removed it. What is left of a pair would keep its own request waiting.
+            if self.layout == Layout::Both {
+                remove(session, Removal::Nodes(entered.node.paths())).await?;
+            }
         }
         let entered = self.create(&client, request, place, session, parent, in_use).await?;
         if protocol::is_used_up(entered.node.sequence) {

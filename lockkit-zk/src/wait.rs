@@ -157,7 +157,7 @@ async fn look_again(request: &Request, node: &Node) -> Result<Option<Ahead>> {
         let client = node.session.client()?;
         let look = async { Ok(client.list_children(&node.parent).await) };
         match limited(request.clock(), call_limit(request.ttl()), look).await {
-            Ok(Ok(children)) => return Ok(Ahead::of(children, &node.names[0])),
+            Ok(Ok(children)) => return Ok(node.ahead(children)),
             Ok(Err(ZkError::NoNode)) => return Ok(None),
             Ok(Err(error)) if !is_ambiguous(&error) => return Err(to_error(&error)),
             Ok(Err(_)) | Err(_) => {

@@ -30,3 +30,4 @@ mod soak;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokens;
+mod twins;
