@@ -14,6 +14,7 @@ use zookeeper_client::{Client, Error as ZkError};
 use crate::error::{Outcome, is_ambiguous, to_error};
 use crate::protocol::identity;
 use crate::session::Session;
+use crate::usage::Refusal;
 
 /// Between two tries to remove what was left.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -45,8 +46,21 @@ impl Removal {
     }
 }
 
+/// What is kept of a refused removal.
+struct UntilDone<K> {
+    kept: K,
+    _refusal: Refusal,
+}
+
+impl<K: Kept> Kept for UntilDone<K> {
+    fn stays(self) {
+        self.kept.stays();
+    }
+}
+
 /// Has something removed, however long it takes while the session lives, and whether or not a call
-/// waits for it. A refusal is told, and the session asks again.
+/// waits for it. A refusal is told, and the session asks again, takes no new users, and is closed once it has
+/// none: servers ask for no right to remove what goes with its session.
 ///
 /// # Cancel safety
 /// Cancel-safe: the removal goes on.
@@ -64,15 +78,18 @@ pub(crate) fn remove_and<K: Kept>(
     kept: K,
 ) -> impl Future<Output = Result<()>> + Send + use<K> {
     let (done, answer) = oneshot::channel();
-    let refused = session.refused();
+    let (refused, users) = (session.refused(), session.users());
     let is_taken = session.clean_up(move |client, _| async move {
         let outcome = removed(&client, &what).await;
-        match outcome {
-            Ok(()) => drop(kept),
-            Err(_) => refused.keep(what.key(), kept, move |client| {
-                let what = what.clone();
-                async move { removed(&client, &what).await.is_ok() }
-            }),
+        match (&outcome, refused) {
+            (Err(_), Some(refused)) => {
+                let kept = UntilDone { kept, _refusal: users.refused() };
+                refused.keep(what.key(), kept, move |client| {
+                    let what = what.clone();
+                    async move { removed(&client, &what).await.is_ok() }
+                });
+            }
+            _ => drop(kept),
         }
         // Perhaps no call waits any more.
         let _ = done.send(outcome);

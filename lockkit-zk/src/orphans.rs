@@ -12,6 +12,7 @@ use zookeeper_client::Client as Driver;
 use crate::cleanup::removed;
 use crate::client::Client;
 use crate::place::{Known, Left, Place, Places};
+use crate::session::Session;
 
 /// A driver that waits for an outage to end asks again sooner than this.
 const ORPHANED: Duration = Duration::from_secs(3);
@@ -69,30 +70,36 @@ impl Orphan {
     /// Removes what is left of the request once its driver had time to ask again.
     pub(crate) async fn sweep(self, client: Driver, clock: Clock) {
         clock.sleep(self.request.ttl().max(ORPHANED)).await;
-        while self.is_refused(&client).await {
+        let mut refusal = None;
+        while let Some(session) = self.refused(&client).await {
+            refusal.get_or_insert_with(|| session.users().refused());
+            drop(session);
             clock.sleep(REFUSED_FOR).await;
         }
     }
 
-    /// Tries once; whether the servers refused, and are to be asked again.
-    async fn is_refused(&self, client: &Driver) -> bool {
+    /// Tries once; the session whose servers refused, and are to be asked again.
+    async fn refused(&self, client: &Driver) -> Option<Arc<Session>> {
         let (Some(places), Some(place)) = (self.places.upgrade(), self.place.upgrade()) else {
-            return false;
+            return None;
         };
         // A call that comes now waits until the removal is answered, and then creates a new node:
         // the removal never finds that one.
         let turn = place.turn.lock().await;
         if !place.is_left(self.begun) {
-            return false;
+            return None;
         }
-        let Some(left) = left(&place) else { return false };
+        let left = left(&place)?;
+        let session = Arc::clone(left.session());
         let what = left.removal(self.parent.clone(), self.request.id());
         if removed(client, &what).await.is_err() {
-            return true;
+            // What is known of a node keeps its session in use.
+            place.doubt(&session);
+            return Some(session);
         }
         place.clear();
         drop(turn);
         places.forget_unused(self.request.id(), &place);
-        false
+        None
     }
 }

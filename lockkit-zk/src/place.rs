@@ -286,6 +286,13 @@ impl Place {
         let _ = self.set(Known::Nothing);
     }
 
+    /// There may be a node on this session, which it does not keep in use.
+    pub(crate) fn doubt(&self, session: &Arc<Session>) {
+        let asked = Asked { session: Arc::clone(session), names: kit::Asked::in_doubt() };
+        // A withdrawal looks for itself.
+        let _ = self.set(Known::Sent(asked));
+    }
+
     /// Whether there is certainly nothing of the request.
     pub(crate) fn is_empty(&self) -> bool {
         matches!(*self.known.borrow(), Known::Nothing)

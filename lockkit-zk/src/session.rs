@@ -37,7 +37,6 @@ pub(crate) struct Session {
     pub(crate) id: i64,
     /// The base of the store's tokens, as it was read last; it counts until the next reopening.
     token_base: Mutex<Option<(watch::Receiver<()>, u64)>>,
-    refused: Arc<Refused<Client>>,
     /// Requests in doubt, by the nodes that theirs may be below.
     doubts: Arc<Gathered<String, RequestId, Outcome<()>>>,
 }
@@ -65,6 +64,7 @@ impl Session {
         let proof = Proof::new(asked, timeout, limits.tick());
         let (id, kept_alive) = (client.session_id().0, client.clone());
         let users = Arc::new(Users::new(clock.clone()));
+        let refused = Arc::<Refused<_>>::default();
         let life = Arc::new(Life {
             clock,
             link: watch::Sender::new(Link::Up),
@@ -73,6 +73,7 @@ impl Session {
             is_shortened: AtomicBool::new(false),
             is_early: AtomicBool::new(false),
             client: Mutex::new(Some(client)),
+            refused: Mutex::new(Some(Arc::clone(&refused))),
             users,
         });
         let (cleaner, chores) = mpsc::unbounded_channel();
@@ -80,9 +81,8 @@ impl Session {
         #[allow(clippy::disallowed_methods)] // it waits for the servers: no lock lives in it
         tokio::spawn(keep(kept_alive, Arc::clone(&life), reopening, chores));
         let cleaner = Mutex::new(Some(cleaner));
-        let (token_base, refused) = (Mutex::default(), Arc::<Refused<_>>::default());
-        let doubts = Arc::default();
-        let session = Self { cleaner, life, id, token_base, refused: Arc::clone(&refused), doubts };
+        let (token_base, doubts) = (Mutex::default(), Arc::default());
+        let session = Self { cleaner, life, id, token_base, doubts };
         session.sweep(|client, clock| async move { refused.repeat(&client, &clock).await });
         Arc::new(session)
     }
@@ -264,9 +264,14 @@ impl Session {
         Arc::clone(&self.doubts)
     }
 
-    /// What its servers refused to remove.
-    pub(crate) fn refused(&self) -> Arc<Refused<Client>> {
-        Arc::clone(&self.refused)
+    /// What its servers refused to remove; `None`: the session has ended, and its nodes with it.
+    pub(crate) fn refused(&self) -> Option<Arc<Refused<Client>>> {
+        self.life.refused().clone()
+    }
+
+    /// Who uses it.
+    pub(crate) fn users(&self) -> Arc<Users> {
+        Arc::clone(&self.life.users)
     }
 
     /// What a clean-up comes to that the session's end has cut short.
@@ -298,6 +303,9 @@ impl Drop for Ends {
     fn drop(&mut self) {
         self.0.link.send_replace(Link::Over);
         drop(self.0.client().take());
+        // Dropped with no lock held: the records that it keeps may take one, and keep the session themselves.
+        let refused = self.0.refused().take();
+        drop(refused);
     }
 }
 

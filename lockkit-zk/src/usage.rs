@@ -38,7 +38,14 @@ struct Usage {
     /// When the last of them left.
     since: Instant,
     is_closed: bool,
+    /// How many removals the servers refuse.
+    refused: usize,
 }
+
+/// A removal that the servers refuse: only the session's end removes what it is for, unless the right comes
+/// back. So its session takes no new users, and is closed as soon as it has none.
+#[derive(Debug)]
+pub(crate) struct Refusal(Arc<Users>);
 
 /// Keeps a session open and its heartbeats going, and some of its room taken.
 #[derive(Clone, Debug)]
@@ -54,8 +61,9 @@ struct Use {
 
 impl Users {
     pub(crate) fn new(clock: Clock) -> Self {
+        let since = clock.now();
         let usage =
-            Usage { users: 0, was_used: false, bytes: 0, since: clock.now(), is_closed: false };
+            Usage { users: 0, was_used: false, bytes: 0, since, is_closed: false, refused: 0 };
         Self { clock, usage: Mutex::new(usage), wanted: Notify::new() }
     }
 
@@ -64,7 +72,8 @@ impl Users {
     pub(crate) fn enter(self: &Arc<Self>, bytes: usize, is_in: bool) -> Option<InUse> {
         let mut usage = self.usage();
         let has_room = is_in || usage.users == 0 || usage.bytes + bytes <= ROOM;
-        if usage.is_closed || !has_room {
+        let is_ending = usage.refused > 0 && !is_in;
+        if usage.is_closed || is_ending || !has_room {
             return None;
         }
         if usage.users == 0 {
@@ -90,22 +99,43 @@ impl Users {
         }
     }
 
-    /// Since when there is none.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
+    /// A removal is refused, until this is dropped.
+    pub(crate) fn refused(self: &Arc<Self>) -> Refusal {
+        self.usage().refused += 1;
+        Refusal(Arc::clone(self))
+    }
+
+    /// When the session is closed if there is no user until then; `None`: there is one.
+    pub(crate) fn closes_at(&self, idle: Duration) -> Option<Instant> {
         let usage = self.usage();
-        (usage.users == 0).then_some(usage.since)
+        (usage.users == 0).then(|| usage.closes_at(idle))
     }
 
     /// Closes it to new users if there was none for so long.
     pub(crate) fn closes(&self, idle: Duration) -> bool {
         let mut usage = self.usage();
-        let is_idle = self.clock.now().saturating_since(usage.since) >= idle;
+        let is_idle = self.clock.now() >= usage.closes_at(idle);
         usage.is_closed |= usage.users == 0 && is_idle;
         usage.is_closed
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Usage {
+    fn closes_at(&self, idle: Duration) -> Instant {
+        match self.refused {
+            0 => self.since.saturating_add(idle),
+            _ => self.since,
+        }
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.0.usage().refused -= 1;
     }
 }
 
@@ -139,10 +169,27 @@ mod tests {
     fn only_what_nobody_uses_is_closed_and_then_for_good() {
         let users = Arc::new(Users::new(Clock::system()));
         let one = users.enter(1, false).expect("the first");
-        assert!(!users.closes(Duration::ZERO) && users.idle_since().is_none());
+        assert!(!users.closes(Duration::ZERO) && users.closes_at(Duration::ZERO).is_none());
         drop(one);
-        assert!(!users.closes(Duration::from_secs(60)) && users.idle_since().is_some());
+        let idle = Duration::from_secs(60);
+        assert!(!users.closes(idle) && users.closes_at(idle).is_some());
         assert!(users.closes(Duration::ZERO));
         assert!(users.enter(1, false).is_none() && users.enter(1, true).is_none());
+    }
+
+    #[test]
+    fn what_has_a_refused_removal_takes_no_new_users_and_is_closed_without_one() {
+        let users = Arc::new(Users::new(Clock::system()));
+        let idle = Duration::from_secs(60);
+        let one = users.enter(1, false).expect("the first");
+        let refusal = users.refused();
+        assert!(users.enter(1, false).is_none() && !users.closes(idle));
+        let again = users.enter(1, true).expect("it is there already");
+        // The right came back.
+        drop(refusal);
+        drop(users.enter(1, false).expect("as before"));
+        let _refusal = users.refused();
+        drop((one, again));
+        assert!(users.closes(idle));
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lockkit_core::Clock;
+use lockkit_core::kit::Refused;
 use tokio::sync::watch;
 use zookeeper_client::Client;
 
@@ -24,6 +25,8 @@ pub(super) struct Life {
     pub(super) is_early: AtomicBool,
     /// `None` once it was closed.
     pub(super) client: Mutex<Option<Client>>,
+    /// What the servers refused to remove; `None` once it has gone with the session.
+    pub(super) refused: Mutex<Option<Arc<Refused<Client>>>>,
     pub(super) users: Arc<Users>,
 }
 
@@ -39,6 +42,10 @@ pub(crate) enum Link {
 impl Life {
     pub(super) fn client(&self) -> MutexGuard<'_, Option<Client>> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn refused(&self) -> MutexGuard<'_, Option<Arc<Refused<Client>>>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Never returns a `watch::Ref`: two held at once with a writer queued between them deadlock.

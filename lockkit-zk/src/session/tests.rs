@@ -23,11 +23,11 @@ fn session_by(clock: Clock, proven: Instant) -> Arc<Session> {
         is_shortened: AtomicBool::new(false),
         is_early: AtomicBool::new(false),
         client: Mutex::new(None),
+        refused: Mutex::default(),
         users,
     });
     let (cleaner, token_base) = (Mutex::new(None), Mutex::default());
-    let (refused, doubts) = (Arc::default(), Arc::default());
-    Arc::new(Session { cleaner, life, id: 1, token_base, refused, doubts })
+    Arc::new(Session { cleaner, life, id: 1, token_base, doubts: Arc::default() })
 }
 
 #[test]

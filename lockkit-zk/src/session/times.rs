@@ -44,14 +44,11 @@ impl Times {
             life.is_early.store(true, Ordering::SeqCst);
             return None;
         }
-        let idle_since = life.users.idle_since();
         let looks_again = (!is_up).then(|| reopening.looks_at());
         Some(Self {
             interval: reopening.interval(&proof),
             beats: life.users.beat().filter(|_| is_up),
-            closes: idle_since
-                .filter(|_| is_up && !is_busy)
-                .map(|since| since.saturating_add(idle)),
+            closes: life.users.closes_at(idle).filter(|_| is_up && !is_busy),
             looks: [ends_early, looks_again].into_iter().flatten().min(),
         })
     }
