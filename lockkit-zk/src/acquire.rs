@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockkit_core::kit::{LONGEST_CALL, call_limit};
-use lockkit_core::{Applied, Error, Grant, Request, Result};
+use lockkit_core::{Applied, Error, Grant, Kind, Request, Result};
 
 use crate::cleanup::{Removal, remove, remove_and, remove_and_look};
 use crate::client::Client;
@@ -12,7 +12,7 @@ use crate::error::limited;
 use crate::lease::grant;
 use crate::orphans::{Attempt, left};
 use crate::place::{Known, Left, Node, Place};
-use crate::protocol::queue;
+use crate::protocol::{is_admitted, queue};
 use crate::queue::Entered;
 use crate::session::Session;
 use crate::usage::InUse;
@@ -86,13 +86,14 @@ impl Client {
             let entered = self.enter(request, place, &session, in_use);
             let entered = limited(clock, limit, entered).await?;
             let node = entered.node.clone();
-            let turn = if waits { entered.wait(request).await? } else { entered.look(request) };
+            let turn = if waits { entered.wait(request).await? } else { entered.look() };
             match turn {
                 Turn::First(watched) => {
                     return grant(self, request, place, node, watched).await.map(Some);
                 }
                 Turn::Behind => {
-                    let is_free = limited(clock, limit, leave(&session, &node)).await?;
+                    let is_free =
+                        limited(clock, limit, leave(&session, &node, request.kind())).await?;
                     place.clear();
                     // Those before it may be attempts that were refused too, by one who has left.
                     if !is_free {
@@ -174,12 +175,12 @@ impl Client {
     }
 }
 
-/// Leaves the queue that the node is not the first in; whether it is empty now.
-async fn leave(session: &Session, node: &Node) -> Result<bool> {
+/// Leaves the queue in which a node is kept out; whether it would not be now.
+async fn leave(session: &Session, node: &Node, kind: Kind) -> Result<bool> {
     if let Ok(client) = session.client()
         && let Ok(left) = remove_and_look(&client, &node.paths(), &node.parent).await
     {
-        return Ok(queue(left).is_empty());
+        return Ok(is_admitted(kind, &queue(left)));
     }
     remove(session, Removal::Nodes(node.paths())).await?;
     Ok(false)

@@ -12,7 +12,7 @@ use zookeeper_client::{Error as ZkError, Stat};
 use crate::cleanup::{Removal, children_in_sync, removed};
 use crate::client::Client;
 use crate::error::{Outcome, limited, to_error};
-use crate::protocol::{Contender, identity, label, name_of, queue};
+use crate::protocol::{Contender, holding, identity, label, name_of, queue};
 use crate::session::Session;
 use crate::tokens;
 use crate::usage::InUse;
@@ -20,13 +20,18 @@ use crate::usage::InUse;
 /// How many names are looked at in one round trip.
 const AT_ONCE: usize = 64;
 
-/// A name's queue, and what stands in the first node of it.
+/// A name's queue, and what stands in the nodes of those that hold.
 struct Look {
     session: Arc<Session>,
     _in_use: InUse,
     parent: String,
+    /// One node of each request, in their order, and how many of them hold.
     queue: Vec<Contender>,
-    first: Option<(Vec<u8>, Stat)>,
+    holding: usize,
+    /// All nodes, also the second ones of pairs.
+    nodes: Vec<Contender>,
+    /// What stands in the first node of each that holds.
+    held: Vec<(Vec<u8>, Stat)>,
     /// The base of the store's tokens.
     tokens: u64,
 }
@@ -39,19 +44,24 @@ impl Client {
             let parent = self.parent(name);
             loop {
                 let children = children_in_sync(&client, &parent).await;
-                let queue = queue(children.map_err(|error| to_error(&error))?);
-                let first = queue.first().map(|first| format!("{parent}/{}", first.node));
-                let first = match first {
-                    None => None,
-                    Some(path) => match client.get_data(&path).await {
-                        // It has left in between: the next one is first now.
-                        Err(ZkError::NoNode) => continue,
-                        first => Some(first.map_err(|error| to_error(&error))?),
-                    },
+                let nodes = queue(children.map_err(|error| to_error(&error))?);
+                let (mut queue, mut seen) = (nodes.clone(), HashSet::new());
+                queue.retain(|contender| seen.insert(identity(&contender.node)));
+                let holding = holding(&queue);
+                let path = |held: &Contender| format!("{parent}/{}", held.node);
+                let paths: Vec<_> = queue[..holding].iter().map(path).collect();
+                let mut read = Vec::new();
+                for paths in paths.chunks(AT_ONCE) {
+                    read.extend(join_all(paths.iter().map(|path| client.get_data(path))).await);
+                }
+                let held = match read.into_iter().collect::<Outcome<Vec<_>>>() {
+                    // One has left in between: others may hold now.
+                    Err(ZkError::NoNode) => continue,
+                    held => held.map_err(|error| to_error(&error))?,
                 };
                 // Without one, no client has been granted that knows of it.
                 let tokens = tokens::read(&session, &self.base).await?.unwrap_or_default();
-                return Ok(Look { session, _in_use, parent, queue, first, tokens });
+                return Ok(Look { session, _in_use, parent, queue, holding, nodes, held, tokens });
             }
         };
         self.servers.name(limited(&Clock::system(), LONGEST_CALL, call).await)
@@ -69,12 +79,9 @@ impl Client {
 }
 
 impl Look {
-    /// The nodes that the holder has in the queue: one, or a pair.
-    fn holders_nodes(&self) -> Vec<String> {
-        let Some(first) = self.queue.first().map(|first| identity(&first.node)) else {
-            return Vec::new();
-        };
-        let nodes = self.queue.iter().filter(|contender| identity(&contender.node) == first);
+    /// The nodes that the request with this node has in the queue: one, or a pair.
+    fn nodes_of(&self, node: &str) -> Vec<String> {
+        let nodes = self.nodes.iter().filter(|it| identity(&it.node) == identity(node));
         nodes.map(|contender| format!("{}/{}", self.parent, contender.node)).collect()
     }
 }
@@ -83,16 +90,14 @@ impl Look {
 impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         let look = self.look(name).await?;
-        let mut holders = Vec::new();
-        if let Some((data, stat)) = &look.first {
+        let holder = |(held, (data, stat)): (&Contender, &(Vec<u8>, Stat))| {
             let (label, is_ours) = label(data);
-            let mut holder = Holder::new(label);
+            let mut holder = Holder::new(label).with_kind(held.kind);
             holder.token = self.token(look.tokens, stat.czxid).ok().filter(|_| is_ours);
-            holders.push(holder);
-        }
-        let nodes = look.queue.iter().map(|contender| identity(&contender.node));
-        let clients = nodes.collect::<HashSet<_>>().len();
-        Ok(Inspection::new(name.clone(), holders, Some(clients.saturating_sub(1))))
+            holder
+        };
+        let holders = look.queue.iter().zip(&look.held).map(holder).collect();
+        Ok(Inspection::new(name.clone(), holders, Some(look.queue.len() - look.holding)))
     }
 
     async fn list(
@@ -124,15 +129,15 @@ impl Operator for Client {
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {
         let look = self.look(name).await?;
-        let is_it = |(data, stat): &(Vec<u8>, Stat)| {
+        let is_it = |(_, (data, stat)): &(&Contender, &(Vec<u8>, Stat))| {
             label(data).1 && self.token(look.tokens, stat.czxid).is_ok_and(|held| held == token)
         };
-        if !look.first.as_ref().is_some_and(is_it) {
+        let Some((held, _)) = look.queue.iter().zip(&look.held).find(is_it) else {
             return Ok(false);
-        }
+        };
         // Refused, it is not asked for again: the operator is told.
         let client = look.session.client()?;
-        let nodes = Removal::Nodes(look.holders_nodes());
+        let nodes = Removal::Nodes(look.nodes_of(&held.node));
         let removed = limited(&Clock::system(), LONGEST_CALL, removed(&client, &nodes)).await;
         self.servers.name(removed)?;
         Ok(true)

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use lockkit_core::{LockName, RequestId};
+use lockkit_core::{Kind, LockName, RequestId};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::Layout;
@@ -11,6 +11,9 @@ use crate::Layout;
 const CURATOR: &str = "-lock-";
 /// What stands there in kazoo's names.
 const KAZOO: &str = "__lock__";
+/// What stands before that in the names of shared requests. Curator's mutex, kazoo's Lock, and versions before shared
+/// locks take such a node for an exclusive one.
+const SHARED: &str = "-shared";
 /// Refused from here on: past 2³¹ other clients' order, and the server's own counter, break down.
 const LAST_SEQUENCE: i32 = i32::MAX - 0xffff;
 /// What our nodes' data begins with, before the holder's label.
@@ -24,6 +27,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-'
 pub(crate) struct Contender {
     pub(crate) node: String,
     pub(crate) sequence: i32,
+    pub(crate) kind: Kind,
 }
 
 impl Contender {
@@ -32,14 +36,22 @@ impl Contender {
         let after = |form: &str| node.rfind(form).map(|at| at + form.len());
         let at = after(CURATOR).max(after(KAZOO))?;
         let sequence = sequence(node.get(at..)?)?;
-        Some(Self { node, sequence })
+        let kind = if whose(&node).ends_with(SHARED) { Kind::Shared } else { Kind::Exclusive };
+        Some(Self { node, sequence, kind })
     }
+}
+
+/// What of a name stands before the form.
+fn whose(node: &str) -> &str {
+    let end = node.rfind(CURATOR).max(node.rfind(KAZOO)).unwrap_or(node.len());
+    &node[..end]
 }
 
 /// Whose node this is: the two nodes of a pair tell the same, and no others do.
 pub(crate) fn identity(node: &str) -> String {
-    let end = node.rfind(CURATOR).max(node.rfind(KAZOO)).unwrap_or(node.len());
-    node[..end].trim_start_matches("_c_").replace('-', "")
+    let whose = whose(node);
+    let whose = whose.strip_suffix(SHARED).unwrap_or(whose);
+    whose.trim_start_matches("_c_").replace('-', "")
 }
 
 /// A sequence as servers write it: ten digits, or a sign and what ten digits leave of it.
@@ -53,6 +65,11 @@ pub(crate) fn sequence(text: &str) -> Option<i32> {
 /// The sequence of a node.
 pub(crate) fn sequence_of(node: &str) -> Option<i32> {
     Contender::of(node.to_owned()).map(|contender| contender.sequence)
+}
+
+/// The kind of the request that a node is of.
+pub(crate) fn kind_of(node: &str) -> Kind {
+    Contender::of(node.to_owned()).map_or(Kind::Exclusive, |contender| contender.kind)
 }
 
 /// Whether a queue with this sequence is to be begun again: past 2³¹ it is negative.
@@ -75,12 +92,26 @@ pub(crate) fn queue(children: Vec<String>) -> Vec<Contender> {
     queue
 }
 
-/// Who is before a node in its queue.
+/// Whether a request of this kind may hold beside all of this queue.
+pub(crate) fn is_admitted(kind: Kind, queue: &[Contender]) -> bool {
+    kind.admits(queue.iter().map(|contender| contender.kind))
+}
+
+/// How many at the front of this queue hold.
+pub(crate) fn holding(queue: &[Contender]) -> usize {
+    let shared = queue.iter().take_while(|contender| contender.kind == Kind::Shared).count();
+    // An exclusive one holds alone, and only at the front.
+    shared.max(usize::from(!queue.is_empty()))
+}
+
+/// Who is before a node in its queue, and keeps it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ahead {
     pub(crate) count: usize,
     /// The last of them, where there are any.
     pub(crate) next: String,
+    /// Whether that one holds: nothing else is before the node.
+    pub(crate) is_holder: bool,
 }
 
 impl Ahead {
@@ -90,18 +121,22 @@ impl Ahead {
         let is_there = children.iter().any(|child| child == own);
         let own = Contender::of(own.to_owned()).filter(|_| is_there)?;
         // How far each is before our own, in the order of `queue`.
-        let by = |it: Contender| (own.sequence.wrapping_sub(it.sequence), Reverse(it.node));
+        let by =
+            |it: Contender| ((own.sequence.wrapping_sub(it.sequence), Reverse(it.node)), it.kind);
         let ahead = children.into_iter().filter_map(Contender::of).map(by);
         let our_own = (0, Reverse(own.node.clone()));
-        let ahead: Vec<_> = ahead.filter(|it| *it > our_own).collect();
+        let mut ahead: Vec<_> = ahead.filter(|(it, _)| *it > our_own).collect();
+        let all = ahead.len();
+        ahead.retain(|(_, kind)| !own.kind.admits([*kind]));
         let count = ahead.len();
-        Some(Self { count, next: ahead.into_iter().min().map(|(_, it)| it.0).unwrap_or_default() })
+        let next = ahead.into_iter().map(|(it, _)| it).min().map(|(_, node)| node.0);
+        Some(Self { count, next: next.unwrap_or_default(), is_holder: all == 1 })
     }
 }
 
 /// What this request's nodes begin with under a layout, in the order of their creation.
-pub(crate) fn prefixes(layout: Layout, id: RequestId) -> Vec<String> {
-    let [curator, kazoo] = both_prefixes(id);
+pub(crate) fn prefixes(layout: Layout, id: RequestId, kind: Kind) -> Vec<String> {
+    let [curator, kazoo] = both_prefixes(id, kind);
     match layout {
         Layout::Curator => vec![curator],
         Layout::Kazoo => vec![kazoo],
@@ -111,13 +146,15 @@ pub(crate) fn prefixes(layout: Layout, id: RequestId) -> Vec<String> {
 
 /// Whether this child is one of this request's nodes.
 pub(crate) fn is_of(node: &str, id: RequestId) -> bool {
-    both_prefixes(id).iter().any(|prefix| node.starts_with(prefix))
+    let kinds = [Kind::Exclusive, Kind::Shared];
+    kinds.into_iter().flat_map(|kind| both_prefixes(id, kind)).any(|it| node.starts_with(&it))
 }
 
-fn both_prefixes(id: RequestId) -> [String; 2] {
+fn both_prefixes(id: RequestId, kind: Kind) -> [String; 2] {
+    let kind = if kind == Kind::Shared { SHARED } else { "" };
     let hex = id.to_string();
     let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
-    [format!("_c_{}{CURATOR}", parts.join("-")), format!("{hex}{KAZOO}")]
+    [format!("_c_{}{kind}{CURATOR}", parts.join("-")), format!("{hex}{kind}{KAZOO}")]
 }
 
 /// The path element of a name.
@@ -212,9 +249,42 @@ mod tests {
         for (count, own) in sorted.iter().enumerate() {
             let next = count.checked_sub(1).map(|at| sorted[at].node.clone()).unwrap_or_default();
             let ahead = Ahead::of(children.clone(), &own.node);
-            assert_eq!(ahead, Some(Ahead { count, next }), "{own:?}");
+            let is_holder = count == 1;
+            assert_eq!(ahead, Some(Ahead { count, next, is_holder }), "{own:?}");
         }
         assert_eq!(Ahead::of(children, "e-lock-0000000001"), None);
+    }
+
+    #[test]
+    fn a_shared_node_is_behind_the_exclusive_ones_before_it_and_no_others() {
+        let children: Vec<_> = [
+            "a-shared-lock-0000000001",
+            "b-shared__lock__0000000002",
+            "c-lock-0000000003",
+            "d-shared-lock-0000000004",
+            "e__lock__0000000005",
+            "f-shared-lock-0000000006",
+        ]
+        .map(str::to_owned)
+        .into();
+        let seen = |own: usize| {
+            let Ahead { count, next, is_holder } =
+                Ahead::of(children.clone(), &children[own]).expect("it is there");
+            (count, next.chars().next(), is_holder)
+        };
+        let all = [0, 1, 2, 3, 4, 5].map(seen);
+        let expected = [
+            (0, None, false),
+            (0, None, true),
+            (2, Some('b'), false),
+            (1, Some('c'), false),
+            (4, Some('d'), false),
+            (2, Some('e'), false),
+        ];
+        assert_eq!(all, expected);
+        let queue = queue(children);
+        assert_eq!([&queue[..], &queue[2..], &queue[3..], &[]].map(holding), [2, 1, 1, 0]);
+        assert!(is_admitted(Kind::Shared, &queue[..2]) && !is_admitted(Kind::Shared, &queue[..3]));
     }
 
     #[test]
@@ -229,10 +299,20 @@ mod tests {
 
     #[test]
     fn a_request_knows_its_nodes_in_both_forms() {
-        let [curator, kazoo] = both_prefixes(ID);
+        let [curator, kazoo] = both_prefixes(ID, Kind::Exclusive);
         assert_eq!(curator, "_c_abababab-abab-abab-abab-abababababab-lock-");
         assert_eq!(kazoo, "abababababababababababababababab__lock__");
-        for prefix in prefixes(Layout::Both, ID) {
+        let [curator, kazoo] = both_prefixes(ID, Kind::Shared);
+        assert_eq!(curator, "_c_abababab-abab-abab-abab-abababababab-shared-lock-");
+        assert_eq!(kazoo, "abababababababababababababababab-shared__lock__");
+        for kind in [Kind::Exclusive, Kind::Shared] {
+            for prefix in prefixes(Layout::Both, ID, kind) {
+                let contender = Contender::of(format!("{prefix}0000000001"));
+                assert_eq!(contender.map(|contender| contender.kind), Some(kind));
+            }
+        }
+        let all = [Kind::Exclusive, Kind::Shared].map(|kind| prefixes(Layout::Both, ID, kind));
+        for prefix in all.into_iter().flatten() {
             assert!(is_of(&format!("{prefix}0000000001"), ID));
             assert_eq!(identity(&format!("{prefix}0000000001")), ID.to_string());
             assert!(!is_of(&format!("{prefix}0000000001"), RequestId::from_bytes([0xcd; 16])));

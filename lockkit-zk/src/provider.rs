@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, LockProvider,
+    Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Kind, LockProvider,
     Operator, Request, Result, TtlRange, WakeUp,
 };
 use tokio::runtime::Handle;
@@ -36,6 +36,7 @@ impl ZkProvider {
         let mut guarantees = Guarantees::new(Exclusion::Consensus, Expiry::Session(range));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
         guarantees.token_survives.server_restart = true;
         guarantees.token_survives.failover = true;
         guarantees.belief_breaks_on = &[

@@ -23,8 +23,8 @@ use crate::tokens;
 use crate::usage::InUse;
 use crate::{Access, Layout};
 
-/// The bytes of a node's name, with a slash before it.
-const NODE: usize = 56;
+/// The bytes of a node's name at most, with a slash before it.
+const NODE: usize = 63;
 
 /// How the nodes of all requests are made.
 #[derive(Clone)]
@@ -214,7 +214,8 @@ impl Form {
         request: Request,
         answer: Answer<Vec<String>>,
     ) -> Outcome<Created> {
-        let (data, prefixes) = (data(request.label()), prefixes(self.layout, request.id()));
+        let prefixes = prefixes(self.layout, request.id(), request.kind());
+        let data = data(request.label());
         let options = CreateMode::EphemeralSequential.with_acls(self.acls());
         let paths: Vec<_> = prefixes.iter().map(|prefix| format!("{parent}/{prefix}")).collect();
         let [path] = &*paths else {

@@ -24,13 +24,13 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, select_all};
 use lockkit_core::kit::call_limit;
-use lockkit_core::{Error, Holder, Kind, Request, Result, StoreSays};
+use lockkit_core::{Error, Holder, Request, Result, StoreSays};
 use tokio::sync::{Notify, watch};
 use zookeeper_client::{Client, Error as ZkError, EventType, OneshotWatcher};
 
 use crate::error::{Outcome, is_ambiguous, limited, to_error};
 use crate::place::Node;
-use crate::protocol::{Ahead, label};
+use crate::protocol::{Ahead, kind_of, label};
 use crate::queue::Entered;
 use crate::session::{Link, Session};
 
@@ -53,7 +53,7 @@ pub(crate) struct Watched {
 
 /// How a look at the queue, or a wait there, ended.
 pub(crate) enum Turn {
-    /// The node is the first.
+    /// None before the node keeps it out.
     First(Watched),
     /// Another is before it.
     Behind,
@@ -63,25 +63,23 @@ pub(crate) enum Turn {
 
 impl Entered {
     /// Looks once whether the node is the first.
-    pub(crate) fn look(self, request: &Request) -> Turn {
+    pub(crate) fn look(self) -> Turn {
         match self.ahead {
             None => Turn::Gone,
-            Some(ahead) if is_admitted(request.kind(), ahead.count) => {
-                Turn::First(Watched::after(LONG_HOLD, &self.node))
-            }
+            Some(ahead) if ahead.count == 0 => Turn::First(Watched::after(LONG_HOLD, &self.node)),
             Some(_) => Turn::Behind,
         }
     }
 
-    /// Waits until the node is the first, by a watch on the node before it.
+    /// Waits until none before the node keeps it out, by a watch on the last one that does.
     pub(crate) async fn wait(mut self, request: &Request) -> Result<Turn> {
         let mut own = Watched::after(LONG_WAIT, &self.node);
         let mut holder = None;
         loop {
             let ahead = match &self.ahead {
-                Some(ahead) if !is_admitted(request.kind(), ahead.count) => ahead,
+                Some(ahead) if ahead.count > 0 => ahead,
                 _ => {
-                    return Ok(match self.look(request) {
+                    return Ok(match self.look() {
                         // Dropped, it would be told to the servers, and set again.
                         Turn::First(_) if *own.is_set.borrow() => Turn::First(own),
                         turn => turn,
@@ -90,8 +88,9 @@ impl Entered {
             };
             let node = &self.node;
             if let Some((data, watch)) = watch_next(request, node, ahead).await? {
-                if ahead.count == 1 {
-                    holder = data.map(|data| Holder::new(label(&data).0));
+                if ahead.is_holder {
+                    let kind = kind_of(&ahead.next);
+                    holder = data.map(|data| Holder::new(label(&data).0).with_kind(kind));
                 }
                 let event = tokio::select! {
                     biased;
@@ -99,7 +98,7 @@ impl Entered {
                     event = watch.changed() => event.event_type,
                     error = tell(&node.session, request, holder.as_ref()) => return Err(error),
                 };
-                // No node comes before ours later: with the only one gone, it is our turn.
+                // No node comes before ours later: with the only one gone that kept us out, it is our turn.
                 if event == EventType::NodeDeleted && ahead.count == 1 {
                     let is_set = own.set();
                     return tokio::select! {
@@ -251,10 +250,4 @@ async fn missing(session: &Session, reopenings: &mut watch::Receiver<()>, paths:
         }
     }
     pending::<()>().await;
-}
-
-/// Whether a request with this many nodes before its own may hold. All of them are exclusive: other nodes do
-/// not enter the queue.
-fn is_admitted(kind: Kind, before: usize) -> bool {
-    kind.admits(std::iter::repeat_n(Kind::Exclusive, before))
 }

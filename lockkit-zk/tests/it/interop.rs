@@ -103,7 +103,9 @@ async fn stock_kazoo_and_the_layouts_that_promise_it_exclude_each_other() {
     let server = server();
     for layout in [Layout::Kazoo, Layout::Both] {
         let lock = ours(&server, layout).await.lock("a").ttl(TTL);
-        exclude_each_other(&lock, kazoo(&server, &[])).await;
+        for lock in [lock.clone(), lock.shared()] {
+            exclude_each_other(&lock, kazoo(&server, &[])).await;
+        }
     }
 }
 
@@ -112,7 +114,9 @@ async fn kazoo_with_the_extra_pattern_and_every_layout_exclude_each_other() {
     let server = server();
     for layout in [Layout::Curator, Layout::Kazoo, Layout::Both] {
         let lock = ours(&server, layout).await.lock("a").ttl(TTL);
-        exclude_each_other(&lock, kazoo(&server, &["-lock-"])).await;
+        for lock in [lock.clone(), lock.shared()] {
+            exclude_each_other(&lock, kazoo(&server, &["-lock-"])).await;
+        }
     }
 }
 
@@ -121,7 +125,9 @@ async fn curator_and_the_layouts_that_promise_it_exclude_each_other() {
     let server = server();
     for layout in [Layout::Curator, Layout::Both] {
         let lock = ours(&server, layout).await.lock("a").ttl(TTL);
-        exclude_each_other(&lock, curator(&server)).await;
+        for lock in [lock.clone(), lock.shared()] {
+            exclude_each_other(&lock, curator(&server)).await;
+        }
     }
 }
 
@@ -143,18 +149,20 @@ async fn who_takes_what_a_lockkit_client_holds_is_as_the_page_says_and_ours_take
         for ((client, peer), let_in) in peers.iter().zip(let_in) {
             let name = format!("{layout:?}-{}", client.replace(' ', "-"));
             let (lock, path) = (locks.lock(&name).ttl(TTL), format!("{BASE}/{name}"));
-            let guard = lock.acquire().await.unwrap();
-            let said = told(peer, format!("acquire {path} 0.3")).await;
-            assert_eq!(said, let_in, "{client} where ours holds under {layout:?}");
-            if said == "yes" {
+            for lock in [lock.clone(), lock.shared()] {
+                let guard = lock.acquire().await.unwrap();
+                let said = told(peer, format!("acquire {path} 0.3")).await;
+                assert_eq!(said, let_in, "{client} where ours holds under {layout:?}");
+                if said == "yes" {
+                    assert_eq!(told(peer, "release".to_owned()).await, "released");
+                }
+                guard.release().await.unwrap();
+                // In the other direction.
+                assert_eq!(told(peer, format!("acquire {path} 5")).await, "yes", "{client}");
+                let tried = lock.try_acquire().await.unwrap();
+                assert!(tried.is_none(), "ours under {layout:?} got in beside {client}");
                 assert_eq!(told(peer, "release".to_owned()).await, "released");
             }
-            guard.release().await.unwrap();
-            // In the other direction.
-            assert_eq!(told(peer, format!("acquire {path} 5")).await, "yes", "{client}");
-            let tried = lock.try_acquire().await.unwrap();
-            assert!(tried.is_none(), "ours under {layout:?} got in beside {client}");
-            assert_eq!(told(peer, "release".to_owned()).await, "released");
         }
     }
 }
