@@ -17,6 +17,8 @@ use crate::subscription::subscribe;
 pub(crate) struct RedisLease {
     client: Arc<Client>,
     entry: Entry,
+    /// As the store counts it.
+    token: u64,
     /// The lock's value while this grant lasts.
     value: String,
     released: AtomicBool,
@@ -31,11 +33,15 @@ pub(crate) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) 
     let fencing = FencingToken::with_base(client.token_base, token)?;
     // A revocation is told there; the runtime that served it may have ended.
     subscribe(client, None).ok();
-    entry.data().for_others().holds = true;
+    {
+        let mut data = entry.data();
+        let waiter = data.for_others();
+        (waiter.holds, waiter.latest) = (true, waiter.latest.max(token));
+    }
     let value = format!("{}.{token:016}", client.entry(entry.request()));
     let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
     let (client, term_of) = (Arc::clone(client), Mutex::new(term));
-    let lease = RedisLease { client, entry, value, released, is_unclear, term: term_of };
+    let lease = RedisLease { client, entry, token, value, released, is_unclear, term: term_of };
     Ok(Grant::new(fencing, term, lease))
 }
 
@@ -88,6 +94,10 @@ impl Lease for RedisLease {
     async fn release(&self) -> Result<()> {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
+        }
+        if self.entry.data().latest > self.token {
+            // Its request was granted again, after this grant had ended: a release would end that one.
+            return Err(Error::lost(LossReason::Removed));
         }
         let late = tombstone(self.entry.may_still_arrive());
         let answer = self.run(Scripts::of(self.entry.request().kind()).release, late).await;

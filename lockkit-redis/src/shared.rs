@@ -40,6 +40,8 @@ pub(crate) struct Waiter {
     pub(crate) mailbox: Mailbox<Granted>,
     /// It was granted: there is nothing more to ask.
     pub(crate) holds: bool,
+    /// The token of its latest grant.
+    pub(crate) latest: u64,
 }
 
 impl Notes for Waiter {}

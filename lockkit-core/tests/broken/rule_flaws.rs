@@ -238,6 +238,16 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         Rules { releases: |_, _| true, ..CORRECT },
     ),
     Flaw::rule(
+        "release-by-the-request",
+        "the release of a grant that has ended ends the one that its request was given since",
+        &["C6-07"],
+        Rules {
+            remembers: |ended| matches!(ended, Ended::Released | Ended::Withdrawn),
+            releases: |held, caller| held.id == caller.id,
+            ..CORRECT
+        },
+    ),
+    Flaw::rule(
         "renewal-unchecked",
         "a renewal extends whatever grant there is, and says that it is still ours",
         &["SF-04"],

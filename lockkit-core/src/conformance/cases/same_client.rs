@@ -31,6 +31,14 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Operator]),
     Case::new(
+        "C6-07",
+        Safety,
+        "C6",
+        "the release of a grant that has ended leaves a later one of the same request as it is",
+        |cx| Box::pin(granted_again(cx)),
+    )
+    .needs(&[Need::Operator]),
+    Case::new(
         "C11-05",
         Liveness,
         "C11",
@@ -126,6 +134,36 @@ async fn one_name_revoked(cx: Context) -> Verdict {
     }
     cx.is_free("revoked").await?;
     cx.no_residue("revoked").await
+}
+
+async fn granted_again(cx: Context) -> Verdict {
+    let (operator, name) = (cx.operator()?, cx.lock_name("again")?);
+    let request = cx.request_with_ttl("again", cx.long_ttl())?;
+    let ended = cx.granted(&*cx.provider, &request).await?;
+    match operator.revoke(&name, ended.token).await {
+        Err(Error::Rejected { .. }) => {
+            let claim = "C16: this store can end another's grant";
+            return Err(Stop::Final(Outcome::NotClaimed(claim.into())));
+        }
+        revoked => require!(revoked?, "revoking a token that holds ended nothing"),
+    }
+    // Sent once more by a driver that has not heard of it. A store may take the request for one that is over.
+    if let Ok(Some(again)) = cx.provider.try_acquire(&request).await {
+        require!(again.token > ended.token, "token {} came after {}", again.token, ended.token);
+        let released = ended.lease.release().await;
+        again.lease.renew().await.map_err(|error| {
+            Stop::failed(format!(
+                "the release of an earlier grant ({released:?}) ended it: {error}"
+            ))
+        })?;
+        let other = cx.connect().await?;
+        let second = other.try_acquire(&cx.request("again")?).await?;
+        require!(second.is_none(), "the release of an earlier grant freed the name");
+        again.lease.release().await?;
+    }
+    cx.provider.withdraw(&request).await?;
+    cx.is_free("again").await?;
+    cx.no_residue("again").await
 }
 
 async fn its_own_ttl(cx: Context) -> Verdict {
