@@ -15,13 +15,14 @@ use lockkit_core::{Applied, Clock, Error, Instant, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use crate::line::{Command, LIMIT, Line, Outlook, no_answer};
-use crate::protocol::Columns;
+use crate::line::{Answer, Command, LIMIT, Line, Outlook, no_answer};
 
 /// How long a statement's answer is waited for when its caller has gone, or by a client that connects, once it has a
 /// connection: no ttl bounds that, and each connection is a process of the server's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many commands one message holds at the most.
+const MOST: usize = 256;
 /// How soon the task looks again at a connection that callers use.
 const LOOK: Duration = Duration::from_millis(10);
 const ENDED: &str = "the connection has ended";
@@ -74,14 +75,14 @@ struct Shared {
 }
 
 /// A statement that a caller has begun.
-type Work = Pin<Box<dyn Future<Output = Result<Vec<Columns>>> + Send>>;
+type Work = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// A command for the task.
 struct Queued {
     command: Command,
     limit: Duration,
     state: Arc<AtomicU8>,
-    reply: oneshot::Sender<Result<Vec<Columns>>>,
+    reply: oneshot::Sender<Answer>,
     after: Option<After>,
 }
 
@@ -142,9 +143,7 @@ impl Session {
             drop(serving);
             // Before a caller has its answer.
             ending.send_replace(true);
-            if let Some((replies, answer)) = last {
-                reply(replies, &answer);
-            }
+            reply(last.unwrap_or_default());
         });
         Self { queue, shared, ended }
     }
@@ -152,12 +151,7 @@ impl Session {
     /// Sends it after what was sent before, and waits for the answer within `limit`.
     ///
     /// Dropped midway, it is sent or not; what was sent is run to its end.
-    pub(crate) async fn ask(
-        &self,
-        clock: &Clock,
-        limit: Duration,
-        command: Command,
-    ) -> Result<Vec<Columns>> {
+    pub(crate) async fn ask(&self, clock: &Clock, limit: Duration, command: Command) -> Answer {
         if let Some(line) = self.shared.take_idle() {
             self.shared.begin(limit);
             let work = Box::pin(Arc::clone(&self.shared).run_here(line, command));
@@ -185,7 +179,7 @@ impl Session {
     }
 
     /// The answer to a statement of a client that connects.
-    pub(crate) async fn first(&self, sql: String) -> Result<Vec<Columns>> {
+    pub(crate) async fn first(&self, sql: String) -> Answer {
         self.ask(&Clock::system(), PATIENCE, Command::Sql(sql)).await
     }
 
@@ -289,12 +283,14 @@ impl Shared {
     }
 
     /// Runs a caller's statement to its end, and gives the line back.
-    async fn run_here(self: Arc<Self>, mut line: Line, command: Command) -> Result<Vec<Columns>> {
-        let (answer, outlook) = tokio::select! {
+    async fn run_here(self: Arc<Self>, mut line: Line, command: Command) -> Answer {
+        let ended = || Err(Error::unavailable(Applied::Maybe, ENDED));
+        let (mut answers, outlook) = tokio::select! {
             biased;
-            ran = line.run(command) => ran,
-            () = self.cut() => (Err(Error::unavailable(Applied::Maybe, ENDED)), Outlook::Ended),
+            ran = line.run(std::slice::from_ref(&command)) => ran,
+            () = self.cut() => (Vec::new(), Outlook::Ended),
         };
+        let answer = answers.pop().unwrap_or_else(ended);
         let is_over = self.is_over(outlook);
         if is_over {
             drop(line);
@@ -392,7 +388,7 @@ struct Begun<'a> {
 }
 
 impl Future for Begun<'_> {
-    type Output = Result<Vec<Columns>>;
+    type Output = Answer;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(work) = &mut self.work else { return Poll::Pending };
@@ -458,25 +454,22 @@ fn take_up(state: &AtomicU8) -> bool {
     state.compare_exchange(QUEUED, SENT, Ordering::SeqCst, Ordering::SeqCst).is_ok()
 }
 
-/// The callers that wait for an answer.
-type Replies = Vec<oneshot::Sender<Result<Vec<Columns>>>>;
+/// The callers that wait for an answer, each with what was said to it.
+type Replies = Vec<(oneshot::Sender<Answer>, Answer)>;
 
-fn reply(replies: Replies, answer: &Result<Vec<Columns>>) {
-    for reply in replies {
+fn reply(replies: Replies) {
+    for (reply, answer) in replies {
         // It may have left.
-        reply.send(answer.clone()).ok();
+        reply.send(answer).ok();
     }
 }
 
 /// Runs what it is given until the connection has ended, or no caller is left that could give more; what is to be
-/// told of the last command.
-async fn serve(
-    shared: &Shared,
-    queue: &mut mpsc::UnboundedReceiver<Queued>,
-) -> Option<(Replies, Result<Vec<Columns>>)> {
+/// told of the last commands.
+async fn serve(shared: &Shared, queue: &mut mpsc::UnboundedReceiver<Queued>) -> Option<Replies> {
     let mut next = None;
     loop {
-        let queued = match next.take() {
+        let first = match next.take() {
             Some(queued) => queued,
             None => match given(shared, queue).await {
                 Given::Queued(queued) => queued,
@@ -487,42 +480,72 @@ async fn serve(
                 }
             },
         };
-        let Queued { command, limit, state, reply: first, after } = queued;
-        if !take_up(&state) {
-            shared.pending.fetch_sub(1, Ordering::SeqCst);
-            continue;
-        }
-        let mut together = vec![first];
-        while let (Command::Ping, None) = (&command, &next) {
-            match queue.try_recv() {
-                Ok(Queued { command: Command::Ping, state, reply, .. }) => {
-                    if take_up(&state) {
-                        together.push(reply);
-                    } else {
-                        shared.pending.fetch_sub(1, Ordering::SeqCst);
-                    }
-                }
-                Ok(queued) => next = Some(queued),
-                Err(_) => break,
-            }
-        }
         let mut line = shared.take().await?;
+        let together = taken_up(shared, first, queue, &mut next);
+        let Some(limit) = together.iter().map(|queued| queued.limit).min() else {
+            shared.give_back(line);
+            continue;
+        };
         shared.begin(limit);
-        let ran = tokio::time::timeout(shared.give_up, line.run(command)).await;
-        let (answer, outlook) = ran
-            .unwrap_or_else(|_| (Err(no_answer(Applied::Maybe, shared.give_up)), Outlook::Ended));
-        if shared.is_over(outlook) {
-            shared.pending.fetch_sub(together.len(), Ordering::SeqCst);
-            return Some((together, answer));
+        let (mut commands, mut callers) = (Vec::new(), Vec::new());
+        for Queued { command, reply, after, .. } in together {
+            commands.push(command);
+            callers.push((reply, after));
         }
-        shared.give_back(line);
-        shared.pending.fetch_sub(together.len(), Ordering::SeqCst);
-        shared.answers.fetch_add(1, Ordering::SeqCst);
-        if let (Some(after), Ok(_)) = (after, &answer) {
-            after();
+        let ran = tokio::time::timeout(shared.give_up, line.run(&commands)).await;
+        let silence = || (vec![Err(no_answer(Applied::Maybe, shared.give_up))], Outlook::Ended);
+        let (mut answers, outlook) = ran.unwrap_or_else(|_| silence());
+        // Where the connection has ended, the last answer is for all that are left.
+        if let Some(last) = answers.last().cloned() {
+            answers.resize(callers.len(), last);
         }
-        reply(together, &answer);
+        let is_over = shared.is_over(outlook);
+        if !is_over {
+            shared.give_back(line);
+            shared.answers.fetch_add(1, Ordering::SeqCst);
+        }
+        shared.pending.fetch_sub(callers.len(), Ordering::SeqCst);
+        let mut replies = Vec::new();
+        for ((reply, after), answer) in callers.into_iter().zip(answers) {
+            if let (Some(after), Ok(_)) = (after, &answer) {
+                after();
+            }
+            replies.push((reply, answer));
+        }
+        if is_over {
+            return Some(replies);
+        }
+        reply(replies);
     }
+}
+
+/// Those of the commands in the queue that go in one message with the first, and whose callers still wait for them;
+/// `next`: the first that goes alone.
+fn taken_up(
+    shared: &Shared,
+    first: Queued,
+    queue: &mut mpsc::UnboundedReceiver<Queued>,
+    next: &mut Option<Queued>,
+) -> Vec<Queued> {
+    let mut together = Vec::new();
+    let mut queued = Some(first);
+    while let Some(one) = queued.take() {
+        let is_short = one.command.is_short();
+        if !together.is_empty() && !is_short {
+            *next = Some(one);
+            break;
+        }
+        if take_up(&one.state) {
+            together.push(one);
+        } else {
+            shared.pending.fetch_sub(1, Ordering::SeqCst);
+        }
+        if is_short && together.len() < MOST {
+            queued = queue.try_recv().ok();
+        }
+    }
+    together.sort_by_key(|queued| matches!(queued.command, Command::Ping));
+    together
 }
 
 /// What the task is to do next.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use lockkit_core::{Applied, Error, Result};
 use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Either, PgConnection};
 
 use crate::error::{READ_ONLY, has_code, is_broken, takes_no_writes, text, to_error};
 use crate::listener::Listener;
@@ -24,18 +25,42 @@ pub(crate) enum Command {
     Sql(String),
     /// The same, where only the connection's end would do instead: it ends where that fails.
     Undo(String),
-    /// Nothing but a request for an answer; those that come together are sent as one.
+    /// One statement that neither waits nor minds what ran before it; those that come together are sent as one
+    /// message, which the server runs as one transaction.
+    Short(String),
+    /// Nothing but a request for an answer; any message does for all that come together.
     Ping,
 }
 
+/// What the server says to a command.
+pub(crate) type Answer = Result<Vec<Columns>>;
+
+impl Command {
+    /// Whether one message may hold it together with others; the pings come last in it, and cost nothing there.
+    pub(crate) const fn is_short(&self) -> bool {
+        matches!(self, Self::Short(_) | Self::Ping)
+    }
+}
+
 /// What an answer says of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outlook {
     Good,
     /// It leads to a server that takes no writes, while the address may lead to another by now.
     ReadsOnly,
     /// It is of no more use.
     Ended,
+}
+
+impl Outlook {
+    /// What an error says; `must`: only the connection's end would do instead of the command.
+    fn of(error: &sqlx::Error, must: bool) -> Self {
+        match takes_no_writes(error) {
+            _ if must || is_broken(error) => Self::Ended,
+            true => Self::ReadsOnly,
+            false => Self::Good,
+        }
+    }
 }
 
 /// What a session speaks over.
@@ -55,35 +80,69 @@ impl Line {
         connected(limit, async { Listener::connect(options, limit).await.map(Self::Watched) }).await
     }
 
-    /// Runs a command to its end; the answer, and what it says of the connection.
-    pub(crate) async fn run(&mut self, command: Command) -> (Result<Vec<Columns>>, Outlook) {
-        let must = matches!(command, Command::Undo(_));
-        let outcome = match command {
-            Command::Sql(sql) => self.rows(sql).await.map(|rows| texts(&rows)),
-            Command::Undo(sql) => {
-                let undone = match self.rows(sql.clone()).await {
-                    // A cancellation that was meant for the wait before it.
-                    Err(error) if has_code(&error, CANCELLED) => self.rows(sql).await,
-                    undone => undone,
-                };
-                undone.map(|rows| texts(&rows))
-            }
-            Command::Ping => self.ping().await.map(|()| Vec::new()),
-        };
-        match outcome {
-            Ok(rows) => (Ok(rows), Outlook::Good),
-            Err(error) => {
-                let outlook = match takes_no_writes(&error) {
-                    _ if must || is_broken(&error) => Outlook::Ended,
-                    true => Outlook::ReadsOnly,
-                    false => Outlook::Good,
-                };
-                (Err(to_error(error, true)), outlook)
+    /// Runs one command, or short ones, to their end: an answer for each, where the connection does not end with the
+    /// last of fewer; and what they say of the connection.
+    pub(crate) async fn run(&mut self, commands: &[Command]) -> (Vec<Answer>, Outlook) {
+        let (mut answers, mut outlook) = (Vec::with_capacity(commands.len()), Outlook::Good);
+        // An error ends its message: the server has run none of the statements behind it.
+        while outlook != Outlook::Ended
+            && let Some(left @ [first, ..]) = commands.get(answers.len()..)
+        {
+            let ran = match first {
+                Command::Short(_) => self.each(left, &mut answers).await,
+                Command::Sql(sql) => {
+                    self.rows(sql).await.map(|rows| answers.push(Ok(texts(&rows))))
+                }
+                Command::Undo(sql) => {
+                    let undone = match self.rows(sql).await {
+                        // A cancellation that was meant for the wait before it.
+                        Err(error) if has_code(&error, CANCELLED) => self.rows(sql).await,
+                        undone => undone,
+                    };
+                    undone.map(|rows| answers.push(Ok(texts(&rows))))
+                }
+                Command::Ping => {
+                    self.ping().await.map(|()| answers.resize(commands.len(), Ok(Vec::new())))
+                }
+            };
+            if let Err(error) = ran {
+                outlook = outlook.max(Outlook::of(&error, matches!(first, Command::Undo(_))));
+                answers.push(Err(to_error(error, true)));
             }
         }
+        (answers, outlook)
     }
 
-    async fn rows(&mut self, sql: String) -> sqlx::Result<Vec<PgRow>> {
+    /// Runs short commands as one message: an answer for each before the first that the server refuses.
+    async fn each(&mut self, commands: &[Command], answers: &mut Vec<Answer>) -> sqlx::Result<()> {
+        let mut sql = String::new();
+        for command in commands {
+            if let Command::Short(statement) = command {
+                sql.push_str(statement);
+                sql.push(';');
+            }
+        }
+        let query = sqlx::raw_sql(AssertSqlSafe(sql));
+        let due = answers.len() + commands.len();
+        let mut said = match self {
+            Self::Plain(connection) => query.fetch_many(connection),
+            Self::Watched(listener) => query.fetch_many(listener.listener()),
+        };
+        let mut rows = Vec::new();
+        while let Some(next) = said.try_next().await? {
+            match next {
+                Either::Right(row) => rows.push(row),
+                // The statement is complete.
+                Either::Left(_) => answers.push(Ok(texts(&std::mem::take(&mut rows)))),
+            }
+        }
+        // The pings.
+        answers.resize(due, Ok(Vec::new()));
+        Ok(())
+    }
+
+    async fn rows(&mut self, sql: &str) -> sqlx::Result<Vec<PgRow>> {
+        let sql = sql.to_owned();
         match self {
             Self::Plain(connection) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection).await
@@ -156,4 +215,53 @@ pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<V
 
 pub(crate) fn no_answer(applied: Applied, limit: Duration) -> Error {
     Error::unavailable(applied, format!("PostgreSQL gave no answer within {limit:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use testbed::PostgresServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn statements_of_one_message_are_run_once_each_and_answered_each_for_itself() {
+        let server = PostgresServer::start().expect("a server");
+        let options: PgConnectOptions = server.url().parse().expect("a URL");
+        server.sql("CREATE SEQUENCE run; CREATE SEQUENCE failed").expect("sequences");
+        let short = |sql: &str| Command::Short(sql.to_owned());
+        let lines = [
+            Line::plain(&options, LIMIT).await.expect("a connection"),
+            Line::watched(&options, LIMIT).await.expect("a connection"),
+        ];
+        for (before, mut line) in [0, 4].into_iter().zip(lines) {
+            let commands = [
+                short("SELECT nextval('run')"),
+                short("SELECT nextval('run') WHERE nextval('failed') / 0 = 1"),
+                short("SELECT nextval('run') WHERE false"),
+                short("SELECT nextval('run') UNION ALL SELECT nextval('run') + 10"),
+                short("SELECT 1 / 0"),
+                short("SELECT nextval('run')"),
+                Command::Ping,
+            ];
+            let (answers, outlook) = line.run(&commands).await;
+            assert_eq!(outlook, Outlook::Good);
+            let row = |n: i64| vec![Some((before + n).to_string())];
+            let said: Vec<_> = answers.into_iter().map(Result::ok).collect();
+            let expected = [
+                Some(vec![row(1)]),
+                None,
+                Some(vec![]),
+                Some(vec![row(2), row(13)]),
+                None,
+                Some(vec![row(4)]),
+                Some(vec![]),
+            ];
+            assert_eq!(said, expected);
+            let end = short("SELECT pg_terminate_backend(pg_backend_pid())");
+            let (answers, outlook) = line.run(&[short("SELECT 1"), end, Command::Ping]).await;
+            assert_eq!(outlook, Outlook::Ended);
+            assert!(answers.last().is_some_and(Result::is_err), "{answers:?}");
+        }
+        assert_eq!(server.sql("SELECT last_value FROM failed").expect("a number"), "2");
+    }
 }

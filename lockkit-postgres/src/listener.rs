@@ -66,7 +66,7 @@ impl Listener {
         tokio::time::timeout(limit, start).await.ok()?.ok()
     }
 
-    fn listener(&mut self) -> &mut PgListener {
+    pub(crate) fn listener(&mut self) -> &mut PgListener {
         self.listener.as_mut().expect("only `close` and `drop` take it, and both end this")
     }
 

@@ -92,14 +92,14 @@ impl Advisory {
         let reserved = self.budget.take();
         if self.budget.is_stale() {
             let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
-            let rows = session.run(clock, limit, count).await?;
+            let rows = session.run(clock, limit, count.to_owned(), Command::Sql).await?;
             let locks = rows.first().and_then(|row| number(row, 0));
             self.budget.saw(locks.ok_or_else(|| garbled(&rows))?);
         }
         self.budget.check()?;
         let life = Life::begin(entry, turn, session, reserved)?;
         let sent = clock.now();
-        let rows = life.session().run(clock, limit, &format!("EXECUTE lockkit_try({key})")).await?;
+        let rows = life.session().try_lock(clock, limit, key).await?;
         if let Some(token) = self.token(life.session(), &rows, 0)? {
             return self.granted(entry, life, token, sent).map(Tried::Granted);
         }
@@ -164,11 +164,9 @@ impl Advisory {
         let (token, mut sent) = loop {
             let is_wanted = self.sessions.is_wanted();
             let slice = longest.min(if is_wanted { CROWDED_SLICE } else { SLICE });
-            let sql =
-                format!("EXECUTE lockkit_wait({key}, {})", (slice * jitter / 100).as_millis());
             let sent = clock.now();
             let waiting = Waiting::begin(&self.sessions, clock, &life);
-            let rows = life.session().run(clock, slice + limit, &sql).await?;
+            let rows = life.session().wait(clock, limit, key, slice * jitter / 100).await?;
             waiting.over();
             if let Some(token) = self.token(life.session(), &rows, 1)? {
                 life.turn().contended(rows.first().and_then(|row| number(row, 0)) == Some(2));

@@ -227,8 +227,7 @@ impl Held {
         let session = &self.trace.session;
         let Some(life) = self.take() else { return self.released(sessions).await };
         self.state.send_replace(State::Ending);
-        let sql = format!("EXECUTE lockkit_unlock({})", life.turn().key());
-        let answer = session.run(&self.clock, call_limit(self.ttl), &sql).await;
+        let answer = session.unlock(&self.clock, call_limit(self.ttl), life.turn().key()).await;
         let was_held = match answer {
             Ok(rows) => match rows.first().and_then(|row| column(row, 0)) {
                 Some("t") => true,

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use crate::connection::{After, Session};
 use crate::error::POOLER;
-use crate::line::{Command, LIMIT};
-use crate::protocol::{Columns, column, garbled, number};
+use crate::line::{Answer, Command, LIMIT};
+use crate::protocol::{column, garbled, number};
 
 /// Nothing here is waited for longer: locks of others live on the session.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -197,21 +197,43 @@ impl LockSession {
         async move { aimed.notified().await }
     }
 
+    /// Tries for a lock: a token where the server grants it.
+    pub(super) async fn try_lock(&self, clock: &Clock, limit: Duration, key: i64) -> Answer {
+        self.run(clock, limit, format!("EXECUTE lockkit_try({key})"), Command::Short).await
+    }
+
+    /// Waits for a lock within `slice`, and for the answer `limit` longer.
+    pub(super) async fn wait(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        key: i64,
+        slice: Duration,
+    ) -> Answer {
+        let sql = format!("EXECUTE lockkit_wait({key}, {})", slice.as_millis());
+        self.run(clock, slice + limit, sql, Command::Sql).await
+    }
+
+    /// Frees a lock; whether it was there.
+    pub(super) async fn unlock(&self, clock: &Clock, limit: Duration, key: i64) -> Answer {
+        self.run(clock, limit, format!("EXECUTE lockkit_unlock({key})"), Command::Short).await
+    }
+
     /// Runs a statement, and tells the server the ttl first where it does not know it.
     pub(super) async fn run(
         &self,
         clock: &Clock,
         limit: Duration,
-        sql: &str,
-    ) -> Result<Vec<Columns>> {
-        let is_aimed = self.is_aimed.load(Ordering::SeqCst);
-        let sql = if is_aimed {
-            sql.to_owned()
-        } else {
-            format!("{}; {sql}", silence(self.ttl.load(Ordering::SeqCst)))
-        };
+        sql: String,
+        command: impl FnOnce(String) -> Command,
+    ) -> Answer {
+        if self.is_aimed.load(Ordering::SeqCst) {
+            return self.ask(clock, limit, command(sql)).await;
+        }
+        // Alone: a statement beside it that fails would take the settings back.
+        let sql = format!("{}; {sql}", silence(self.ttl.load(Ordering::SeqCst)));
         let answer = self.ask(clock, limit, Command::Sql(sql)).await;
-        if !is_aimed && answer.is_ok() {
+        if answer.is_ok() {
             self.is_aimed.store(true, Ordering::SeqCst);
         }
         answer
@@ -228,12 +250,7 @@ impl LockSession {
         self.ask(clock, limit, Command::Ping).await.map(drop)
     }
 
-    pub(super) async fn ask(
-        &self,
-        clock: &Clock,
-        limit: Duration,
-        command: Command,
-    ) -> Result<Vec<Columns>> {
+    pub(super) async fn ask(&self, clock: &Clock, limit: Duration, command: Command) -> Answer {
         self.session.ask(clock, limit, command).await
     }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::common::{SLACK, advisory, by, config, join, key_of, ms, until};
-use lockkit_core::{Clock, Error, LockName, LockProvider, Locks, Request};
+use futures_util::future::join_all;
+use lockkit_core::{Clock, Error, Guard, LockName, LockProvider, Locks, Request};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Connections, Fault, Link, PostgresServer, Way, in_time, timing};
 
@@ -59,6 +60,33 @@ async fn an_attempt_a_renewal_and_a_release_take_one_round_trip_each() {
             "only the simple protocol and Sync: {letters:?}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advisory_locks_that_are_asked_for_and_released_at_once_share_their_messages() {
+    let server = PostgresServer::start().unwrap();
+    let (locks, link) = linked(&server, Strategy::Advisory).await;
+    let all: Vec<_> = (0..16).map(|n| locks.lock(format!("name-{n}")).ttl(TTL)).collect();
+    // The session is told its ttl alone.
+    drop(all[0].acquire().await.unwrap().release().await);
+    let accepted = link.counts().accepted;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let before = sent(&link);
+        let acquired = join_all(all.iter().map(|lock| lock.acquire())).await;
+        let guards: Vec<_> = acquired.into_iter().map(Result::unwrap).collect();
+        let granted = sent(&link);
+        assert_eq!(advisory(&server), all.len());
+        for released in join_all(guards.into_iter().map(Guard::release)).await {
+            released.unwrap();
+        }
+        assert_eq!(advisory(&server), 0);
+        seen.push([granted - before, sent(&link) - granted]);
+    }
+    // The first statement goes alone, and those that come meanwhile go together.
+    let is_shared = |[asked, released]: &[u64; 2]| *asked <= 3 && *released <= 3;
+    assert!(seen.iter().any(is_shared), "messages for 16 names: {seen:?}");
+    assert_eq!(link.counts().accepted, accepted, "one session is enough");
 }
 
 #[tokio::test(flavor = "multi_thread")]
