@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use lockkit_core::kit::Url;
+use lockkit_core::kit::{Url, check};
 use lockkit_core::{Error, LockName, Result};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -246,34 +246,25 @@ impl PostgresConfig {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        let first = self.schema.chars().next();
-        if self.schema.len() > 63
-            || !self.schema.chars().all(plain)
-            || first.is_none_or(|c| c.is_ascii_digit())
-        {
-            return Err(Error::invalid(
-                format!("the schema {:?}", self.schema),
-                "give a name of at most 63 lower-case letters, digits and _, not beginning with \
-                 a digit",
-            ));
-        }
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let begins_well = self.schema.chars().next().is_some_and(|c| !c.is_ascii_digit());
+        check(
+            self.schema.len() <= 63 && begins_well && self.schema.chars().all(is_plain),
+            format!("the schema {:?}", self.schema),
+            "give a name of at most 63 lower-case letters, digits and _, not beginning with a digit",
+        )?;
         let mode = self.options.get_ssl_mode();
-        if !cfg!(feature = "tls")
-            && !matches!(mode, PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer)
-        {
-            return Err(Error::invalid(
-                format!("sslmode {mode:?} in a program that was built without TLS"),
-                "build with the feature `tls` of lockkit (of lockkit-postgres)",
-            ));
-        }
-        if self.connections < 3 {
-            return Err(Error::invalid(
-                format!("{} connections", self.connections),
-                "allow at least 3: to hold, to wait, and to clean up",
-            ));
-        }
-        Ok(())
+        let is_optional = matches!(mode, PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer);
+        check(
+            cfg!(feature = "tls") || is_optional,
+            format!("sslmode {mode:?} in a program that was built without TLS"),
+            "build with the feature `tls` of lockkit (of lockkit-postgres)",
+        )?;
+        check(
+            self.connections >= 3,
+            format!("{} connections", self.connections),
+            "allow at least 3: to hold, to wait, and to clean up",
+        )
     }
 }
 

@@ -1,19 +1,21 @@
-//! One connection, over which one statement after the other runs to its end.
+//! One connection, over which one message after the other runs to its end.
 //!
 //! A statement whose caller has gone is still run to its end, and its answer read: a connection
 //! that was left in the middle of one would be of no use, and might keep a lock that no request knows of.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
+use lockkit_core::kit::Asking;
 use lockkit_core::{Applied, Clock, Error, Instant, Result};
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::line::{Answer, Command, LIMIT, Line, Outlook, no_answer};
 
@@ -27,61 +29,65 @@ const MOST: usize = 256;
 const LOOK: Duration = Duration::from_millis(10);
 const ENDED: &str = "the connection has ended";
 
-const QUEUED: u8 = 0;
-const SENT: u8 = 1;
-const GIVEN_UP: u8 = 2;
-
 /// A connection to the server.
 ///
 /// ```text
-///        a caller or the task takes the line            the answer has come
+///        a caller or the task takes the line            the answers have come
 /// idle ---------------------------------------> busy ------------------------> idle
 ///   |                                             |
 ///   +--- the server ends it, or it is cut --------+--- it breaks, or is cut ---> ended
 /// ```
 ///
-/// A caller that finds it idle runs its statement itself: to have a task do it costs two switches between threads.
-/// What it leaves half done goes to the task, as do the statements that find the line busy. While it is idle, the
+/// A caller that finds it idle runs its message itself: to have a task do it costs two switches between threads.
+/// What it leaves half done goes to the task, as do the commands that find the line busy. While it is idle, the
 /// task reads it, so as to hear of its end.
 #[derive(Debug)]
 pub(crate) struct Session {
-    queue: mpsc::UnboundedSender<Queued>,
     shared: Arc<Shared>,
     ended: watch::Receiver<bool>,
 }
 
 /// What the callers of a session and its task share.
 struct Shared {
-    /// Not there while a statement runs, nor once the connection has ended.
-    line: Mutex<Option<Line>>,
-    /// A statement whose caller has left.
-    begun: Mutex<Option<Work>>,
-    /// How many statements are under way or wait for their turn.
-    pending: AtomicUsize,
-    answers: AtomicUsize,
-    /// When the statement that runs should have had its answer.
-    due: Mutex<Option<Instant>>,
-    /// A statement has broken the connection, or its task has ended.
-    is_broken: AtomicBool,
-    /// The server took no writes over it; `None`: it is given up then.
-    reads_only: Option<AtomicBool>,
+    state: Mutex<State>,
     is_cut: watch::Sender<bool>,
-    /// Told when the line comes back to a task that waits for it, when it does not, and when a caller has left.
-    returned: Notify,
-    /// A caller has used the line since the task last looked, and the task looks.
-    is_used: AtomicBool,
-    is_looked_at: AtomicBool,
+    /// Told when there is something for the task to do.
+    wanted: Notify,
     give_up: Duration,
 }
 
-/// A statement that a caller has begun.
-type Work = Pin<Box<dyn Future<Output = Answer> + Send>>;
+struct State {
+    /// Not there while a message runs, nor once the connection has ended.
+    line: Option<Line>,
+    /// The commands that wait for the line.
+    queue: VecDeque<Queued>,
+    /// A message whose caller has left.
+    begun: Option<Work>,
+    /// How many commands the message that runs holds, and when it should have had its answer.
+    running: usize,
+    due: Option<Instant>,
+    /// How many messages were answered.
+    answers: usize,
+    /// A message has broken the connection, or its task has ended.
+    is_broken: bool,
+    /// No caller is left that could ask.
+    is_left: bool,
+    /// The server took no writes over it; `None`: it is given up then.
+    reads_only: Option<bool>,
+    /// A caller has used the line since the task last looked, and the task looks.
+    is_used: bool,
+    is_looked_at: bool,
+}
 
-/// A command for the task.
+/// A message that has begun.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A command that waits for the line.
 struct Queued {
     command: Command,
     limit: Duration,
-    state: Arc<AtomicU8>,
+    /// It counts as sent, or its caller has given it up: whichever came first.
+    is_taken: Arc<AtomicBool>,
     reply: oneshot::Sender<Answer>,
     after: Option<After>,
 }
@@ -106,25 +112,28 @@ impl Session {
         limit: Duration,
         give_up: Duration,
     ) -> Result<Self> {
-        let reads_only = Some(AtomicBool::new(false));
-        Ok(Self::over(Line::watched(options, limit).await?, give_up, reads_only))
+        Ok(Self::over(Line::watched(options, limit).await?, give_up, Some(false)))
     }
 
-    fn over(line: Line, give_up: Duration, reads_only: Option<AtomicBool>) -> Self {
-        let (queue, queued) = mpsc::unbounded_channel();
+    fn over(line: Line, give_up: Duration, reads_only: Option<bool>) -> Self {
         let (ending, ended) = watch::channel(false);
-        let shared = Arc::new(Shared {
-            line: Mutex::new(Some(line)),
-            begun: Mutex::default(),
-            pending: AtomicUsize::new(0),
-            answers: AtomicUsize::new(0),
-            due: Mutex::default(),
-            is_broken: AtomicBool::new(false),
+        let state = State {
+            line: Some(line),
+            queue: VecDeque::new(),
+            begun: None,
+            running: 0,
+            due: None,
+            answers: 0,
+            is_broken: false,
+            is_left: false,
             reads_only,
+            is_used: false,
+            is_looked_at: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
             is_cut: watch::Sender::new(false),
-            returned: Notify::new(),
-            is_used: AtomicBool::new(false),
-            is_looked_at: AtomicBool::new(false),
+            wanted: Notify::new(),
             give_up,
         });
         // Made here: a runtime that ends may drop the task before it has begun.
@@ -132,46 +141,37 @@ impl Session {
         #[allow(clippy::disallowed_methods)] // it waits for the server: no lock lives in it
         tokio::spawn(async move {
             let ending = ending;
-            let mut queued = queued;
             let serving = serving;
-            let last = tokio::select! {
-                last = serve(&serving.0, &mut queued) => last,
-                () = serving.0.cut() => None,
-            };
-            // Closed before its end is told: a connection that takes its room is made after that. The commands that
-            // are left are dropped later: their callers find it ended.
+            tokio::select! {
+                () = serve(&serving.0) => {}
+                () = serving.0.cut() => {}
+            }
+            // Closed before its end is told: a connection that takes its room is made after that.
             drop(serving);
-            // Before a caller has its answer.
             ending.send_replace(true);
-            reply(last.unwrap_or_default());
         });
-        Self { queue, shared, ended }
+        Self { shared, ended }
     }
 
     /// Sends it after what was sent before, and waits for the answer within `limit`.
     ///
     /// Dropped midway, it is sent or not; what was sent is run to its end.
     pub(crate) async fn ask(&self, clock: &Clock, limit: Duration, command: Command) -> Answer {
-        if let Some(line) = self.shared.take_idle() {
-            self.shared.begin(limit);
-            let work = Box::pin(Arc::clone(&self.shared).run_here(line, command));
-            let begun = Begun { shared: &self.shared, work: Some(work) };
-            return tokio::select! {
-                biased;
-                answer = begun => answer,
-                () = clock.sleep(limit) => Err(no_answer(Applied::Maybe, limit)),
-            };
-        }
         let (reply, answer) = oneshot::channel();
-        let asked = Asked(Arc::new(AtomicU8::new(QUEUED)));
-        self.shared.pending.fetch_add(1, Ordering::SeqCst);
-        let state = Arc::clone(&asked.0);
-        if self.queue.send(Queued { command, limit, state, reply, after: None }).is_err() {
-            return Err(Error::unavailable(Applied::No, ENDED));
-        }
+        let asked = Asked(Arc::default());
+        let is_taken = Arc::clone(&asked.0);
+        let work = self.shared.push(Queued { command, limit, is_taken, reply, after: None })?;
+        let shared = &self.shared;
+        let work = work.map(|work| Asking::new(work, |work| shared.leave(work)));
+        let answered = async {
+            if let Some(work) = work {
+                work.await;
+            }
+            answer.await
+        };
         tokio::select! {
             biased;
-            answered = answer => {
+            answered = answered => {
                 answered.unwrap_or_else(|_| Err(Error::unavailable(asked.give_up(), ENDED)))
             }
             () = clock.sleep(limit) => Err(no_answer(asked.give_up(), limit)),
@@ -185,35 +185,38 @@ impl Session {
 
     /// Sends it after what was sent before, waits for no answer, and has `after` called once it has succeeded.
     pub(crate) fn tell(&self, command: Command, after: After) {
-        let ((reply, _), state) = (oneshot::channel(), Arc::default());
-        self.shared.pending.fetch_add(1, Ordering::SeqCst);
-        // Where no task takes it, the connection has ended.
-        self.queue.send(Queued { command, limit: LIMIT, state, reply, after: Some(after) }).ok();
+        let ((reply, _), is_taken) = (oneshot::channel(), Arc::default());
+        let queued = Queued { command, limit: LIMIT, is_taken, reply, after: Some(after) };
+        if let Ok(Some(work)) = self.shared.push(queued) {
+            self.shared.leave(work);
+        }
     }
 
-    /// How many statements are under way or wait for their turn.
+    /// How many commands are under way or wait for their turn.
     pub(crate) fn pending(&self) -> usize {
-        self.shared.pending.load(Ordering::SeqCst)
+        let state = self.shared.state();
+        state.running + state.queue.len()
     }
 
     /// How many times the server has answered so far.
     pub(crate) fn answers(&self) -> usize {
-        self.shared.answers.load(Ordering::SeqCst)
+        self.shared.state().answers
     }
 
-    /// Whether the statement that runs has had no answer within its limit. That its caller has left, at its
+    /// Whether the message that runs has had no answer within its limit. That its caller has left, at its
     /// limit or before, changes nothing.
     pub(crate) fn is_silent(&self) -> bool {
-        self.shared.due().is_some_and(|due| due <= Clock::system().now())
+        let due = self.shared.state().due;
+        due.is_some_and(|due| due <= Clock::system().now())
     }
 
     /// Whether the server took no writes over it.
     pub(crate) fn reads_only(&self) -> bool {
-        self.shared.reads_only.as_ref().is_some_and(|reads_only| reads_only.load(Ordering::SeqCst))
+        self.shared.state().reads_only == Some(true)
     }
 
     pub(crate) fn is_ended(&self) -> bool {
-        self.shared.is_broken.load(Ordering::SeqCst)
+        self.shared.state().is_broken
     }
 
     /// Completes when the connection has ended; level-triggered.
@@ -236,117 +239,157 @@ impl Session {
     }
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.state().is_left = true;
+        self.shared.wanted.notify_one();
+    }
+}
+
 impl Shared {
-    fn begun(&self) -> MutexGuard<'_, Option<Work>> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is dropped while this is locked may not look at the session: so no [`After`].
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn due(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Puts a command behind the others; its message, where the line is idle.
+    fn push(self: &Arc<Self>, queued: Queued) -> Result<Option<Work>> {
+        let mut state = self.state();
+        if state.is_broken {
+            return Err(Error::unavailable(Applied::No, ENDED));
+        }
+        state.queue.push_back(queued);
+        // Where there are others, the task has been told of them, or hears when the line comes back.
+        if state.queue.len() > 1 {
+            return Ok(None);
+        }
+        let work = self.begin(&mut state);
+        if work.is_some() && state.reads_only.is_some() {
+            // The caller reads the line from now on: the task must come back to it by itself.
+            state.is_used = true;
+            if !std::mem::replace(&mut state.is_looked_at, true) {
+                self.wanted.notify_one();
+            }
+        }
+        Ok(work)
     }
 
-    /// A statement begins, whose answer is due within `limit`.
-    fn begin(&self, limit: Duration) {
-        *self.due() = Some(Clock::system().now().saturating_add(limit));
+    /// The next message, of the commands in the queue that may go together and whose callers still wait for them.
+    fn begin(self: &Arc<Self>, state: &mut State) -> Option<Work> {
+        let line = state.line.take()?;
+        let mut message: Vec<Queued> = Vec::new();
+        while let Some(next) = state.queue.front()
+            && message.len() < MOST
+            && message.first().is_none_or(|first| first.command.goes_with(&next.command))
+        {
+            message.extend(state.queue.pop_front().filter(|next| !take(&next.is_taken)));
+        }
+        let Some(limit) = message.iter().map(|queued| queued.limit).min() else {
+            state.line = Some(line);
+            return None;
+        };
+        message.sort_by_key(|queued| matches!(queued.command, Command::Ping));
+        state.running = message.len();
+        state.due = Some(Clock::system().now().saturating_add(limit));
+        Some(Box::pin(Arc::clone(self).run(line, message)))
     }
 
-    fn line(&self) -> MutexGuard<'_, Option<Line>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Runs a message to its end, and gives the line back, unless the connection has ended.
+    async fn run(self: Arc<Self>, line: Line, message: Vec<Queued>) {
+        let (mut commands, mut callers) = (Vec::new(), Vec::new());
+        for Queued { command, reply, after, .. } in message {
+            commands.push(command);
+            callers.push((reply, after));
+        }
+        // Dropped midway, the line goes first, then the connection is broken, and then the callers hear of it.
+        let mut running = Running(Some(&self));
+        let mut line = line;
+        let (mut answers, outlook) = tokio::select! {
+            biased;
+            ran = line.run(&commands) => ran,
+            () = self.cut() => (Vec::new(), Outlook::Ended),
+        };
+        // Where the connection has ended, the last answer is for all that are left.
+        let ended = || Err(Error::unavailable(Applied::Maybe, ENDED));
+        let last = answers.last().cloned().unwrap_or_else(ended);
+        answers.resize(callers.len(), last);
+        running.0 = None;
+        self.give_back(line, outlook);
+        for ((reply, after), answer) in callers.into_iter().zip(answers) {
+            if let (Some(after), Ok(_)) = (after, &answer) {
+                after();
+            }
+            // It may have left.
+            reply.send(answer).ok();
+        }
     }
 
-    /// Notes what an answer says of the connection; whether that ends.
-    fn is_over(&self, outlook: Outlook) -> bool {
-        match (outlook, &self.reads_only) {
+    /// A message has run: the line is for the next one, unless the connection is over.
+    fn give_back(&self, line: Line, outlook: Outlook) {
+        let mut state = self.state();
+        let is_over = match (outlook, &mut state.reads_only) {
             (Outlook::Good, _) => false,
             (Outlook::ReadsOnly, Some(reads_only)) => {
-                reads_only.store(true, Ordering::SeqCst);
+                *reads_only = true;
                 false
             }
             (Outlook::ReadsOnly, None) | (Outlook::Ended, _) => true,
-        }
-    }
-
-    /// The line for a caller, where no statement runs or waits.
-    fn take_idle(&self) -> Option<Line> {
-        self.pending.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).ok()?;
-        let line = self.line().take();
-        if line.is_none() {
-            self.pending.fetch_sub(1, Ordering::SeqCst);
-        }
-        self.is_used.store(true, Ordering::SeqCst);
-        // The caller reads it from now on: the task must come back to it by itself.
-        if matches!(line, Some(Line::Watched(_))) && !self.is_looked_at.swap(true, Ordering::SeqCst)
-        {
-            self.returned.notify_one();
-        }
-        line
-    }
-
-    /// Runs a caller's statement to its end, and gives the line back.
-    async fn run_here(self: Arc<Self>, mut line: Line, command: Command) -> Answer {
-        let ended = || Err(Error::unavailable(Applied::Maybe, ENDED));
-        let (mut answers, outlook) = tokio::select! {
-            biased;
-            ran = line.run(std::slice::from_ref(&command)) => ran,
-            () = self.cut() => (Vec::new(), Outlook::Ended),
         };
-        let answer = answers.pop().unwrap_or_else(ended);
-        let is_over = self.is_over(outlook);
-        if is_over {
+        state.running = 0;
+        if is_over || state.is_broken {
+            // Closed before another caller finds it ended.
             drop(line);
-            self.is_broken.store(true, Ordering::SeqCst);
+            state.is_broken = true;
         } else {
-            self.give_back(line);
-            self.answers.fetch_add(1, Ordering::SeqCst);
+            state.line = Some(line);
+            state.answers += 1;
+            state.due = None;
         }
-        if self.pending.fetch_sub(1, Ordering::SeqCst) > 1 || is_over {
-            self.returned.notify_one();
-        }
-        answer
-    }
-
-    /// Gives the line back, unless the task has ended meanwhile: the line then ends too.
-    fn give_back(&self, line: Line) {
-        *self.due() = None;
-        let mut place = self.line();
-        if !self.is_broken.load(Ordering::SeqCst) {
-            *place = Some(line);
+        if state.is_broken || !state.queue.is_empty() {
+            self.wanted.notify_one();
         }
     }
 
-    /// Runs on what a caller has left, if one has.
-    async fn go_on(&self) {
-        let begun = self.begun().take();
-        if let Some(work) = begun
-            && tokio::time::timeout(self.give_up, work).await.is_err()
-        {
-            self.is_broken.store(true, Ordering::SeqCst);
+    /// The task runs on what a caller has begun.
+    fn leave(&self, work: Work) {
+        let mut state = self.state();
+        // Without a task the connection has ended, and the message with it.
+        if !state.is_broken {
+            state.begun = Some(work);
+            self.wanted.notify_one();
         }
     }
 
-    /// The line for the task, once it is there; `None`: it has ended.
-    async fn take(&self) -> Option<Line> {
-        loop {
-            self.go_on().await;
-            if let Some(line) = self.line().take() {
-                return Some(line);
-            }
-            if self.is_broken.load(Ordering::SeqCst) {
-                return None;
-            }
-            self.returned.notified().await;
+    /// What the task is to do next.
+    fn next(self: &Arc<Self>) -> Next {
+        let mut state = self.state();
+        if let Some(work) = state.begun.take() {
+            return Next::Run(work);
         }
+        if state.is_broken {
+            return Next::End(None);
+        }
+        if let Some(work) = self.begin(&mut state) {
+            return Next::Run(work);
+        }
+        if state.is_left && state.line.is_some() {
+            return Next::End(state.line.take());
+        }
+        Next::Listen { looks: state.is_looked_at }
     }
 
-    /// Completes when the other side has ended the connection while no statement runs.
+    /// Whether the task must look again by itself: callers use the line, and what it has to say wakes them.
+    fn look(&self) {
+        let mut state = self.state();
+        state.is_looked_at = std::mem::take(&mut state.is_used) || state.line.is_none();
+    }
+
+    /// Completes when the other side has ended the connection while no message runs.
     async fn ended(&self) {
-        poll_fn(|context| {
-            let mut line = self.line();
-            match line.as_mut() {
-                // Begun again at each poll: nothing of what it has read is lost with it.
-                Some(line) => std::pin::pin!(line.ended()).poll(context),
-                None => Poll::Pending,
-            }
+        poll_fn(|context| match self.state().line.as_mut() {
+            // Begun again at each poll: nothing of what it has read is lost with it.
+            Some(line) => std::pin::pin!(line.ended()).poll(context),
+            None => Poll::Pending,
         })
         .await;
     }
@@ -358,12 +401,36 @@ impl Shared {
 
     /// Closes the connection, also where a caller uses it.
     fn end(&self) {
-        self.is_broken.store(true, Ordering::SeqCst);
         self.is_cut.send_replace(true);
-        drop(self.line().take());
-        let begun = self.begun().take();
-        drop(begun);
+        let (line, begun, queue) = {
+            let mut state = self.state();
+            state.is_broken = true;
+            (state.line.take(), state.begun.take(), std::mem::take(&mut state.queue))
+        };
+        // Closed before those that wait for the line hear of it.
+        drop((line, begun));
+        drop(queue);
     }
+}
+
+/// A message under way, without which the connection is of no more use.
+struct Running<'a>(Option<&'a Shared>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            shared.state().is_broken = true;
+        }
+    }
+}
+
+enum Next {
+    Run(Work),
+    /// The connection has ended, or no caller is left, and this is closed in order.
+    End(Option<Line>),
+    Listen {
+        looks: bool,
+    },
 }
 
 /// The task of a connection, which ends with it, or with its runtime.
@@ -377,37 +444,7 @@ impl Drop for Serving {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("pending", &self.pending).finish_non_exhaustive()
-    }
-}
-
-/// A statement that a caller runs; the task runs it on where the caller leaves.
-struct Begun<'a> {
-    shared: &'a Shared,
-    work: Option<Work>,
-}
-
-impl Future for Begun<'_> {
-    type Output = Answer;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(work) = &mut self.work else { return Poll::Pending };
-        let answer = std::task::ready!(work.as_mut().poll(context));
-        self.work = None;
-        Poll::Ready(answer)
-    }
-}
-
-impl Drop for Begun<'_> {
-    fn drop(&mut self) {
-        let Some(work) = self.work.take() else { return };
-        let mut begun = self.shared.begun();
-        // Without a task the connection has ended, and the statement with it.
-        if !self.shared.is_broken.load(Ordering::SeqCst) {
-            *begun = Some(work);
-            drop(begun);
-            self.shared.returned.notify_one();
-        }
+        f.debug_struct("Shared").field("is_broken", &self.state().is_broken).finish_non_exhaustive()
     }
 }
 
@@ -432,14 +469,11 @@ impl Leaving {
 }
 
 /// A caller's side of a command: one that was given up before it was sent is not sent at all.
-struct Asked(Arc<AtomicU8>);
+struct Asked(Arc<AtomicBool>);
 
 impl Asked {
     fn give_up(&self) -> Applied {
-        match self.0.compare_exchange(QUEUED, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst) {
-            Ok(_) | Err(GIVEN_UP) => Applied::No,
-            Err(_) => Applied::Maybe,
-        }
+        if take(&self.0) { Applied::Maybe } else { Applied::No }
     }
 }
 
@@ -449,137 +483,28 @@ impl Drop for Asked {
     }
 }
 
-/// Whether the caller of a command still waits for it; from then on it counts as sent.
-fn take_up(state: &AtomicU8) -> bool {
-    state.compare_exchange(QUEUED, SENT, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+/// Takes a command, to send it or to give it up; whether it was taken before.
+fn take(is_taken: &AtomicBool) -> bool {
+    is_taken.swap(true, Ordering::SeqCst)
 }
 
-/// The callers that wait for an answer, each with what was said to it.
-type Replies = Vec<(oneshot::Sender<Answer>, Answer)>;
-
-fn reply(replies: Replies) {
-    for (reply, answer) in replies {
-        // It may have left.
-        reply.send(answer).ok();
-    }
-}
-
-/// Runs what it is given until the connection has ended, or no caller is left that could give more; what is to be
-/// told of the last commands.
-async fn serve(shared: &Shared, queue: &mut mpsc::UnboundedReceiver<Queued>) -> Option<Replies> {
-    let mut next = None;
+/// Runs what the callers leave to it until the connection has ended, or no caller is left that could give more.
+async fn serve(shared: &Arc<Shared>) {
     loop {
-        let first = match next.take() {
-            Some(queued) => queued,
-            None => match given(shared, queue).await {
-                Given::Queued(queued) => queued,
-                Given::Ended => return None,
-                Given::Nothing => {
-                    shared.take().await?.close().await;
-                    return None;
+        match shared.next() {
+            Next::Run(work) => {
+                if tokio::time::timeout(shared.give_up, work).await.is_err() {
+                    return;
                 }
+            }
+            Next::End(Some(line)) => return line.close().await,
+            Next::End(None) => return,
+            Next::Listen { looks } => tokio::select! {
+                biased;
+                () = shared.ended() => return,
+                () = shared.wanted.notified() => {}
+                () = tokio::time::sleep(LOOK), if looks => shared.look(),
             },
-        };
-        let mut line = shared.take().await?;
-        let together = taken_up(shared, first, queue, &mut next);
-        let Some(limit) = together.iter().map(|queued| queued.limit).min() else {
-            shared.give_back(line);
-            continue;
-        };
-        shared.begin(limit);
-        let (mut commands, mut callers) = (Vec::new(), Vec::new());
-        for Queued { command, reply, after, .. } in together {
-            commands.push(command);
-            callers.push((reply, after));
-        }
-        let ran = tokio::time::timeout(shared.give_up, line.run(&commands)).await;
-        let silence = || (vec![Err(no_answer(Applied::Maybe, shared.give_up))], Outlook::Ended);
-        let (mut answers, outlook) = ran.unwrap_or_else(|_| silence());
-        // Where the connection has ended, the last answer is for all that are left.
-        if let Some(last) = answers.last().cloned() {
-            answers.resize(callers.len(), last);
-        }
-        let is_over = shared.is_over(outlook);
-        if !is_over {
-            shared.give_back(line);
-            shared.answers.fetch_add(1, Ordering::SeqCst);
-        }
-        shared.pending.fetch_sub(callers.len(), Ordering::SeqCst);
-        let mut replies = Vec::new();
-        for ((reply, after), answer) in callers.into_iter().zip(answers) {
-            if let (Some(after), Ok(_)) = (after, &answer) {
-                after();
-            }
-            replies.push((reply, answer));
-        }
-        if is_over {
-            return Some(replies);
-        }
-        reply(replies);
-    }
-}
-
-/// Those of the commands in the queue that go in one message with the first, and whose callers still wait for them;
-/// `next`: the first that goes alone.
-fn taken_up(
-    shared: &Shared,
-    first: Queued,
-    queue: &mut mpsc::UnboundedReceiver<Queued>,
-    next: &mut Option<Queued>,
-) -> Vec<Queued> {
-    let mut together = Vec::new();
-    let mut queued = Some(first);
-    while let Some(one) = queued.take() {
-        let is_short = one.command.is_short();
-        if !together.is_empty() && !is_short {
-            *next = Some(one);
-            break;
-        }
-        if take_up(&one.state) {
-            together.push(one);
-        } else {
-            shared.pending.fetch_sub(1, Ordering::SeqCst);
-        }
-        if is_short && together.len() < MOST {
-            queued = queue.try_recv().ok();
-        }
-    }
-    together.sort_by_key(|queued| matches!(queued.command, Command::Ping));
-    together
-}
-
-/// What the task is to do next.
-enum Given {
-    Queued(Queued),
-    /// The connection has ended.
-    Ended,
-    /// No caller is left.
-    Nothing,
-}
-
-/// Waits for a command, and for the end of the connection.
-async fn given(shared: &Shared, queue: &mut mpsc::UnboundedReceiver<Queued>) -> Given {
-    loop {
-        shared.go_on().await;
-        if shared.is_broken.load(Ordering::SeqCst) {
-            return Given::Ended;
-        }
-        // Callers use the line, and what it has to say wakes them: the task looks again by itself.
-        let looks = shared.is_looked_at.load(Ordering::SeqCst);
-        tokio::select! {
-            biased;
-            queued = queue.recv() => return queued.map_or(Given::Nothing, Given::Queued),
-            () = shared.ended() => return Given::Ended,
-            () = shared.returned.notified() => {}
-            () = tokio::time::sleep(LOOK), if looks => {
-                let is_used = shared.is_used.swap(false, Ordering::SeqCst);
-                let is_idle = shared.line().is_some();
-                shared.is_looked_at.store(is_used || !is_idle, Ordering::SeqCst);
-                // A caller may have come in between, and have seen that the task looks.
-                if shared.is_used.load(Ordering::SeqCst) {
-                    shared.is_looked_at.store(true, Ordering::SeqCst);
-                }
-            }
         }
     }
 }

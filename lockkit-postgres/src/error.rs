@@ -30,6 +30,9 @@ pub(crate) const READ_ONLY: &str = "25006";
 const NOT_OURS: &str =
     "does PostgreSQL answer there, by itself or through a pooler, and with the TLS of sslmode?";
 
+const CERTIFICATES: &str = "give the authority that signed the server's certificate (sslrootcert), the host that \
+    it names, and our own certificate if the server asks for one";
+
 /// The first letters of the codes by which a server ends a session.
 const ENDED: &str = "57P";
 
@@ -84,22 +87,14 @@ pub(crate) fn to_error(error: sqlx::Error, sent: bool) -> Error {
             text,
             "turn TLS on at the server (ssl = on), or give sslmode=prefer or disable where the network is trusted",
         ),
-        sqlx::Error::Tls(_) => Error::rejected(
-            text,
-            "give the authority that signed the server's certificate (sslrootcert), the host that \
-             it names, and our own certificate if the server asks for one",
-        ),
+        sqlx::Error::Tls(_) => Error::rejected(text, CERTIFICATES),
         sqlx::Error::Configuration(_) => {
             Error::invalid(text, "correct the address or the certificates")
         }
         sqlx::Error::Protocol(_) if !sent => {
             Error::unavailable(Applied::No, format!("{text}: {NOT_OURS}"))
         }
-        _ if is_mistrust(&text) => Error::rejected(
-            text,
-            "give the authority that signed the server's certificate (sslrootcert), the host that \
-             it names, and our own certificate if the server asks for one",
-        ),
+        _ if is_mistrust(&text) => Error::rejected(text, CERTIFICATES),
         _ => Error::unavailable(maybe, text),
     }
 }

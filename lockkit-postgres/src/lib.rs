@@ -17,7 +17,6 @@ mod connection;
 mod error;
 mod examine;
 mod line;
-mod listener;
 mod protocol;
 mod provider;
 mod rights;
@@ -25,7 +24,7 @@ mod setup;
 mod table;
 mod transaction;
 
+pub use advisory::key;
 pub use config::{PostgresConfig, Strategy};
-pub use protocol::key;
 pub use provider::PostgresProvider;
 pub use transaction::{FenceError, STALE, TransactionLocks};

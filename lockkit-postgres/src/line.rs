@@ -1,18 +1,24 @@
 //! A connection of the driver's, and the commands that go over it.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use lockkit_core::{Applied, Error, Result};
-use sqlx::postgres::{PgConnectOptions, PgRow};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Either, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgRow};
+use sqlx::{
+    Acquire, AssertSqlSafe, ConnectOptions, Connection, Either, PgConnection, Row, ValueRef,
+};
+use tokio::runtime::{Builder, Handle};
 
 use crate::error::{READ_ONLY, has_code, is_broken, takes_no_writes, text, to_error};
-use crate::listener::Listener;
-use crate::protocol::{Columns, texts};
+use crate::protocol::Columns;
 
 /// The longest that a caller waits for the server.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);
+
+/// A connection that is refused is refused by then.
+const SOON: Duration = Duration::from_millis(250);
 
 /// The SQLSTATEs of a statement that was cancelled, and of one whose `lock_timeout` has passed.
 const CANCELLED: &str = "57014";
@@ -36,9 +42,10 @@ pub(crate) enum Command {
 pub(crate) type Answer = Result<Vec<Columns>>;
 
 impl Command {
-    /// Whether one message may hold it together with others; the pings come last in it, and cost nothing there.
-    pub(crate) const fn is_short(&self) -> bool {
-        matches!(self, Self::Short(_) | Self::Ping)
+    /// Whether one message may hold both; the pings come last in it, and cost nothing there.
+    pub(crate) const fn goes_with(&self, other: &Self) -> bool {
+        let are_short = (self, other);
+        matches!(are_short, (Self::Short(_) | Self::Ping, Self::Short(_) | Self::Ping))
     }
 }
 
@@ -215,6 +222,144 @@ pub(crate) async fn rows(connection: &mut PgConnection, sql: String) -> Result<V
 
 pub(crate) fn no_answer(applied: Applied, limit: Duration) -> Error {
     Error::unavailable(applied, format!("PostgreSQL gave no answer within {limit:?}"))
+}
+
+/// A connection that is read also while no statement runs, for notifications and for its end; closed at once where it
+/// is dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Taken only when it is dropped or closed.
+    listener: Option<PgListener>,
+    pool: PgPool,
+}
+
+/// What a listener hears.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Message(String),
+    Silence,
+    /// The connection has ended.
+    End,
+}
+
+impl Listener {
+    async fn connect(options: &PgConnectOptions, limit: Duration) -> sqlx::Result<Self> {
+        // The driver listens only over a connection that a pool made: this one has no other.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(limit)
+            .test_before_acquire(false)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone());
+        let pool = tokio::select! {
+            pool = pool => pool?,
+            refusal = refusal(options) => return Err(refusal),
+        };
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.ignore_pool_close_event(true);
+        // A connection that has ended stays so: its caller makes another, and knows it.
+        listener.eager_reconnect(false);
+        Ok(Self { listener: Some(listener), pool })
+    }
+
+    /// Connects within `limit` and listens; `None`: it cannot now.
+    pub(crate) async fn open(
+        options: &PgConnectOptions,
+        channel: &str,
+        limit: Duration,
+    ) -> Option<Self> {
+        let start = async {
+            let mut listener = Self::connect(options, limit).await?;
+            listener.listener().listen(channel).await?;
+            Ok::<_, sqlx::Error>(listener)
+        };
+        tokio::time::timeout(limit, start).await.ok()?.ok()
+    }
+
+    fn listener(&mut self) -> &mut PgListener {
+        self.listener.as_mut().expect("only `close` and `drop` take it, and both end this")
+    }
+
+    /// What comes within `limit`; may be dropped midway.
+    pub(crate) async fn hear(&mut self, limit: Duration) -> Heard {
+        match tokio::time::timeout(limit, self.listener().try_recv()).await {
+            Ok(Ok(Some(message))) => Heard::Message(message.payload().to_owned()),
+            Ok(_) => Heard::End,
+            Err(_) => Heard::Silence,
+        }
+    }
+
+    /// Completes when the other side has ended the connection; may be dropped midway.
+    async fn ended(&mut self) {
+        while let Ok(Some(_)) = self.listener().try_recv().await {}
+    }
+
+    /// The rows of these statements, by the simple protocol.
+    async fn rows(&mut self, sql: String) -> sqlx::Result<Vec<PgRow>> {
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(self.listener()).await
+    }
+
+    /// Asks for an answer and nothing else.
+    async fn ping(&mut self) -> sqlx::Result<()> {
+        self.listener().acquire().await?.ping().await
+    }
+
+    /// Asks the server for one text, which may be null; `None`: the connection has ended.
+    pub(crate) async fn text(&mut self, sql: String) -> Option<Option<String>> {
+        Some(only(texts(&self.rows(sql).await.ok()?)))
+    }
+
+    /// Ends the connection in order.
+    async fn close(mut self) {
+        drop(self.listener.take());
+        self.pool.close().await;
+    }
+}
+
+/// Why the server takes no connection. A pool keeps that to itself: it tries again until its limit.
+async fn refusal(options: &PgConnectOptions) -> sqlx::Error {
+    tokio::time::sleep(SOON).await;
+    match options.connect().await {
+        Ok(connection) => drop(connection.close().await),
+        Err(error) => return error,
+    }
+    std::future::pending().await
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // The driver would first have a task wait for the statement under way, and say that it listens no more.
+        // A runtime that has ended drops that task, and the connection with it.
+        let _ended = ended_runtime().map(Handle::enter);
+        drop(self.listener.take());
+    }
+}
+
+/// A runtime that has ended; `None`: the system had no room for one.
+fn ended_runtime() -> Option<&'static Handle> {
+    static ENDED: OnceLock<Option<Handle>> = OnceLock::new();
+    let make = || {
+        let runtime = Builder::new_current_thread().build().ok()?;
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        Some(handle)
+    };
+    ENDED.get_or_init(make).as_ref()
+}
+
+/// The texts of all columns.
+fn texts(rows: &[PgRow]) -> Vec<Columns> {
+    let text = |row: &PgRow, column: usize| {
+        let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
+        value.as_str().ok().map(str::to_owned)
+    };
+    rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect()
+}
+
+/// The text of an answer of one row and one column, which may be null.
+pub(crate) fn only(rows: Vec<Columns>) -> Option<String> {
+    rows.into_iter().next()?.into_iter().next()?
 }
 
 #[cfg(test)]

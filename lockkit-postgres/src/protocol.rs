@@ -1,33 +1,11 @@
-//! What goes over the wire: names, keys and literals.
+//! What goes over the wire: names, literals and columns.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use lockkit_core::{Applied, Error, LockName};
-use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey, PgRow};
-use sqlx::{Row, ValueRef};
 
 /// The texts of an answer's columns.
 pub(crate) type Columns = Vec<Option<String>>;
-
-/// The key that a name is locked by under the strategy
-/// [`Strategy::Advisory`](crate::Strategy::Advisory): the one that sqlx's `PgAdvisoryLock` derives
-/// from the same text.
-///
-/// A client that calls `pg_advisory_lock` with it excludes lockkit's clients, and is excluded by them. Two names
-/// whose keys are the same exclude each other; with 64 bits that takes some billions of names.
-pub fn key(name: &LockName) -> i64 {
-    match PgAdvisoryLock::new(name.as_str()).key() {
-        PgAdvisoryLockKey::BigInt(key) => *key,
-        // It derives no others.
-        other => unreachable!("{other:?}"),
-    }
-}
-
-/// The key of a name: the one that it was given, or [`key`].
-pub(crate) fn key_of(given: &HashMap<LockName, i64>, name: &LockName) -> i64 {
-    given.get(name).copied().unwrap_or_else(|| key(name))
-}
 
 /// A text as a literal, whatever the server's settings.
 pub(crate) fn quoted(text: &str) -> String {
@@ -55,20 +33,6 @@ pub(crate) fn stored(name: &str) -> Cow<'_, str> {
 pub(crate) fn name_of(stored: &str) -> Option<LockName> {
     let name = stored.replace("\u{1}\u{1}", "\0").replace("\u{1}\u{2}", "\u{1}");
     LockName::new(name).ok()
-}
-
-/// The texts of all columns.
-pub(crate) fn texts(rows: &[PgRow]) -> Vec<Columns> {
-    let text = |row: &PgRow, column: usize| {
-        let value = row.try_get_raw(column).ok().filter(|value| !value.is_null())?;
-        value.as_str().ok().map(str::to_owned)
-    };
-    rows.iter().map(|row| (0..row.len()).map(|column| text(row, column)).collect()).collect()
-}
-
-/// The text of an answer of one row and one column, which may be null.
-pub(crate) fn only(rows: Vec<Columns>) -> Option<String> {
-    rows.into_iter().next()?.into_iter().next()?
 }
 
 /// A column's text.

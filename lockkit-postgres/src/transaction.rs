@@ -7,9 +7,10 @@ use std::sync::Arc;
 use lockkit_core::{Applied, Error, FencingToken, LockName, Result, Stale};
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use crate::advisory::key_of;
 use crate::error::{has_code, to_error};
 use crate::line::rows;
-use crate::protocol::{column, garbled, key_of, number, quoted};
+use crate::protocol::{column, garbled, number, quoted};
 use crate::setup::{Over, check_server};
 use crate::{PostgresConfig, Strategy};
 

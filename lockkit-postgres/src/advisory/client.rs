@@ -1,6 +1,5 @@
 //! The client: how a request takes its lock, waits for it, and leaves.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,18 +7,17 @@ use async_trait::async_trait;
 use lockkit_core::kit::{Entry, Requests, call_limit, within};
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, FencingToken, Grant, Guarantees, Holder, Instant,
-    LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays, TtlRange, WakeUp,
+    LockProvider, LossReason, Operator, Request, Result, StoreSays, TtlRange, WakeUp,
 };
 
-use super::budget::Budget;
-use super::lease::{Asked, Held, Life, Trace, grant};
+use super::lease::{Asked, Budget, Held, Life, Trace, grant};
 use super::names::{Names, Stage, Turn};
 use super::session::{Lives, Use};
 use super::sessions::Sessions;
 use crate::PostgresConfig;
 use crate::connection::{PATIENCE, Session};
 use crate::line::{Command, LIMIT};
-use crate::protocol::{Columns, garbled, key_of, number};
+use crate::protocol::{Columns, garbled, number};
 use crate::setup::{Asks, Over, check_server};
 
 /// The longest that one statement waits: for so long an index build may wait for it.
@@ -47,7 +45,6 @@ pub(crate) struct Advisory {
     names: Arc<Names>,
     requests: Arc<Requests<Asked>>,
     budget: Arc<Budget>,
-    keys: HashMap<LockName, i64>,
     token_base: u64,
 }
 
@@ -66,16 +63,11 @@ impl Advisory {
         sessions.warm().await?;
         Ok(Self {
             sessions,
-            names: Arc::default(),
+            names: Names::new(config.keys),
             requests: Arc::default(),
             budget: Arc::new(Budget::new(config.budget, server.lock_table, server.locks)),
-            keys: config.keys,
             token_base: config.token_base,
         })
-    }
-
-    fn key(&self, name: &LockName) -> i64 {
-        key_of(&self.keys, name)
     }
 
     /// Begins an epoch of tokens where a crash of the server has ended the last one.
@@ -228,8 +220,8 @@ impl Advisory {
     }
 
     async fn attempt(&self, entry: &Entry<Asked>) -> Result<Option<Grant>> {
-        let visit = self.names.visit(self.key(entry.request().name()));
-        let taken = self.names.visit(visit.key());
+        let visit = self.names.visit(entry.request().name());
+        let taken = visit.clone();
         let turn = tokio::select! {
             biased;
             held = entry.wait_for(|asked| asked.live()) => {
@@ -246,7 +238,7 @@ impl Advisory {
 
     async fn attempt_and_wait(&self, entry: &Entry<Asked>) -> Result<Grant> {
         let request = entry.request();
-        let visit = self.names.visit(self.key(request.name()));
+        let visit = self.names.visit(request.name());
         let turn = tokio::select! {
             biased;
             held = entry.wait_for(|asked| asked.live()) => return self.again(entry, held).await,
@@ -322,7 +314,7 @@ impl LockProvider for Advisory {
         traces.retain(|trace| !trace.is_settled());
         if !traces.is_empty() {
             // It is its turn: its call may hear of the withdrawal later than others try.
-            self.names.visit(self.key(request.name())).reopen();
+            self.names.visit(request.name()).reopen();
         }
         if let Some(held) = held {
             held.lose(LossReason::Released);

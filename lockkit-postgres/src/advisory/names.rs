@@ -1,4 +1,4 @@
-//! One request of this client at a time talks to the server about a name.
+//! A name's key, by which one request of this client at a time talks to the server about it.
 //!
 //! ```text
 //!            a request takes the turn        the server says held        the server grants
@@ -16,14 +16,39 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lockkit_core::{Holder, Request, StoreSays};
+use lockkit_core::{Holder, LockName, Request, StoreSays};
+use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 /// How many names are remembered as contended.
 const REMEMBERED: usize = 1024;
 
+/// The key that a name is locked by under the strategy
+/// [`Strategy::Advisory`](crate::Strategy::Advisory): the one that sqlx's `PgAdvisoryLock` derives
+/// from the same text.
+///
+/// A client that calls `pg_advisory_lock` with it excludes lockkit's clients, and is excluded by them. Two names
+/// whose keys are the same exclude each other; with 64 bits that takes some billions of names.
+pub fn key(name: &LockName) -> i64 {
+    match PgAdvisoryLock::new(name.as_str()).key() {
+        PgAdvisoryLockKey::BigInt(key) => *key,
+        // It derives no others.
+        other => unreachable!("{other:?}"),
+    }
+}
+
+/// The key of a name: the one that it was given, or [`key`].
+pub(crate) fn key_of(given: &HashMap<LockName, i64>, name: &LockName) -> i64 {
+    given.get(name).copied().unwrap_or_else(|| key(name))
+}
+
+/// The names that requests of this client are about.
 #[derive(Debug, Default)]
-pub(super) struct Names(Mutex<HashMap<i64, Arc<Name>>>);
+pub(super) struct Names {
+    /// The keys that the configuration gives.
+    given: HashMap<LockName, i64>,
+    all: Mutex<HashMap<i64, Arc<Name>>>,
+}
 
 #[derive(Debug)]
 struct Name {
@@ -42,7 +67,7 @@ pub(super) enum Stage {
 }
 
 /// A name that a request of ours is about, until dropped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Visit {
     names: Arc<Names>,
     key: i64,
@@ -57,7 +82,13 @@ pub(super) struct Turn {
 }
 
 impl Names {
-    pub(super) fn visit(self: &Arc<Self>, key: i64) -> Visit {
+    pub(super) fn new(given: HashMap<LockName, i64>) -> Arc<Self> {
+        Arc::new(Self { given, all: Mutex::default() })
+    }
+
+    /// Two names with one key are one here.
+    pub(super) fn visit(self: &Arc<Self>, name: &LockName) -> Visit {
+        let key = key_of(&self.given, name);
         let name = Arc::clone(self.all().entry(key).or_insert_with(|| {
             let (turn, stage) = (Arc::default(), watch::Sender::new(Stage::Open));
             Arc::new(Name { turn, stage, is_contended: AtomicBool::new(false) })
@@ -66,7 +97,7 @@ impl Names {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<i64, Arc<Name>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,10 +115,6 @@ impl Drop for Visit {
 }
 
 impl Visit {
-    pub(super) const fn key(&self) -> i64 {
-        self.key
-    }
-
     /// Completes with the turn, in the order of arrival; a request that waits hears meanwhile who holds the name.
     pub(super) async fn turn(self, waits: Option<&Request>) -> Turn {
         let mut turn = std::pin::pin!(Arc::clone(&self.name.turn).lock_owned());
@@ -123,7 +150,7 @@ impl Visit {
 
 impl Turn {
     pub(super) const fn key(&self) -> i64 {
-        self.visit.key()
+        self.visit.key
     }
 
     pub(super) fn enter(&self, stage: Stage) {
@@ -157,17 +184,18 @@ mod tests {
     #[tokio::test]
     async fn a_turn_passes_on_in_order_and_a_try_is_told_of_a_holder_and_not_of_a_question() {
         let names = Arc::<Names>::default();
-        let first = names.visit(1).turn(None).await;
-        let mut second = pin!(names.visit(1).turn(None));
-        let mut third = pin!(names.visit(1).turn(None));
-        let beside = names.visit(1);
+        let [one, other] = ["one", "other"].map(|name| LockName::new(name).expect("a name"));
+        let first = names.visit(&one).turn(None).await;
+        let mut second = pin!(names.visit(&one).turn(None));
+        let mut third = pin!(names.visit(&one).turn(None));
+        let beside = names.visit(&one);
         assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
         assert!(beside.taken().now_or_never().is_none(), "nothing is known yet");
         for stage in [Stage::HeldElsewhere, Stage::Held(Holder::new("a"))] {
             first.enter(stage);
             assert!(beside.taken().now_or_never().is_some());
         }
-        assert!(names.visit(2).turn(None).now_or_never().is_some(), "another name");
+        assert!(names.visit(&other).turn(None).now_or_never().is_some(), "another name");
         drop(first);
         assert!(beside.taken().now_or_never().is_none(), "it is the next request's turn");
         let second = second.now_or_never().expect("its turn");

@@ -106,18 +106,7 @@ impl Sessions {
 
     /// A session to try for a lock of this ttl on.
     pub(super) async fn holder(&self, ttl: Duration) -> Result<Use> {
-        if let Some(session) = self.for_holder(ttl) {
-            return Ok(session);
-        }
-        let _one_at_a_time = self.one_at_a_time.lock().await;
-        if let Some(session) = self.for_holder(ttl) {
-            return Ok(session);
-        }
-        let opened = match self.room() {
-            Some(_room) => self.opened(ttl, false).await.map(Some),
-            None => Ok(None),
-        };
-        match opened {
+        match self.found_or_opened(ttl, false, || self.for_holder(ttl)).await {
             Ok(Some(session)) => Ok(session),
             // The server may have no room either: then a session is shared although it has much to do, or lives longer.
             otherwise => self.for_want_of_room(ttl).ok_or_else(|| {
@@ -138,7 +127,7 @@ impl Sessions {
     /// A session to wait for a lock on; `None`: all others hold locks or are being undone, or the server takes no
     /// more connections.
     pub(super) async fn waiter(&self, ttl: Duration) -> Result<Option<Use>> {
-        match self.free_to_wait(ttl).await {
+        match self.found_or_opened(ttl, true, || self.for_waiter(ttl)).await {
             Err(Error::Unavailable { .. }) => Ok(None),
             session => session,
         }
@@ -149,22 +138,21 @@ impl Sessions {
         self.wanted.load(Ordering::SeqCst) > 0 && self.waits.available_permits() == 0
     }
 
-    async fn free_to_wait(&self, ttl: Duration) -> Result<Option<Use>> {
-        if let Some(session) = self.for_waiter(ttl) {
+    /// What `find` gives, or a new session for a lock of this ttl, one at a time; `None`: there is no room for it.
+    async fn found_or_opened(
+        &self,
+        ttl: Duration,
+        waits: bool,
+        find: impl Fn() -> Option<Use> + Send,
+    ) -> Result<Option<Use>> {
+        if let Some(session) = find() {
             return Ok(Some(session));
         }
         let _one_at_a_time = self.one_at_a_time.lock().await;
-        if let Some(session) = self.for_waiter(ttl) {
+        if let Some(session) = find() {
             return Ok(Some(session));
         }
-        match self.room() {
-            Some(_room) => self.opened(ttl, true).await.map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// A new session for a lock of this ttl.
-    async fn opened(&self, ttl: Duration, waits: bool) -> Result<Use> {
+        let Some(_room) = self.room() else { return Ok(None) };
         let session = self.open(LIMIT).await?;
         if waits {
             session.block();
@@ -172,7 +160,7 @@ impl Sessions {
         let used = Use::of(&session);
         session.aim(ttl);
         self.add(session)?;
-        Ok(used)
+        Ok(Some(used))
     }
 
     /// Runs a statement that has nothing to do with any lock of ours, over the session with the least to do.
@@ -291,8 +279,7 @@ impl Sessions {
     }
 
     fn for_holder(&self, ttl: Duration) -> Option<Use> {
-        let mut all = self.all();
-        all.retain(|session| !session.is_ended());
+        let all = self.open_ones();
         let open = || all.iter().filter(|session| session.is_good_for_others());
         let same = open().filter(|session| session.users() > 0 && session.ttl() == ttl);
         let least = same.min_by_key(|session| session.pending());
@@ -322,8 +309,7 @@ impl Sessions {
     }
 
     fn for_waiter(&self, ttl: Duration) -> Option<Use> {
-        let mut all = self.all();
-        all.retain(|session| !session.is_ended());
+        let all = self.open_ones();
         let blocked = all.iter().filter(|session| session.is_waiting()).count();
         let mut unused =
             all.iter().filter(|session| session.is_good_for_others() && session.users() == 0);
@@ -337,8 +323,7 @@ impl Sessions {
 
     /// Room for one more session, until it is among the others.
     fn room(&self) -> Option<Counted<'_>> {
-        let mut all = self.all();
-        all.retain(|session| !session.is_ended());
+        let all = self.open_ones();
         (all.len() + self.opening.load(Ordering::SeqCst) < self.most)
             .then(|| Counted::of(&self.opening))
     }
@@ -350,6 +335,13 @@ impl Sessions {
         let session = Arc::new(opened?);
         watch(Weak::clone(&self.shared), &session);
         Ok(session)
+    }
+
+    /// Those that have not ended.
+    fn open_ones(&self) -> MutexGuard<'_, Vec<Arc<LockSession>>> {
+        let mut all = self.all();
+        all.retain(|session| !session.is_ended());
+        all
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<LockSession>>> {

@@ -13,12 +13,13 @@ use std::time::Duration;
 use lockkit_core::kit::{Alive, Backoff, Notice};
 use lockkit_core::{Clock, Instant, LockName, LossReason, RequestId, StoreSays};
 
-use super::beats::LONGEST_LIFE;
-use super::shared::{Granted, Shared};
-use crate::line::LIMIT;
-use crate::listener::{FIRST_PAUSE, Heard, LONGEST_PAUSE, Listener};
-use crate::protocol::{only, quoted, stored};
+use super::beats::{Granted, LONGEST_LIFE, Shared};
+use crate::line::{Heard, LIMIT, Listener, only};
+use crate::protocol::{quoted, stored};
 
+/// How long the client waits before it connects again.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The shortest time that a beat may take: a busy server is not a dead one.
 const SHORTEST_CALL: Duration = Duration::from_millis(500);
 /// How long a client without waiters keeps its connection.

@@ -1,13 +1,16 @@
-//! What the waiters of a client and the task that beats for them share: names, ttls, and the last beats.
+//! What the calls of a client and the task that beats for them share: the waiters' names and ttls, and the last beats.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lockkit_core::kit::{Awaited, Waits};
+use lockkit_core::kit::{Awaited, Mailbox, Requests, Waits};
 use lockkit_core::{Clock, Instant, LockName, Request, RequestId};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Notify, watch};
+
+use super::pool::Pool;
 
 /// The longest time for which a client may be silent before its waiters count as dead.
 pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(3);
@@ -16,7 +19,29 @@ const POKE: Duration = Duration::from_secs(3);
 /// How many beats' times are kept: a grant names one of the last.
 const KEPT: usize = 64;
 
-/// What the waiters of a client and its task share.
+/// A grant that the server told without being asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Granted {
+    pub(super) token: u64,
+    /// When the beat was sent from which the server counts the term.
+    pub(super) sent: Instant,
+}
+
+/// What the calls share with the task that beats.
+pub(super) struct Shared {
+    pub(super) pool: Pool,
+    pub(super) schema: String,
+    /// The server's, for errors.
+    pub(super) address: Arc<str>,
+    /// How one connects to listen; `None` behind a pooler.
+    pub(super) listener: Option<PgConnectOptions>,
+    pub(super) waiters: Arc<Requests<Mailbox<Granted>>>,
+    pub(super) beats: Beats,
+    /// The longest ttl whose grants are not flushed.
+    pub(super) barrier: Duration,
+}
+
+/// The waiters of a client, as its task serves them.
 #[derive(Debug)]
 pub(super) struct Beats {
     /// Whom the server tells of grants.

@@ -1,17 +1,20 @@
-//! What all calls of the table strategy share, and how they ask the server.
+//! How the calls and the grants of the table strategy ask the server.
 
+use std::any::Any;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lockkit_core::kit::{self, Mailbox, Service, call_limit};
-use lockkit_core::{LossReason, Request, Result};
+use async_trait::async_trait;
+use lockkit_core::kit::{self, Mailbox, Notice, Service, call_limit};
+use lockkit_core::{Applied, Error, FencingToken, Grant, Lease, LossReason, Request, Result, Term};
 
 use super::beating;
-use super::beats;
+use super::beats::{self, Granted, Shared};
 use super::pool::Answered;
-use super::shared::{Granted, Shared};
+use crate::error::at;
 use crate::protocol::{Columns, column, garbled, quoted, stored};
 
 /// How long a request holds before its client listens for its sake.
@@ -230,6 +233,107 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.beating.stop();
+    }
+}
+
+/// What the holder has of its grant.
+#[derive(Debug)]
+struct TableLease {
+    client: Arc<Client>,
+    entry: Entry,
+    released: AtomicBool,
+    /// A release was sent that has no answer: it may have ended the grant.
+    is_unclear: AtomicBool,
+    /// The term that ends last: before that the grant does not expire.
+    term: Mutex<Term>,
+}
+
+impl TableLease {
+    fn term(&self) -> MutexGuard<'_, Term> {
+        self.term.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, error: Error) -> Error {
+        at(&self.client.address, error)
+    }
+
+    fn has_expired(&self) -> bool {
+        let Term { sent, ttl } = *self.term();
+        let ends = sent.saturating_add(ttl.unwrap_or_default());
+        self.entry.request().clock().now() >= ends
+    }
+}
+
+/// What the server granted.
+pub(super) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
+    let token = FencingToken::with_base(client.token_base, token)?;
+    let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
+    let client = Arc::clone(client);
+    let lease = TableLease { client, entry, released, is_unclear, term: Mutex::new(term) };
+    Ok(Grant::new(token, term, lease))
+}
+
+#[async_trait]
+impl Lease for TableLease {
+    async fn renew(&self) -> Result<Term> {
+        let request = self.entry.request();
+        let term = request.term();
+        let more = format!(", {}, {}", request.ttl().as_millis(), self.client.barrier());
+        let is_renewed = self.client.is_so(request, "renew", &more).await;
+        if is_renewed.map_err(|error| self.at(error))? {
+            let mut last = self.term();
+            if last.sent < term.sent {
+                *last = term;
+            }
+            return Ok(term);
+        }
+        Err(Error::lost(LossReason::Removed))
+    }
+
+    async fn lost(&self) -> LossReason {
+        let reason = self.entry.wait_for(|mailbox| match mailbox.last() {
+            Some(Notice::Lost(reason)) => Some(reason),
+            _ => None,
+        });
+        tokio::select! {
+            biased;
+            reason = reason => reason,
+            reason = self.client.ended(self.entry.request()) => reason,
+        }
+    }
+
+    async fn release(&self) -> Result<()> {
+        if self.released.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let left = self.client.leave(&self.entry).await;
+        match left {
+            Ok(Left::Released) => {
+                self.released.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+            Ok(Left::Nothing { is_sure }) if is_sure && !self.is_unclear.load(Ordering::SeqCst) => {
+                Err(Error::lost(LossReason::Removed))
+            }
+            Ok(Left::Ended) => Err(Error::lost(LossReason::Revoked)),
+            // The release without an answer ended it, and the next holder has come and gone since.
+            Ok(Left::Nothing { .. }) if !self.has_expired() => {
+                self.released.store(true, Ordering::SeqCst);
+                Ok(())
+            }
+            Ok(Left::Nothing { .. }) => Err(Error::unavailable(
+                Applied::Maybe,
+                "a release had no answer; by now the term of the grant is over",
+            )),
+            Err(error) => {
+                self.is_unclear.fetch_or(error.is_ambiguous(), Ordering::SeqCst);
+                Err(self.at(error))
+            }
+        }
+    }
+
+    fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
     }
 }
 

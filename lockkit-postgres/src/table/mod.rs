@@ -6,10 +6,8 @@
 mod beating;
 mod beats;
 mod client;
-mod lease;
 mod operator;
 mod pool;
-mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +25,9 @@ use crate::connection::{PATIENCE, Session};
 use crate::line::LIMIT;
 use crate::protocol::{Columns, column};
 use crate::setup::{Asks, Over, check_server};
-use beats::Beats;
-use client::{Answer, Client};
-use lease::grant;
+use beats::{Beats, Granted, Shared};
+use client::{Answer, Client, grant};
 use pool::Pool;
-use shared::{Granted, Shared};
 
 /// How often a waiter asks behind a pooler, through which no connection can listen.
 const POLL: Duration = Duration::from_millis(250);
