@@ -91,8 +91,7 @@ impl Advisory {
         self.budget.check()?;
         let life = Life::begin(entry, turn, session, reserved)?;
         let sent = clock.now();
-        let rows = life.session().try_lock(clock, limit, key).await?;
-        if let Some(token) = self.token(life.session(), &rows, 0)? {
+        if let Some(token) = life.session().try_lock(clock, limit, key).await? {
             return self.granted(entry, life, token, sent).map(Tried::Granted);
         }
         life.settled().map(Tried::Held).ok_or_else(Error::withdrawn)
@@ -158,16 +157,16 @@ impl Advisory {
             let slice = longest.min(if is_wanted { CROWDED_SLICE } else { SLICE });
             let sent = clock.now();
             let waiting = Waiting::begin(&self.sessions, clock, &life);
-            let rows = life.session().wait(clock, limit, key, slice * jitter / 100).await?;
+            let slice = slice * jitter / 100;
+            let (token, is_contended) = life.session().wait(clock, limit, key, slice).await?;
             waiting.over();
-            if let Some(token) = self.token(life.session(), &rows, 1)? {
-                life.turn().contended(rows.first().and_then(|row| number(row, 0)) == Some(2));
+            life.turn().contended(is_contended);
+            if let Some(token) = token {
                 break (token, sent);
             }
             if entry.is_withdrawn() {
                 return Err(Error::withdrawn());
             }
-            life.turn().contended(true);
             life.turn().enter(Stage::HeldElsewhere);
             request.report(StoreSays::Held(None));
             longest = SLICE;
@@ -183,23 +182,16 @@ impl Advisory {
         self.granted(entry, life, token, sent).map(Tried::Granted)
     }
 
-    /// The token in this column, if the server granted one.
-    fn token(&self, session: &Use, rows: &[Columns], n: usize) -> Result<Option<FencingToken>> {
-        let row = rows.first().ok_or_else(|| garbled(rows))?;
-        let Some(low) = row.get(n).and_then(Option::as_deref) else { return Ok(None) };
-        let low: u64 = low.parse().map_err(|_| garbled(rows))?;
-        FencingToken::with_base(self.token_base, session.base() + low).map(Some)
-    }
-
     /// The grant; undone at once where the request was withdrawn meanwhile.
     fn granted(
         &self,
         entry: &Entry<Asked>,
         life: Life,
-        token: FencingToken,
+        token: u64,
         sent: Instant,
     ) -> Result<Grant> {
         let request = entry.request();
+        let token = FencingToken::with_base(self.token_base, token)?;
         let mut asked = entry.data();
         if asked.is_withdrawn() {
             drop(asked);

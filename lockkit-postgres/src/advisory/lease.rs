@@ -17,7 +17,6 @@ use super::names::{Stage, Turn};
 use super::session::{Lives, LockSession, Use};
 use super::sessions::Sessions;
 use crate::error::at;
-use crate::protocol::{column, garbled};
 
 /// A part of the lock table for all advisory locks: what is left serves the other clients.
 const SHARE: usize = 4;
@@ -317,11 +316,7 @@ impl Held {
         self.state.send_replace(State::Ending);
         let answer = session.unlock(&self.clock, call_limit(self.ttl), life.turn().key()).await;
         let was_held = match answer {
-            Ok(rows) => match rows.first().and_then(|row| column(row, 0)) {
-                Some("t") => true,
-                Some("f") => false,
-                _ => return Err(garbled(&rows)),
-            },
+            Ok(was_held) => was_held,
             Err(error) if session.is_ended() => {
                 self.lose(LossReason::SessionEnded);
                 // The server may have unlocked it just before.

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::connection::{After, Session};
 use crate::error::POOLER;
 use crate::line::{Answer, Command, LIMIT};
-use crate::protocol::{column, garbled, number};
+use crate::protocol::{Columns, column, garbled, number};
 
 /// Nothing here is waited for longer: locks of others live on the session.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -98,6 +98,14 @@ impl Drop for Use {
     }
 }
 
+impl std::ops::Deref for LockSession {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
 impl Drop for LockSession {
     fn drop(&mut self) {
         // Without this it ends in order, once it has nothing to do.
@@ -141,10 +149,6 @@ impl LockSession {
         })
     }
 
-    pub(super) const fn base(&self) -> u64 {
-        self.base
-    }
-
     /// After this silence the server ends it; none at rest.
     pub(super) fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl.load(Ordering::SeqCst))
@@ -152,34 +156,6 @@ impl LockSession {
 
     pub(super) fn users(&self) -> usize {
         self.users.load(Ordering::SeqCst)
-    }
-
-    /// How many statements are under way or wait for their turn.
-    pub(super) fn pending(&self) -> usize {
-        self.session.pending()
-    }
-
-    pub(super) fn is_ended(&self) -> bool {
-        self.session.is_ended()
-    }
-
-    /// Completes when the session has ended, and does not keep it alive.
-    pub(super) fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
-        self.session.ended()
-    }
-
-    pub(super) fn cut(&self) {
-        self.session.cut();
-    }
-
-    /// The server took no writes over it: it was a primary's, and keeps what lives on it.
-    pub(super) fn reads_only(&self) -> bool {
-        self.session.reads_only()
-    }
-
-    /// It did not answer in time, and has not answered since.
-    pub(super) fn is_silent(&self) -> bool {
-        self.session.is_silent()
     }
 
     /// From now on the server ends it after this silence; the server is told with the next statement.
@@ -197,26 +173,50 @@ impl LockSession {
         async move { aimed.notified().await }
     }
 
-    /// Tries for a lock: a token where the server grants it.
-    pub(super) async fn try_lock(&self, clock: &Clock, limit: Duration, key: i64) -> Answer {
-        self.run(clock, limit, format!("EXECUTE lockkit_try({key})"), Command::Short).await
+    /// Tries for a lock; the token, if the server grants it.
+    pub(super) async fn try_lock(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        key: i64,
+    ) -> Result<Option<u64>> {
+        let sql = format!("EXECUTE lockkit_try({key})");
+        let rows = self.run(clock, limit, sql, Command::Short).await?;
+        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+        self.token(row, 0)
     }
 
-    /// Waits for a lock within `slice`, and for the answer `limit` longer.
+    /// Waits for a lock within `slice`, and for the answer `limit` longer; the token, if the server grants it, and
+    /// whether others held it meanwhile.
     pub(super) async fn wait(
         &self,
         clock: &Clock,
         limit: Duration,
         key: i64,
         slice: Duration,
-    ) -> Answer {
+    ) -> Result<(Option<u64>, bool)> {
         let sql = format!("EXECUTE lockkit_wait({key}, {})", slice.as_millis());
-        self.run(clock, slice + limit, sql, Command::Sql).await
+        let rows = self.run(clock, slice + limit, sql, Command::Sql).await?;
+        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+        Ok((self.token(row, 1)?, number(row, 0) != Some(1)))
     }
 
     /// Frees a lock; whether it was there.
-    pub(super) async fn unlock(&self, clock: &Clock, limit: Duration, key: i64) -> Answer {
-        self.run(clock, limit, format!("EXECUTE lockkit_unlock({key})"), Command::Short).await
+    pub(super) async fn unlock(&self, clock: &Clock, limit: Duration, key: i64) -> Result<bool> {
+        let sql = format!("EXECUTE lockkit_unlock({key})");
+        let rows = self.run(clock, limit, sql, Command::Short).await?;
+        match rows.first().and_then(|row| column(row, 0)) {
+            Some("t") => Ok(true),
+            Some("f") => Ok(false),
+            _ => Err(garbled(&rows)),
+        }
+    }
+
+    /// The token in this column, with the epoch; `None`: the server has granted none.
+    fn token(&self, row: &Columns, n: usize) -> Result<Option<u64>> {
+        let Some(low) = row.get(n).and_then(Option::as_deref) else { return Ok(None) };
+        let low: u64 = low.parse().map_err(|_| garbled(std::slice::from_ref(row)))?;
+        Ok(Some(self.base + low))
     }
 
     /// Runs a statement, and tells the server the ttl first where it does not know it.
@@ -248,10 +248,6 @@ impl LockSession {
     /// Lets the server hear of us.
     pub(super) async fn ping(&self, clock: &Clock, limit: Duration) -> Result<()> {
         self.ask(clock, limit, Command::Ping).await.map(drop)
-    }
-
-    pub(super) async fn ask(&self, clock: &Clock, limit: Duration, command: Command) -> Answer {
-        self.session.ask(clock, limit, command).await
     }
 
     pub(super) fn is_waiting(&self) -> bool {
