@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{SLACK, advisory, by, config, join, key_of, ms, until};
 use futures_util::future::join_all;
-use lockkit_core::{Clock, Error, Guard, LockName, LockProvider, Locks, Request};
+use lockkit_core::{Clock, Error, Guard, Lock, LockName, LockProvider, Locks, Request};
 use lockkit_postgres::{PostgresProvider, Strategy};
 use testbed::{Connections, Fault, Link, PostgresServer, Way, in_time, timing};
 
@@ -73,7 +73,7 @@ async fn advisory_locks_that_are_asked_for_and_released_at_once_share_their_mess
     let mut seen = Vec::new();
     for _ in 0..3 {
         let before = sent(&link);
-        let acquired = join_all(all.iter().map(|lock| lock.acquire())).await;
+        let acquired = join_all(all.iter().map(Lock::acquire)).await;
         let guards: Vec<_> = acquired.into_iter().map(Result::unwrap).collect();
         let granted = sent(&link);
         assert_eq!(advisory(&server), all.len());
