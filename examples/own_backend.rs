@@ -136,7 +136,8 @@ impl OwnBackend {
         sending.answered();
         match answer {
             Answer::Granted { ticket } => {
-                let lease = OwnLease { client: self.clone(), entry: entry.clone() };
+                entry.granted(ticket);
+                let lease = OwnLease { client: self.clone(), entry: entry.clone(), ticket };
                 Ok(Some(Grant::new(FencingToken::new(ticket)?, term, lease)))
             }
             Answer::Held => Ok(None),
@@ -193,11 +194,14 @@ impl LockProvider for OwnBackend {
 struct OwnLease {
     client: OwnBackend,
     entry: Entry<Mailbox<Infallible>>,
+    ticket: u64,
 }
 
 #[async_trait]
 impl Lease for OwnLease {
     async fn renew(&self) -> Result<Term> {
+        // The request may have been granted again since: the store goes by its id, and would renew that grant (C6).
+        self.entry.is_latest(self.ticket)?;
         let request = self.entry.request();
         let term = request.term();
         let renewed = self.client.store.renew(request);
@@ -209,6 +213,7 @@ impl Lease for OwnLease {
     }
 
     async fn release(&self) -> Result<()> {
+        self.entry.is_latest(self.ticket)?;
         let (store, request) = (&self.client.store, self.entry.request());
         let is_broken = self.client.is_broken;
         let ended = if is_broken { store.remove_first(request) } else { store.leave(request) };

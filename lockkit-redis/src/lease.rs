@@ -33,11 +33,8 @@ pub(crate) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) 
     let fencing = FencingToken::with_base(client.token_base, token)?;
     // A revocation is told there; the runtime that served it may have ended.
     subscribe(client, None).ok();
-    {
-        let mut data = entry.data();
-        let waiter = data.for_others();
-        (waiter.holds, waiter.latest) = (true, waiter.latest.max(token));
-    }
+    entry.data().for_others().holds = true;
+    entry.granted(token);
     let value = format!("{}.{token:016}", client.entry(entry.request()));
     let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
     let (client, term_of) = (Arc::clone(client), Mutex::new(term));
@@ -95,10 +92,7 @@ impl Lease for RedisLease {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
-        if self.entry.data().latest > self.token {
-            // Its request was granted again, after this grant had ended: a release would end that one.
-            return Err(Error::lost(LossReason::Removed));
-        }
+        self.entry.is_latest(self.token)?;
         let late = tombstone(self.entry.may_still_arrive());
         let answer = self.run(Scripts::of(self.entry.request().kind()).release, late).await;
         // Even this answer may be that to its second sending.

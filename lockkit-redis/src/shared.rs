@@ -40,8 +40,6 @@ pub(crate) struct Waiter {
     pub(crate) mailbox: Mailbox<Granted>,
     /// It was granted: there is nothing more to ask.
     pub(crate) holds: bool,
-    /// The token of its latest grant.
-    pub(crate) latest: u64,
 }
 
 impl Notes for Waiter {}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::{Error, Instant, Request, RequestId, Result};
+use crate::{Error, Instant, LossReason, Request, RequestId, Result};
 
 /// As long as stores keep a tombstone: nothing is delivered later than that.
 const LATEST_DELIVERY: Duration = Duration::from_secs(120);
@@ -93,6 +93,8 @@ struct State<T> {
     /// When the last sending was given up without an answer.
     given_up: Option<Instant>,
     is_withdrawn: bool,
+    /// The token of its latest grant.
+    latest: u64,
     data: T,
 }
 
@@ -244,6 +246,21 @@ impl<T> Record<T> {
     /// Notes that the store refuses whatever was sent before and has no answer.
     pub fn settle(&self) {
         self.state().given_up = None;
+    }
+
+    /// Notes a grant of the request, with its token as the store counts it.
+    pub fn granted(&self, token: u64) {
+        let mut state = self.state();
+        state.latest = state.latest.max(token);
+    }
+
+    /// Fails where the request was granted again since it was granted with this token: that grant has ended, and a
+    /// call about it that names the request would renew or end the later one (C6).
+    ///
+    /// # Errors
+    /// `Lost`: it has ended.
+    pub fn is_latest(&self, token: u64) -> Result<()> {
+        if self.state().latest > token { Err(Error::lost(LossReason::Removed)) } else { Ok(()) }
     }
 
     /// Notes that the request is withdrawn, and tells its calls. It stays so.

@@ -240,10 +240,20 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
     Flaw::rule(
         "release-by-the-request",
         "the release of a grant that has ended ends the one that its request was given since",
-        &["C6-07"],
+        &["C6-07", "C6-08"],
         Rules {
             remembers: |ended| matches!(ended, Ended::Released | Ended::Withdrawn),
             releases: |held, caller| held.id == caller.id,
+            ..CORRECT
+        },
+    ),
+    Flaw::rule(
+        "renewal-by-the-request",
+        "a renewal of a grant that has ended extends the one that its request was given since",
+        &["C6-07", "C6-08"],
+        Rules {
+            remembers: |ended| matches!(ended, Ended::Released | Ended::Withdrawn),
+            renews: |held, caller| held.id == caller.id,
             ..CORRECT
         },
     ),

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lockkit_core::{
-    Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Lease, LockProvider, LossReason,
-    Operator, Request, Result, Term, TtlRange, WakeUp, async_trait,
+    Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Lease, LockProvider,
+    LossReason, Operator, Request, Result, Term, TtlRange, WakeUp, async_trait,
 };
 
 use super::client::{Client, Entry, Granted, POLL};
@@ -24,7 +24,8 @@ impl Sqlite {
     }
 
     fn grant(&self, entry: Entry, (token, term): Granted) -> Grant {
-        Grant::new(token, term, SqliteLease { client: Arc::clone(&self.client), entry })
+        entry.granted(token.as_u64());
+        Grant::new(token, term, SqliteLease { client: Arc::clone(&self.client), entry, token })
     }
 }
 
@@ -80,11 +81,13 @@ impl LockProvider for Sqlite {
 struct SqliteLease {
     client: Arc<Client>,
     entry: Entry,
+    token: FencingToken,
 }
 
 #[async_trait]
 impl Lease for SqliteLease {
     async fn renew(&self) -> Result<Term> {
+        self.entry.is_latest(self.token.as_u64())?;
         let request = self.entry.request();
         let term = request.term();
         if self.client.renew(&self.entry).await? {
@@ -99,6 +102,7 @@ impl Lease for SqliteLease {
     }
 
     async fn release(&self) -> Result<()> {
+        self.entry.is_latest(self.token.as_u64())?;
         if self.client.leave(&self.entry).await? {
             return Ok(());
         }

@@ -241,6 +241,8 @@ impl Drop for Client {
 struct TableLease {
     client: Arc<Client>,
     entry: Entry,
+    /// As the store counts it.
+    token: u64,
     released: AtomicBool,
     /// A release was sent that has no answer: it may have ended the grant.
     is_unclear: AtomicBool,
@@ -266,16 +268,18 @@ impl TableLease {
 
 /// What the server granted.
 pub(super) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
-    let token = FencingToken::with_base(client.token_base, token)?;
+    let fencing = FencingToken::with_base(client.token_base, token)?;
+    entry.granted(token);
     let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
     let client = Arc::clone(client);
-    let lease = TableLease { client, entry, released, is_unclear, term: Mutex::new(term) };
-    Ok(Grant::new(token, term, lease))
+    let lease = TableLease { client, entry, token, released, is_unclear, term: Mutex::new(term) };
+    Ok(Grant::new(fencing, term, lease))
 }
 
 #[async_trait]
 impl Lease for TableLease {
     async fn renew(&self) -> Result<Term> {
+        self.entry.is_latest(self.token)?;
         let request = self.entry.request();
         let term = request.term();
         let more = format!(", {}, {}", request.ttl().as_millis(), self.client.barrier());
@@ -306,6 +310,7 @@ impl Lease for TableLease {
         if self.released.load(Ordering::SeqCst) {
             return Ok(());
         }
+        self.entry.is_latest(self.token)?;
         let left = self.client.leave(&self.entry).await;
         match left {
             Ok(Left::Released) => {

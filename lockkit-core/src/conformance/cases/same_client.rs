@@ -39,6 +39,14 @@ pub(super) const CASES: &[Case] = &[
     )
     .needs(&[Need::Operator]),
     Case::new(
+        "C6-08",
+        Safety,
+        "C6",
+        "calls for a grant that has expired leave a later one of the same request as it is",
+        |cx| Box::pin(granted_after_expiry(cx)),
+    )
+    .needs(&[Need::LeaseTtl]),
+    Case::new(
         "C11-05",
         Liveness,
         "C11",
@@ -147,21 +155,32 @@ async fn granted_again(cx: Context) -> Verdict {
         }
         revoked => require!(revoked?, "revoking a token that holds ended nothing"),
     }
-    // Sent once more by a driver that has not heard of it. A store may take the request for one that is over.
-    if let Ok(Some(again)) = cx.provider.try_acquire(&request).await {
+    still_held(&cx, &request, ended).await
+}
+
+async fn granted_after_expiry(cx: Context) -> Verdict {
+    let request = cx.request("again")?;
+    let ended = cx.granted(&*cx.provider, &request).await?;
+    cx.sleep(cx.ttl() + cx.wake_up()).await;
+    still_held(&cx, &request, ended).await
+}
+
+/// A driver that has not heard of a grant's end sends its request once more, and then ends the grant that it knew.
+async fn still_held(cx: &Context, request: &Request, ended: Grant) -> Verdict {
+    // A store may take the request for one that is over.
+    if let Ok(Some(again)) = cx.provider.try_acquire(request).await {
         require!(again.token > ended.token, "token {} came after {}", again.token, ended.token);
+        let renewed = ended.lease.renew().await;
+        require!(renewed.is_err(), "a grant was renewed that had ended: {renewed:?}");
         let released = ended.lease.release().await;
-        again.lease.renew().await.map_err(|error| {
-            Stop::failed(format!(
-                "the release of an earlier grant ({released:?}) ended it: {error}"
-            ))
-        })?;
+        let still = again.lease.renew().await;
+        require!(still.is_ok(), "an earlier grant's release ({released:?}) ended it: {still:?}");
         let other = cx.connect().await?;
         let second = other.try_acquire(&cx.request("again")?).await?;
         require!(second.is_none(), "the release of an earlier grant freed the name");
         again.lease.release().await?;
     }
-    cx.provider.withdraw(&request).await?;
+    cx.provider.withdraw(request).await?;
     cx.is_free("again").await?;
     cx.no_residue("again").await
 }
