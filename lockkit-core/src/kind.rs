@@ -35,6 +35,25 @@ impl Kind {
             Self::Shared => before.all(|kind| kind == Self::Shared),
         }
     }
+
+    /// How many requests at the front of a queue of these kinds hold, the first of them and those that it is held with.
+    ///
+    /// ```
+    /// use lockkit_core::Kind;
+    ///
+    /// let queue = [Kind::Shared, Kind::Shared, Kind::Exclusive, Kind::Shared];
+    /// assert_eq!(Kind::holding(queue), 2);
+    /// assert_eq!(Kind::holding(queue[2..].iter().copied()), 1);
+    /// assert_eq!(Kind::holding([]), 0);
+    /// ```
+    pub fn holding(queue: impl IntoIterator<Item = Self>) -> usize {
+        let mut queue = queue.into_iter();
+        match queue.next() {
+            None => 0,
+            Some(Self::Exclusive) => 1,
+            Some(Self::Shared) => 1 + queue.take_while(|kind| *kind == Self::Shared).count(),
+        }
+    }
 }
 
 impl fmt::Display for Kind {

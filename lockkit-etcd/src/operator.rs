@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use etcd_client::{Client as Driver, GetOptions, GetResponse, Txn};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use lockkit_core::kit::LONGEST_CALL;
-use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
+use lockkit_core::{Clock, FencingToken, Holder, Inspection, Kind, LockName, Operator, Result};
 
 use crate::client::Client;
 use crate::error::Failure;
 use crate::own::delete;
-use crate::protocol::{Contender, holding, reads, send};
+use crate::protocol::{Contender, kinds, reads, send};
 
 /// How many keys are listed with one request.
 const PAGE: i64 = 1000;
@@ -23,7 +23,7 @@ const AT_ONCE: usize = 32;
 impl Operator for Client {
     async fn inspect(&self, name: &LockName) -> Result<Inspection> {
         let queue = self.queue(name).await?;
-        let (holding, waiting) = queue.split_at(holding(&queue));
+        let (holding, waiting) = queue.split_at(Kind::holding(kinds(&queue)));
         let left = self.all_left(holding).await?;
         self.inspection(name.clone(), holding, waiting.len(), &left)
     }
@@ -56,7 +56,7 @@ impl Operator for Client {
         }
         let in_order = |(name, mut queue): (LockName, Vec<Contender>)| {
             queue.sort_unstable_by_key(|contender| contender.created);
-            let waiting = queue.split_off(holding(&queue));
+            let waiting = queue.split_off(Kind::holding(kinds(&queue)));
             (name, queue, waiting.len())
         };
         let seen: Vec<_> = queues.into_iter().take(limit).map(in_order).collect();
@@ -72,7 +72,7 @@ impl Operator for Client {
         let queue = self.queue(name).await?;
         let is_meant =
             |held: &&Contender| held.is_ours && u64::try_from(held.created) == Ok(native);
-        let Some(holder) = queue[..holding(&queue)].iter().find(is_meant) else {
+        let Some(holder) = queue[..Kind::holding(kinds(&queue))].iter().find(is_meant) else {
             return Ok(false);
         };
         let txn = delete(&holder.key, holder.created);

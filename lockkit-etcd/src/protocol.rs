@@ -209,13 +209,6 @@ pub(crate) fn kinds<'a>(
     contenders.into_iter().map(|contender| contender.kind)
 }
 
-/// How many at the front of this queue hold.
-pub(crate) fn holding(queue: &[Contender]) -> usize {
-    let shared = queue.iter().take_while(|contender| contender.kind == Kind::Shared).count();
-    // An exclusive one holds alone, and only at the front.
-    shared.max(usize::from(!queue.is_empty()))
-}
-
 /// Whether what lies below a name is of a client of lockkit, `hex-decimal`, or of another, `hex`;
 /// `None`: of neither.
 fn shape(below: &str) -> Option<bool> {

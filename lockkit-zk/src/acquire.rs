@@ -12,7 +12,7 @@ use crate::error::limited;
 use crate::lease::grant;
 use crate::orphans::{Attempt, left};
 use crate::place::{Known, Left, Node, Place};
-use crate::protocol::{is_admitted, queue};
+use crate::protocol::{kinds, queue};
 use crate::queue::Entered;
 use crate::session::Session;
 use crate::usage::InUse;
@@ -180,7 +180,7 @@ async fn leave(session: &Session, node: &Node, kind: Kind) -> Result<bool> {
     if let Ok(client) = session.client()
         && let Ok(left) = remove_and_look(&client, &node.paths(), &node.parent).await
     {
-        return Ok(is_admitted(kind, &queue(left)));
+        return Ok(kind.admits(kinds(&queue(left))));
     }
     remove(session, Removal::Nodes(node.paths())).await?;
     Ok(false)

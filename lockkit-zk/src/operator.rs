@@ -6,13 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use lockkit_core::kit::LONGEST_CALL;
-use lockkit_core::{Clock, FencingToken, Holder, Inspection, LockName, Operator, Result};
+use lockkit_core::{Clock, FencingToken, Holder, Inspection, Kind, LockName, Operator, Result};
 use zookeeper_client::{Error as ZkError, Stat};
 
 use crate::cleanup::{Removal, children_in_sync, removed};
 use crate::client::Client;
 use crate::error::{Outcome, limited, to_error};
-use crate::protocol::{Contender, holding, identity, label, name_of, queue};
+use crate::protocol::{Contender, identity, kinds, label, name_of, queue};
 use crate::session::Session;
 use crate::tokens;
 use crate::usage::InUse;
@@ -47,7 +47,7 @@ impl Client {
                 let nodes = queue(children.map_err(|error| to_error(&error))?);
                 let (mut queue, mut seen) = (nodes.clone(), HashSet::new());
                 queue.retain(|contender| seen.insert(identity(&contender.node)));
-                let holding = holding(&queue);
+                let holding = Kind::holding(kinds(&queue));
                 let path = |held: &Contender| format!("{parent}/{}", held.node);
                 let paths: Vec<_> = queue[..holding].iter().map(path).collect();
                 let mut read = Vec::new();

@@ -92,16 +92,9 @@ pub(crate) fn queue(children: Vec<String>) -> Vec<Contender> {
     queue
 }
 
-/// Whether a request of this kind may hold beside all of this queue.
-pub(crate) fn is_admitted(kind: Kind, queue: &[Contender]) -> bool {
-    kind.admits(queue.iter().map(|contender| contender.kind))
-}
-
-/// How many at the front of this queue hold.
-pub(crate) fn holding(queue: &[Contender]) -> usize {
-    let shared = queue.iter().take_while(|contender| contender.kind == Kind::Shared).count();
-    // An exclusive one holds alone, and only at the front.
-    shared.max(usize::from(!queue.is_empty()))
+/// The kinds of these contenders.
+pub(crate) fn kinds(queue: &[Contender]) -> impl Iterator<Item = Kind> {
+    queue.iter().map(|contender| contender.kind)
 }
 
 /// Who is before a node in its queue, and keeps it out.
@@ -283,8 +276,7 @@ mod tests {
         ];
         assert_eq!(all, expected);
         let queue = queue(children);
-        assert_eq!([&queue[..], &queue[2..], &queue[3..], &[]].map(holding), [2, 1, 1, 0]);
-        assert!(is_admitted(Kind::Shared, &queue[..2]) && !is_admitted(Kind::Shared, &queue[..3]));
+        assert_eq!(Kind::holding(kinds(&queue)), 2);
     }
 
     #[test]

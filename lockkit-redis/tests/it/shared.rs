@@ -5,8 +5,15 @@ use testbed::RedisServer;
 
 use crate::common::{by, client, ms, queued};
 
-const ACQUIRE_BEFORE: &str = include_str!("../layouts/acquire_before_shared.lua");
-const RELEASE_BEFORE: &str = include_str!("../layouts/release_before_shared.lua");
+/// A script of a client of before shared locks, as recorded at commit 405a696.
+macro_rules! before_shared {
+    ($($part:literal),+) => {
+        concat!($(include_str!(concat!("../layouts/before_shared/", $part, ".lua"))),+)
+    };
+}
+
+const ACQUIRE_BEFORE: &str = before_shared!("head", "acquire_fast", "prelude", "acquire");
+const RELEASE_BEFORE: &str = before_shared!("head", "release_fast", "prelude", "release");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_before_shared_locks_waits_for_a_group() {

@@ -1,17 +1,3 @@
--- Recorded: the script of a client of before shared locks (commit 405a696 and before).
--- The keys of a lock: itself, its queue, its tombstones, its last token.
-local L = KEYS[1]
-local Q, X, F = '{' .. L .. '}:n', '{' .. L .. '}:d', '{' .. L .. '}:t'
--- No request waits, and no attempt of this one may still arrive: these three commands.
-local head
-local value = redis.call('GET', L)
-if value == ARGV[1] and ARGV[2] == '' then
-  head = redis.call('ZPOPMIN', Q)[1]
-  if not head then
-    redis.call('DEL', L)
-    return 1
-  end
-end
 -- Shared by every script. An entry is `id.client.ttl.label`: 32 and 16 digits, then milliseconds. The lock's
 -- value is an entry and `.token`, 16 digits: the server's microseconds at the grant.
 --
@@ -100,12 +86,3 @@ local function bury(id)
   redis.call('ZADD', X, now + TOMB, id)
   redis.call('PEXPIRE', X, TOMB)
 end
--- ARGV: the lock's value as it was granted, '1' if an attempt of the request may still arrive, or ''. Answers
--- 0 if it was not held any more, 1 if it was, or the word for the next one, where that is a request of this client.
-local ID = string.sub(ARGV[1], 1, 32)
-if ARGV[2] ~= '' then bury(ID) end
-if value == ARGV[1] then return hand_on(string.sub(ARGV[1], 34, 49), head) or 1 end
--- An attempt that came late may have queued the request once more, or been granted.
-redis.call('ZREM', Q, string.sub(ARGV[1], 1, -18))
-if value and string.sub(value, 1, 32) == ID then hand_on('') end
-return 0
