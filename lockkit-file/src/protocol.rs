@@ -316,11 +316,12 @@ impl Drop for Held {
         if std::process::id() != self.pid {
             return;
         }
-        if let Some([file, twin]) = self.words {
-            let text = if self.is_synced { record::FREE } else { record::LEFT };
+        // A write would wait for a sync that is under way, and the name with it: then the files are left as those of a
+        // holder that was killed.
+        if let Some([file, twin]) = self.words.filter(|_| self.is_synced) {
             for (opened, word) in [(&self.file, file), (&self.twin, twin)] {
                 if word != 0 {
-                    opened.file.write_all_at(text.as_bytes(), word).ok();
+                    opened.file.write_all_at(record::FREE.as_bytes(), word).ok();
                 }
             }
         }

@@ -33,8 +33,8 @@ const LONGEST_LABEL: usize = 1024;
 pub(crate) const HELD: &str = "held";
 /// The word that a release writes over it; what the record says is synced has been synced.
 pub(crate) const FREE: &str = "free";
-/// The same of a holder that left before all was synced.
-pub(crate) const LEFT: &str = "left";
+/// The same of a holder that left before all was synced, as earlier versions wrote it: today's leaves its record.
+const LEFT: &str = "left";
 
 /// The holder that wrote its record last.
 #[derive(Clone, Debug, PartialEq, Eq)]
