@@ -244,7 +244,10 @@ async fn contention_cancels_and_closes_leave_no_line_in_the_servers_log_and_no_r
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_an_open_snapshot_a_row_that_leaves_its_page_is_searched_where_it_is() {
     let server = PostgresServer::start().unwrap();
-    let lock = locks(&server).await.lock("bloated").ttl(ms(30_000));
+    let provider = PostgresProvider::connect(config(&server.url(), Strategy::Table)).await.unwrap();
+    // The default label holds this program's name, and how long a row is decides how many a page has.
+    let locks = Locks::builder().label("a label of usual length/4711").build(provider);
+    let lock = locks.lock("bloated").ttl(ms(30_000));
     lock.acquire().await.unwrap().release().await.unwrap();
     let _snapshot = Snapshot::open(&server).await;
     let mut last = None;
