@@ -55,6 +55,11 @@ impl Tap {
         self.0.attempts.load(Ordering::SeqCst)
     }
 
+    /// How many grants are kept whose replies were lost.
+    pub(super) fn lost(&self) -> usize {
+        self.0.orphans.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// How many renewals were sent.
     pub(super) fn renewals(&self) -> u32 {
         self.0.renewals.load(Ordering::SeqCst)
