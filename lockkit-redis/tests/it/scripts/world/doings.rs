@@ -88,6 +88,8 @@ impl World {
         let Some(of) = this.requests.get_mut(&request) else { return };
         let before = match of.phase {
             Phase::Leaves => return,
+            // Told late, of a grant that has ended: it was granted again since.
+            Phase::Holds { token: known, .. } if token < known => return,
             Phase::Holds { began, .. } => Some(began),
             Phase::Asks => None,
         };
