@@ -7,46 +7,83 @@ scripts! {
 }
 
 mod scripts {
-    use std::iter::repeat_n;
-
-    use lockkit::{Guarantees, Kind, connect};
-    use testbed::contenders::by;
+    use lockkit::{Kind, Lock, Locks, connect};
+    use testbed::contenders::{by, queued};
 
     use crate::stores::{Store, ms};
 
-    /// How many requests stand before the one that asks: none, a holder, a holder and a waiter.
-    const BEFORE: [usize; 3] = [0, 1, 2];
+    /// So many requests stand before the one that asks, at most.
+    const BEFORE: usize = 3;
+
+    /// Every queue of these kinds that is no longer than that.
+    fn queues(kinds: &[Kind]) -> Vec<Vec<Kind>> {
+        let mut queues = vec![Vec::new()];
+        let mut longest = queues.clone();
+        for _ in 0..BEFORE {
+            let longer = |queue: &Vec<Kind>| {
+                kinds.iter().map(|kind| [&**queue, &[*kind]].concat()).collect()
+            };
+            longest = longest.iter().flat_map::<Vec<_>, _>(longer).collect();
+            queues.extend_from_slice(&longest);
+        }
+        queues
+    }
+
+    fn lock(locks: &Locks, name: &str, kind: Kind) -> Lock {
+        let lock = locks.lock(name);
+        if kind == Kind::Shared { lock.shared() } else { lock }
+    }
 
     pub(super) async fn a_request_is_granted_where_the_table_of_kinds_admits_it<S: Store>() {
         let server = S::start();
         for url in S::urls(&server) {
             let [locks, others] = [connect(&url).await.unwrap(), connect(&url).await.unwrap()];
-            let Guarantees { kinds, .. } = *locks.guarantees();
-            assert_eq!(kinds, [Kind::Exclusive], "a new kind needs rows of its own here");
-            for before in BEFORE {
-                let name = format!("behind/{before}");
-                let mut holder = None;
-                let mut waiters = Vec::new();
-                for nth in 0..before {
-                    let lock = others.lock(&name);
-                    if nth == 0 {
-                        holder = Some(by(ms(5_000), "a grant", lock.acquire()).await.unwrap());
-                    } else {
-                        waiters.push(tokio::spawn(async move { lock.acquire().await }));
-                    }
-                }
-                let tried = by(ms(5_000), "an answer", locks.lock(&name).try_acquire()).await;
-                let admits = Kind::Exclusive.admits(repeat_n(Kind::Exclusive, before));
-                assert_eq!(tried.unwrap().is_some(), admits, "{url}: behind {before}");
-                drop(holder);
-                for waiter in waiters {
-                    let granted = by(ms(5_000), "the waiter's grant", waiter).await.unwrap();
-                    granted.unwrap().release().await.unwrap();
+            let kinds = locks.guarantees().kinds;
+            for before in queues(kinds) {
+                for asks in kinds {
+                    is_admitted_as_the_table_says(&url, &locks, &others, &before, *asks).await;
                 }
             }
             for locks in [locks, others] {
                 locks.close(ms(5_000)).await.unwrap();
             }
+        }
+    }
+
+    /// A request of the kind `asks`, behind those of the kinds `before`.
+    async fn is_admitted_as_the_table_says(
+        url: &str,
+        locks: &Locks,
+        others: &Locks,
+        before: &[Kind],
+        asks: Kind,
+    ) {
+        let name = format!("{asks} behind {before:?}");
+        let (mut held, mut waiting) = (Vec::new(), Vec::new());
+        for (n, kind) in before.iter().enumerate() {
+            let lock = lock(others, &name, *kind);
+            if kind.admits(before[..n].iter().copied()) {
+                held.push(by(ms(5_000), "a grant", lock.acquire()).await.expect(&name));
+                continue;
+            }
+            let asking = lock.clone();
+            let cycle = async move { asking.acquire().await?.release().await };
+            waiting.push(tokio::spawn(cycle));
+            // Where there are shared requests, it matters that it waits before the next one asks.
+            if locks.guarantees().kinds.len() > 1 {
+                queued(&lock, waiting.len()).await;
+            }
+        }
+        let tried = by(ms(5_000), "an answer", lock(locks, &name, asks).try_acquire()).await;
+        let tried = tried.expect(&name);
+        let admits = asks.admits(before.iter().copied());
+        assert_eq!(tried.is_some(), admits, "{url}: {name}");
+        drop(tried);
+        for guard in held {
+            guard.release().await.expect(&name);
+        }
+        for waiter in waiting {
+            by(ms(5_000), "the waiters' grants", waiter).await.unwrap().expect(&name);
         }
     }
 }
