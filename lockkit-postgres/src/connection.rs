@@ -23,7 +23,7 @@ use crate::line::{Answer, Command, LIMIT, Line, Outlook, no_answer};
 /// connection: no ttl bounds that, and each connection is a process of the server's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How many commands one message holds at the most.
+/// How many commands one message holds at most.
 const MOST: usize = 256;
 /// How soon the task looks again at a connection that callers use.
 const LOOK: Duration = Duration::from_millis(10);

@@ -9,6 +9,9 @@ use super::flaw::Flaw;
 use super::rules::Rules;
 
 const CORRECT: Rules = Rules::CORRECT;
+/// Grants a request again that has lost its grant, which a store may.
+const GRANTS_AGAIN: Rules =
+    Rules { remembers: |ended| matches!(ended, Ended::Released | Ended::Withdrawn), ..CORRECT };
 
 /// No store of the suite's cases lives as long.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -241,21 +244,13 @@ pub(crate) const RULE_FLAWS: &[Flaw] = &[
         "release-by-the-request",
         "the release of a grant that has ended ends the one that its request was given since",
         &["C6-07", "C6-08"],
-        Rules {
-            remembers: |ended| matches!(ended, Ended::Released | Ended::Withdrawn),
-            releases: |held, caller| held.id == caller.id,
-            ..CORRECT
-        },
+        Rules { releases: |held, caller| held.id == caller.id, ..GRANTS_AGAIN },
     ),
     Flaw::rule(
         "renewal-by-the-request",
         "a renewal of a grant that has ended extends the one that its request was given since",
         &["C6-07", "C6-08"],
-        Rules {
-            remembers: |ended| matches!(ended, Ended::Released | Ended::Withdrawn),
-            renews: |held, caller| held.id == caller.id,
-            ..CORRECT
-        },
+        Rules { renews: |held, caller| held.id == caller.id, ..GRANTS_AGAIN },
     ),
     Flaw::rule(
         "renewal-unchecked",

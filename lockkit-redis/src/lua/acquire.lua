@@ -10,18 +10,15 @@ if value and string.sub(value, 1, -18) == E then
 end
 local client, is_shared = client_of(E)
 local is_open = is_shared and is_group(value)
-if is_open then
-  if not purge(milliseconds()) then
-    redis.call('DEL', L)
-    value, is_open = nil, false
-  else
-    local token = token_of(E)
-    if token then
-      redis.call('ZREM', X, '') -- needs no memory, as the extension of an exclusive grant
-      join(E, token, TTL)
-      return token
-    end
-  end
+if is_open and not purge(milliseconds()) then
+  redis.call('DEL', L)
+  value, is_open = nil, false
+end
+local granted = is_open and token_of(E)
+if granted then
+  redis.call('ZREM', X, '') -- needs no memory, as the extension of an exclusive grant
+  join(E, granted, TTL)
+  return granted
 end
 local waits, was_alive, is_placed = READING ~= '', 1, false
 local key = CLIENT .. client

@@ -5,7 +5,6 @@
 -- A group of shared grants has the value `shared.token`, the token of its first. Its members are entries: in S by
 -- the server's milliseconds at which each expires, in M by their tokens. The lock, S and M expire with the last one.
 local S, M = '{' .. L .. '}:s', '{' .. L .. '}:m'
---
 -- Milliseconds: a client's life after its last heartbeat, and where it does not listen; a grant to a client that
 -- does not; a queue after its last waiter, a tombstone, the last token after its first.
 local LIFE, DEAF, UNHEARD, LASTS, TOMB, KEPT = 3000, 700, 500, 120000, 120000, 172800000

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::common::{SLACK, at, by, ms, nodes, provider, queued, server, spectator};
-use lockkit_core::{Locks, LossReason};
+use lockkit_core::{Guard, Locks, LossReason};
 use lockkit_zk::Layout;
 use testbed::{ZkServer, timing};
+use tokio::task::JoinHandle;
 use zookeeper_client::Client;
 
 const TTL: Duration = ms(15_000);
@@ -23,6 +24,17 @@ async fn queue(operator: &Client) -> Vec<String> {
     queue
 }
 
+/// A holder of the name, and a request that waits for it.
+async fn held_and_awaited(
+    locks: &Locks,
+    others: &Locks,
+) -> (Guard, JoinHandle<lockkit_core::Result<Guard>>) {
+    let holder = locks.lock("a").ttl(TTL).acquire().await.unwrap();
+    let waiting = tokio::spawn(others.lock("a").ttl(TTL).acquire());
+    queued(&locks.lock("a"), 1).await;
+    (holder, waiting)
+}
+
 async fn removes(operator: &Client, node: &str) {
     operator.delete(&format!("{PARENT}/{node}"), None).await.unwrap();
 }
@@ -33,9 +45,7 @@ async fn a_holder_that_one_node_of_its_pair_is_removed_of_is_lost_and_the_other_
     let operator = spectator(&server).await;
     let (locks, others) = (client(&server).await, client(&server).await);
     for twin in [0, 1] {
-        let holder = locks.lock("a").ttl(TTL).acquire().await.unwrap();
-        let waiting = tokio::spawn(others.lock("a").ttl(TTL).acquire());
-        queued(&locks.lock("a"), 1).await;
+        let (holder, waiting) = held_and_awaited(&locks, &others).await;
         removes(&operator, &queue(&operator).await[twin]).await;
         let reason = by(SLACK, "the loss", holder.lost()).await;
         assert_eq!(reason, LossReason::Removed, "of node {twin}");
@@ -54,9 +64,7 @@ async fn a_waiter_that_one_node_of_its_pair_is_removed_of_queues_again_and_the_o
     let operator = spectator(&server).await;
     let (locks, others) = (client(&server).await, client(&server).await);
     for twin in [2, 3] {
-        let holder = locks.lock("a").ttl(TTL).acquire().await.unwrap();
-        let waiting = tokio::spawn(others.lock("a").ttl(TTL).acquire());
-        queued(&locks.lock("a"), 1).await;
+        let (holder, waiting) = held_and_awaited(&locks, &others).await;
         let before = queue(&operator).await;
         removes(&operator, &before[twin]).await;
         let is_new = async || {
@@ -78,9 +86,7 @@ async fn a_waiter_whose_turn_comes_with_half_a_pair_is_not_granted_with_it() {
     let operator = spectator(&server).await;
     let (locks, others) = (client(&server).await, client(&server).await);
     for twin in [2, 3] {
-        let holder = locks.lock("a").ttl(TTL).acquire().await.unwrap();
-        let waiting = tokio::spawn(others.lock("a").ttl(TTL).acquire());
-        queued(&locks.lock("a"), 1).await;
+        let (holder, waiting) = held_and_awaited(&locks, &others).await;
         // Mostly before the waiter watches its own nodes.
         let before = queue(&operator).await;
         removes(&operator, &before[twin]).await;
