@@ -73,6 +73,15 @@ impl Guard {
         self.0.kind()
     }
 
+    /// The slot of a permit of a semaphore: the smallest number, from 0, that no other live grant had when this one was
+    /// granted; `None` for a lock.
+    ///
+    /// A resource fences the holders of a semaphore by their slots: of two grants of one slot, the later has the greater
+    /// token.
+    pub fn slot(&self) -> Option<u32> {
+        self.0.slot()
+    }
+
     /// The fencing token of this grant, to send along with every write.
     ///
     /// Infallible on purpose (C4): whether a token is stale is judged by the resource, which alone
@@ -143,7 +152,7 @@ impl Guard {
     /// # Cancel safety
     /// Cancel-safe: the renewal goes on.
     pub async fn renew(&self) -> Result<()> {
-        self.0.0.renew().await.map_err(|error| error.about(self.name().shared()))
+        self.0.0.renew().await.map_err(|error| error.about(self.name()))
     }
 
     /// Releases the lock and waits for the store's word; from its first poll on it is not held.
@@ -156,7 +165,7 @@ impl Guard {
     /// # Cancel safety
     /// Cancel-safe: dropped midway, the release goes on in the background.
     pub async fn release(self) -> Result<()> {
-        self.0.0.release().await.map_err(|error| error.about(self.name().shared()))
+        self.0.0.release().await.map_err(|error| error.about(self.name()))
     }
 
     /// Runs `work` while the lock is held, stops it when the lock is lost, and releases; gives what `work` gave.
@@ -224,6 +233,11 @@ impl GuardWatch {
         self.0.kind
     }
 
+    /// As [`Guard::slot`].
+    pub fn slot(&self) -> Option<u32> {
+        self.0.slot
+    }
+
     /// As [`Guard::token`].
     pub fn token(&self) -> FencingToken {
         self.0.token
@@ -234,11 +248,11 @@ impl GuardWatch {
     /// # Errors
     /// As [`Guard::ensure`].
     pub fn ensure(&self, at_least: Duration) -> Result<FencingToken> {
-        self.0.ensure(at_least).map_err(|error| error.about(self.name().shared()))
+        self.0.ensure(at_least).map_err(|error| error.about(self.name()))
     }
 
     fn lost_error(&self, reason: LossReason) -> Error {
-        Error::lost(reason).about(self.name().shared())
+        Error::lost(reason).about(self.name())
     }
 
     /// As [`Guard::is_held`]; false once the guard was released.

@@ -19,13 +19,15 @@ pub struct Holder {
     pub expires_in: Option<Duration>,
     /// The kind of its lock.
     pub kind: Kind,
+    /// Its slot, where it holds a permit of a semaphore.
+    pub slot: Option<u32>,
 }
 
 impl Holder {
     /// A holder of an exclusive lock with this label and nothing else known.
     pub fn new(label: impl Into<String>) -> Self {
         let label = label.into();
-        Self { label, token: None, age: None, expires_in: None, kind: Kind::Exclusive }
+        Self { label, token: None, age: None, expires_in: None, kind: Kind::Exclusive, slot: None }
     }
 
     /// The same holder with its token.
@@ -55,6 +57,13 @@ impl Holder {
         self.kind = kind;
         self
     }
+
+    /// The same holder of a permit of a semaphore, with its slot.
+    #[must_use]
+    pub fn with_slot(mut self, slot: u32) -> Self {
+        (self.kind, self.slot) = (Kind::Counted, Some(slot));
+        self
+    }
 }
 
 impl fmt::Display for Holder {
@@ -68,6 +77,9 @@ impl fmt::Display for Holder {
         }
         if self.kind != Kind::Exclusive {
             write!(f, " ({})", self.kind)?;
+        }
+        if let Some(slot) = self.slot {
+            write!(f, " in slot {slot}")?;
         }
         Ok(())
     }

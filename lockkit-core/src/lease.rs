@@ -19,12 +19,28 @@ pub struct Grant {
     pub term: Term,
     /// What keeps, ends and watches the grant.
     pub lease: Box<dyn Lease>,
+    /// Of a counted grant: the smallest number, from 0, that no other live grant of its semaphore had when it was
+    /// granted. Fixed with the grant.
+    pub slot: Option<u32>,
 }
 
 impl Grant {
     /// A grant of these parts.
     pub fn new(token: FencingToken, term: Term, lease: impl Lease) -> Self {
-        Self { token, term, lease: Box::new(lease) }
+        Self { token, term, lease: Box::new(lease), slot: None }
+    }
+
+    /// The same grant with another lease around its own: for a provider that decorates another one.
+    #[must_use]
+    pub fn wrapped<L: Lease>(self, wrap: impl FnOnce(Box<dyn Lease>) -> L) -> Self {
+        Self { lease: Box::new(wrap(self.lease)), ..self }
+    }
+
+    /// The same grant with its slot.
+    #[must_use]
+    pub fn with_slot(mut self, slot: u32) -> Self {
+        self.slot = Some(slot);
+        self
     }
 }
 

@@ -37,6 +37,7 @@ mod multi_lock;
 mod name;
 mod provider;
 mod request;
+mod semaphore;
 mod token;
 
 #[doc = include_str!("../CONTRACT.md")]
@@ -52,7 +53,7 @@ pub use finding::{Finding, Severity};
 pub use guarantees::{Exclusion, Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
 pub use guard::{Guard, GuardWatch};
 pub use holder::Holder;
-pub use kind::Kind;
+pub use kind::{Family, Kind, Permits};
 pub use leaders::Leaders;
 pub use leadership::Leadership;
 pub use lease::{Grant, Lease, Term};
@@ -65,6 +66,7 @@ pub use multi_lock::MultiLock;
 pub use name::LockName;
 pub use provider::{Inspection, LockProvider, Operator};
 pub use request::{Request, RequestId, StoreSays};
+pub use semaphore::Semaphore;
 pub use token::FencingToken;
 
 /// What most of this crate returns.

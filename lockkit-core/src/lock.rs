@@ -9,7 +9,7 @@ use crate::driver::shared::{Acquire, Wait};
 use crate::driver::store::Store;
 use crate::driver::timing::{LockOptions, Renewal};
 use crate::guard::Answer;
-use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Result};
+use crate::{Applied, Error, FencingToken, Guard, Inspection, Kind, LockName, Permits, Result};
 
 /// One name's lock, with its settings; takes guards, and may be kept and cloned.
 ///
@@ -23,11 +23,20 @@ pub struct Lock {
     options: LockOptions,
     label: Arc<str>,
     kind: Kind,
+    /// Of a semaphore.
+    permits: Option<Permits>,
 }
 
 impl Lock {
     pub(crate) fn new(store: Arc<Store>, name: Result<LockName>, label: Arc<str>) -> Self {
-        Self { store, name, options: LockOptions::default(), label, kind: Kind::Exclusive }
+        Self {
+            store,
+            name,
+            options: LockOptions::default(),
+            label,
+            kind: Kind::Exclusive,
+            permits: None,
+        }
     }
 
     /// A lock that its holders share: any number of shared grants hold together, an exclusive one alone (C1).
@@ -202,7 +211,7 @@ impl Lock {
     pub async fn inspect(&self) -> Result<Inspection> {
         let (name, store) = (self.name.clone()?, &self.store);
         let seen = async { store.limited(store.operator()?.inspect(&name)).await };
-        seen.await.map_err(|error| error.about(name.shared()))
+        seen.await.map_err(|error| error.about(&name))
     }
 
     /// Ends exactly the grant with this token; `false`: there is no such grant.
@@ -215,7 +224,13 @@ impl Lock {
     pub async fn revoke(&self, token: FencingToken) -> Result<bool> {
         let (name, store) = (self.name.clone()?, &self.store);
         let revoked = async { store.limited(store.operator()?.revoke(&name, token)).await };
-        revoked.await.map_err(|error| error.about(name.shared()))
+        revoked.await.map_err(|error| error.about(&name))
+    }
+
+    /// The same settings for a permit of the semaphore of its name.
+    pub(crate) const fn counted(mut self, permits: Permits) -> Self {
+        (self.kind, self.permits) = (Kind::Counted, Some(permits));
+        self
     }
 
     /// The ttl that it asks the store for.
@@ -248,6 +263,7 @@ impl Lock {
                 match self.kind {
                     Kind::Exclusive => "an exclusive lock",
                     Kind::Shared => "a shared lock",
+                    Kind::Counted => "a semaphore",
                 },
                 "this store does not offer that kind: see Locks::guarantees()",
             ));
@@ -258,6 +274,7 @@ impl Lock {
             name: self.name?,
             label: self.label,
             kind: self.kind,
+            permits: self.permits,
             wait,
         };
         if store.shared.closing.is_set() {
@@ -273,7 +290,7 @@ impl Lock {
 /// The error, about this lock, where its name is one.
 fn about(error: Error, name: &Result<LockName>) -> Error {
     match name {
-        Ok(name) => error.about(name.shared()),
+        Ok(name) => error.about(name),
         Err(_) => error,
     }
 }

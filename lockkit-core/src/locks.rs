@@ -18,7 +18,7 @@ use crate::driver::timing::{DEFAULT_TTL, call_limit};
 use crate::request::{RandomIds, RequestIds, default_label};
 use crate::{
     Applied, Clock, Election, Error, Finding, Guarantees, Inspection, Lock, LockName, LockProvider,
-    Memory, MultiLock, Result,
+    Memory, MultiLock, Permits, Result, Semaphore,
 };
 
 /// A store's locks: the one handle a program keeps, cheap to clone.
@@ -95,6 +95,7 @@ impl Builder {
             active: Arc::<Count>::default(),
             round_trips,
             ttl_adjusted: AtomicBool::new(false),
+            limits_told: Mutex::default(),
             ids: self.ids,
         };
         let store = Store {
@@ -156,6 +157,25 @@ impl Locks {
         MultiLock::new(Arc::clone(&self.store), locks)
     }
 
+    /// The semaphore of this name, which has so many permits; nothing is asked of the store yet.
+    ///
+    /// It has nothing to do with the lock of the same name. A name or a number that cannot be is refused at the
+    /// first use.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// let locks = lockkit_core::Locks::memory();
+    /// let downloads = locks.semaphore("downloads", 2);
+    /// let (one, two) = (downloads.acquire().await?, downloads.acquire().await?);
+    /// assert_eq!((one.slot(), two.slot()), (Some(0), Some(1)));
+    /// assert!(downloads.try_acquire().await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    pub fn semaphore(&self, name: impl AsRef<str>, permits: u32) -> Semaphore {
+        let (name, label) = (LockName::semaphore(name), Arc::clone(&self.label));
+        Semaphore::new(Lock::new(Arc::clone(&self.store), name, label), Permits::new(permits))
+    }
+
     /// The election of this name; nothing is asked of the store yet.
     ///
     /// A name that cannot be one is refused at the first use.
@@ -177,7 +197,7 @@ impl Locks {
     }
 
     /// Up to `limit` names that are held or waited for and start with `prefix`, in the order of
-    /// their bytes, from after `after`.
+    /// their bytes, from after `after`: all of locks, then those of semaphores.
     ///
     /// # Errors
     /// `Rejected`: this store cannot list. `Unavailable`: it did not answer.

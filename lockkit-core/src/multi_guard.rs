@@ -70,7 +70,7 @@ impl MultiGuard {
     /// it does not hold.
     pub fn ensure(&self, at_least: Duration) -> Result<()> {
         if let Some((name, reason)) = self.lost_by_now() {
-            return Err(Error::lost(reason).about(name.shared()));
+            return Err(Error::lost(reason).about(&name));
         }
         self.guards.iter().try_for_each(|guard| guard.ensure(at_least).map(drop))
     }
@@ -150,7 +150,7 @@ impl MultiGuard {
     {
         let outcome = tokio::select! {
             biased;
-            (name, reason) = self.lost() => return Err(Error::lost(reason).about(name.shared())),
+            (name, reason) = self.lost() => return Err(Error::lost(reason).about(&name)),
             outcome = work(&self) => outcome,
         };
         // The last poll of the work may itself have outlasted a deadline.

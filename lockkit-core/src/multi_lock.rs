@@ -202,7 +202,7 @@ impl MultiLock {
         async move {
             match taking.await? {
                 Taken::All(guard) => Ok(guard),
-                Taken::Held(name) => Err(Error::timed_out(None).about(name.shared())),
+                Taken::Held(name) => Err(Error::timed_out(None).about(&name)),
             }
         }
     }
@@ -235,7 +235,7 @@ impl MultiLock {
             let again = clock.now().saturating_add(backoff.next_pause());
             if wait == Wait::No || end.is_some_and(|end| again >= end) {
                 let why = format!("it was lost before all were held: {reason}");
-                return Err(Error::unavailable(Applied::No, why).about(name.shared()));
+                return Err(Error::unavailable(Applied::No, why).about(&name));
             }
             tracing::debug!(
                 target: "lockkit", event = "taken_again", name = %name, reason = %reason,
@@ -277,7 +277,8 @@ async fn take_one(lock: &Lock, wait: Wait) -> Result<Option<Guard>> {
         Wait::Unlimited => lock.acquire().await.map(Some),
         Wait::AtMost(Duration::ZERO) => {
             let why = "no time was left for it: the names before it took all";
-            Err(Error::unavailable(Applied::No, why).about(lock.name.clone()?.shared()))
+            Err(Error::unavailable(Applied::No, why)
+                .about(lock.name.as_ref().map_err(Clone::clone)?))
         }
         Wait::AtMost(left) => lock.acquire_within(left).await.map(Some),
     }
@@ -291,9 +292,9 @@ fn in_order(locks: Vec<Lock>) -> Result<Vec<Lock>> {
     }
     named.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     if let Some(twice) = named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        let name = twice[0].0.shared();
+        let name = twice[0].0.clone();
         let error = Error::invalid("a name that was given twice", "name each lock once");
-        return Err(error.about(name));
+        return Err(error.about(&name));
     }
     if named.is_empty() {
         return Err(Error::invalid("no name at all", "give at least one name to lock"));

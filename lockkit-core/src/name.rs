@@ -1,24 +1,25 @@
 //! What is locked.
 
-use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::Error;
+use crate::{Error, Family};
 
-/// The name of a lock: any UTF-8 text from 1 to 512 bytes, compared byte by byte.
+/// The name of a lock or of a semaphore: any UTF-8 text from 1 to 512 bytes, compared byte by byte.
 ///
 /// Upholds C3: two names that differ in a byte are two locks on every store. Nothing is special
-/// in a name: not `/`, not `..`, not case, not a NUL byte.
+/// in a name: not `/`, not `..`, not case, not a NUL byte. A lock and a semaphore with the same text have
+/// two names, which are not equal: all names of locks come before all names of semaphores.
 ///
 /// ```
 /// use lockkit_core::LockName;
 ///
 /// assert_eq!(LockName::new("billing/nightly")?.as_str(), "billing/nightly");
 /// assert!(LockName::new("").is_err());
+/// assert_ne!(LockName::new("pool")?, LockName::semaphore("pool")?);
 /// # Ok::<(), lockkit_core::Error>(())
 /// ```
 #[derive(Clone)]
@@ -27,33 +28,65 @@ pub struct LockName(Text);
 /// Short names are most, and are kept in place.
 #[derive(Clone)]
 enum Text {
-    Short { len: u8, bytes: [u8; SHORT] },
-    Long(Arc<str>),
+    Short { family: Family, len: u8, bytes: [u8; SHORT] },
+    Long { family: Family, text: Arc<str> },
 }
 
-/// As many bytes as fit beside the length where a shared text has its pointer.
-const SHORT: usize = 22;
+/// As many bytes as fit beside the family and the length where a shared text has its pointer.
+const SHORT: usize = 21;
 
 impl LockName {
     /// The longest name, in bytes.
     pub const MAX_LEN: usize = 512;
 
-    /// The name with this text.
+    /// The name of a lock with this text.
     ///
     /// # Errors
     /// `Invalid`: the text is empty or longer than [`MAX_LEN`](Self::MAX_LEN) bytes.
     pub fn new(text: impl AsRef<str>) -> Result<Self, Error> {
-        let text = text.as_ref();
+        Self::of(Family::Lock, text.as_ref())
+    }
+
+    /// The name of a semaphore with this text.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn semaphore(text: impl AsRef<str>) -> Result<Self, Error> {
+        Self::of(Family::Semaphore, text.as_ref())
+    }
+
+    /// The name of this family with this text.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(family: Family, text: &str) -> Result<Self, Error> {
         match text.len() {
             0 => {
-                Err(Error::invalid("an empty lock name", "give the lock a name of 1 to 512 bytes"))
+                let what = format!("an empty {family} name");
+                Err(Error::invalid(what, format!("give the {family} a name of 1 to 512 bytes")))
             }
             len if len > Self::MAX_LEN => Err(Error::invalid(
-                format!("a lock name of {len} bytes"),
+                format!("a {family} name of {len} bytes"),
                 "shorten it to at most 512 bytes, for example by hashing its tail",
             )),
-            _ => Ok(Self(Text::new(text))),
+            _ => Ok(Self(Text::new(family, text))),
         }
+    }
+
+    /// Whether a lock or a semaphore has this name.
+    pub const fn family(&self) -> Family {
+        match &self.0 {
+            Text::Short { family, .. } | Text::Long { family, .. } => *family,
+        }
+    }
+
+    /// The name of the same text in this family.
+    #[must_use]
+    pub(crate) fn in_family(mut self, wanted: Family) -> Self {
+        match &mut self.0 {
+            Text::Short { family, .. } | Text::Long { family, .. } => *family = wanted,
+        }
+        self
     }
 
     /// The text of the name.
@@ -61,41 +94,34 @@ impl LockName {
         match &self.0 {
             // It was a text when it came in.
             Text::Short { .. } => std::str::from_utf8(self.as_bytes()).unwrap_or_default(),
-            Text::Long(text) => text,
+            Text::Long { text, .. } => text,
         }
     }
 
     fn as_bytes(&self) -> &[u8] {
         match &self.0 {
-            Text::Short { len, bytes } => &bytes[..usize::from(*len)],
-            Text::Long(text) => text.as_bytes(),
-        }
-    }
-
-    pub(crate) fn shared(&self) -> Arc<str> {
-        match &self.0 {
-            Text::Short { .. } => self.as_str().into(),
-            Text::Long(text) => Arc::clone(text),
+            Text::Short { len, bytes, .. } => &bytes[..usize::from(*len)],
+            Text::Long { text, .. } => text.as_bytes(),
         }
     }
 }
 
 impl Text {
-    fn new(text: &str) -> Self {
+    fn new(family: Family, text: &str) -> Self {
         let mut bytes = [0; SHORT];
         match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
             (Some(room), Ok(len)) => {
                 room.copy_from_slice(text.as_bytes());
-                Self::Short { len, bytes }
+                Self::Short { family, len, bytes }
             }
-            _ => Self::Long(text.into()),
+            _ => Self::Long { family, text: text.into() },
         }
     }
 }
 
 impl PartialEq for LockName {
     fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes()
+        self.family() == other.family() && self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -109,14 +135,14 @@ impl PartialOrd for LockName {
 
 impl Ord for LockName {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.as_bytes().cmp(other.as_bytes())
+        self.family().cmp(&other.family()).then_with(|| self.as_bytes().cmp(other.as_bytes()))
     }
 }
 
-/// As its text, by which a name is found too.
 impl Hash for LockName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
+        self.family().hash(state);
+        self.as_bytes().hash(state);
     }
 }
 
@@ -128,7 +154,10 @@ impl fmt::Display for LockName {
 
 impl fmt::Debug for LockName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
+        match self.family() {
+            Family::Lock => fmt::Debug::fmt(self.as_str(), f),
+            family => write!(f, "{family} {:?}", self.as_str()),
+        }
     }
 }
 
@@ -142,12 +171,6 @@ impl FromStr for LockName {
 
 impl AsRef<str> for LockName {
     fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl Borrow<str> for LockName {
-    fn borrow(&self) -> &str {
         self.as_str()
     }
 }
@@ -167,16 +190,19 @@ mod tests {
         let mut found = HashMap::new();
         for text in &texts {
             let name = LockName::new(text).expect("a name");
-            assert_eq!((name.as_str(), &*name.shared()), (*text, *text));
+            assert_eq!((name.as_str(), name.family()), (*text, Family::Lock));
             assert!(
                 name == text.parse().expect("a name") && format!("{name:?}") == format!("{text:?}")
             );
+            let semaphore = LockName::semaphore(text).expect("a name");
+            assert_eq!((semaphore.as_str(), semaphore.family()), (*text, Family::Semaphore));
+            assert!(name < semaphore && semaphore.clone().in_family(Family::Lock) == name);
+            assert!(found.insert(semaphore, 0).is_none());
             found.insert(name, text.len());
         }
-        assert!(
-            texts.iter().all(|text| found.get(*text) == Some(&text.len())),
-            "found by their text"
-        );
+        let len = |text: &str| found.get(&LockName::new(text).expect("a name")).copied();
+        assert!(texts.iter().all(|text| len(text) == Some(text.len())), "found by their text");
+        found.retain(|name, _| name.family() == Family::Lock);
         let sorted: BTreeSet<_> = found.into_keys().collect();
         assert!(
             sorted.iter().map(LockName::as_str).eq(texts.iter().copied().collect::<BTreeSet<_>>())

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{FencingToken, Finding, Grant, Guarantees, Holder, LockName, Request, Result};
+use crate::{
+    Error, FencingToken, Finding, Grant, Guarantees, Holder, LockName, Permits, Request, Result,
+};
 
 /// A backend's client: it asks its store, and decides nothing.
 ///
@@ -141,7 +143,7 @@ pub trait Operator: Send + Sync {
     }
 
     /// Up to `limit` names that are held or waited for, that start with `prefix`, in order of their
-    /// bytes, from after `after`.
+    /// bytes, from after `after`: all of locks, then those of semaphores.
     ///
     /// # Errors
     /// `Unavailable`: no answer.
@@ -164,9 +166,25 @@ pub trait Operator: Send + Sync {
     /// Cancel-safe: dropped midway, it has happened or not.
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool>;
 
+    /// Sets the limit of the semaphore of this name to `permits`, and answers the limit before; 0: it had none.
+    ///
+    /// A greater limit grants waiters at once. A smaller one takes no grant away: no request is granted until fewer
+    /// than `permits` grants are live. A store without semaphores refuses, as here.
+    ///
+    /// # Errors
+    /// `Rejected`: the store has no semaphores, or the role may not. `Unavailable`: no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, it has happened or not.
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        let _ = (name, permits);
+        let remedy = "this store does not offer that kind: see Locks::guarantees()";
+        Err(Error::rejected("a counted lock", remedy))
+    }
+
     /// Forgets the free names that start with `prefix` and that no request has used for `unused_for`; how many.
     ///
-    /// A store that keeps something of each name for its tokens raises the tokens of all new names above those that
+    /// The limit of a semaphore goes with its name. A store that keeps something of each name for its tokens raises the tokens of all new names above those that
     /// it forgets (C4). By default there is nothing to forget.
     ///
     /// # Errors
@@ -190,11 +208,20 @@ pub struct Inspection {
     pub holders: Vec<Holder>,
     /// How many wait, where the store can tell.
     pub waiters: Option<usize>,
+    /// The limit of a semaphore, where one is noted.
+    pub permits: Option<u32>,
 }
 
 impl Inspection {
     /// What is known of `name`.
     pub const fn new(name: LockName, holders: Vec<Holder>, waiters: Option<usize>) -> Self {
-        Self { name, holders, waiters }
+        Self { name, holders, waiters, permits: None }
+    }
+
+    /// The same, with the limit of the semaphore.
+    #[must_use]
+    pub const fn with_permits(mut self, permits: Option<u32>) -> Self {
+        self.permits = permits;
+        self
     }
 }

@@ -1,10 +1,11 @@
 //! One wish for a lock, and what the store last said of it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::{Clock, Error, Holder, Instant, Kind, LockName, Term};
+use crate::{Clock, Error, Holder, Instant, Kind, LockName, Permits, Term};
 
 /// The identity of one request: 128 random bits from the operating system.
 ///
@@ -79,6 +80,10 @@ struct Inner {
     label: Arc<str>,
     clock: Clock,
     kind: Kind,
+    /// Of a counted request.
+    permits: Option<Permits>,
+    /// The limit of the semaphore, once the store has told it.
+    limit: AtomicU32,
     /// What the store last said, and when.
     last_word: Mutex<Option<(StoreSays, Instant)>>,
 }
@@ -111,30 +116,50 @@ impl Request {
         label: Arc<str>,
         kind: Kind,
     ) -> Self {
-        let last_word = Mutex::new(None);
-        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word }))
+        let name = name.in_family(kind.family());
+        let (last_word, limit) = (Mutex::new(None), AtomicU32::new(0));
+        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, permits: None, limit, last_word }))
     }
 
     /// The same request, with the same id, under another holder's label.
     #[must_use]
     pub fn with_label(&self, label: impl Into<Arc<str>>) -> Self {
-        self.with(label.into(), self.0.kind)
+        self.with(label.into(), self.0.kind, self.0.permits)
     }
 
-    /// The same request, with the same id, for another kind of lock.
+    /// The same request, with the same id, for another kind of lock; for one permit of one where it is
+    /// [`Kind::Counted`].
     #[must_use]
     pub fn with_kind(&self, kind: Kind) -> Self {
         if kind == self.0.kind {
             return self.clone();
         }
-        self.with(Arc::clone(&self.0.label), kind)
+        let permits = if kind == Kind::Counted { Permits::new(1).ok() } else { None };
+        self.with(Arc::clone(&self.0.label), kind, permits)
     }
 
-    fn with(&self, label: Arc<str>, kind: Kind) -> Self {
+    /// The same request, with the same id, for a permit of the semaphore of the same name.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use lockkit_core::{Clock, Kind, LockName, Permits, Request};
+    ///
+    /// let request = Request::new(LockName::new("pool")?, Duration::from_secs(15), Clock::system())?;
+    /// let counted = request.counted(Permits::new(5)?);
+    /// assert_eq!((counted.kind(), counted.name()), (Kind::Counted, &LockName::semaphore("pool")?));
+    /// # Ok::<(), lockkit_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn counted(&self, permits: Permits) -> Self {
+        self.with(Arc::clone(&self.0.label), Kind::Counted, Some(permits))
+    }
+
+    fn with(&self, label: Arc<str>, kind: Kind, permits: Option<Permits>) -> Self {
         let Inner { ref name, id, ttl, ref clock, .. } = *self.0;
         let last_word = Mutex::new(self.last_word_at());
-        let (name, clock) = (name.clone(), clock.clone());
-        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, last_word }))
+        let limit = AtomicU32::new(self.0.limit.load(Ordering::Relaxed));
+        let (name, clock) = (name.clone().in_family(kind.family()), clock.clone());
+        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, permits, limit, last_word }))
     }
 
     /// What is to be locked.
@@ -172,6 +197,36 @@ impl Request {
     /// The kind of lock.
     pub fn kind(&self) -> Kind {
         self.0.kind
+    }
+
+    /// How many permits the caller says that the semaphore has; `None` for other kinds.
+    pub fn permits(&self) -> Option<Permits> {
+        self.0.permits
+    }
+
+    /// Takes in the limit that the store has noted for the semaphore, as soon as the store tells it, by its grant or
+    /// its "held".
+    ///
+    /// # Errors
+    /// `Rejected`: it is another one than the caller's, and the caller takes no other. A provider answers with this
+    /// error; the request has no place then, or the driver withdraws it (C9).
+    pub fn check_permits(&self, limit: u32) -> Result<(), Error> {
+        self.0.limit.store(limit, Ordering::Relaxed);
+        match self.0.permits {
+            Some(permits) if permits.is_exact() && permits.wished() != limit => {
+                Err(Error::rejected(
+                    format!("exactly {} permits: the semaphore has {limit}", permits.wished()),
+                    "give it that number, leave out exact_limit(), or resize() it",
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The limit that the store told and the caller's, where they differ.
+    pub(crate) fn other_limit(&self) -> Option<(u32, u32)> {
+        let (limit, wished) = (self.0.limit.load(Ordering::Relaxed), self.0.permits?.wished());
+        (limit != 0 && limit != wished).then_some((limit, wished))
     }
 
     /// Tells the driver what the store said while the request waits.

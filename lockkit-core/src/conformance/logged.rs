@@ -11,7 +11,7 @@ use super::call_log::{CallLog, OpenCall, of_grant, of_term};
 use super::notes::Notes;
 use crate::{
     Clock, FencingToken, Finding, Grant, Guarantees, Inspection, Lease, LockName, LockProvider,
-    LossReason, Operator, Request, Result, Term,
+    LossReason, Operator, Permits, Request, Result, Term,
 };
 
 /// What the calls of one client are noted in.
@@ -60,9 +60,8 @@ impl LoggedClient {
     }
 
     fn logged(&self, grant: Grant, request: &Request) -> Grant {
-        let Grant { token, term, lease } = grant;
         let (log, request) = (self.log.clone(), request.clone());
-        Grant::new(token, term, LoggedLease { lease, log, request })
+        grant.wrapped(|lease| LoggedLease { lease, log, request })
     }
 }
 
@@ -153,6 +152,13 @@ impl Operator for LoggedClient {
         let call = self.log.begins(format!("forget {prefix:?}, unused for {unused_for:?}"));
         let answer = self.own_operator()?.forget(prefix, unused_for).await;
         call.answered(answer, |names| format!("{names} names"))
+    }
+
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        let name_of_it = self.log.calls().short(name.as_str());
+        let call = self.log.begins(format!("resize {name_of_it:?} to {}", permits.wished()));
+        let answer = self.own_operator()?.resize(name, permits).await;
+        call.answered(answer, |before| format!("{before} before"))
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {

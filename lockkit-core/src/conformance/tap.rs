@@ -212,8 +212,7 @@ impl LockProvider for Tap {
 
 impl Tap {
     fn tapped(&self, grant: Grant) -> Grant {
-        let Grant { token, term, lease } = grant;
-        Grant::new(token, term, TappedLease { tap: Arc::clone(&self.0), lease: Some(lease) })
+        grant.wrapped(|lease| TappedLease { tap: Arc::clone(&self.0), lease: Some(lease) })
     }
 }
 

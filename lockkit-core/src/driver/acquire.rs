@@ -253,7 +253,11 @@ impl Stage {
 fn new_request(shared: &Shared, wanted: &Acquire) -> Result<Request> {
     let (name, clock) = (wanted.name.clone(), shared.clock.clone());
     let (id, label) = (shared.ids.next()?, Arc::clone(&wanted.label));
-    Ok(Request::labelled(id, name, wanted.timing.ttl, clock, label, wanted.kind))
+    let request = Request::labelled(id, name, wanted.timing.ttl, clock, label, wanted.kind);
+    Ok(match wanted.permits {
+        Some(permits) => request.counted(permits),
+        None => request,
+    })
 }
 
 /// A call that owns what it needs, so that it can outlive its caller. A bug in the provider is an

@@ -54,7 +54,7 @@ pub(super) fn held(
     machine: Machine,
     active: Counted,
 ) -> (Arc<Held>, Kept) {
-    let Grant { token, term, lease } = grant;
+    let Grant { token, term, lease, slot } = grant;
     tracing::debug!(
         target: "lockkit", event = "granted", name = %wanted.name, token = token.as_u64(),
         ttl = ?term.ttl, request = %request.id(),
@@ -72,8 +72,11 @@ pub(super) fn held(
             );
         }
     }
+    if let Some(limits) = request.other_limit() {
+        shared.tell_limit(&wanted.name, limits);
+    }
     let (name, clock, native) = (wanted.name.clone(), shared.clock.clone(), lease.native());
-    let hold = Held::new(name, (token, wanted.kind), native, machine, clock, runtime);
+    let hold = Held::new(name, (token, wanted.kind, slot), native, machine, clock, runtime);
     let call_limit = call_limit(term.ttl.unwrap_or(wanted.timing.ttl));
     (Arc::new(hold), Kept { lease, shared: Arc::clone(shared), call_limit, active })
 }

@@ -19,6 +19,7 @@ pub(crate) struct Held {
     pub(crate) name: LockName,
     pub(crate) token: FencingToken,
     pub(crate) kind: Kind,
+    pub(crate) slot: Option<u32>,
     pub(crate) native: Option<Arc<dyn Any + Send + Sync>>,
     clock: Clock,
     pub(super) runtime: Runtime,
@@ -44,7 +45,7 @@ struct Inner {
 impl Held {
     pub(crate) fn new(
         name: LockName,
-        (token, kind): (FencingToken, Kind),
+        (token, kind, slot): (FencingToken, Kind, Option<u32>),
         native: Option<Arc<dyn Any + Send + Sync>>,
         machine: Machine,
         clock: Clock,
@@ -61,6 +62,7 @@ impl Held {
             name,
             token,
             kind,
+            slot,
             native,
             clock,
             runtime,
@@ -332,7 +334,7 @@ mod tests {
         let now: Instant = clock.now();
         let machine = Machine::granted(timing, Term { sent: now, ttl: Some(ttl) }, now, 0);
         let name = LockName::new("a").expect("a name");
-        let grant = (FencingToken::new(1).expect("a token"), Kind::Exclusive);
+        let grant = (FencingToken::new(1).expect("a token"), Kind::Exclusive, None);
         let runtime = Runtime::of_caller(None).expect("one");
         let machine = machine.expect("granted in time");
         let mut held = Held::new(name, grant, None, machine, clock.clone(), runtime);

@@ -1,7 +1,8 @@
 //! What the drivers of one [`Locks`](crate::Locks) share, and what a caller wants of one.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -12,7 +13,7 @@ use super::room::Count;
 use super::round_trips::RoundTrips;
 use super::timing::Timing;
 use crate::request::RequestIds;
-use crate::{Applied, Clock, Error, Instant, Kind, LockName, LockProvider, Result};
+use crate::{Applied, Clock, Error, Instant, Kind, LockName, LockProvider, Permits, Result};
 
 /// What every driver of one `Locks` shares.
 #[derive(Debug)]
@@ -30,9 +31,28 @@ pub(crate) struct Shared {
     pub(crate) ids: Arc<dyn RequestIds>,
     /// Whether a difference between a wished and a granted ttl was logged.
     pub(crate) ttl_adjusted: AtomicBool,
+    /// The limits of semaphores that were logged, since they are not the callers'.
+    pub(crate) limits_told: Mutex<HashSet<(LockName, u32)>>,
 }
 
+/// How many other limits are remembered at most, so that names that are used once do not add up.
+const LIMITS_TOLD: usize = 256;
+
 impl Shared {
+    /// Logs, once for each limit, that a semaphore has another one than its caller says.
+    pub(crate) fn tell_limit(&self, name: &LockName, (limit, wished): (u32, u32)) {
+        let mut told = self.limits_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= LIMITS_TOLD {
+            told.clear();
+        }
+        if told.insert((name.clone(), limit)) {
+            tracing::warn!(
+                target: "lockkit", event = "limit_differs", name = %name, wished, limit,
+                "the semaphore has another limit than this client says: the one in the store applies",
+            );
+        }
+    }
+
     /// A grant came: how long that took says something of the store where it was not waited for.
     pub(crate) fn measured(&self, wait: Wait, sent: Instant) {
         if wait == Wait::No {
@@ -97,6 +117,8 @@ pub(crate) struct Acquire {
     pub(crate) name: LockName,
     pub(crate) label: Arc<str>,
     pub(crate) kind: Kind,
+    /// Of a counted lock.
+    pub(crate) permits: Option<Permits>,
     pub(crate) timing: Timing,
     /// The ttl that the caller wants, before it was fitted to the store.
     pub(crate) wished: Duration,

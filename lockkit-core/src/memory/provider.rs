@@ -10,8 +10,8 @@ use super::store::{Asker, Granted, Message, Reply};
 use super::{Memory, News, Presence, exhausted};
 use crate::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Inspection, Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Request,
-    Result, StoreSays, Term, TtlRange, WakeUp,
+    Inspection, Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Permits,
+    Request, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 
 #[async_trait]
@@ -20,14 +20,16 @@ impl LockProvider for Memory {
         let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
-        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
         guarantees.belief_breaks_on =
             &["a pause between a check and its use that outlasts the margin"];
         guarantees
     }
 
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
-        match self.0.ask(request, Message::TryAcquire(asker(request)))? {
+        let reply = self.0.ask(request, Message::TryAcquire(asker(request)))?;
+        self.check_permits(request)?;
+        match reply {
             Reply::Granted(granted) => Ok(Some(self.presence(request).into_grant(granted))),
             _ => Ok(None),
         }
@@ -36,7 +38,9 @@ impl LockProvider for Memory {
     async fn acquire(&self, request: &Request) -> Result<Grant> {
         // Made before the request: dropped at any await, it withdraws.
         let presence = self.presence(request);
-        match self.0.ask(request, Message::Acquire(asker(request)))? {
+        let reply = self.0.ask(request, Message::Acquire(asker(request)))?;
+        self.check_permits(request)?;
+        match reply {
             Reply::Granted(granted) => return Ok(presence.into_grant(granted)),
             Reply::Held(holder) => request.report(StoreSays::Held(Some(holder))),
             _ => return Err(exhausted()),
@@ -148,6 +152,16 @@ impl Operator for Memory {
         Ok(matches!(state.step(now, name, message), Reply::Ended(_)))
     }
 
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        let mut state = self.0.state();
+        let now = state.clock.now();
+        state.check_outage(now)?;
+        match state.step(now, name, Message::Resize(permits.wished())) {
+            Reply::Resized(before) => Ok(before),
+            _ => Err(exhausted()),
+        }
+    }
+
     async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
         let mut state = self.0.state();
         let now = state.clock.now();
@@ -157,6 +171,15 @@ impl Operator for Memory {
 }
 
 impl Memory {
+    /// Tells a counted request the limit of its semaphore.
+    fn check_permits(&self, request: &Request) -> Result<()> {
+        let limit = match request.permits() {
+            Some(_) => self.0.state().store.limit(request.name()),
+            None => None,
+        };
+        limit.map_or(Ok(()), |limit| request.check_permits(limit))
+    }
+
     fn presence(&self, request: &Request) -> Presence {
         Presence::new(&self.0, request.name().clone(), request.id(), request.clock().clone())
     }
@@ -167,7 +190,9 @@ impl Presence {
         self.token = Some(granted.token);
         let term = Term { sent: granted.at, ttl: granted.ttl };
         let lease = MemoryLease { entry: self, token: granted.token, ttl: granted.ttl };
-        Grant::new(granted.token, term, lease)
+        let mut grant = Grant::new(granted.token, term, lease);
+        grant.slot = granted.slot;
+        grant
     }
 }
 
@@ -240,5 +265,6 @@ fn asker(request: &Request) -> Asker {
         label: Arc::clone(request.label()),
         ttl: Some(request.ttl()),
         kind: request.kind(),
+        permits: request.permits(),
     }
 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{FencingToken, Holder, Inspection, Instant, Kind, LockName, LossReason, RequestId};
+use crate::{
+    FencingToken, Holder, Inspection, Instant, Kind, LockName, LossReason, Permits, RequestId,
+};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +15,8 @@ pub(crate) struct Asker {
     pub(crate) label: Arc<str>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) kind: Kind,
+    /// Of a counted request.
+    pub(crate) permits: Option<Permits>,
 }
 
 /// What a client asks of one name.
@@ -30,6 +34,8 @@ pub(crate) enum Message {
     End(FencingToken, LossReason),
     /// The end of all grants there are.
     Expire,
+    /// Another limit of the semaphore.
+    Resize(u32),
     /// Nothing: time has passed.
     Tick,
 }
@@ -41,6 +47,10 @@ pub(crate) enum Reply {
     Held(Holder),
     Renewed,
     Ended(FencingToken),
+    /// The semaphore had this limit; 0: none.
+    Resized(u32),
+    /// The semaphore has another limit than the only one that the asker takes.
+    OtherLimit,
     NotThere,
 }
 
@@ -50,6 +60,8 @@ pub(crate) struct Granted {
     pub(crate) token: FencingToken,
     pub(crate) at: Instant,
     pub(crate) ttl: Option<Duration>,
+    /// Of a counted grant.
+    pub(crate) slot: Option<u32>,
 }
 
 /// What a request other than the one that asks must be told.
@@ -101,6 +113,8 @@ struct Entry {
     last: u64,
     /// When its last grant ended.
     freed: Option<Instant>,
+    /// How many counted grants are held together at most; 0: no request has said it yet.
+    limit: u32,
     /// Who holds, the earliest grant first.
     holders: Vec<Held>,
     queue: VecDeque<Asker>,
@@ -135,6 +149,11 @@ impl Store {
         let mut notices = Notices::default();
         entry.expire(now, base, &mut notices);
         let reply = match message {
+            Message::TryAcquire(asker) | Message::Acquire(asker)
+                if !entry.notes_limit(asker.permits) =>
+            {
+                Reply::OtherLimit
+            }
             Message::TryAcquire(asker) => entry.take(now, base, asker),
             Message::Acquire(asker) => {
                 let reply = entry.take(now, base, asker.clone());
@@ -162,6 +181,11 @@ impl Store {
                 entry.end(now, base, |held| held.granted.token == token, reason, &mut notices)
             }
             Message::Expire => entry.end(now, base, |_| true, LossReason::Removed, &mut notices),
+            Message::Resize(limit) => {
+                let before = std::mem::replace(&mut entry.limit, limit);
+                entry.hand_on(now, base, &mut notices);
+                Reply::Resized(before)
+            }
             Message::Tick => Reply::NotThere,
         };
         (reply, notices)
@@ -186,11 +210,16 @@ impl Store {
         self.names.get(name)?.holders.iter().filter_map(|held| held.expires).min()
     }
 
+    /// The limit of a semaphore, where one is noted.
+    pub(crate) fn limit(&self, name: &LockName) -> Option<u32> {
+        self.names.get(name).map(|entry| entry.limit).filter(|limit| *limit != 0)
+    }
+
     pub(crate) fn inspect(&self, now: Instant, name: &LockName) -> Inspection {
         let entry = self.names.get(name);
         let holders = entry.into_iter().flat_map(|entry| entry.seen(now)).collect();
         let waiters = entry.map_or(0, |entry| entry.queue.len());
-        Inspection::new(name.clone(), holders, Some(waiters))
+        Inspection::new(name.clone(), holders, Some(waiters)).with_permits(self.limit(name))
     }
 
     pub(crate) fn list(
@@ -215,7 +244,7 @@ impl Store {
 impl Entry {
     /// A name that is new, or was forgotten.
     const fn above(floor: u64) -> Self {
-        Self { last: floor, freed: None, holders: Vec::new(), queue: VecDeque::new() }
+        Self { last: floor, freed: None, limit: 0, holders: Vec::new(), queue: VecDeque::new() }
     }
 
     /// Whether nothing was granted or waited for since `before`.
@@ -226,6 +255,15 @@ impl Entry {
             && self.freed.is_none_or(|freed| freed <= before)
     }
 
+    /// Notes the limit of the semaphore where none is noted; whether the asker takes the one that is noted.
+    fn notes_limit(&mut self, permits: Option<Permits>) -> bool {
+        let Some(permits) = permits else { return true };
+        if self.limit == 0 {
+            self.limit = permits.wished();
+        }
+        !permits.is_exact() || permits.wished() == self.limit
+    }
+
     /// Grants the name to `asker`, unless what stands before it keeps it out; a replay gets its own grant.
     fn take(&mut self, now: Instant, base: u64, asker: Asker) -> Reply {
         if let Some(held) = self.holders.iter_mut().find(|held| held.asker.id == asker.id) {
@@ -233,7 +271,7 @@ impl Entry {
             held.granted.at = now;
             return Reply::Granted(held.granted);
         }
-        if !asker.kind.admits(self.before(asker.id)) {
+        if !asker.kind.admits_within(self.limit, self.before(asker.id)) {
             return self.seen(now).next().map_or(Reply::NotThere, Reply::Held);
         }
         self.grant(now, base, asker).map_or(Reply::NotThere, Reply::Granted)
@@ -253,10 +291,17 @@ impl Entry {
     fn grant(&mut self, now: Instant, base: u64, asker: Asker) -> Option<Granted> {
         let token = FencingToken::with_base(base, self.last.saturating_add(1)).ok()?;
         self.last += 1;
-        let granted = Granted { token, at: now, ttl: asker.ttl };
+        let slot = (asker.kind == Kind::Counted).then(|| self.free_slot());
+        let granted = Granted { token, at: now, ttl: asker.ttl, slot };
         let expires = asker.ttl.map(|ttl| now.saturating_add(ttl));
         self.holders.push(Held { asker, since: now, granted, expires });
         Some(granted)
+    }
+
+    /// The smallest number that no holder has.
+    fn free_slot(&self) -> u32 {
+        let is_free = |slot: &u32| self.holders.iter().all(|held| held.granted.slot != Some(*slot));
+        (0..).find(is_free).unwrap_or_default()
     }
 
     fn expire(&mut self, now: Instant, base: u64, notices: &mut Notices) {
@@ -291,13 +336,18 @@ impl Entry {
 
     /// Grants the name to the head of the queue while the holders admit it.
     fn hand_on(&mut self, now: Instant, base: u64, notices: &mut Notices) {
-        while self.queue.front().is_some_and(|head| head.kind.admits(self.kinds_held())) {
+        while self.admits_head() {
             let Some(head) = self.queue.pop_front() else { return };
             let id = head.id;
             if let Some(granted) = self.grant(now, base, head) {
                 notices.add(Notice::Granted(id, granted));
             }
         }
+    }
+
+    fn admits_head(&self) -> bool {
+        let head = self.queue.front();
+        head.is_some_and(|head| head.kind.admits_within(self.limit, self.kinds_held()))
     }
 
     /// The holders whose ttl has not passed.
@@ -308,6 +358,7 @@ impl Entry {
                 .with_token(held.granted.token)
                 .with_age(now.saturating_since(held.since))
                 .with_kind(held.asker.kind);
+            holder.slot = held.granted.slot;
             holder.expires_in = held.expires.map(|end| end.saturating_since(now));
             holder
         })

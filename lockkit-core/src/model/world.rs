@@ -94,7 +94,8 @@ fn id(client: usize) -> RequestId {
 }
 
 fn asker(client: usize) -> Asker {
-    Asker { id: id(client), label: Arc::from(""), ttl: Some(TTL), kind: Kind::Exclusive }
+    let kind = Kind::Exclusive;
+    Asker { id: id(client), label: Arc::from(""), ttl: Some(TTL), kind, permits: None }
 }
 
 fn client_of(id: RequestId) -> usize {

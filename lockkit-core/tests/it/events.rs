@@ -53,6 +53,19 @@ fn once(log: &[String], event: &str, parts: &[&str]) -> usize {
 }
 
 #[test]
+fn a_semaphore_s_other_limit_is_told_once() {
+    let log = logged(Level::WARN, async {
+        let locks = Locks::memory();
+        let first = locks.semaphore("pool", 2).acquire().await.unwrap();
+        for _ in 0..3 {
+            locks.semaphore("pool", 5).acquire().await.unwrap().release().await.unwrap();
+        }
+        first.release().await.unwrap();
+    });
+    once(&log, "limit_differs", &["WARN", "name=pool", "wished=5", "limit=2"]);
+}
+
+#[test]
 fn a_lease_tells_its_grant_its_risk_its_recovery_and_its_release() {
     let log = logged(Level::TRACE, async {
         let remote = Remote::new();

@@ -32,6 +32,7 @@ struct Reached {
     token: FencingToken,
     term: Term,
     lost: watch::Receiver<Option<LossReason>>,
+    slot: Option<u32>,
 }
 
 impl Server {
@@ -45,7 +46,7 @@ impl Server {
 
     /// Keeps a grant until it ends in the store, whoever still knows of it.
     fn keep(self: Arc<Self>, id: RequestId, grant: Grant) -> Reached {
-        let Grant { token, term, lease } = grant;
+        let Grant { token, term, lease, slot } = grant;
         let lease: Arc<dyn Lease> = Arc::from(lease);
         self.leases().entry(id).or_default().push(Arc::clone(&lease));
         let (tell, lost) = watch::channel(None);
@@ -59,7 +60,7 @@ impl Server {
             // A store that does not tell leaves the channel open.
             tell.closed().await;
         });
-        Reached { token, term, lost }
+        Reached { token, term, lost, slot }
     }
 
     fn lease(&self, id: RequestId) -> Result<Arc<dyn Lease>> {
@@ -244,8 +245,11 @@ impl Wire {
     }
 
     fn granted(&self, request: &Request, term: Term, reached: Reached) -> Grant {
-        let Reached { token, lost, .. } = reached;
-        Grant::new(token, term, WireLease { wire: self.clone(), request: request.clone(), lost })
+        let Reached { token, lost, slot, .. } = reached;
+        let lease = WireLease { wire: self.clone(), request: request.clone(), lost };
+        let mut grant = Grant::new(token, term, lease);
+        grant.slot = slot;
+        grant
     }
 }
 

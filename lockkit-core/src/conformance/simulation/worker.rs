@@ -179,8 +179,9 @@ impl Worker {
         resource: &Arc<Resource>,
     ) {
         match kind {
-            Kind::Exclusive => self.update(attempt, guard, resource).await,
             Kind::Shared => self.read(attempt, guard, resource).await,
+            // Of a semaphore, what is taken is one slot, which no other has.
+            Kind::Exclusive | Kind::Counted => self.update(attempt, guard, resource).await,
         }
     }
 

@@ -124,25 +124,35 @@ impl World {
 
     /// A new attempt of this process.
     pub(super) fn asks(&self, process: u64, name: &LockName, kind: Kind) -> AttemptId {
+        self.asked(process, name, kind, self.elapsed())
+    }
+
+    /// The same, which began when the run had lasted so long.
+    pub(super) fn asked(
+        &self,
+        process: u64,
+        name: &LockName,
+        kind: Kind,
+        since: Duration,
+    ) -> AttemptId {
         let attempt = {
             let mut inner = self.inner();
             let next = inner.attempts.entry(process).or_default();
             *next += 1;
             AttemptId { process, number: *next - 1 }
         };
-        self.saw(
-            attempt,
-            match kind {
-                Kind::Exclusive => What::Asks(name.clone()),
-                Kind::Shared => What::AsksShared(name.clone()),
-            },
-        );
+        let name = name.clone();
+        let what = if kind == Kind::Shared { What::AsksShared(name) } else { What::Asks(name) };
+        self.saw_at(since, attempt, what);
         attempt
     }
 
     /// Records an event, now.
     pub(super) fn saw(&self, attempt: AttemptId, what: What) {
-        let since = self.elapsed();
+        self.saw_at(self.elapsed(), attempt, what);
+    }
+
+    fn saw_at(&self, since: Duration, attempt: AttemptId, what: What) {
         let event = Event { at: Instant::from_origin(since), attempt, what };
         let line = event.to_string();
         if self.trace {
