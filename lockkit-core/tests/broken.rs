@@ -9,6 +9,7 @@ mod broken {
     pub(crate) mod attempt_flaws;
     pub(crate) mod claim_flaws;
     pub(crate) mod client;
+    pub(crate) mod counted_flaws;
     pub(crate) mod end_flaws;
     pub(crate) mod entry;
     pub(crate) mod flaw;
@@ -48,6 +49,7 @@ use std::thread;
 
 use broken::attempt_flaws::attempt_flaws;
 use broken::claim_flaws::claim_flaws;
+use broken::counted_flaws::counted_flaws;
 use broken::end_flaws::end_flaws;
 use broken::flaw::{Flaw, SmallFixture};
 use broken::link_flaws::LINK_FLAWS;
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
     flaws.extend(refusal_flaws());
     flaws.extend(claim_flaws());
     flaws.extend(shared_flaws());
+    flaws.extend(counted_flaws());
     flaws.extend(together_flaws());
     flaws.extend_from_slice(LINK_FLAWS);
     // Those that survive have no case to their name yet.

@@ -87,6 +87,8 @@ pub(super) enum Need {
     Operator,
     /// Shared locks are offered.
     Shared,
+    /// Semaphores are offered.
+    Counted,
     Hook(Hook),
     /// Threads, processes or a blocked runtime.
     RealTime,
@@ -198,6 +200,9 @@ impl Need {
             ),
             Self::Shared => {
                 claim(guarantees.kinds.contains(&Kind::Shared), "C1: locks can be shared")
+            }
+            Self::Counted => {
+                claim(guarantees.kinds.contains(&Kind::Counted), "C1: there are semaphores")
             }
             Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
             Self::Push => claim(guarantees.wake_up == WakeUp::Push, "C8: waiters are told"),

@@ -184,7 +184,7 @@ impl Context {
         self.no_residue_of(&self.lock_name(tail)?).await
     }
 
-    async fn no_residue_of(&self, name: &LockName) -> Verdict {
+    pub(super) async fn no_residue_of(&self, name: &LockName) -> Verdict {
         // Of a look that takes long only so much counts: no stall makes a residue of what is about to go.
         let (bound, most) = (self.wake_up(), self.wake_up() / 10);
         let mut waited = Duration::ZERO;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
-    Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Request, Result, StoreSays,
-    Term, TtlRange, WakeUp, async_trait,
+    Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Permits, Request, Result,
+    StoreSays, Term, TtlRange, WakeUp, async_trait,
 };
 use tokio::sync::watch;
 
@@ -47,7 +47,10 @@ impl Client {
             token: granted.token,
             ended: granted.ended,
         };
-        Grant::new(granted.token, Term { sent, ttl: Some(request.ttl()) }, lease)
+        let term = Term { sent, ttl: Some(request.ttl()) };
+        let mut grant = Grant::new(granted.token, term, lease);
+        grant.slot = granted.slot;
+        grant
     }
 }
 
@@ -60,6 +63,7 @@ impl LockProvider for Client {
     async fn try_acquire(&self, request: &Request) -> Result<Option<Grant>> {
         let sent = request.clock().now();
         self.answers(request).await?;
+        self.store.check_limit(request)?;
         match self.ask(request, Ask::Now) {
             Answer::Granted(granted) => Ok(Some(self.grant(request, sent, granted))),
             Answer::Held(_) | Answer::Gone => Ok(None),
@@ -72,6 +76,7 @@ impl LockProvider for Client {
             let sent = request.clock().now();
             // Its place in the queue may be there still.
             self.answers(request).await.map_err(|error| error.with_applied(Applied::Maybe))?;
+            self.store.check_limit(request)?;
             match self.ask(request, ask) {
                 Answer::Granted(granted) => return Ok(self.grant(request, sent, granted)),
                 Answer::Held(waiting) => {
@@ -112,7 +117,7 @@ pub(crate) fn guarantees() -> Guarantees {
     let mut guarantees = Guarantees::new(Exclusion::OneProcess, Expiry::Ttl(TtlRange::ANY));
     guarantees.fairness = Fairness::Fifo;
     guarantees.wake_up = WakeUp::Push;
-    guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
+    guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
     guarantees.token_survives.server_restart = true;
     guarantees
 }
@@ -156,6 +161,11 @@ impl Operator for Client {
     ) -> Result<Vec<Inspection>> {
         self.store.answers_operator().await?;
         Ok(self.store.list(prefix, after, limit))
+    }
+
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        self.store.answers_operator().await?;
+        Ok(self.store.resize(name, permits))
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {

@@ -15,6 +15,8 @@ use super::rules::Rules;
 pub(crate) struct Entry {
     pub(crate) name: LockName,
     pub(crate) last_token: u64,
+    /// How many counted grants are held together at most; 0: no request has said it yet.
+    pub(crate) limit: u32,
     /// Who holds, the earliest grant first.
     pub(crate) held: Vec<Held>,
     pub(crate) queue: Vec<Place>,
@@ -75,6 +77,8 @@ pub(crate) struct Held {
     pub(crate) renewed: Instant,
     pub(crate) renewals: u32,
     pub(crate) kind: Kind,
+    /// Of a counted grant.
+    pub(crate) slot: Option<u32>,
     label: String,
     ended: watch::Sender<Option<LossReason>>,
 }
@@ -169,6 +173,7 @@ pub(crate) enum What {
 #[derive(Debug)]
 pub(crate) struct Granted {
     pub(crate) token: FencingToken,
+    pub(crate) slot: Option<u32>,
     /// Tells when and how the grant ended.
     pub(crate) ended: watch::Receiver<Option<LossReason>>,
 }
@@ -187,6 +192,7 @@ impl Entry {
         Self {
             name,
             last_token: 0,
+            limit: 0,
             held: Vec::new(),
             queue: Vec::new(),
             over: HashMap::new(),
@@ -227,6 +233,7 @@ impl Entry {
         let token = FencingToken::new(self.last_token).expect("a store this small never runs out");
         let expires = (rules.granted_until)(self, begins);
         let label = (rules.label)(self, request.label());
+        let slot = request.permits().map(|_| (rules.slot)(self));
         self.past.granted.entry(request.id()).or_insert(token);
         self.held.push(Held {
             id: request.id(),
@@ -238,6 +245,7 @@ impl Entry {
             renewed: now,
             renewals: 0,
             kind: request.kind(),
+            slot,
             label,
             ended: watch::Sender::new(None),
         });
@@ -300,6 +308,17 @@ impl Entry {
         first
     }
 
+    /// The kinds of those who hold.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = Kind> {
+        self.held.iter().map(|held| held.kind)
+    }
+
+    /// The smallest number that no holder has.
+    pub(crate) fn free_slot(&self) -> u32 {
+        let is_free = |slot: &u32| self.held.iter().all(|held| held.slot != Some(*slot));
+        (0..).find(is_free).unwrap_or_default()
+    }
+
     pub(crate) fn free_at(&self) -> Option<Instant> {
         let holder = self.held.iter().map(|held| held.expires).min();
         holder.or_else(|| self.queue.first().map(|head| head.expires))
@@ -307,16 +326,19 @@ impl Entry {
 
     pub(crate) fn inspect(&self, now: Instant) -> Inspection {
         let holders = self.holders(now).collect();
-        Inspection::new(self.name.clone(), holders, Some(self.queue.len()))
+        let limit = Some(self.limit).filter(|limit| *limit != 0);
+        Inspection::new(self.name.clone(), holders, Some(self.queue.len())).with_permits(limit)
     }
 
     pub(crate) fn holders(&self, now: Instant) -> impl Iterator<Item = Holder> {
         self.held.iter().map(move |held| {
-            Holder::new(&*held.label)
+            let mut holder = Holder::new(&*held.label)
                 .with_token(held.token)
                 .with_age(now.saturating_since(held.since))
                 .with_expires_in(held.expires.saturating_since(now))
-                .with_kind(held.kind)
+                .with_kind(held.kind);
+            holder.slot = held.slot;
+            holder
         })
     }
 }
@@ -330,7 +352,7 @@ impl Held {
     }
 
     pub(crate) fn granted(&self) -> Granted {
-        Granted { token: self.token, ended: self.ended.subscribe() }
+        Granted { token: self.token, slot: self.slot, ended: self.ended.subscribe() }
     }
 
     /// Tells the holder that its grant has ended like this.
@@ -342,7 +364,7 @@ impl Held {
 impl Granted {
     /// A grant of which nothing is told.
     pub(crate) fn unheard(token: FencingToken) -> Self {
-        Self { token, ended: watch::Sender::new(None).subscribe() }
+        Self { token, slot: None, ended: watch::Sender::new(None).subscribe() }
     }
 }
 

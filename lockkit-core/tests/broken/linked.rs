@@ -10,7 +10,7 @@ use std::time::Duration;
 use lockkit_core::conformance::Way;
 use lockkit_core::{
     Applied, Error, FencingToken, Grant, Guarantees, Inspection, Instant, Lease, LockName,
-    LockProvider, LossReason, Operator, Request, Result, StoreSays, Term, async_trait,
+    LockProvider, LossReason, Operator, Permits, Request, Result, StoreSays, Term, async_trait,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -122,8 +122,11 @@ impl LinkedClient {
         }
         // Both calls have one limit together.
         let left = limit(request).saturating_sub(request.clock().now().saturating_since(began));
-        let told = self.call(left, move |store| store.ask(number, &asked, ask));
+        let told = self.call(left, move |store| {
+            store.check_limit(&asked).map(|()| store.ask(number, &asked, ask))
+        });
         let (answer, connection) = told.await?;
+        let answer = answer?;
         let Answer::Held(mut waiting) = answer else { return Ok((answer, connection)) };
         if let Some(wake) = waiting.wake.take() {
             let (tell, told) = watch::channel(());
@@ -214,7 +217,10 @@ impl LockProvider for LinkedClient {
         };
         match answer {
             Answer::Granted(granted) => {
-                let grant = self.grant(&request, sent, granted.token, connection, Call::Attempt);
+                let slot = granted.slot;
+                let mut grant =
+                    self.grant(&request, sent, granted.token, connection, Call::Attempt);
+                grant.slot = slot;
                 Ok(Some(grant))
             }
             Answer::Held(_) | Answer::Gone => Ok(None),
@@ -243,7 +249,9 @@ impl LockProvider for LinkedClient {
             match answer {
                 Answer::Granted(granted) => {
                     let sent = if self.habits.term_from_queueing { came } else { sent };
-                    return Ok(self.grant(request, sent, granted.token, connection, call));
+                    let mut grant = self.grant(request, sent, granted.token, connection, call);
+                    grant.slot = granted.slot;
+                    return Ok(grant);
                 }
                 Answer::Held(waiting) => {
                     request.report(StoreSays::Held(waiting.holder.clone()));
@@ -317,6 +325,11 @@ impl Operator for LinkedClient {
         let (prefix, after) = (prefix.to_owned(), after.cloned());
         let told = self.call(CALL, move |store| store.list(&prefix, after.as_ref(), limit));
         Ok(told.await?.0)
+    }
+
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        let name = name.clone();
+        Ok(self.call(CALL, move |store| store.resize(&name, permits)).await?.0)
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use lockkit_core::{FencingToken, Inspection, Instant, Kind, LockName, RequestId};
+use lockkit_core::{
+    Family, FencingToken, Inspection, Instant, Kind, LockName, Permits, Request, RequestId, Result,
+};
 
 use super::entry::{Ask, Begins, Caller, Done, Ended, Entry, Held, Over, Past, Place, Turn};
 
@@ -11,6 +13,16 @@ use super::entry::{Ask, Begins, Caller, Done, Ended, Entry, Held, Over, Past, Pl
 pub(crate) struct Rules {
     /// How the store writes a name down; two names that differ are written differently.
     pub(crate) stored_as: fn(&str) -> String,
+    /// Under which family the store writes down a name of this one.
+    pub(crate) family: fn(Family) -> Family,
+    /// Notes the limit that a counted request says, where none is noted.
+    pub(crate) notes_limit: fn(&mut Entry, Permits),
+    /// Whether this limit is right for the request.
+    pub(crate) checks_limit: fn(&Request, u32) -> Result<()>,
+    /// The slot of the next counted grant.
+    pub(crate) slot: fn(&Entry) -> u32,
+    /// Changes the limit; whether waiters are told.
+    pub(crate) resizes: fn(&mut Entry, u32) -> bool,
     /// What it keeps of a holder's label.
     pub(crate) label: fn(&Entry, &str) -> String,
     /// The token of the next grant, to this request.
@@ -94,6 +106,18 @@ impl Rules {
     /// The rules of a store that keeps the contract.
     pub(crate) const CORRECT: Self = Self {
         stored_as: str::to_owned,
+        family: |family| family,
+        notes_limit: |entry, permits| {
+            if entry.limit == 0 {
+                entry.limit = permits.wished();
+            }
+        },
+        checks_limit: Request::check_permits,
+        slot: Entry::free_slot,
+        resizes: |entry, limit| {
+            entry.limit = limit;
+            true
+        },
         label: |_, label| label.to_owned(),
         next_token: |entry, _, _| entry.last_token + 1,
         renewed_token: |token| token,
@@ -109,7 +133,7 @@ impl Rules {
         place_kept_for: Duration::MAX,
         keeps_place: |_, place, _| Some(place),
         queue_takes: usize::MAX,
-        free: |entry, kind| kind.admits(entry.held.iter().map(|held| held.kind)),
+        free: |entry, kind| kind.admits_within(entry.limit, entry.kinds()),
         next: |entry| (!entry.queue.is_empty()).then_some(0),
         turn: |_, turn| turn.next == turn.place,
         replays: |held, _, id| held.id == id,

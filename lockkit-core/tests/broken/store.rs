@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lockkit_core::{
-    Applied, Clock, Error, FencingToken, Holder, Inspection, Instant, LockName, Request, Result,
+    Applied, Clock, Error, Family, FencingToken, Holder, Inspection, Instant, LockName, Permits,
+    Request, Result,
 };
 use tokio::sync::watch;
 
@@ -39,7 +40,7 @@ pub(crate) const READ_ONLY: &str = "the server takes no writes";
 
 #[derive(Debug)]
 struct State {
-    names: BTreeMap<String, Entry>,
+    names: BTreeMap<(Family, String), Entry>,
     /// The ttl of each client's first request.
     clients: HashMap<u64, Duration>,
     /// The clock of the newest request: operators bring none of their own.
@@ -142,6 +143,9 @@ impl Store {
         let rules = &self.rules;
         self.step(request.name(), request.clock(), |entry, now, done| {
             let id = request.id();
+            if let Some(permits) = request.permits() {
+                (rules.notes_limit)(entry, permits);
+            }
             entry.past.newest = Some((request.ttl(), request.label().to_string()));
             let place = entry.queue.iter().position(|place| place.id == id);
             let stood = place.map(|at| (entry.queue[at].since, entry.queue[at].expires));
@@ -293,7 +297,7 @@ impl Store {
 
     /// Loses all that it keeps of the name, the last token too.
     pub(crate) fn forget(&self, name: &LockName) {
-        self.state().names.remove(&(self.rules.stored_as)(name.as_str()));
+        self.state().names.remove(&self.key(name));
     }
 
     pub(crate) fn inspect(&self, name: &LockName) -> Inspection {
@@ -318,9 +322,36 @@ impl Store {
         if expires {
             return self.step(name, &clock, |entry, now, _| (self.rules.inspects)(entry, now));
         }
-        let (key, now) = ((self.rules.stored_as)(name.as_str()), clock.now());
+        let (key, now) = (self.key(name), clock.now());
         let entry = self.state().names.get(&key).map(|entry| entry.inspect(now));
         entry.unwrap_or_else(|| Inspection::new(name.clone(), Vec::new(), Some(0)))
+    }
+
+    /// What the store writes a name down as.
+    fn key(&self, name: &LockName) -> (Family, String) {
+        ((self.rules.family)(name.family()), (self.rules.stored_as)(name.as_str()))
+    }
+
+    /// Notes the limit that a counted request says, and tells it the one that applies.
+    pub(crate) fn check_limit(&self, request: &Request) -> Result<()> {
+        let Some(permits) = request.permits() else { return Ok(()) };
+        let limit = self.step(request.name(), request.clock(), |entry, _, _| {
+            (self.rules.notes_limit)(entry, permits);
+            entry.limit
+        });
+        (self.rules.checks_limit)(request, limit)
+    }
+
+    /// Changes the limit of a semaphore, and tells the one before.
+    pub(crate) fn resize(&self, name: &LockName, permits: Permits) -> u32 {
+        let clock = self.state().clock.clone();
+        self.step(name, &clock, |entry, _, _| {
+            let before = entry.limit;
+            if (self.rules.resizes)(entry, permits.wished()) {
+                entry.queue.iter().for_each(Place::wake);
+            }
+            before
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -337,10 +368,9 @@ impl Store {
         let (rules, now, mut done) = (&self.rules, clock.now(), Vec::new());
         let mut state = self.state();
         state.clock.clone_from(clock);
-        let entry = state
-            .names
-            .entry((rules.stored_as)(name.as_str()))
-            .or_insert_with(|| Entry::new(name.clone(), now));
+        let entry =
+            state.names.entry(self.key(name)).or_insert_with(|| Entry::new(name.clone(), now));
+        let count = entry.held.len();
         entry.queue.retain(|place| now < place.expires);
         if let Some(client) = entry.end(rules, now, Ended::Expired, |held| now >= held.expires) {
             let (what, ttl) = (What::Ended(Ended::Expired), Duration::ZERO);
@@ -355,8 +385,9 @@ impl Store {
         let (before, head) = (newest(entry), first(entry));
         let answer = step(entry, now, &mut done);
         // Behind a new holder the next waiter has to know by when that one is gone, and may hold beside it.
-        // The head may be gone that kept it out.
-        let is_new = entry.held.is_empty() || newest(entry) != before || first(entry) != head;
+        // The head may be gone that kept it out. A permit that was given back is for a waiter.
+        let is_fewer = entry.held.len() < count.max(1);
+        let is_new = is_fewer || newest(entry) != before || first(entry) != head;
         if is_new && (rules.wakes)(entry) {
             let next = (rules.next)(entry).and_then(|next| entry.queue.get(next));
             next.iter().for_each(|next| next.wake());

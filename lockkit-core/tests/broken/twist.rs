@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lockkit_core::{
     FencingToken, Grant, Guarantees, Inspection, Lease, LockName, LockProvider, LossReason,
-    Operator, Request, Result, Term, async_trait,
+    Operator, Permits, Request, Result, Term, async_trait,
 };
 
 use super::client::Client;
@@ -92,13 +92,12 @@ impl Twisted {
     }
 
     fn wrap(&self, request: &Request, grant: Grant) -> Grant {
-        let lease = TwistedLease {
+        grant.wrapped(|plain| TwistedLease {
             client: self.client.clone(),
             request: request.clone(),
-            plain: grant.lease,
+            plain,
             twist: Arc::clone(&self.twist),
-        };
-        Grant::new(grant.token, grant.term, lease)
+        })
     }
 }
 
@@ -148,6 +147,10 @@ impl Operator for Twisted {
 
     async fn forget(&self, prefix: &str, unused_for: Duration) -> Result<u64> {
         self.twist.forget(&self.client, prefix, unused_for).await
+    }
+
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        self.client.resize(name, permits).await
     }
 
     async fn revoke(&self, name: &LockName, token: FencingToken) -> Result<bool> {

@@ -253,7 +253,7 @@ impl Twist for GoneWaiterGranted {
                 Answer::Gone => {
                     let ended = watch::Sender::new(None).subscribe();
                     let token = FencingToken::new(newest.as_u64() + 1)?;
-                    return Ok(client.grant(request, sent, Granted { token, ended }));
+                    return Ok(client.grant(request, sent, Granted { token, slot: None, ended }));
                 }
             };
             let holder = waiting.holder.clone();

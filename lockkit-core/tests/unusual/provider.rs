@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lockkit_core::{
     Clock, Error, FencingToken, Grant, Guarantees, Inspection, Lease, LockName, LockProvider,
-    LossReason, Operator, Request, Result, Term, async_trait,
+    LossReason, Operator, Permits, Request, Result, Term, async_trait,
 };
 
 use super::manner::Manner;
@@ -34,8 +34,7 @@ impl Unusual {
 
     fn wrap(&self, request: &Request, grant: Grant) -> Grant {
         let clock = request.clock().clone();
-        let lease = UnusualLease { small: grant.lease, manner: self.manner, clock };
-        Grant::new(grant.token, grant.term, lease)
+        grant.wrapped(|small| UnusualLease { small, manner: self.manner, clock })
     }
 
     fn operator_of_small(&self) -> Result<&dyn Operator> {
@@ -105,6 +104,11 @@ impl Operator for Unusual {
         limit: usize,
     ) -> Result<Vec<Inspection>> {
         let call = self.operator_of_small()?.list(prefix, after, limit);
+        self.manner.call(&Clock::tokio(), call).await
+    }
+
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        let call = self.operator_of_small()?.resize(name, permits);
         self.manner.call(&Clock::tokio(), call).await
     }
 

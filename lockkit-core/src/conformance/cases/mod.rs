@@ -3,6 +3,7 @@
 mod ambiguity;
 mod atomicity;
 mod cancellation;
+mod counted;
 mod elections;
 mod endings;
 mod expiry;
@@ -66,6 +67,7 @@ const GROUPS: &[&[Case]] = &[
     long_waits::CASES,
     same_client::CASES,
     shared::CASES,
+    counted::CASES,
     many_names::CASES,
     elections::CASES,
     loss::CASES,

@@ -22,6 +22,7 @@
 //! ```
 
 mod nemesis;
+mod permits;
 mod process;
 mod random;
 mod resource;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use super::permits::SimulatedSemaphore;
 use super::process::Process;
 use super::random::Random;
 use super::resource::Resource;
@@ -25,6 +26,7 @@ pub(super) struct Cluster {
     server: Arc<Server>,
     client: Option<ClientOf>,
     resources: Arc<[(LockName, Arc<Resource>)]>,
+    semaphore: Option<Arc<SimulatedSemaphore>>,
     running: Mutex<Vec<Running>>,
     /// How many incarnations there were.
     incarnations: Mutex<u64>,
@@ -50,6 +52,7 @@ impl Cluster {
             server: Arc::clone(server),
             client,
             resources: names.into_iter().map(|name| (name, Arc::default())).collect(),
+            semaphore: SimulatedSemaphore::new(world, &server.store).map(Arc::new),
             running: Mutex::default(),
             incarnations: Mutex::default(),
         });
@@ -92,6 +95,7 @@ impl Cluster {
             locks: locks.clone(),
             process: number,
             resources: Arc::clone(&self.resources),
+            semaphore: self.semaphore.clone(),
         };
         let workers = (0..world.weather.workers)
             .map(|_| tokio::spawn(process.host(Box::pin(worker.clone().work()))))
@@ -232,7 +236,8 @@ impl Cluster {
             }
         }
         let Some(operator) = self.server.store.operator() else { return };
-        for (name, _) in &*self.resources {
+        let semaphore = self.semaphore.iter().map(|semaphore| &semaphore.name);
+        for name in self.resources.iter().map(|(name, _)| name).chain(semaphore) {
             let mut left = None;
             // What arrived after its withdrawal, or was granted to the dead, ends by its ttl; a
             // message is held for three of them at the most.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::permits::SimulatedSemaphore;
 use super::resource::{Resource, Seen};
 use super::world::World;
 use crate::conformance::history::{AttemptId, What};
@@ -15,6 +16,8 @@ pub(super) struct Worker {
     pub(super) locks: Locks,
     pub(super) process: u64,
     pub(super) resources: Arc<[(LockName, Arc<Resource>)]>,
+    /// Where the store has semaphores.
+    pub(super) semaphore: Option<Arc<SimulatedSemaphore>>,
 }
 
 impl Worker {
@@ -26,8 +29,17 @@ impl Worker {
                 self.attempt_many().await;
                 continue;
             }
+            if let Some(semaphore) = &self.semaphore
+                && self.world.draw(|random| random.often(200))
+            {
+                self.attempt_permit(semaphore).await;
+                continue;
+            }
             let (name, resource) = self.world.draw(|random| random.one_of(&self.resources));
             self.attempt(&name, &resource).await;
+        }
+        if let Some(semaphore) = &self.semaphore {
+            self.last_permit(semaphore).await;
         }
         for (name, resource) in &*self.resources {
             let attempt = self.world.asks(self.process, name, Kind::Exclusive);
@@ -139,8 +151,20 @@ impl Worker {
     }
 
     async fn hold(&self, attempt: AttemptId, kind: Kind, guard: Guard, resource: &Arc<Resource>) {
+        let name = guard.name().clone();
+        self.hold_as(attempt, (&name, kind), guard, resource).await;
+    }
+
+    /// The same of a grant that the history has under this name, as of this kind.
+    pub(super) async fn hold_as(
+        &self,
+        attempt: AttemptId,
+        (name, kind): (&LockName, Kind),
+        guard: Guard,
+        resource: &Arc<Resource>,
+    ) {
         let world = &self.world;
-        world.granted(attempt, guard.name(), kind, guard.watch());
+        world.granted(attempt, name, kind, guard.watch());
         // Half of them stop as soon as they are told; the others look only now and then.
         if world.draw(|random| random.often(500)) {
             tokio::select! {
@@ -180,7 +204,6 @@ impl Worker {
     ) {
         match kind {
             Kind::Shared => self.read(attempt, guard, resource).await,
-            // Of a semaphore, what is taken is one slot, which no other has.
             Kind::Exclusive | Kind::Counted => self.update(attempt, guard, resource).await,
         }
     }
