@@ -20,11 +20,12 @@ pub use connect::{Connect, Schemes, connect, connect_with};
 
 #[doc(inline)]
 pub use lockkit_core::{
-    Applied, Builder, Cause, Clock, Election, Error, Exclusion, Expiry, Fairness, Fence, Fenced,
-    FencingToken, Finding, Grant, Guarantees, Guard, GuardWatch, HeldElsewhere, Holder, Inspection,
-    Instant, Kind, Leaders, Leadership, Lease, Lock, LockName, LockProvider, Locks, LossReason,
-    Memory, MultiGuard, MultiLock, Operator, Request, RequestId, Result, Severity, Stale,
-    StoreSays, Term, TokenScope, TtlRange, WakeUp, async_trait, contract, kit,
+    Access, Applied, Builder, Cause, Clock, Election, Error, Exclusion, Expiry, Fairness, Fence,
+    Fenced, Fencing, FencingToken, Finding, Grant, Guarantees, Guard, GuardWatch, HeldElsewhere,
+    Holder, Inspection, Instant, Kind, Leaders, Leadership, Lease, Lock, LockName, LockProvider,
+    Locks, LossReason, Memory, MultiGuard, MultiLock, NotAToken, Operator, Request, RequestId,
+    Result, Seen, Severity, Stale, StoreSays, Term, TokenScope, TtlRange, WakeUp, async_trait,
+    contract, kit,
 };
 
 #[cfg(feature = "conformance")]

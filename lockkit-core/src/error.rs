@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Family, Holder, LockName, LossReason};
+use crate::{Family, Holder, LockName, LossReason, NotAToken};
 
 /// What went wrong, in terms of what the caller can do about it.
 ///
@@ -193,6 +193,12 @@ impl Error {
     /// Whether the request behind this error may have taken effect.
     pub const fn is_ambiguous(&self) -> bool {
         matches!(self, Self::Unavailable { applied: Applied::Maybe, .. })
+    }
+}
+
+impl From<NotAToken> for Error {
+    fn from(not: NotAToken) -> Self {
+        Self::invalid(not.what(), not.remedy())
     }
 }
 

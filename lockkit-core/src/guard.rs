@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::driver::held::Held;
-use crate::{Error, FencingToken, Kind, LockName, LossReason, Result};
+use crate::{Access, Error, FencingToken, Kind, LockName, LossReason, Result};
 
 /// What a caller is told: `None` where it did not wait and the name is held.
 pub(crate) type Answer = Result<Option<Guard>>;
@@ -56,6 +56,29 @@ pub struct Guard(GuardWatch);
 /// ```
 #[derive(Clone)]
 pub struct GuardWatch(Arc<Held>);
+
+/// What the holder presents to a fence, with the kind of its grant.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use lockkit_core::{Access, Fenced, Locks, Memory};
+///
+/// let locks = Locks::new(Memory::new().provider());
+/// let reader = locks.lock("ledger").shared().acquire().await?;
+/// let ledger = Fenced::new(7);
+/// assert_eq!(Access::from(&reader), Access::Shared(reader.token()));
+/// assert_eq!(ledger.access_as(&reader, |value| *value)?, 7);
+/// # Ok(()) }
+/// ```
+impl From<&Guard> for Access {
+    fn from(guard: &Guard) -> Self {
+        match guard.kind() {
+            Kind::Exclusive => Self::Exclusive(guard.token()),
+            Kind::Shared => Self::Shared(guard.token()),
+        }
+    }
+}
 
 impl Guard {
     pub(crate) const fn new(hold: Arc<Held>) -> Self {

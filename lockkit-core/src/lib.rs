@@ -16,7 +16,6 @@ pub mod conformance;
 mod driver;
 mod election;
 mod error;
-mod fence;
 mod finding;
 mod guarantees;
 mod guard;
@@ -38,17 +37,16 @@ mod name;
 mod provider;
 mod request;
 mod semaphore;
-mod token;
 
 #[doc = include_str!("../CONTRACT.md")]
 pub mod contract {}
 
 pub use async_trait::async_trait;
+pub use lockkit_fence::{Access, Fence, Fenced, Fencing, FencingToken, NotAToken, Seen, Stale};
 
 pub use clock::{Clock, Instant};
 pub use election::Election;
 pub use error::{Applied, Cause, Error};
-pub use fence::{Fence, Fenced, Stale};
 pub use finding::{Finding, Severity};
 pub use guarantees::{Exclusion, Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
 pub use guard::{Guard, GuardWatch};
@@ -67,7 +65,6 @@ pub use name::LockName;
 pub use provider::{Inspection, LockProvider, Operator};
 pub use request::{Request, RequestId, StoreSays};
 pub use semaphore::Semaphore;
-pub use token::FencingToken;
 
 /// What most of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

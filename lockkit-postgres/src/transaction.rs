@@ -190,7 +190,7 @@ impl TransactionLocks {
             detail.parse().ok()
         });
         Err(match newest {
-            Some(newest) => FenceError::Stale(Stale { offered: token, newest }),
+            Some(newest) => FenceError::Stale(Stale { presented: token, newest }),
             None => FenceError::Store(to_error(error, true)),
         })
     }
@@ -229,7 +229,7 @@ impl TransactionLocks {
     }
 
     pub(crate) fn token(&self, token: u64) -> Result<FencingToken> {
-        FencingToken::with_base(self.token_base, token)
+        FencingToken::with_base(self.token_base, token).map_err(Into::into)
     }
 
     /// A token, once a client has entered.

@@ -31,7 +31,7 @@ impl Client {
     /// The token of a node in a store whose tokens have this base.
     pub(crate) fn token(&self, store: u64, czxid: i64) -> Result<FencingToken> {
         let base = self.token_base.saturating_add(store);
-        FencingToken::with_base(base, czxid.try_into().unwrap_or(0))
+        FencingToken::with_base(base, czxid.try_into().unwrap_or(0)).map_err(Into::into)
     }
 
     /// The base of the store's tokens, made if there is none; known by now on each session that was not

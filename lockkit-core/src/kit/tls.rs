@@ -86,8 +86,8 @@ impl Tls {
     /// `Unavailable` instead: the files may be half replaced, and the next connection reads them again.
     pub fn read(&self) -> Result<Certificates> {
         let authority = self.authority.as_ref().map(Pem::read).transpose()?;
-        let client = self.client.as_ref().map(|(ours, key)| Ok((ours.read()?, key.read()?)));
-        Ok((authority, client.transpose()?))
+        let read = |(ours, key): &(Pem, Pem)| -> Result<_> { Ok((ours.read()?, key.read()?)) };
+        Ok((authority, self.client.as_ref().map(read).transpose()?))
     }
 
     /// The refusal of certificates that a client crate cannot use, with their paths.

@@ -126,11 +126,13 @@ impl Url {
             Some((login, hosts)) => (Some(login), hosts),
             None => (None, authority),
         };
-        let login = login.map(|login| match login.split_once(':') {
-            Some((user, password)) => {
-                Ok((decoded(user, "login")?, Some(decoded(password, "login")?)))
+        let login = login.map(|login| -> Result<_> {
+            match login.split_once(':') {
+                Some((user, password)) => {
+                    Ok((decoded(user, "login")?, Some(decoded(password, "login")?)))
+                }
+                None => Ok((decoded(login, "login")?, None)),
             }
-            None => Ok((decoded(login, "login")?, None)),
         });
         let hosts = hosts.split(',').map(|host| host_of(host).map_err(unreadable));
         Ok(Servers {

@@ -101,7 +101,7 @@ async fn a_fence_refuses_an_older_token_and_the_write_with_it() {
                     write.commit().await.unwrap();
                 }
                 (Err(FenceError::Stale(stale)), Some(newest)) => {
-                    assert_eq!((stale.offered, stale.newest), (token(offered), token(newest)));
+                    assert_eq!((stale.presented, stale.newest), (token(offered), token(newest)));
                     // The transaction is of no more use.
                     let entry = "INSERT INTO ledger VALUES ('stale')";
                     assert!(sqlx::raw_sql(entry).execute(&mut *write).await.is_err());

@@ -11,7 +11,7 @@ use crate::conformance::context::Context;
 use crate::conformance::history;
 use crate::conformance::hook::Hook;
 use crate::conformance::stop::{Stop, Verdict, require, require_in_time};
-use crate::{Expiry, FencingToken};
+use crate::{Error, Expiry, FencingToken};
 
 const PROCESSES: &[Need] = &[Need::RealTime, Need::Hook(Hook::Processes)];
 
@@ -213,7 +213,7 @@ async fn tokens_outlive_a_process(cx: Context) -> Verdict {
     for _ in 0..3 {
         let mut holder = Process::start(&cx).await?;
         holder.tell(&format!("acquire {} {}", cx.ttl().as_millis(), cx.name("tokens")))?;
-        let token: FencingToken = holder.expect("granted").await?.parse()?;
+        let token: FencingToken = holder.expect("granted").await?.parse().map_err(Error::from)?;
         require!(Some(token) > last, "token {token} came after {last:?}");
         holder.kill()?;
         last = Some(cx.lock("tokens").await?.acquire().await?.token());

@@ -1,10 +1,10 @@
 //! The resource's side: refusing the writes of a stale holder.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-use crate::FencingToken;
+use crate::{Access, FencingToken, Seen, Stale};
 
 /// A value that only the newest holder may touch.
 ///
@@ -13,12 +13,12 @@ use crate::FencingToken;
 /// names its token and *raises* the fence, reads too: a new holder that read before it raised the
 /// fence could base its write on a value that a stale write then changes.
 ///
-/// It protects a value in this process. For a database, keep the newest token in the row and write
+/// It protects a value in this process, and forgets its tokens with it. For a database, keep the newest token in the row and write
 /// with `... WHERE fence <= $token`, in one transaction with the write itself. Where the name is shared too, keep two
 /// columns, by the rule of [`access_shared`](Self::access_shared).
 ///
 /// ```
-/// use lockkit_core::{Fenced, FencingToken};
+/// use lockkit_fence::{Fenced, FencingToken};
 ///
 /// let ledger = Fenced::new(Vec::new());
 /// let (stale, newest) = (FencingToken::new(33)?, FencingToken::new(34)?);
@@ -30,59 +30,42 @@ use crate::FencingToken;
 /// ```
 #[derive(Debug, Default)]
 pub struct Fenced<T> {
-    inner: Mutex<Inner<T>>,
+    inside: Mutex<Inside<T>>,
     /// The thread that has access.
     thread: Mutex<Option<ThreadId>>,
 }
 
 #[derive(Debug, Default)]
-struct Inner<T> {
-    /// The newest token of an exclusive grant.
-    exclusive: Option<FencingToken>,
-    /// The newest token of a shared grant. Shared grants hold together, so that an older one of them may come later:
-    /// with one number for both kinds, the fence would refuse living holders.
-    shared: Option<FencingToken>,
+struct Inside<T> {
+    seen: Seen,
+    /// What each slot of a semaphore has seen.
+    slots: BTreeMap<u32, Seen>,
     value: T,
 }
 
-impl<T> Inner<T> {
-    fn newest(&self) -> Option<FencingToken> {
-        self.exclusive.max(self.shared)
+impl<T> Inside<T> {
+    fn check(&self, access: Access) -> Result<(), Stale> {
+        let seen = match access.slot() {
+            None => Some(&self.seen),
+            Some(slot) => self.slots.get(&slot),
+        };
+        seen.map_or(Ok(()), |seen| seen.check(access))
+    }
+
+    fn raise(&mut self, access: Access) -> Result<(), Stale> {
+        let seen = match access.slot() {
+            None => &mut self.seen,
+            Some(slot) => self.slots.entry(slot).or_default(),
+        };
+        seen.raise(access)
     }
 }
-
-/// Tokens of a store are microseconds since 1970 or grow like them: this is more than three months of them.
-const FAR: u64 = 1 << 43;
-
-/// A token was older than the newest that the resource has seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stale {
-    /// The token that was refused.
-    pub offered: FencingToken,
-    /// The newest token that the resource has seen.
-    pub newest: FencingToken,
-}
-
-impl fmt::Display for Stale {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "token {} is stale: token {} has been seen", self.offered, self.newest)?;
-        if self.newest.as_u64().saturating_sub(self.offered.as_u64()) > FAR {
-            f.write_str(
-                "; it lies so far back that it may come from another store: after a move to a store that was in use \
-                 before, raise that store's token base",
-            )?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Stale {}
 
 impl<T> Fenced<T> {
     /// A value that has seen no token yet.
     pub const fn new(value: T) -> Self {
-        let inner = Inner { exclusive: None, shared: None, value };
-        Self { inner: Mutex::new(inner), thread: Mutex::new(None) }
+        let inside = Inside { seen: Seen::NONE, slots: BTreeMap::new(), value };
+        Self { inside: Mutex::new(inside), thread: Mutex::new(None) }
     }
 
     /// Raises the fence to `token`, of an exclusive grant, and runs `work` on the value.
@@ -97,26 +80,18 @@ impl<T> Fenced<T> {
         token: FencingToken,
         work: impl FnOnce(&mut T) -> R,
     ) -> Result<R, Stale> {
-        let mut inner = self.inner();
-        let _access = Access::begin(&self.thread);
-        if let Some(newest) = inner.newest() {
-            if token < newest || inner.shared == Some(token) {
-                return Err(Stale { offered: token, newest });
-            }
-        }
-        inner.exclusive = Some(token);
-        Ok(work(&mut inner.value))
+        self.access_as(token, work)
     }
 
     /// Raises the fence to `token`, of a shared grant, and runs `work` on the value.
     ///
     /// A shared token is refused once a newer exclusive one was seen. Those of shared grants that hold together are
     /// accepted in any order, and refuse every exclusive grant before them. Take the token of a shared guard
-    /// ([`Guard::kind`](crate::Guard::kind)) to no other method: [`access`](Self::access) would take it for an exclusive one, and refuse
+    /// (`Guard::kind`) to no other method: [`access`](Self::access) would take it for an exclusive one, and refuse
     /// those who share with it.
     ///
     /// ```
-    /// use lockkit_core::{Fenced, FencingToken};
+    /// use lockkit_fence::{Fenced, FencingToken};
     ///
     /// let [reader, later, writer] = [33, 34, 35].map(|token| FencingToken::new(token).expect("a token"));
     /// let ledger = Fenced::new(vec!["opened"]);
@@ -124,7 +99,7 @@ impl<T> Fenced<T> {
     /// assert_eq!(ledger.access_shared(reader, |entries| entries.len()), Ok(1));
     /// ledger.access(writer, |entries| entries.push("by 35"))?;
     /// assert!(ledger.access_shared(later, |entries| entries.len()).is_err());
-    /// # Ok::<(), lockkit_core::Stale>(())
+    /// # Ok::<(), lockkit_fence::Stale>(())
     /// ```
     ///
     /// # Errors
@@ -137,13 +112,48 @@ impl<T> Fenced<T> {
         token: FencingToken,
         work: impl FnOnce(&T) -> R,
     ) -> Result<R, Stale> {
-        let mut inner = self.inner();
-        let _access = Access::begin(&self.thread);
-        if let Some(newest) = inner.exclusive.filter(|newest| token <= *newest) {
-            return Err(Stale { offered: token, newest });
-        }
-        inner.shared = inner.shared.max(Some(token));
-        Ok(work(&inner.value))
+        self.access_as(Access::Shared(token), |value| work(value))
+    }
+
+    /// Raises the fence by this access, of whatever kind, and runs `work` on the value; let the work of a shared grant write
+    /// nothing. Each slot of a semaphore has a fence of its own.
+    ///
+    /// ```
+    /// use lockkit_fence::{Access, Fenced, FencingToken};
+    ///
+    /// let [first, second] = [33, 34].map(|token| FencingToken::new(token).expect("a token"));
+    /// let workers = Fenced::new(0);
+    /// workers.access_as(Access::Counted { token: second, slot: 1 }, |count| *count += 1)?;
+    /// workers.access_as(Access::Counted { token: first, slot: 0 }, |count| *count += 1)?;
+    /// assert!(workers.access_as(Access::Counted { token: first, slot: 1 }, |count| *count += 1).is_err());
+    /// # Ok::<(), lockkit_fence::Stale>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Stale`]: a newer token has been seen; `work` did not run.
+    ///
+    /// # Panics
+    /// If `work` itself uses this fence: it would wait for itself.
+    pub fn access_as<R>(
+        &self,
+        access: impl Into<Access>,
+        work: impl FnOnce(&mut T) -> R,
+    ) -> Result<R, Stale> {
+        let mut inside = self.inside();
+        let _access = Entered::begin(&self.thread);
+        inside.raise(access.into())?;
+        Ok(work(&mut inside.value))
+    }
+
+    /// Whether this access is not stale; remembers nothing.
+    ///
+    /// # Errors
+    /// [`Stale`]: a newer token has been seen.
+    ///
+    /// # Panics
+    /// If work that runs under this fence calls it: it would wait for itself.
+    pub fn check(&self, access: impl Into<Access>) -> Result<(), Stale> {
+        self.inside().check(access.into())
     }
 
     /// Raises the fence to `token`, of an exclusive grant, without touching the value, so that no older holder can either.
@@ -162,34 +172,34 @@ impl<T> Fenced<T> {
         self.access_shared(token, |_| ())
     }
 
-    /// The newest token seen.
+    /// The newest token seen; those of a semaphore's grants do not count.
     pub fn newest(&self) -> Option<FencingToken> {
-        self.inner().newest()
+        self.inside().seen.newest()
     }
 
     /// The value, without any check.
     pub fn into_inner(self) -> T {
-        self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).value
+        self.inside.into_inner().unwrap_or_else(PoisonError::into_inner).value
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner<T>> {
-        let inside = *lock(&self.thread) == Some(thread::current().id());
-        assert!(!inside, "a fence was used by work that runs under it: do it after the access");
-        lock(&self.inner)
+    fn inside(&self) -> MutexGuard<'_, Inside<T>> {
+        let is_inside = *lock(&self.thread) == Some(thread::current().id());
+        assert!(!is_inside, "a fence was used by work that runs under it: do it after the access");
+        lock(&self.inside)
     }
 }
 
 /// The thread that has access, until dropped.
-struct Access<'a>(&'a Mutex<Option<ThreadId>>);
+struct Entered<'a>(&'a Mutex<Option<ThreadId>>);
 
-impl<'a> Access<'a> {
+impl<'a> Entered<'a> {
     fn begin(thread: &'a Mutex<Option<ThreadId>>) -> Self {
         *lock(thread) = Some(thread::current().id());
         Self(thread)
     }
 }
 
-impl Drop for Access<'_> {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
         *lock(self.0) = None;
     }
@@ -232,7 +242,7 @@ mod tests {
     fn an_older_token_is_refused_and_changes_nothing() {
         let resource = Fenced::new(0);
         assert_eq!(resource.access(token(34), |value| *value = 34), Ok(()));
-        let stale = Stale { offered: token(33), newest: token(34) };
+        let stale = Stale { presented: token(33), newest: token(34) };
         assert_eq!(resource.access(token(33), |value| *value = 33), Err(stale));
         assert_eq!(stale.to_string(), "token 33 is stale: token 34 has been seen");
         assert_eq!((resource.newest(), resource.into_inner()), (Some(token(34)), 34));
@@ -245,16 +255,16 @@ mod tests {
         let exclusive = |new| resource.access(token(new), |value| *value = new);
         assert_eq!(exclusive(30), Ok(()));
         // A shared grant's token is greater than that of every exclusive one before it.
-        let follows = Stale { offered: token(30), newest: token(30) };
+        let follows = Stale { presented: token(30), newest: token(30) };
         assert_eq!(shared(30), Err(follows));
         assert_eq!([33, 31, 32, 31].map(shared), [Ok(30); 4]);
         // The exclusive grant that ended before them, and no exclusive one shares a token with them.
         for stale in [30, 32, 33] {
-            assert_eq!(exclusive(stale), Err(Stale { offered: token(stale), newest: token(33) }));
+            assert_eq!(exclusive(stale), Err(Stale { presented: token(stale), newest: token(33) }));
         }
         assert_eq!(exclusive(34), Ok(()));
         for stale in [31, 33, 34] {
-            assert_eq!(shared(stale), Err(Stale { offered: token(stale), newest: token(34) }));
+            assert_eq!(shared(stale), Err(Stale { presented: token(stale), newest: token(34) }));
         }
         assert_eq!((resource.newest(), resource.into_inner()), (Some(token(34)), 34));
     }
@@ -263,7 +273,7 @@ mod tests {
     fn a_fence_that_was_raised_without_an_access_refuses_too() {
         let fence = Fence::default();
         assert_eq!(fence.raise(token(34)), Ok(()));
-        let stale = Stale { offered: token(33), newest: token(34) };
+        let stale = Stale { presented: token(33), newest: token(34) };
         assert_eq!((fence.raise(token(33)), fence.raise(token(34))), (Err(stale), Ok(())));
         assert_eq!(fence.newest(), Some(token(34)));
     }
@@ -272,7 +282,7 @@ mod tests {
     fn a_token_that_lies_far_back_is_told_to_come_from_another_store() {
         let fence = Fence::default();
         assert_eq!(fence.raise(token(1_800_000_000_000_000)), Ok(()));
-        let refused = |offered| fence.raise(token(offered)).map_err(|stale| stale.to_string());
+        let refused = |presented| fence.raise(token(presented)).map_err(|stale| stale.to_string());
         let far = refused(41).expect_err("stale");
         assert!(far.contains("another store") && far.contains("token base"), "{far}");
         let near = refused(1_799_999_000_000_000).expect_err("stale");
