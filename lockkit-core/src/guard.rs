@@ -64,7 +64,7 @@ pub struct GuardWatch(Arc<Held>);
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use lockkit_core::{Access, Fenced, Locks, Memory};
 ///
-/// let locks = Locks::new(Memory::new().provider());
+/// let locks = Locks::new(Memory::new());
 /// let reader = locks.lock("ledger").shared().acquire().await?;
 /// let ledger = Fenced::new(7);
 /// assert_eq!(Access::from(&reader), Access::Shared(reader.token()));

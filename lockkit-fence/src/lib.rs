@@ -18,6 +18,7 @@ pub mod conformance;
 mod error;
 mod fenced;
 mod fencing;
+mod not_a_token;
 mod seen;
 mod stale;
 mod token;
@@ -26,9 +27,10 @@ pub use access::Access;
 pub use error::Error;
 pub use fenced::{Fence, Fenced};
 pub use fencing::Fencing;
+pub use not_a_token::NotAToken;
 pub use seen::Seen;
 pub use stale::Stale;
-pub use token::{FencingToken, NotAToken};
+pub use token::FencingToken;
 
 /// What most of this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -5,8 +5,6 @@ mod checked;
 use std::fmt;
 use std::num::NonZeroU64;
 
-pub use checked::NotAToken;
-
 /// A number that is strictly greater for every later grant of one name.
 ///
 /// Upholds C4: fixed at the grant, the same across renewals, never reissued. It is a plain value

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Resource;
+use super::resource::Resource;
 use super::together::together;
 use crate::{Access, Error, FencingToken, Result, Seen, Stale};
 

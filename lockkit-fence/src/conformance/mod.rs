@@ -54,32 +54,21 @@
 //! ```
 
 mod cases;
+mod resource;
 mod together;
 
 use std::fmt;
 use std::future::Future;
 
-use crate::{Access, Fencing, Result};
-
-/// A fence, and a number that it stands before.
-pub trait Resource: Fencing + Sync {
-    /// Begins as a new holder does: raises the fence, then reads the number, which is 0 at first.
-    fn begin(&self, access: Access) -> impl Future<Output = Result<u64>> + Send;
-
-    /// Writes the number, if the access is not stale; raises the fence too.
-    fn write(&self, access: Access, value: u64) -> impl Future<Output = Result<()>> + Send;
-
-    /// This resource after a restart: called where it says that it is durable.
-    fn restarted(self) -> impl Future<Output = Self> + Send;
-}
+pub use resource::Resource;
 
 /// Makes fresh resources, one for each case.
-pub trait Fixture {
+pub trait Fixture: Sync {
     /// What the cases are about.
     type Resource: Resource;
 
     /// A resource that has seen no token, apart from every other.
-    fn fresh(&self) -> impl Future<Output = Self::Resource>;
+    fn fresh(&self) -> impl Future<Output = Self::Resource> + Send;
 }
 
 /// A case that a fence did not pass.

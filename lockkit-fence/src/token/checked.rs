@@ -4,26 +4,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use super::FencingToken;
-
-/// A number or a text is no token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: {remedy}")]
-pub struct NotAToken {
-    what: String,
-    remedy: String,
-}
-
-impl NotAToken {
-    /// What is no token.
-    pub fn what(&self) -> &str {
-        &self.what
-    }
-
-    /// What a token is.
-    pub fn remedy(&self) -> &str {
-        &self.remedy
-    }
-}
+use crate::NotAToken;
 
 impl FencingToken {
     /// The token with this value.
@@ -32,10 +13,10 @@ impl FencingToken {
     /// [`NotAToken`]: the value is 0 or greater than [`i64::MAX`].
     pub fn new(value: u64) -> Result<Self, NotAToken> {
         NonZeroU64::new(value).map(Self).filter(|token| *token <= Self::MAX).ok_or_else(|| {
-            NotAToken {
-                what: format!("fencing token {value}"),
-                remedy: format!("a token lies between 1 and {}", i64::MAX),
-            }
+            NotAToken::new(
+                format!("fencing token {value}"),
+                format!("a token lies between 1 and {}", i64::MAX),
+            )
         })
     }
 
@@ -55,9 +36,11 @@ impl FromStr for FencingToken {
     fn from_str(text: &str) -> Result<Self, NotAToken> {
         // `u64` would take a sign.
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
-        let value = text.parse().ok().filter(|_| is_plain).ok_or_else(|| NotAToken {
-            what: format!("fencing token {text:?}"),
-            remedy: "write it as a plain decimal number".to_owned(),
+        let value = text.parse().ok().filter(|_| is_plain).ok_or_else(|| {
+            NotAToken::new(
+                format!("fencing token {text:?}"),
+                "write it as a plain decimal number".to_owned(),
+            )
         })?;
         Self::new(value)
     }
