@@ -18,8 +18,12 @@ pub mod conformance;
 mod error;
 mod fenced;
 mod fencing;
+#[cfg(any(feature = "sqlx-postgres", feature = "sqlx-mysql", feature = "sqlx-sqlite"))]
+mod name;
 mod not_a_token;
 mod seen;
+#[cfg(any(feature = "sqlx-postgres", feature = "sqlx-mysql", feature = "sqlx-sqlite"))]
+pub mod sql;
 mod stale;
 mod token;
 

@@ -20,6 +20,7 @@ mod http;
 pub mod java;
 mod link;
 pub mod log;
+mod mariadb;
 mod peer;
 mod pgbouncer;
 mod port;
@@ -42,6 +43,7 @@ pub use link::{
     Builder as LinkBuilder, Connection, Connections, Counts, End, Fault, Flow, Framing, Link, Per,
     Postgres, Resp, Way,
 };
+pub use mariadb::MariadbServer;
 pub use peer::Peer;
 pub use pgbouncer::{Pgbouncer, Pooling};
 pub use port::Port;

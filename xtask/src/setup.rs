@@ -28,6 +28,7 @@ const NEEDS: &[Need] = &[
     },
     Need { program: "kill", debian: "procps", purpose: "the quickstart stops a process" },
     Need { program: "ps", debian: "procps", purpose: "tests look for processes left behind" },
+    Need { program: "mariadbd", debian: "mariadb-server", purpose: "the tests of fences in MySQL" },
     Need { program: "pgbouncer", debian: "pgbouncer", purpose: "a pooler before Postgres" },
     Need { program: "postgres", debian: "postgresql", purpose: "the tests of Postgres" },
     Need { program: "redis-server", debian: "redis-server", purpose: "the tests of Redis" },

@@ -4,3 +4,7 @@
 mod alone;
 mod broken;
 mod memory;
+#[cfg(unix)]
+mod pauses;
+#[cfg(all(unix, feature = "sqlx-postgres", feature = "sqlx-mysql", feature = "sqlx-sqlite"))]
+mod sql;
