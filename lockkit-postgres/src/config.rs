@@ -9,6 +9,8 @@ use lockkit_core::kit::{Url, check};
 use lockkit_core::{Error, LockName, Result};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
+use crate::protocol::GROUP;
+
 /// The schema of our tables and functions unless the configuration says otherwise.
 pub(crate) const SCHEMA: &str = "lockkit";
 /// The longest ttl that the table grants without a flush, unless the configuration says otherwise.
@@ -242,6 +244,8 @@ impl PostgresConfig {
         let has_counter = self.strategy == Strategy::Advisory || self.schema == SCHEMA;
         let advisory = if has_counter { include_str!("sql/advisory.sql") } else { "" };
         let script = script.replace("%table%", include_str!("sql/table.sql"));
+        let script = script.replace("%member%", include_str!("sql/member.sql"));
+        let script = script.replace("%group%", GROUP);
         script.replace('@', &self.schema).replace("%advisory%", advisory)
     }
 

@@ -7,6 +7,9 @@ use lockkit_core::{Applied, Error, LockName};
 /// The texts of an answer's columns.
 pub(crate) type Columns = Vec<Option<String>>;
 
+/// The request in the row of a name that a group of grants holds; no request of ours has this id.
+pub(crate) const GROUP: &str = "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid";
+
 /// A text as a literal, whatever the server's settings.
 pub(crate) fn quoted(text: &str) -> String {
     let mut literal = String::with_capacity(text.len() + 3);

@@ -12,6 +12,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("lease", &["SELECT", "INSERT", "UPDATE"]),
     ("waiter", &["SELECT", "INSERT", "DELETE"]),
     ("client", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("member", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("barrier", &["SELECT", "UPDATE"]),
     ("marker", &["SELECT", "INSERT", "UPDATE"]),
     ("ticket", &["USAGE"]),
@@ -25,6 +26,15 @@ const TABLE: &[(&str, &[&str])] = &[
     ("grant_next", EXECUTE),
     ("moved", EXECUTE),
     ("make", EXECUTE),
+    ("bury", EXECUTE),
+    ("without_members", EXECUTE),
+    ("join", EXECUTE),
+    ("pruned", EXECUTE),
+    ("keep_group", EXECUTE),
+    ("extend", EXECUTE),
+    ("acquire_member", EXECUTE),
+    ("renew_member", EXECUTE),
+    ("leave_member", EXECUTE),
     ("table_layout", EXECUTE),
 ];
 const ADVISORY: &[(&str, &[&str])] = &[
@@ -110,6 +120,7 @@ mod tests {
         let listed = [TABLE, ADVISORY, VERSION, FENCE].concat();
         let scripts = [
             include_str!("sql/table.sql"),
+            include_str!("sql/member.sql"),
             include_str!("sql/advisory.sql"),
             include_str!("sql/setup.sql"),
         ];

@@ -74,7 +74,8 @@ pub(crate) async fn look(config: &PostgresConfig, over: &mut Over<'_>) -> Result
          to_regprocedure('{schema}.table_layout()') IS NOT NULL, \
          to_regprocedure('lockkit.wait(bigint, integer)') IS NOT NULL, \
          '{schema}' <> '{SCHEMA}' AND to_regclass('{schema}.token') IS NOT NULL, \
-         current_setting('transaction_read_only')"
+         current_setting('transaction_read_only'), \
+         to_regclass('{schema}.member') IS NOT NULL"
     );
     let mut rows = over.ask(look).await?;
     rows.pop().ok_or_else(|| garbled(&rows))
@@ -103,7 +104,8 @@ pub(crate) async fn missing(
     }
     if is_table {
         check_number(schema, over, "table_layout", TABLE_LAYOUT, "schema").await?;
-        return Ok(None);
+        // An older version of this layout made what is there: the setup adds what it lacks.
+        return Ok((!is(10)).then_some(Missing::All));
     }
     if is(8) {
         return Err(Error::rejected(

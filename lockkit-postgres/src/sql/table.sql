@@ -1,7 +1,7 @@
 -- Strategy "table".
 --
--- A lease row is free (no request), held, or expired (expires_at has passed: the next call that locks
--- the row grants it on). `waiting`: the queue may have requests. No changing column has an index, so
+-- A lease row is free (no request), held by a request alone, held by a group of members (its request is %group%), or
+-- expired (expires_at has passed: the next call that locks the row grants it on). `waiting`: the queue may have requests. No changing column has an index, so
 -- that an update can stay on its page; `gen` changes only when a row has left its page, see moved().
 CREATE TABLE IF NOT EXISTS @.lease (
     name text COLLATE "C" NOT NULL,
@@ -39,6 +39,32 @@ CREATE UNLOGGED TABLE IF NOT EXISTS @.waiter (
     label text NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS waiter_in_order ON @.waiter (name, ticket);
+
+-- Added later; older functions know only of exclusive grants and waiters, and leave these as they are.
+ALTER TABLE @.lease
+    -- How many members the last group has, and the token of the oldest: no other row is one. Where it has expired,
+    -- its rows stay until the next group.
+    ADD COLUMN IF NOT EXISTS members int NOT NULL DEFAULT 0,
+    ADD COLUMN IF NOT EXISTS first_member bigint NOT NULL DEFAULT 0,
+    -- The limit of a semaphore.
+    ADD COLUMN IF NOT EXISTS permits int;
+ALTER TABLE @.waiter ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'exclusive';
+
+-- A member of a group: a grant that is held beside others. The lease row of the name has the marker %group% for its
+-- request and the latest of the members' ends for its own, so that each call that knows of exclusive grants alone,
+-- one of an older version too, finds the name held for as long as one of them is.
+CREATE TABLE IF NOT EXISTS @.member (
+    request uuid PRIMARY KEY,
+    name text COLLATE "C" NOT NULL,
+    token bigint NOT NULL,
+    client uuid NOT NULL,
+    label text NOT NULL,
+    granted_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    -- That of a counted grant.
+    slot int
+) WITH (fillfactor = 50);
+CREATE UNIQUE INDEX IF NOT EXISTS member_in_order ON @.member (name, token);
 
 -- A client with waiters says that it lives by one beat every third of `life` (milliseconds). `lost`
 -- grows when its waiters were taken out of a queue, since it had not been heard of for a life.
@@ -109,74 +135,7 @@ BEGIN
     END IF;
 END $$;
 
--- Gives a name, whose row of this `gen` the caller has locked, to the first waiter behind `in_last` that lives, or
--- frees it. `in_asks` is the request that asks just now, `in_released` the one that ends.
-CREATE OR REPLACE FUNCTION @.grant_next(
-    in_name text, in_gen int, in_last bigint, in_asks uuid, in_released uuid
-) RETURNS uuid LANGUAGE plpgsql AS $$
-DECLARE
-    m record;
-    h record;
-    c record;
-    moves boolean;
-    at tid;
-    token bigint;
-    t timestamptz := clock_timestamp();
-BEGIN
-    SELECT b.open_at, b.floor, b.ms INTO m FROM @.marker b WHERE one;
-    LOOP
-        -- The LIMIT within has the client searched by its key, however few clients there were at first.
-        SELECT w.ctid AS place, w.ticket, w.request, w.client, w.ttl, w.label, k.last_seen, k.life, k.beat INTO h
-            FROM @.waiter w LEFT JOIN LATERAL
-                (SELECT i.last_seen, i.life, i.beat FROM @.client i WHERE i.id = w.client LIMIT 1) k ON true
-            WHERE w.name = in_name AND w.ticket > in_last ORDER BY w.ticket LIMIT 1;
-        IF NOT FOUND OR m.open_at IS NULL OR m.open_at > clock_timestamp() THEN
-            UPDATE @.lease e SET request = NULL, client = NULL, label = NULL, expires_at = NULL,
-                waiting = h.request IS NOT NULL, released = coalesce(in_released, e.released)
-                WHERE e.name = in_name AND e.gen = in_gen
-                RETURNING e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to, e.ctid
-                INTO moves, at;
-            EXIT;
-        END IF;
-        IF h.request IS DISTINCT FROM in_asks
-            AND coalesce(h.last_seen + h.life * interval '1 ms' <= t, true) THEN
-            -- Not heard of for a life. A row that another call has locked is being written: it lives.
-            SELECT k.last_seen, k.life, k.beat INTO c FROM @.client k WHERE k.id = h.client
-                FOR NO KEY UPDATE SKIP LOCKED;
-            IF FOUND AND c.last_seen + c.life * interval '1 ms' > clock_timestamp() THEN
-                h.last_seen := c.last_seen;
-                h.beat := c.beat;
-            ELSIF FOUND OR h.last_seen IS NULL THEN
-                UPDATE @.client k SET lost = k.lost + 1 WHERE k.id = h.client;
-                DELETE FROM @.waiter w WHERE w.name = in_name AND w.client = h.client;
-                CONTINUE;
-            END IF;
-        END IF;
-        -- By the barrier that is there: clients may be set to different ones.
-        IF h.ttl > m.ms THEN
-            PERFORM set_config('synchronous_commit', 'on', true);
-        END IF;
-        DELETE FROM @.waiter w WHERE w.ctid = h.place;
-        -- A client that is told counts from when it sent its beat, which is before the beat was seen.
-        UPDATE @.lease e SET token = greatest(e.token + 1, m.floor), request = h.request,
-            client = h.client, label = h.label, granted_at = t, last_ticket = h.ticket, waiting = true,
-            released = coalesce(in_released, e.released),
-            expires_at = CASE WHEN h.request = in_asks THEN t ELSE h.last_seen END
-                + h.ttl * interval '1 ms'
-            WHERE e.name = in_name AND e.gen = in_gen
-            RETURNING e.page_from IS NULL OR e.ctid < e.page_from OR e.ctid >= e.page_to, e.ctid, e.token
-            INTO moves, at, token;
-        IF h.request IS DISTINCT FROM in_asks THEN
-            PERFORM pg_notify('lockkit_' || replace(h.client::text, '-', ''),
-                format('grant %s %s %s', h.request, token, h.beat));
-        END IF;
-        EXIT;
-    END LOOP;
-    IF moves THEN
-        PERFORM @.moved(in_name, in_gen, at);
-    END IF;
-    RETURN h.request;
-END $$;
+%member%
 
 -- Asks for a name: 'granted <token>', 'withdrawn', 'closed <ms>' until grants begin after a crash, or
 -- 'held <ms> <label>' with the time until the holder's term is over.
@@ -255,7 +214,7 @@ BEGIN
                 RETURN format('closed %s', ceil(1000 * extract(epoch FROM m.open_at - t)));
             END IF;
             generation := l.gen;
-            IF @.grant_next(in_name, generation, l.last_ticket, in_request, NULL) = in_request THEN
+            IF @.grant_next(in_name, generation, l.last_ticket, in_request, NULL, NULL) = in_request THEN
                 SELECT e.token INTO token FROM @.lease e WHERE e.name = in_name AND e.gen >= generation;
                 RETURN 'granted ' || token;
             END IF;
@@ -292,7 +251,7 @@ BEGIN
             INTO l;
         IF FOUND THEN
             IF l.waiting THEN
-                PERFORM @.grant_next(in_name, l.gen, l.last_ticket, NULL, NULL);
+                PERFORM @.grant_next(in_name, l.gen, l.last_ticket, NULL, NULL, NULL);
             ELSIF l.moves THEN
                 PERFORM @.moved(in_name, l.gen, l.ctid);
             END IF;
@@ -300,7 +259,7 @@ BEGIN
         END IF;
     END IF;
     LOOP
-        SELECT e.gen, e.request, e.expires_at, e.released, e.last_ticket INTO l
+        SELECT e.gen, e.request, e.expires_at, e.released, e.last_ticket, e.members INTO l
             FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
         EXIT WHEN FOUND OR NOT in_tombstone;
         PERFORM @.make(in_name);
@@ -310,17 +269,18 @@ BEGIN
         RETURN 'ended';
     END IF;
     IF in_tombstone THEN
-        UPDATE @.lease e SET (dead, dead_until) = (
-                SELECT array_agg(d.request) || in_request, array_agg(d.until) || t + interval '120 s'
-                FROM unnest(e.dead, e.dead_until) AS d (request, until)
-                WHERE d.until > t AND d.request <> in_request)
-            WHERE e.name = in_name AND e.gen = l.gen;
+        PERFORM @.bury(in_name, l.gen, in_request, t);
     END IF;
     IF l.request = in_request THEN
-        PERFORM @.grant_next(in_name, l.gen, l.last_ticket, NULL, CASE WHEN l.expires_at > t THEN in_request END);
+        PERFORM @.grant_next(
+            in_name, l.gen, l.last_ticket, NULL, CASE WHEN l.expires_at > t THEN in_request END, NULL);
         RETURN CASE WHEN l.expires_at > t THEN 'released' ELSE 'nothing' END;
     END IF;
     DELETE FROM @.waiter w WHERE w.request = in_request;
+    IF FOUND AND l.request = %group% AND l.expires_at > t THEN
+        -- It may have stood between the group and those who can join it.
+        PERFORM @.grant_next(in_name, l.gen, l.last_ticket, NULL, NULL, l.members);
+    END IF;
     RETURN CASE WHEN l.released = in_request THEN 'again' ELSE 'nothing' END;
 END $$;
 
@@ -358,17 +318,27 @@ CREATE OR REPLACE FUNCTION @.revoke(in_name text, in_token bigint, in_call uuid)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     l @.lease%ROWTYPE;
+    is_group boolean;
 BEGIN
     PERFORM set_config('synchronous_commit', 'on', true);
     SELECT * INTO l FROM @.lease e WHERE e.name = in_name ORDER BY e.gen DESC LIMIT 1 FOR UPDATE;
+    is_group := l.request = %group%;
     IF l.revoked = in_call THEN
         RETURN true;
+    END IF;
+    IF is_group THEN
+        SELECT i.request, i.client, i.token, i.expires_at INTO l.request, l.client, l.token, l.expires_at
+            FROM @.member i WHERE i.name = in_name AND i.token = in_token AND i.token >= l.first_member;
     END IF;
     IF l.request IS NULL OR l.token <> in_token OR l.expires_at <= clock_timestamp() THEN
         RETURN false;
     END IF;
     -- A late copy of the request must not bring it back.
-    PERFORM @.leave(in_name, l.request, true, true);
+    IF is_group THEN
+        PERFORM @.leave_member(in_name, l.request, true, true);
+    ELSE
+        PERFORM @.leave(in_name, l.request, true, true);
+    END IF;
     UPDATE @.lease e SET revoked = in_call, released = NULL WHERE e.name = in_name AND e.gen >= l.gen;
     PERFORM pg_notify('lockkit_' || replace(l.client::text, '-', ''), format('lost %s', l.request));
     RETURN true;
@@ -393,14 +363,19 @@ BEGIN
     FOR seen IN SELECT l.* FROM unnest(in_names) AS n (name)
         CROSS JOIN LATERAL (SELECT * FROM @.lease g WHERE g.name = n.name ORDER BY g.gen DESC LIMIT 1) l
     LOOP
-        IF seen.request IS NULL OR seen.expires_at <= clock_timestamp() THEN
+        IF seen.request IS NULL OR seen.expires_at <= clock_timestamp() OR seen.request = %group% THEN
             -- A row that is locked is being changed by a call that grants on.
             SELECT * INTO locked FROM @.lease l WHERE l.name = seen.name AND l.gen = seen.gen AND l.waiting
-                AND (l.request IS NULL OR l.expires_at <= clock_timestamp()) FOR UPDATE SKIP LOCKED;
+                AND (l.request IS NULL OR l.expires_at <= clock_timestamp() OR l.request = %group%)
+                FOR UPDATE SKIP LOCKED;
             IF FOUND THEN
-                PERFORM @.grant_next(locked.name, locked.gen, locked.last_ticket, NULL, NULL);
+                -- A waiter of a client that is dead may keep those behind it out of a group.
+                PERFORM @.grant_next(locked.name, locked.gen, locked.last_ticket, NULL, NULL,
+                    CASE WHEN locked.request = %group% AND locked.expires_at > clock_timestamp()
+                        THEN locked.members END);
             END IF;
-        ELSE
+        END IF;
+        IF seen.request IS NOT NULL AND seen.expires_at > clock_timestamp() THEN
             soonest := least(soonest, seen.expires_at);
         END IF;
     END LOOP;
@@ -419,7 +394,8 @@ BEGIN
     WITH gone AS (
         DELETE FROM @.lease e WHERE starts_with(e.name, in_prefix) AND e.request IS NULL AND NOT e.waiting
             AND coalesce(e.granted_at, '-infinity') < clock_timestamp() - in_unused_for
-            RETURNING e.token)
+            RETURNING e.name, e.token),
+    members AS (DELETE FROM @.member i USING gone WHERE i.name = gone.name)
     SELECT count(*), max(token) INTO count, most FROM gone;
     UPDATE @.barrier SET floor = greatest(floor, most + 1) WHERE one;
     UPDATE @.marker SET floor = greatest(floor, most + 1) WHERE one;

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lockkit_core::kit::{self, Mailbox, Notice, Service, call_limit};
-use lockkit_core::{Applied, Error, FencingToken, Grant, Lease, LossReason, Request, Result, Term};
+use lockkit_core::{
+    Applied, Error, FencingToken, Grant, Kind, Lease, LossReason, Request, Result, Term,
+};
 
 use super::beating;
 use super::beats::{self, Granted, Shared};
 use super::pool::Answered;
 use crate::error::at;
-use crate::protocol::{Columns, column, garbled, quoted, stored};
+use crate::protocol::{Columns, GROUP, column, garbled, quoted, stored};
 
 /// How long a request holds before its client listens for its sake.
 const SOON: Duration = Duration::from_millis(500);
@@ -43,6 +45,33 @@ impl Deref for Client {
 
     fn deref(&self) -> &Shared {
         &self.shared
+    }
+}
+
+/// The functions for requests of a kind.
+struct Functions {
+    acquire: &'static str,
+    /// What `acquire` is told besides.
+    of_kind: &'static str,
+    renew: &'static str,
+    leave: &'static str,
+}
+
+impl Functions {
+    const ALONE: Self = Self { acquire: "acquire", of_kind: "", renew: "renew", leave: "leave" };
+    const SHARED: Self = Self {
+        acquire: "acquire_member",
+        of_kind: ", 'shared'",
+        renew: "renew_member",
+        leave: "leave_member",
+    };
+
+    const fn of(kind: Kind) -> &'static Self {
+        match kind {
+            Kind::Shared => &Self::SHARED,
+            // The driver lets no kind through that we do not offer.
+            _ => &Self::ALONE,
+        }
     }
 }
 
@@ -125,11 +154,12 @@ impl Client {
 
     pub(super) async fn ask(&self, entry: &Entry, waits: bool) -> Result<Answer> {
         let request = entry.request();
+        let functions = Functions::of(request.kind());
         let Ok(sending) = entry.send() else { return Ok(Answer::Withdrawn) };
         let (ttl, client, barrier) = (request.ttl().as_millis(), self.beats.id, self.barrier());
         let label = quoted(&request.label().replace('\0', "\u{fffd}"));
-        let more = format!(", '{client}', {ttl}, {label}, {waits}, {barrier}");
-        let answer = self.call(request, "acquire", &more).await;
+        let more = format!(", '{client}', {ttl}, {label}, {waits}, {barrier}{}", functions.of_kind);
+        let answer = self.call(request, functions.acquire, &more).await;
         let is_answered = match &answer {
             Ok(answer) => !answer.replayed,
             Err(error) => !error.is_ambiguous(),
@@ -149,8 +179,9 @@ impl Client {
         let request = entry.request();
         let tombstone = entry.may_still_arrive();
         let flush = request.ttl() > self.shared.barrier;
+        let functions = Functions::of(request.kind());
         let more = format!(", {tombstone}, {flush}");
-        let Answered { rows, replayed } = self.call(request, "leave", &more).await?;
+        let Answered { rows, replayed } = self.call(request, functions.leave, &more).await?;
         match rows.first().and_then(|row| column(row, 0)) {
             Some("released" | "again") => Ok(Left::Released),
             Some("ended") => Ok(Left::Ended),
@@ -207,8 +238,14 @@ impl Client {
         let name = quoted(&stored(request.name().as_str()));
         let (schema, id) = (&self.schema, request.id());
         let sql = format!(
-            "SELECT CASE WHEN request = '{id}' THEN 'held' WHEN '{id}' = ANY (dead) THEN 'revoked' END \
-             FROM {schema}.lease WHERE name = {name} ORDER BY gen DESC LIMIT 1"
+            "SELECT CASE WHEN request = '{id}'{} THEN 'held' WHEN '{id}' = ANY (dead) THEN 'revoked' END \
+             FROM {schema}.lease WHERE name = {name} ORDER BY gen DESC LIMIT 1",
+            match request.kind() {
+                Kind::Exclusive => String::new(),
+                _ => format!(
+                    " OR request = {GROUP} AND EXISTS (SELECT FROM {schema}.member i WHERE i.request = '{id}')"
+                ),
+            }
         );
         let limit = call_limit(request.ttl());
         let rows = self.pool.run(request.clock(), limit, &sql).await?.rows;
@@ -283,7 +320,8 @@ impl Lease for TableLease {
         let request = self.entry.request();
         let term = request.term();
         let more = format!(", {}, {}", request.ttl().as_millis(), self.client.barrier());
-        let is_renewed = self.client.is_so(request, "renew", &more).await;
+        let renew = Functions::of(request.kind()).renew;
+        let is_renewed = self.client.is_so(request, renew, &more).await;
         if is_renewed.map_err(|error| self.at(error))? {
             let mut last = self.term();
             if last.sent < term.sent {

@@ -15,8 +15,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::kit::wait;
 use lockkit_core::{
-    Applied, Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, LockProvider,
-    Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
+    Applied, Clock, Error, Exclusion, Expiry, Fairness, Grant, Guarantees, Holder, Kind,
+    LockProvider, Operator, Request, RequestId, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 use sqlx::postgres::PgConnectOptions;
 
@@ -111,6 +111,7 @@ fn plain(options: &PgConnectOptions) -> PgConnectOptions {
 /// What this strategy promises, where it can listen and where it cannot.
 pub(crate) fn declared(listens: bool) -> Guarantees {
     let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
+    guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
     guarantees.fairness = Fairness::Fifo;
     guarantees.wake_up = if listens { WakeUp::Push } else { WakeUp::Poll(POLL) };
     guarantees.token_survives.server_restart = true;

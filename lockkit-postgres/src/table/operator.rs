@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lockkit_core::{
-    Clock, FencingToken, Holder, Inspection, LockName, Operator, RequestId, Result,
+    Clock, FencingToken, Holder, Inspection, Kind, LockName, Operator, RequestId, Result,
 };
 
 use super::client::Client;
 use crate::error::at;
 use crate::line::LIMIT;
-use crate::protocol::{Columns, column, garbled, name_of, number, quoted, stored};
+use crate::protocol::{Columns, GROUP, column, garbled, name_of, number, quoted, stored};
 
 impl Client {
     async fn look(&self, sql: &str) -> Result<Vec<Columns>> {
@@ -25,29 +25,41 @@ impl Client {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = format!(
             "WITH t AS MATERIALIZED (SELECT clock_timestamp() AS now), \
-             l AS (SELECT name, CASE WHEN expires_at > now THEN token END AS token, label, \
-             granted_at, expires_at, now, (SELECT count(*) FROM {schema}.waiter w \
+             l AS (SELECT name, request, token, label, granted_at, expires_at, first_member, now, \
+             (SELECT count(*) FROM {schema}.waiter w \
              JOIN {schema}.client c ON c.id = w.client WHERE w.name = lease.name \
              AND c.last_seen + c.life * interval '1 ms' > now) AS waiters \
-             FROM {schema}.lease, t WHERE {condition}) \
-             SELECT name, token, label, trunc(1000000 * extract(epoch FROM now - granted_at)), \
-             trunc(1000000 * extract(epoch FROM expires_at - now)), waiters \
-             FROM l WHERE token IS NOT NULL OR waiters > 0 ORDER BY name LIMIT {limit}"
+             FROM {schema}.lease, t WHERE {condition}), \
+             s AS (SELECT * FROM l WHERE expires_at > now OR waiters > 0 ORDER BY name LIMIT {limit}) \
+             SELECT name, h.token, h.label, trunc(1000000 * extract(epoch FROM now - h.granted_at)), \
+             trunc(1000000 * extract(epoch FROM h.expires_at - now)), waiters, h.kind \
+             FROM s LEFT JOIN LATERAL ( \
+             SELECT s.token, s.label, s.granted_at, s.expires_at, 'exclusive' AS kind \
+             WHERE s.request IS DISTINCT FROM {GROUP} AND s.expires_at > now UNION ALL \
+             SELECT i.token, i.label, i.granted_at, i.expires_at, 'shared' FROM {schema}.member i \
+             WHERE s.request = {GROUP} AND i.name = s.name AND i.token >= s.first_member \
+             AND i.expires_at > now) h ON true ORDER BY name, h.token"
         );
         let rows = self.look(&sql).await?;
-        let seen = rows.iter().map(|row| {
+        let mut seen: Vec<Inspection> = Vec::new();
+        for row in &rows {
             let name = column(row, 0).and_then(name_of).ok_or_else(|| garbled(&rows))?;
-            let mut holders = Vec::new();
-            if let Some(token) = number(row, 1) {
+            // A row for each holder of a name, one after the other.
+            if seen.last().is_none_or(|last| last.name != name) {
+                seen.push(Inspection::new(name, Vec::new(), number(row, 5)));
+            }
+            if let (Some(of_name), Some(token)) = (seen.last_mut(), number(row, 1)) {
                 let mut holder = Holder::new(column(row, 2).unwrap_or_default());
                 holder.token = FencingToken::with_base(self.token_base, token).ok();
                 holder.age = number(row, 3).map(Duration::from_micros);
                 holder.expires_in = number(row, 4).map(Duration::from_micros);
-                holders.push(holder);
+                if column(row, 6) == Some("shared") {
+                    holder.kind = Kind::Shared;
+                }
+                of_name.holders.push(holder);
             }
-            Ok(Inspection::new(name, holders, number(row, 5)))
-        });
-        seen.collect()
+        }
+        Ok(seen)
     }
 }
 

@@ -159,7 +159,7 @@ async fn an_address_that_leads_to_a_standby_is_found_and_the_standby_is_noted_at
 }
 
 /// Each right of the page, by the strategy that needs it.
-const RIGHTS: [(Option<Strategy>, &str); 28] = [
+const RIGHTS: [(Option<Strategy>, &str); 32] = [
     (None, "EXECUTE ON ALL FUNCTIONS IN SCHEMA lockkit"),
     (Some(Strategy::Table), "SELECT ON lockkit.lease"),
     (Some(Strategy::Table), "INSERT ON lockkit.lease"),
@@ -174,6 +174,10 @@ const RIGHTS: [(Option<Strategy>, &str); 28] = [
     (Some(Strategy::Table), "INSERT ON lockkit.client"),
     (Some(Strategy::Table), "UPDATE ON lockkit.client"),
     (Some(Strategy::Table), "DELETE ON lockkit.client"),
+    (Some(Strategy::Table), "SELECT ON lockkit.member"),
+    (Some(Strategy::Table), "INSERT ON lockkit.member"),
+    (Some(Strategy::Table), "UPDATE ON lockkit.member"),
+    (Some(Strategy::Table), "DELETE ON lockkit.member"),
     (Some(Strategy::Table), "SELECT ON lockkit.barrier"),
     (Some(Strategy::Table), "UPDATE ON lockkit.barrier"),
     (Some(Strategy::Table), "USAGE ON SEQUENCE lockkit.ticket"),

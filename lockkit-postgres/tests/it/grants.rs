@@ -33,6 +33,10 @@ const TABLE: Grants<'_> = &[
     ("INSERT", "lockkit.client"),
     ("UPDATE", "lockkit.client"),
     ("DELETE", "lockkit.client"),
+    ("SELECT", "lockkit.member"),
+    ("INSERT", "lockkit.member"),
+    ("UPDATE", "lockkit.member"),
+    ("DELETE", "lockkit.member"),
     ("SELECT", "lockkit.barrier"),
     ("UPDATE", "lockkit.barrier"),
     ("SELECT", "lockkit.marker"),
@@ -91,6 +95,7 @@ async fn use_all(address: SocketAddr, role: &str, strategy: Strategy) -> Used {
         ours.list("", None, 10).await?;
         lock.inspect().await?;
         lock.revoke(token).await?;
+        lock.clone().shared().acquire_within(limit).await?.release().await?;
     } else {
         held.release().await?;
     }

@@ -22,6 +22,7 @@ mod roles;
 mod runtimes;
 mod scale;
 mod server;
+mod shared;
 mod silent_waiters;
 mod table;
 #[cfg(feature = "tls")]

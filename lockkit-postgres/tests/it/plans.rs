@@ -21,9 +21,12 @@ const ROWS: f64 = 8.0;
 const PAGES: f64 = 50.0;
 
 /// The functions and queries that the client must have called.
-const CALLED: [&str; 8] = [
+const CALLED: [&str; 11] = [
     "lockkit.acquire(",
     "lockkit.leave(",
+    "lockkit.acquire_member(",
+    "lockkit.renew_member(",
+    "lockkit.leave_member(",
     "lockkit.renew(",
     "lockkit.beat(",
     "lockkit.poke(",
@@ -39,6 +42,13 @@ const BLOAT: &str = "
         FROM generate_series(1, 1000);
     INSERT INTO lockkit.waiter (name, request, client, ttl, label)
         SELECT 'other/' || n, gen_random_uuid(), gen_random_uuid(), 30000, '' FROM generate_series(1, 5000) n;
+    INSERT INTO lockkit.member (name, request, token, client, label, granted_at, expires_at)
+        SELECT 'other/' || n % 50, gen_random_uuid(), n, gen_random_uuid(), '', clock_timestamp(), clock_timestamp()
+        FROM generate_series(1, 5000) n;
+    INSERT INTO lockkit.member (name, request, token, client, label, granted_at, expires_at)
+        SELECT 'planned', gen_random_uuid(), n, gen_random_uuid(), '', clock_timestamp(), clock_timestamp()
+        FROM generate_series(1, 2000) n;
+    DELETE FROM lockkit.member WHERE name = 'planned';
     INSERT INTO lockkit.waiter (name, request, client, ttl, label)
         SELECT 'planned', gen_random_uuid(), gen_random_uuid(), 30000, '' FROM generate_series(1, 2000);
     DELETE FROM lockkit.waiter WHERE name = 'planned';
@@ -181,7 +191,26 @@ async fn every_call(server: &PostgresServer, providers: &[PostgresProvider; 2]) 
         let waiting = by(SLACK * 8, "a grant after an end", lock(theirs).acquire());
         waiting.await.unwrap().release().await.unwrap();
         drop(dead);
+        beside_others(server, ours, theirs).await;
     }
+}
+
+/// The same for grants that are held together.
+async fn beside_others(server: &PostgresServer, ours: &Locks, theirs: &Locks) {
+    let lock = |locks: &Locks| -> Lock { locks.lock("planned").ttl(TTL) };
+    let held = lock(ours).shared().acquire().await.unwrap();
+    let beside = lock(theirs).shared().acquire().await.unwrap();
+    held.renew().await.unwrap();
+    let writer = tokio::spawn(lock(theirs).acquire());
+    until(SLACK * 4, "it waits", || count(server, WAITERS) == 1).await;
+    let reader = tokio::spawn(lock(ours).shared().acquire());
+    until(SLACK * 4, "it waits behind it", || count(server, WAITERS) == 2).await;
+    assert_eq!(lock(ours).inspect().await.unwrap().holders.len(), 2);
+    // The last renewed leaves first: the end of the others is looked up.
+    held.release().await.unwrap();
+    assert!(lock(ours).revoke(beside.token()).await.unwrap());
+    by(SLACK * 4, "the writer's grant", writer).await.unwrap().unwrap().release().await.unwrap();
+    by(SLACK * 4, "the reader's grant", reader).await.unwrap().unwrap().release().await.unwrap();
 }
 
 /// The plans of every call, without those of the test's own.
