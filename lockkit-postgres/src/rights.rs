@@ -43,6 +43,7 @@ const ADVISORY: &[(&str, &[&str])] = &[
     ("no_crash_since", &["SELECT", "INSERT"]),
     ("enter", EXECUTE),
     ("wait", EXECUTE),
+    ("wait_shared", EXECUTE),
     ("holds", EXECUTE),
     ("next_token", EXECUTE),
 ];

@@ -72,7 +72,7 @@ pub(crate) async fn look(config: &PostgresConfig, over: &mut Over<'_>) -> Result
          (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'), \
          to_regprocedure('{schema}.lockkit_version()') IS NOT NULL, \
          to_regprocedure('{schema}.table_layout()') IS NOT NULL, \
-         to_regprocedure('lockkit.wait(bigint, integer)') IS NOT NULL, \
+         to_regprocedure('lockkit.wait_shared(bigint, integer)') IS NOT NULL, \
          '{schema}' <> '{SCHEMA}' AND to_regclass('{schema}.token') IS NOT NULL, \
          current_setting('transaction_read_only'), \
          to_regclass('{schema}.member') IS NOT NULL"

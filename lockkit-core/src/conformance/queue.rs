@@ -33,11 +33,15 @@ impl Queue {
         client: &Arc<dyn LockProvider>,
         request: Request,
     ) -> Verdict {
+        self.ask(client, request.clone());
+        cx.queued(&request).await
+    }
+
+    /// Has a request of `client` ask, which may wait, or be granted at once.
+    pub(super) fn ask(&mut self, client: &Arc<dyn LockProvider>, request: Request) {
         let (asker, asked, number) = (Arc::clone(client), request.clone(), self.waiters.len());
         self.waiting.spawn(async move { (number, asker.acquire(&asked).await) });
-        cx.queued(&request).await?;
         self.waiters.push((Arc::clone(client), request));
-        Ok(())
     }
 
     /// The next end of a waiter: its number, and its grant or why it has none.

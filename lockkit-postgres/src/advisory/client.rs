@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use lockkit_core::kit::{Entry, Requests, call_limit, within};
 use lockkit_core::{
     Applied, Clock, Error, Exclusion, Expiry, FencingToken, Grant, Guarantees, Holder, Instant,
-    LockProvider, LossReason, Operator, Request, Result, StoreSays, TtlRange, WakeUp,
+    Kind, LockProvider, LossReason, Operator, Request, Result, StoreSays, TtlRange, WakeUp,
 };
 
 use super::lease::{Asked, Budget, Held, Life, Trace, grant};
-use super::names::{Names, Stage, Turn};
+use super::names::{Group, Names, Stage, Turn};
 use super::session::{Lives, Use};
 use super::sessions::Sessions;
 use crate::PostgresConfig;
@@ -78,9 +78,20 @@ impl Advisory {
 
     /// Tries over a session that other locks share.
     async fn ask(&self, entry: &Entry<Asked>, turn: Turn) -> Result<Tried> {
-        let (request, key) = (entry.request(), turn.key());
+        let (request, kind, key) = (entry.request(), turn.kind(), turn.key());
         let (clock, limit) = (request.clock(), answer_limit(request.ttl()));
+        if kind == Kind::Shared
+            && let Some(group) = turn.join(|session| session.ttl() == request.ttl())
+        {
+            return self.join(entry, turn, group).await;
+        }
         let session = self.sessions.holder(request.ttl()).await?;
+        // A session that holds the key already would take it again at once.
+        if kind == Kind::Shared && turn.is_held_on(&session) {
+            let group = turn.join(|other| std::ptr::eq(other, &**session.session()));
+            let left = || Error::unavailable(Applied::No, "those that shared the lock have left");
+            return self.join(entry, turn, group.ok_or_else(left)?).await;
+        }
         let reserved = self.budget.take();
         if self.budget.is_stale() {
             let count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted";
@@ -91,9 +102,30 @@ impl Advisory {
         self.budget.check()?;
         let life = Life::begin(entry, turn, session, reserved)?;
         let sent = clock.now();
-        if let Some(token) = life.session().try_lock(clock, limit, key).await? {
+        if let Some(token) = life.session().try_lock(clock, limit, kind, key).await? {
+            life.open();
             return self.granted(entry, life, token, sent).map(Tried::Granted);
         }
+        life.settled().map(Tried::Held).ok_or_else(Error::withdrawn)
+    }
+
+    /// Joins those of our requests that share the lock, unless another client waits to hold it alone: another session
+    /// is told so, since the one that holds the lock would be let in.
+    async fn join(&self, entry: &Entry<Asked>, turn: Turn, group: Arc<Group>) -> Result<Tried> {
+        let (request, key) = (entry.request(), turn.key());
+        let (clock, limit) = (request.clock(), answer_limit(request.ttl()));
+        let mut life = Life::joined(entry, turn, group)?;
+        let other = self.sessions.beside(|session| life.turn().is_held_on(session)).await?;
+        let sent = clock.now();
+        let (token, term) =
+            tokio::join!(other.join(clock, limit, key), life.session().ping(clock, limit));
+        let token = token?;
+        term?;
+        if let Some(token) = token {
+            return self.granted(entry, life, token, sent).map(Tried::Granted);
+        }
+        // The others may have left it to this request meanwhile.
+        life.unlock(clock, limit).await?;
         life.settled().map(Tried::Held).ok_or_else(Error::withdrawn)
     }
 
@@ -106,7 +138,7 @@ impl Advisory {
             // Kept over the tries, for its place among those that want to wait.
             let mut may_wait = Box::pin(self.sessions.may_wait());
             let (session, _permit) = loop {
-                if !turn.is_contended() {
+                if !turn.is_contended() || turn.kind() == Kind::Shared {
                     turn = match self.ask(entry, turn).await? {
                         Tried::Granted(grant) => return Ok(grant),
                         Tried::Held(turn) => turn,
@@ -146,7 +178,7 @@ impl Advisory {
         session: Use,
         first: Duration,
     ) -> Result<Tried> {
-        let (request, key) = (entry.request(), turn.key());
+        let (request, lock) = (entry.request(), (turn.kind(), turn.key()));
         let (clock, limit) = (request.clock(), call_limit(request.ttl()));
         let life = Life::begin(entry, turn, session, self.budget.take())?;
         // Not all waiters of an index build at once.
@@ -158,7 +190,7 @@ impl Advisory {
             let sent = clock.now();
             let waiting = Waiting::begin(&self.sessions, clock, &life);
             let slice = slice * jitter / 100;
-            let (token, is_contended) = life.session().wait(clock, limit, key, slice).await?;
+            let (token, is_contended) = life.session().wait(clock, limit, lock, slice).await?;
             waiting.over();
             life.turn().contended(is_contended);
             if let Some(token) = token {
@@ -179,6 +211,7 @@ impl Advisory {
             life.session().ping(clock, limit).await?;
         }
         life.session().unblock();
+        life.open();
         self.granted(entry, life, token, sent).map(Tried::Granted)
     }
 
@@ -197,7 +230,7 @@ impl Advisory {
             drop(asked);
             return Err(Error::withdrawn());
         }
-        life.turn().enter(Stage::Held(Holder::new(request.label().as_ref()).with_token(token)));
+        life.turn().holds(Holder::new(request.label().as_ref()).with_token(token));
         let held = Held::new(token, request.clock(), sent, life);
         asked.for_others().held = Some(Arc::clone(&held));
         drop(asked);
@@ -212,15 +245,15 @@ impl Advisory {
     }
 
     async fn attempt(&self, entry: &Entry<Asked>) -> Result<Option<Grant>> {
-        let visit = self.names.visit(entry.request().name());
+        let (visit, kind) = (self.names.visit(entry.request().name()), entry.request().kind());
         let taken = visit.clone();
         let turn = tokio::select! {
             biased;
             held = entry.wait_for(|asked| asked.live()) => {
                 return self.again(entry, held).await.map(Some);
             }
-            () = taken.taken() => return Ok(None),
-            turn = visit.turn(None) => turn,
+            () = taken.taken(kind) => return Ok(None),
+            turn = visit.turn(kind, None) => turn,
         };
         match self.ask(entry, turn).await? {
             Tried::Granted(grant) => Ok(Some(grant)),
@@ -234,7 +267,7 @@ impl Advisory {
         let turn = tokio::select! {
             biased;
             held = entry.wait_for(|asked| asked.live()) => return self.again(entry, held).await,
-            turn = visit.turn(Some(request)) => turn,
+            turn = visit.turn(request.kind(), Some(request)) => turn,
         };
         self.wait(entry, turn).await
     }
@@ -258,6 +291,7 @@ impl Asks for Advisory {
 /// What this strategy promises.
 pub(crate) fn declared() -> Guarantees {
     let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Connection(TtlRange::ANY));
+    guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
     guarantees.wake_up = WakeUp::Push;
     guarantees.token_survives.server_restart = true;
     guarantees.belief_breaks_on = &[

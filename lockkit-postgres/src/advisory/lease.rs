@@ -9,11 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lockkit_core::kit::{Entry, Notes, call_limit, within};
 use lockkit_core::{
-    Applied, Clock, Error, FencingToken, Grant, Instant, Lease, LossReason, Result, Term,
+    Applied, Clock, Error, FencingToken, Grant, Instant, Kind, Lease, LossReason, Result, Term,
 };
 use tokio::sync::watch;
 
-use super::names::{Stage, Turn};
+use super::names::{Group, Turn};
 use super::session::{Lives, LockSession, Use};
 use super::sessions::Sessions;
 use crate::error::at;
@@ -163,7 +163,9 @@ struct Parts {
     session: Use,
     trace: Arc<Trace>,
     turn: Turn,
-    _reserved: Reserved,
+    /// Those that the lock is shared with, until this request has left them.
+    group: Option<Arc<Group>>,
+    _reserved: Option<Reserved>,
 }
 
 impl Life {
@@ -177,17 +179,41 @@ impl Life {
         session: Use,
         reserved: Reserved,
     ) -> Result<Self> {
+        if turn.kind() == Kind::Shared {
+            let group = Group::of(session.session(), reserved);
+            return Self::of(entry, turn, session, Some(group), None);
+        }
+        Self::of(entry, turn, session, None, Some(reserved))
+    }
+
+    /// The same of a request that has joined those that share a lock.
+    pub(super) fn joined(entry: &Entry<Asked>, turn: Turn, group: Arc<Group>) -> Result<Self> {
+        let session = Use::of(group.session());
+        Self::of(entry, turn, session, Some(group), None)
+    }
+
+    fn of(
+        entry: &Entry<Asked>,
+        turn: Turn,
+        session: Use,
+        group: Option<Arc<Group>>,
+        reserved: Option<Reserved>,
+    ) -> Result<Self> {
         let is_settled = watch::Sender::new(false);
         let trace = Arc::new(Trace { session: Arc::clone(session.session()), is_settled });
+        // Whatever becomes of it, it leaves its group.
+        let parts = Parts { session, trace: Arc::clone(&trace), turn, group, _reserved: reserved };
+        let life = Self(Some(parts));
         let mut asked = entry.data();
         if asked.is_withdrawn() {
+            drop(asked);
             return Err(Error::withdrawn());
         }
         let traces = &mut asked.for_others().traces;
         traces.retain(|trace| !trace.is_settled());
-        traces.push(Arc::clone(&trace));
+        traces.push(trace);
         drop(asked);
-        Ok(Self(Some(Parts { session, trace, turn, _reserved: reserved })))
+        Ok(life)
     }
 
     fn parts(&self) -> &Parts {
@@ -206,7 +232,29 @@ impl Life {
         &self.parts().turn
     }
 
-    /// The server has said that the session does not hold the lock, or no longer.
+    /// Others may join a lock that is shared: the server has granted it.
+    pub(super) fn open(&self) {
+        if let Some(group) = &self.parts().group {
+            self.turn().opens(group);
+        }
+    }
+
+    /// Has the server free the lock, unless others of ours share it; whether it was held until now.
+    pub(super) async fn unlock(&mut self, clock: &Clock, limit: Duration) -> Result<bool> {
+        let parts = self.0.as_mut().expect("only `settled` and `drop` take it, and both end it");
+        if parts.session.is_ended() {
+            return Err(Error::lost(LossReason::SessionEnded));
+        }
+        if parts.group.as_ref().is_some_and(|group| !group.leave()) {
+            return Ok(true);
+        }
+        // Dropped from here on, it is undone.
+        parts.group = None;
+        let (kind, key) = (parts.turn.kind(), parts.turn.key());
+        parts.session.unlock(clock, limit, kind, key).await
+    }
+
+    /// The server has said that the session does not hold the lock, or no longer, or others need it.
     pub(super) fn settled(mut self) -> Option<Turn> {
         let parts = self.0.take()?;
         parts.trace.settle();
@@ -216,16 +264,22 @@ impl Life {
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let Some(parts) = self.0.take() else { return };
+        let Some(mut parts) = self.0.take() else { return };
         // Whether another client holds the name is not known any more.
-        parts.turn.enter(Stage::Open);
+        parts.turn.leaves();
+        let group = parts.group.take();
+        if group.as_ref().is_some_and(|group| !group.leave()) {
+            return parts.settle();
+        }
+        drop(group);
         let session = Arc::clone(parts.session.session());
         if session.is_silent() && session.users() == 1 {
             // Nothing else lives on it: it is of no more use.
             session.cut();
         }
         if !session.is_ended() {
-            session.undo_later(parts.turn.key(), Box::new(move || parts.settle()));
+            let (kind, key) = (parts.turn.kind(), parts.turn.key());
+            session.undo_later(kind, key, Box::new(move || parts.settle()));
         }
     }
 }
@@ -312,9 +366,9 @@ impl Held {
     /// Unlocks it in the server.
     async fn release(&self, sessions: &Sessions) -> Result<()> {
         let session = &self.trace.session;
-        let Some(life) = self.take() else { return self.released(sessions).await };
+        let Some(mut life) = self.take() else { return self.released(sessions).await };
         self.state.send_replace(State::Ending);
-        let answer = session.unlock(&self.clock, call_limit(self.ttl), life.turn().key()).await;
+        let answer = life.unlock(&self.clock, call_limit(self.ttl)).await;
         let was_held = match answer {
             Ok(was_held) => was_held,
             Err(error) if session.is_ended() => {

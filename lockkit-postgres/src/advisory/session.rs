@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use lockkit_core::{Applied, Clock, Error, Instant, LossReason, Result};
+use lockkit_core::{Applied, Clock, Error, Instant, Kind, LossReason, Result};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Notify;
 
@@ -32,7 +32,24 @@ const HELLO: &str = "SELECT pid, backend_start, pg_is_in_recovery(), \
     SELECT got, CASE WHEN got > 0 THEN nextval('lockkit.token') END \
     FROM (SELECT lockkit.wait($1, $2) AS got OFFSET 0) waited; \
     PREPARE lockkit_unlock(bigint) AS SELECT pg_advisory_unlock($1); \
-    PREPARE lockkit_undo(bigint) AS SELECT pg_advisory_unlock($1) WHERE lockkit.holds($1)";
+    PREPARE lockkit_undo(bigint) AS SELECT pg_advisory_unlock($1) WHERE lockkit.holds($1); \
+    PREPARE lockkit_try_shared(bigint) AS \
+    SELECT CASE WHEN pg_try_advisory_lock_shared($1) THEN nextval('lockkit.token') END; \
+    PREPARE lockkit_join(bigint) AS \
+    SELECT CASE WHEN pg_try_advisory_xact_lock_shared($1) THEN nextval('lockkit.token') END; \
+    PREPARE lockkit_wait_shared(bigint, int) AS \
+    SELECT got, CASE WHEN got > 0 THEN nextval('lockkit.token') END \
+    FROM (SELECT lockkit.wait_shared($1, $2) AS got OFFSET 0) waited; \
+    PREPARE lockkit_unlock_shared(bigint) AS SELECT pg_advisory_unlock_shared($1); \
+    PREPARE lockkit_undo_shared(bigint) AS SELECT pg_advisory_unlock_shared($1) WHERE lockkit.holds($1)";
+
+/// What the statements about locks that are shared end with.
+const fn mode(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Shared => "_shared",
+        _ => "",
+    }
+}
 
 /// One session, and what lives on it.
 #[derive(Debug)]
@@ -178,10 +195,25 @@ impl LockSession {
         &self,
         clock: &Clock,
         limit: Duration,
+        kind: Kind,
         key: i64,
     ) -> Result<Option<u64>> {
-        let sql = format!("EXECUTE lockkit_try({key})");
+        let sql = format!("EXECUTE lockkit_try{}({key})", mode(kind));
         let rows = self.run(clock, limit, sql, Command::Short).await?;
+        let row = rows.first().ok_or_else(|| garbled(&rows))?;
+        self.token(row, 0)
+    }
+
+    /// A token for a request that joins those who share a lock on another session of ours; `None` where a request that
+    /// wants it alone waits.
+    pub(super) async fn join(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        key: i64,
+    ) -> Result<Option<u64>> {
+        let sql = format!("EXECUTE lockkit_join({key})");
+        let rows = self.ask(clock, limit, Command::Short(sql)).await?;
         let row = rows.first().ok_or_else(|| garbled(&rows))?;
         self.token(row, 0)
     }
@@ -192,18 +224,24 @@ impl LockSession {
         &self,
         clock: &Clock,
         limit: Duration,
-        key: i64,
+        (kind, key): (Kind, i64),
         slice: Duration,
     ) -> Result<(Option<u64>, bool)> {
-        let sql = format!("EXECUTE lockkit_wait({key}, {})", slice.as_millis());
+        let sql = format!("EXECUTE lockkit_wait{}({key}, {})", mode(kind), slice.as_millis());
         let rows = self.run(clock, slice + limit, sql, Command::Sql).await?;
         let row = rows.first().ok_or_else(|| garbled(&rows))?;
         Ok((self.token(row, 1)?, number(row, 0) != Some(1)))
     }
 
     /// Frees a lock; whether it was there.
-    pub(super) async fn unlock(&self, clock: &Clock, limit: Duration, key: i64) -> Result<bool> {
-        let sql = format!("EXECUTE lockkit_unlock({key})");
+    pub(super) async fn unlock(
+        &self,
+        clock: &Clock,
+        limit: Duration,
+        kind: Kind,
+        key: i64,
+    ) -> Result<bool> {
+        let sql = format!("EXECUTE lockkit_unlock{}({key})", mode(kind));
         let rows = self.run(clock, limit, sql, Command::Short).await?;
         match rows.first().and_then(|row| column(row, 0)) {
             Some("t") => Ok(true),
@@ -241,8 +279,9 @@ impl LockSession {
 
     /// Frees a lock that no request owns, if it is there, and then calls `after`; the session ends where that
     /// fails.
-    pub(super) fn undo_later(&self, key: i64, after: After) {
-        self.session.tell(Command::Undo(format!("EXECUTE lockkit_undo({key})")), after);
+    pub(super) fn undo_later(&self, kind: Kind, key: i64, after: After) {
+        let sql = format!("EXECUTE lockkit_undo{}({key})", mode(kind));
+        self.session.tell(Command::Undo(sql), after);
     }
 
     /// Lets the server hear of us.

@@ -186,6 +186,23 @@ impl Sessions {
         answer
     }
 
+    /// The session with the least to do of those that are none of these.
+    pub(super) async fn beside(
+        &self,
+        these: impl Fn(&LockSession) -> bool + Send,
+    ) -> Result<Arc<LockSession>> {
+        let other = {
+            let all = self.all();
+            let others = all.iter().filter(|other| !these(other));
+            let open = others.filter(|other| other.is_good_for_others());
+            open.min_by_key(|other| other.pending()).cloned()
+        };
+        match other {
+            Some(other) => Ok(other),
+            None => self.fresh().await,
+        }
+    }
+
     async fn fresh(&self) -> Result<Arc<LockSession>> {
         if self.is_closed() {
             return Err(Error::Closed);

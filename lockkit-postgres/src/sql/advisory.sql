@@ -61,6 +61,23 @@ EXCEPTION WHEN lock_not_available OR query_canceled THEN
     RETURN CASE WHEN lockkit.holds(in_key) THEN 2 ELSE 0 END;
 END $$;
 
+-- The same beside others that share the key.
+CREATE OR REPLACE FUNCTION lockkit.wait_shared(in_key bigint, in_ms int) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_try_advisory_lock_shared(in_key) THEN
+        RETURN 1;
+    END IF;
+    PERFORM set_config('lock_timeout', in_ms::text, true);
+    PERFORM pg_advisory_lock_shared(in_key);
+    RETURN 2;
+EXCEPTION WHEN lock_not_available OR query_canceled THEN
+    IF NOT pg_try_advisory_lock_shared(in_key) THEN
+        RETURN 0;
+    END IF;
+    PERFORM pg_advisory_unlock_shared(in_key);
+    RETURN CASE WHEN lockkit.holds(in_key) THEN 2 ELSE 0 END;
+END $$;
+
 -- The key of a name, for clients outside Rust: HKDF (RFC 5869) with SHA-256 and no salt, as sqlx derives it, whose first
 -- eight bytes are the key, the lowest first.
 CREATE OR REPLACE FUNCTION lockkit.key(in_name text) RETURNS bigint LANGUAGE plpgsql IMMUTABLE STRICT AS $$

@@ -23,6 +23,7 @@ mod runtimes;
 mod scale;
 mod server;
 mod shared;
+mod shared_advisory;
 mod silent_waiters;
 mod table;
 #[cfg(feature = "tls")]

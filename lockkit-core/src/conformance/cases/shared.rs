@@ -219,8 +219,14 @@ async fn leaves(cx: Context) -> Verdict {
     let held = granted(&cx, &*cx.provider, Kind::Shared).await?;
     let (mut alone, mut behind) = (Queue::default(), Queue::default());
     alone.add_request(&cx, &clients[0], request(&cx, Kind::Exclusive)?).await?;
-    behind.add_request(&cx, &clients[1], request(&cx, Kind::Shared)?).await?;
-    behind.add_request(&cx, &clients[0], request(&cx, Kind::Shared)?).await?;
+    for client in [&clients[1], &clients[0]] {
+        let request = request(&cx, Kind::Shared)?;
+        behind.ask(client, request.clone());
+        // Where no order is declared, it may pass.
+        if cx.guarantees.fairness == crate::Fairness::Fifo {
+            cx.queued(&request).await?;
+        }
+    }
     alone.withdraw(0).await?;
     let beside = [behind.granted(&cx).await?.1, behind.granted(&cx).await?.1];
     held.lease.renew().await?;

@@ -7,7 +7,7 @@ scripts! {
 }
 
 mod scripts {
-    use lockkit::{Kind, Lock, Locks, connect};
+    use lockkit::{Fairness, Kind, Lock, Locks, connect};
     use testbed::contenders::{by, queued};
 
     use crate::stores::{Store, ms};
@@ -59,6 +59,7 @@ mod scripts {
         asks: Kind,
     ) {
         let name = format!("{asks} behind {before:?}");
+        let is_fifo = locks.guarantees().fairness == Fairness::Fifo;
         let (mut held, mut waiting) = (Vec::new(), Vec::new());
         for (n, kind) in before.iter().enumerate() {
             let lock = lock(others, &name, *kind);
@@ -70,14 +71,16 @@ mod scripts {
             let cycle = async move { asking.acquire().await?.release().await };
             waiting.push(tokio::spawn(cycle));
             // Where there are shared requests, it matters that it waits before the next one asks.
-            if locks.guarantees().kinds.len() > 1 {
+            if is_fifo && locks.guarantees().kinds.len() > 1 {
                 queued(&lock, waiting.len()).await;
             }
         }
         let tried = by(ms(5_000), "an answer", lock(locks, &name, asks).try_acquire()).await;
         let tried = tried.expect(&name);
         let admits = asks.admits(before.iter().copied());
-        assert_eq!(tried.is_some(), admits, "{url}: {name}");
+        // Where no order is declared, it may pass those that wait.
+        let may_pass = !is_fifo && asks.admits(before[..held.len()].iter().copied());
+        assert!(tried.is_some() == admits || may_pass, "{url}: {name}");
         drop(tried);
         for guard in held {
             guard.release().await.expect(&name);
