@@ -35,6 +35,8 @@ pub struct Guarantees {
     pub wake_up: WakeUp,
     /// The kinds of lock that can be taken.
     pub kinds: &'static [Kind],
+    /// What keeps a name taken for its minimum hold, once its guard has ended.
+    pub minimum_hold: MinimumHold,
     /// The events that the order of tokens survives.
     pub token_survives: TokenScope,
     /// What can make two holders believe at once that they hold, in words for the operator.
@@ -43,7 +45,7 @@ pub struct Guarantees {
 
 impl Guarantees {
     /// The least claims for this exclusion and expiry: eventual fairness, wake-up by polling every
-    /// second, exclusive locks, tokens that survive release, expiry and the holder's crash.
+    /// second, exclusive locks, a minimum hold that ends with its process, tokens that survive release, expiry and the holder's crash.
     pub const fn new(exclusion: Exclusion, expiry: Expiry) -> Self {
         Self {
             exclusion,
@@ -51,6 +53,7 @@ impl Guarantees {
             fairness: Fairness::Eventual,
             wake_up: WakeUp::Poll(Duration::from_secs(1)),
             kinds: &[Kind::Exclusive],
+            minimum_hold: MinimumHold::ByHolder,
             token_survives: TokenScope {
                 release: true,
                 expiry: true,
@@ -141,6 +144,16 @@ pub enum WakeUp {
     Poll(Duration),
 }
 
+/// What keeps a name taken until the end of [`hold_at_least`](crate::Lock::hold_at_least), once its guard has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MinimumHold {
+    /// The store, whatever becomes of the holder's process ([`Lease::release_after`](crate::Lease::release_after)).
+    ByStore,
+    /// The holder's process: if it ends before, the name is free as after any crash (C11).
+    ByHolder,
+}
+
 /// The events after which the next token of a name is still greater than every earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // one claim for each event: they are independent
@@ -217,6 +230,15 @@ impl fmt::Display for WakeUp {
             Self::Push => f.write_str("told at once"),
             Self::Poll(every) => write!(f, "after {} at most", words(*every)),
         }
+    }
+}
+
+impl fmt::Display for MinimumHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ByStore => "the store",
+            Self::ByHolder => "the holder's process",
+        })
     }
 }
 

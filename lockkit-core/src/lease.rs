@@ -107,6 +107,24 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
     /// Cancel-safe: dropped midway, the release has happened or not; the driver repeats it.
     async fn release(&self) -> Result<()>;
 
+    /// Ends the holder's right to the grant, and has the store free the name by itself after `rest` from now, also if
+    /// this process ends meanwhile; `false`: the store does not offer it, as here, and nothing has happened.
+    ///
+    /// Upholds C6: it touches exactly this grant, and never brings an ended one back. After it the grant is over for its
+    /// request: no renewal and no replay extends it, and a waiter is granted after `rest`. It may be repeated, with what
+    /// is left of `rest`, and a late delivery never makes the name free later than it was. A store that offers it
+    /// declares [`MinimumHold::ByStore`](crate::MinimumHold::ByStore), and gives `true` for every grant.
+    ///
+    /// # Errors
+    /// `Lost`: the grant had ended before. `Unavailable`: no answer; it may be repeated.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, it has happened or not; the driver repeats it.
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        let _ = rest;
+        Ok(false)
+    }
+
     /// The store's own data of this grant, for callers that fence inside the store; for example
     /// etcd's key and revision.
     ///

@@ -48,7 +48,9 @@ pub use clock::{Clock, Instant};
 pub use election::Election;
 pub use error::{Applied, Cause, Error};
 pub use finding::{Finding, Severity};
-pub use guarantees::{Exclusion, Expiry, Fairness, Guarantees, TokenScope, TtlRange, WakeUp};
+pub use guarantees::{
+    Exclusion, Expiry, Fairness, Guarantees, MinimumHold, TokenScope, TtlRange, WakeUp,
+};
 pub use guard::{Guard, GuardWatch};
 pub use holder::Holder;
 pub use kind::{Family, Kind, Permits};

@@ -102,6 +102,45 @@ impl Lock {
         self
     }
 
+    /// Keeps the name taken for `least` after the grant, even if the guard ends before: once per tick of a scheduler.
+    ///
+    /// A guard that is released or dropped before, or whose `run` ends, answers and ends at once, and so does one that
+    /// [`Locks::close`](crate::Locks::close) ends: the name alone stays taken. It counts from when the grant has arrived, so the name is free
+    /// `least` after the store granted it at the earliest, and later by the way of the store's answer and of the release at most.
+    /// A store whose [`minimum_hold`](crate::Guarantees::minimum_hold) is [`MinimumHold::ByStore`](crate::MinimumHold::ByStore) frees the name by itself, whatever becomes of this process. Elsewhere
+    /// the lease is kept until then, `close` waits for it, and if the process ends before, the name is free as after any
+    /// crash (C11). A grant that is lost or revoked is over, however short it was.
+    ///
+    /// Up to 24 h, and at most [`max_hold`](Self::max_hold); it may be longer than the ttl.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit_core::Result<()> {
+    /// # use std::time::Duration;
+    /// let locks = lockkit_core::Locks::memory();
+    /// let tick = locks.lock("scheduler/every-minute").hold_at_least(Duration::from_secs(30));
+    /// assert!(tick.try_run(async |_guard| "done in no time").await?.is_some());
+    /// assert!(tick.try_run(async |_guard| "a replica with a slower clock").await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    pub const fn hold_at_least(mut self, least: Duration) -> Self {
+        self.options.rests.at_least = Some(least);
+        self
+    }
+
+    /// Keeps the name taken for `delay` more after an unclean end: for a resource that cannot check tokens, so that what a
+    /// lost holder had under way is over before another holds.
+    ///
+    /// Unclean is an end by the ttl (the holder crashed, or was cut off) and by [`max_hold`](Self::max_hold). Clean is a
+    /// release, a drop, the end of `run`, `close`, and a revocation: the operator has said that the holder is gone. A
+    /// clean end frees the name at once. The store is asked for the ttl and the delay together, and the guard is lost as
+    /// without the delay.
+    ///
+    /// Up to 24 h with the ttl. A store whose leases end with their session or their process refuses it with `Rejected`.
+    pub const fn delay_after_loss(mut self, delay: Duration) -> Self {
+        self.options.rests.after_loss = Some(delay);
+        self
+    }
+
     /// Who holds, for people.
     pub fn label(mut self, label: impl Into<Arc<str>>) -> Self {
         self.label = label.into();
@@ -276,6 +315,7 @@ impl Lock {
             kind: self.kind,
             permits: self.permits,
             wait,
+            rests: self.options.rests,
         };
         if store.shared.closing.is_set() {
             return Err(Error::Closed);

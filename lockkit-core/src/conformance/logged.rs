@@ -216,6 +216,14 @@ impl Lease for LoggedLease {
         call.answered(self.lease.release().await, |()| "done".to_owned())
     }
 
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        let call = self.log.of_request("release_after", &self.request);
+        call.answered(self.lease.release_after(rest).await, |rests| match rests {
+            true => format!("done, free after {rest:?}"),
+            false => "not offered".to_owned(),
+        })
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.lease.native()
     }

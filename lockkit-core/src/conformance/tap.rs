@@ -261,6 +261,11 @@ impl Lease for TappedLease {
         self.lease().release().await
     }
 
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        self.tap.check()?;
+        self.lease().release_after(rest).await
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.lease().native()
     }

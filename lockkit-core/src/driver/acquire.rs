@@ -14,6 +14,7 @@ use super::attempt::{self, Attempt, Step};
 use super::lease::Machine;
 use super::patience::Patience;
 use super::reaper::{Call, CleanUp};
+use super::rest::without_delay;
 use super::room::Counted;
 use super::runtime::Runtime;
 use super::shared::{Acquire, Shared, Wait};
@@ -49,7 +50,7 @@ pub(super) async fn begin(shared: &Shared, runtime: &Runtime, wanted: &Acquire) 
     if !shared.reaper.has_room(&wanted.name) {
         return Ok(First::Open(Begun { request, stage: Stage::Admission, sent }));
     }
-    let stage = Stage::Calling(call(shared, &request, wanted.wait));
+    let stage = Stage::Calling(call(shared, &request, wanted));
     let mut begun = Begun { request, stage, sent };
     let polled = poll_fn(|cx| Poll::Ready(begun.poll(runtime, cx))).await;
     Ok(match polled {
@@ -158,7 +159,7 @@ pub(super) async fn acquire(
                     request = new_request(shared, wanted).map_err(Err)?;
                 }
                 sent = clock.now();
-                stage = Stage::Calling(call(shared, &request, wanted.wait));
+                stage = Stage::Calling(call(shared, &request, wanted));
             }
             Step::Pause(pause) => stage = Stage::Pausing(clock.now().saturating_add(pause)),
             Step::End { answer, withdraw } => {
@@ -197,7 +198,7 @@ fn believed(
         Some(machine) => Ok((grant, machine)),
         None => {
             let ttl = wanted.timing.ttl;
-            shared.reaper.take(CleanUp::Release { lease: grant.lease, ttl }, runtime);
+            shared.reaper.take(CleanUp::Release { lease: grant.lease, ttl, until: None }, runtime);
             Err(too_late(ttl))
         }
     }
@@ -262,13 +263,15 @@ fn new_request(shared: &Shared, wanted: &Acquire) -> Result<Request> {
 
 /// A call that owns what it needs, so that it can outlive its caller. A bug in the provider is an
 /// ambiguous failure, which is withdrawn.
-fn call(shared: &Shared, request: &Request, wait: Wait) -> Call {
+fn call(shared: &Shared, request: &Request, wanted: &Acquire) -> Call {
+    let (wait, delay) = (wanted.wait, wanted.rests.after_loss);
     let (provider, request) = (Arc::clone(&shared.provider), request.clone());
     let call = async move {
-        match wait {
+        let granted = match wait {
             Wait::No => provider.try_acquire(&request).await,
             Wait::Unlimited | Wait::AtMost(_) => provider.acquire(&request).await.map(Some),
-        }
+        };
+        granted.map(|grant| grant.map(|grant| without_delay(grant, delay)))
     };
     let panicked = |_| Err(Error::unavailable(Applied::Maybe, "the store's provider panicked"));
     Box::pin(AssertUnwindSafe(call).catch_unwind().unwrap_or_else(panicked))

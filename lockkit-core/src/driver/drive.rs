@@ -13,7 +13,6 @@ use super::lease::Machine;
 use super::room::Counted;
 use super::runtime::Runtime;
 use super::shared::{Acquire, Shared};
-use super::timing::call_limit;
 use crate::guard::{Answer, Guard};
 use crate::{Grant, Request};
 
@@ -77,6 +76,6 @@ pub(super) fn held(
     }
     let (name, clock, native) = (wanted.name.clone(), shared.clock.clone(), lease.native());
     let hold = Held::new(name, (token, wanted.kind, slot), native, machine, clock, runtime);
-    let call_limit = call_limit(term.ttl.unwrap_or(wanted.timing.ttl));
-    (Arc::new(hold), Kept { lease, shared: Arc::clone(shared), call_limit, active })
+    let resting = wanted.rests.of_grant(|| shared.clock.now());
+    (Arc::new(hold), Kept { lease, shared: Arc::clone(shared), resting, active })
 }

@@ -10,8 +10,12 @@ use tokio::sync::{Notify, oneshot};
 
 use super::kept::Kept;
 use super::lease::{Actions, Event, Machine, State};
+use super::rest::Resting;
 use super::runtime::{Entered, Runtime};
-use crate::{Applied, Clock, Error, FencingToken, Instant, Kind, LockName, LossReason, Result};
+use super::timing::call_limit;
+use crate::{
+    Applied, Clock, Error, FencingToken, Instant, Kind, LockName, LossReason, Result, Term,
+};
 
 /// One held lease, seen from both sides. The machine decides; all others read its state by the clock.
 #[derive(Debug)]
@@ -194,7 +198,7 @@ impl Held {
         self.unpark();
     }
 
-    pub(crate) async fn release(&self) -> Result<()> {
+    pub(crate) async fn release(self: &Arc<Self>) -> Result<()> {
         let (parked, answer) = {
             // Looked at and let go in one: an `Ok` says that it was held until here.
             let mut inner = self.inner();
@@ -203,7 +207,8 @@ impl Held {
                 return Err(Error::lost(reason));
             }
             let actions = inner.machine.on(now, Event::Release);
-            let parked = inner.parked.take();
+            // What rests gets a task, which outlives its caller.
+            let parked = inner.parked.take_if(|kept| kept.resting.is_none());
             let answer = parked.is_none().then(|| {
                 let (reply, answer) = oneshot::channel();
                 inner.release_wanted = Some(reply);
@@ -214,10 +219,11 @@ impl Held {
             (parked, answer)
         };
         if let Some(kept) = parked {
-            kept.shared.parking.leave(self);
+            kept.shared.parking.leave(&**self);
             return kept.release(self).await;
         }
         self.wanted.notify_one();
+        self.unpark();
         match answer {
             Some(answer) => answer.await.unwrap_or(Err(Error::NoRuntime)),
             None => Err(Error::NoRuntime),
@@ -252,6 +258,34 @@ impl Held {
     /// What keeps the lease, if no task has it.
     pub(super) fn take_parked(&self) -> Option<Kept> {
         self.inner().parked.take()
+    }
+
+    /// The longest that one call about it may take.
+    pub(super) fn call_limit(&self) -> Duration {
+        let inner = self.inner();
+        call_limit(inner.machine.ttl().unwrap_or(inner.machine.asked_ttl()))
+    }
+
+    /// How long the store keeps a grant of which it hears nothing.
+    pub(super) fn kept_for(&self) -> Duration {
+        let (granted, asked) = {
+            let inner = self.inner();
+            (inner.machine.ttl(), inner.machine.asked_ttl())
+        };
+        granted.map_or(call_limit(asked), |granted| granted.max(asked))
+    }
+
+    pub(super) fn term(&self) -> Term {
+        self.inner().machine.term()
+    }
+
+    /// Until when the name stays taken, now that the guard has ended; `None`: it is free.
+    pub(super) fn rests_until(&self, resting: &Resting) -> Option<Instant> {
+        let inner = self.inner();
+        let now = self.clock.now();
+        let State::Lost(reason) = inner.machine.state(now) else { return None };
+        let Term { sent, ttl } = inner.machine.term();
+        resting.until(reason, now, ttl.map(|ttl| sent.saturating_add(ttl)))
     }
 
     /// Takes an event in, answers the callers that waited for it, and tells the driver what to do.
@@ -324,8 +358,8 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Instant;
     use crate::driver::timing::{Renewal, Timing};
-    use crate::{Instant, Term};
 
     #[tokio::test]
     async fn in_a_forked_process_a_guard_is_lost_and_lets_nothing_go() {

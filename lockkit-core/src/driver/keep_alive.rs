@@ -14,8 +14,9 @@ use super::kept::Kept;
 use super::lease::{Actions, Event, State};
 use super::parking::Park;
 use super::reaper::{CleanUp, is_over, limited};
+use super::rest::rest;
 use super::shared::Shared;
-use crate::{Applied, Error, Lease, LossReason, Result, Term};
+use crate::{Applied, Error, Instant, Lease, LossReason, Result, Term};
 
 /// Tells the hold that its driver has ended, also when the runtime drops the driver.
 struct Alive(Arc<Held>);
@@ -40,16 +41,24 @@ impl Keeping {
 
     pub(crate) async fn run(self) {
         let Self { alive, kept } = self;
-        let Kept { lease, shared, call_limit, active: _active } = kept;
+        let Kept { lease, shared, resting, active: _active } = kept;
         let hold = Arc::clone(&alive.0);
         // Dropped in this order, for the same reason.
         let (lease, alive) = (lease, alive);
+        let call_limit = hold.call_limit();
         until_over(&shared, &hold, &*lease, call_limit).await;
-        let release = shared.round_trips.measured(&shared.clock, lease.release());
-        let outcome = limited(&shared.clock, call_limit, release).await;
+        let rests = resting.as_deref().and_then(|rest| Some((rest, hold.rests_until(rest)?)));
+        let outcome = match rests {
+            // Boxed: most tasks need no room for it.
+            Some(rests) => Box::pin(rest(&shared, &hold, &*lease, call_limit, rests)).await,
+            None => {
+                let release = shared.round_trips.measured(&shared.clock, lease.release());
+                limited(&shared.clock, call_limit, release).await
+            }
+        };
         hold.released(&outcome);
         drop(alive);
-        over(&shared, &hold, lease, call_limit, &outcome);
+        over(&shared, &hold, lease, rests.map(|(_, until)| until), &outcome);
     }
 }
 
@@ -85,8 +94,9 @@ impl Park for Held {
 impl Kept {
     /// Ends the lease in the store, in the task of the guard's caller; the reaper goes on if the caller leaves.
     pub(super) async fn release(self, hold: &Held) -> Result<()> {
-        let Self { lease, shared, call_limit, active: _active } = self;
-        let mut left = Left { hold, shared: &shared, call_limit, lease: Some(lease) };
+        let Self { lease, shared, resting: _, active: _active } = self;
+        let call_limit = hold.call_limit();
+        let mut left = Left { hold, shared: &shared, lease: Some(lease) };
         let outcome = match &left.lease {
             Some(lease) => {
                 let release = shared.round_trips.measured(&shared.clock, lease.release());
@@ -99,7 +109,7 @@ impl Kept {
             None => Ok(()),
         };
         if let Some(lease) = left.lease.take() {
-            over(&shared, hold, lease, call_limit, &outcome);
+            over(&shared, hold, lease, None, &outcome);
         }
         outcome
     }
@@ -109,15 +119,15 @@ impl Kept {
 struct Left<'a> {
     hold: &'a Held,
     shared: &'a Shared,
-    call_limit: Duration,
     lease: Option<Box<dyn Lease>>,
 }
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take() {
-            let ttl = self.hold.ttl().unwrap_or(self.call_limit);
-            self.shared.reaper.take(CleanUp::Release { lease, ttl }, &self.hold.runtime);
+            let ttl = self.hold.kept_for();
+            let release = CleanUp::Release { lease, ttl, until: None };
+            self.shared.reaper.take(release, &self.hold.runtime);
         }
     }
 }
@@ -127,7 +137,7 @@ fn over(
     shared: &Shared,
     hold: &Held,
     lease: Box<dyn Lease>,
-    call_limit: Duration,
+    until: Option<Instant>,
     outcome: &Result<()>,
 ) {
     match outcome {
@@ -143,8 +153,8 @@ fn over(
             }
             if !is_over(error) {
                 // A renewal that was never acknowledged may have extended it up to now.
-                let ttl = hold.ttl().unwrap_or(call_limit);
-                shared.reaper.take(CleanUp::Release { lease, ttl }, &hold.runtime);
+                let ttl = hold.kept_for();
+                shared.reaper.take(CleanUp::Release { lease, ttl, until }, &hold.runtime);
             }
         }
     }

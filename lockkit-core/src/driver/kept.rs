@@ -1,8 +1,8 @@
 //! What it takes to keep a lease and to end it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::rest::Resting;
 use super::room::Counted;
 use super::shared::Shared;
 use crate::Lease;
@@ -12,6 +12,7 @@ use crate::Lease;
 pub(super) struct Kept {
     pub(super) lease: Box<dyn Lease>,
     pub(super) shared: Arc<Shared>,
-    pub(super) call_limit: Duration,
+    /// Whether its name stays taken after the guard's end.
+    pub(super) resting: Option<Box<Resting>>,
     pub(super) active: Counted,
 }

@@ -175,6 +175,16 @@ impl Machine {
         self.term.ttl
     }
 
+    /// The newest acknowledged term.
+    pub(crate) const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The ttl that the store was asked for, which may be more than the term's.
+    pub(crate) const fn asked_ttl(&self) -> Duration {
+        self.timing.ttl
+    }
+
     /// The most that is ever left at `now`, right after a renewal; `None`: no end.
     pub(crate) fn most_left(&self, now: Instant) -> Option<Duration> {
         let by_term = self.deadline.map(|end| end.saturating_since(self.term.sent));

@@ -12,6 +12,7 @@ mod moment;
 pub(crate) mod parking;
 mod patience;
 pub(crate) mod reaper;
+pub(crate) mod rest;
 pub(crate) mod room;
 pub(crate) mod round_trips;
 pub(crate) mod runtime;

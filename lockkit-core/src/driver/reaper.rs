@@ -11,6 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use super::rest::release_after;
 use super::room::{Count, Counted, Room, Rooms, Turns};
 use super::round_trips::RoundTrips;
 use super::runtime::Runtime;
@@ -32,7 +33,8 @@ pub(crate) enum CleanUp {
     /// Have the store forget a request, whose call may be under way.
     Withdraw { request: Request, call: Option<Call> },
     /// End a grant whose first release was not acknowledged.
-    Release { lease: Box<dyn Lease>, ttl: Duration },
+    /// Its name stays taken until then, if there is such an end.
+    Release { lease: Box<dyn Lease>, ttl: Duration, until: Option<Instant> },
 }
 
 /// Takes clean-ups, and works on all of them in one task.
@@ -157,9 +159,9 @@ impl CleanUp {
                 let what = || format!("withdraw request {} for {}", request.id(), request.name());
                 outcome.map_err(|error| (what(), error))
             }
-            Self::Release { lease, ttl } => {
+            Self::Release { lease, ttl, until } => {
                 let mut limits = Limits::new(clock, ttl, room);
-                let outcome = release(&*lease, clock, &mut limits).await;
+                let outcome = release(&*lease, until, clock, &mut limits).await;
                 outcome.map_err(|error| (format!("release {lease:?}"), error))
             }
         };
@@ -271,18 +273,29 @@ async fn settle(
     limits: &mut Limits,
 ) -> Result<bool> {
     match ended {
-        Some(Ok(Some(grant))) => release(&*grant.lease, clock, limits).await.map(|()| false),
+        Some(Ok(Some(grant))) => release(&*grant.lease, None, clock, limits).await.map(|()| false),
         Some(Err(error)) => Ok(error.is_ambiguous()),
         Some(Ok(None)) | None => Ok(false),
     }
 }
 
-/// Releases until the store has, or the lease has ended by itself.
-async fn release(lease: &dyn Lease, clock: &Clock, limits: &mut Limits) -> Result<()> {
+/// Releases until the store has, or the lease has ended by itself; the name stays taken `until` then.
+async fn release(
+    lease: &dyn Lease,
+    until: Option<Instant>,
+    clock: &Clock,
+    limits: &mut Limits,
+) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match limited(clock, limits.call, lease.release()).await {
-            Ok(()) => return Ok(()),
+        let until = until.unwrap_or_else(|| clock.now());
+        let error = match release_after(lease, (clock, limits.call), until).await {
+            Ok(true) => return Ok(()),
+            // The lease is kept for so long.
+            Ok(false) => {
+                clock.sleep_until(until).await;
+                continue;
+            }
             Err(error) if is_over(&error) => return Ok(()),
             Err(error) if clock.now() >= limits.until => return Err(error),
             Err(error) => error,

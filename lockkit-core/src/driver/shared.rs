@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::parking::Parking;
 use super::reaper::Reaper;
+use super::rest::Rests;
 use super::room::Count;
 use super::round_trips::RoundTrips;
 use super::timing::Timing;
@@ -123,4 +124,5 @@ pub(crate) struct Acquire {
     /// The ttl that the caller wants, before it was fitted to the store.
     pub(crate) wished: Duration,
     pub(crate) wait: Wait,
+    pub(crate) rests: Rests,
 }

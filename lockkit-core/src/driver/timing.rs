@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use super::rest::Rests;
 use crate::guarantees::{MAX_TTL, MIN_TTL};
-use crate::{Error, Guarantees, Instant, Result, Term, TtlRange};
+use crate::{Error, Expiry, Guarantees, Instant, Result, Term, TtlRange};
 
 /// The ttl of locks that name none: long enough for a slow store, short enough for a crash.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(15);
@@ -31,12 +32,13 @@ pub(crate) struct LockOptions {
     pub(crate) margin: Option<Duration>,
     pub(crate) renewal: Renewal,
     pub(crate) max_hold: Option<Duration>,
+    pub(crate) rests: Rests,
 }
 
 /// A checked wish, fitted to what the store can grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Timing {
-    /// What is asked of the store.
+    /// What is asked of the store, a delay after a loss included.
     pub(crate) ttl: Duration,
     pub(crate) margin: Option<Duration>,
     pub(crate) renewal: Renewal,
@@ -78,8 +80,12 @@ impl LockOptions {
             }
             _ => {}
         }
-        let timing =
-            Timing { ttl, margin: self.margin, renewal: self.renewal, max_hold: self.max_hold };
+        let asked = match self.rests.after_loss {
+            Some(delay) => with_delay(ttl, delay, guarantees)?,
+            None => ttl,
+        };
+        let Self { renewal, max_hold, .. } = self;
+        let timing = Timing { ttl: asked, margin: self.margin, renewal, max_hold };
         if let Some(latest) = timing.no_room_to_renew(ttl, margin) {
             return Err(Error::invalid(
                 format!("a margin of {margin:?} with a ttl of {ttl:?}, renewed after {latest:?}"),
@@ -87,7 +93,8 @@ impl LockOptions {
                  it is renewed: lower the margin or raise the ttl",
             ));
         }
-        check_max_hold(self.max_hold)?;
+        check_max_hold(max_hold)?;
+        check_at_least(self.rests.at_least, max_hold)?;
         Ok(timing)
     }
 }
@@ -154,6 +161,50 @@ pub(crate) fn check_max_hold(max_hold: Option<Duration>) -> Result<()> {
     }
 }
 
+/// Refuses a minimum hold that is none, or that no guard could reach.
+fn check_at_least(at_least: Option<Duration>, max_hold: Option<Duration>) -> Result<()> {
+    let Some(least) = at_least else { return Ok(()) };
+    check_rest(least, "hold_at_least")?;
+    match max_hold {
+        Some(most) if most < least => Err(Error::invalid(
+            format!("hold_at_least {least:?} with a max_hold of {most:?}"),
+            "max_hold must be at least as long: raise it or lower hold_at_least",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_rest(rest: Duration, option: &str) -> Result<()> {
+    if rest > Duration::ZERO && rest <= MAX_TTL {
+        return Ok(());
+    }
+    let remedy = format!("give {option} a duration above zero and up to 24 h, or leave it out");
+    Err(Error::invalid(format!("{option} {rest:?}"), remedy))
+}
+
+/// The ttl to ask for, so that the store keeps the name for `delay` after the end of the term.
+fn with_delay(ttl: Duration, delay: Duration, guarantees: &Guarantees) -> Result<Duration> {
+    check_rest(delay, "delay_after_loss")?;
+    let Expiry::Ttl(range) = guarantees.expiry else {
+        return Err(Error::rejected(
+            "delay_after_loss",
+            "a lease of this store ends with its session or its process: use a store where each lease has a ttl \
+             of its own, or a resource that checks tokens",
+        ));
+    };
+    let asked = rounded_up(ttl.saturating_add(delay), range);
+    if asked <= range.max {
+        return Ok(asked);
+    }
+    Err(Error::invalid(
+        format!(
+            "a ttl of {ttl:?} and delay_after_loss {delay:?} where the store grants at most {:?}",
+            range.max
+        ),
+        "lower one of them: the store keeps the name for both together",
+    ))
+}
+
 /// 1 % for the rates of two clocks and 2 ms for their granularity, or a tenth up to 2 s for the
 /// caller's own delay between a check and its use, whichever is more.
 fn default_margin(ttl: Duration) -> Duration {
@@ -162,10 +213,7 @@ fn default_margin(ttl: Duration) -> Duration {
 
 /// The ttl that the store can grant for the one wished: rounded up, never down, but for its limit.
 fn fit(wished: Duration, range: TtlRange, renewal: Renewal) -> Result<Duration> {
-    let step = range.granularity.as_nanos().max(1);
-    let steps = wished.max(range.min).as_nanos().div_ceil(step);
-    let nanos = u64::try_from(steps.saturating_mul(step)).unwrap_or(u64::MAX);
-    let rounded = Duration::from_nanos(nanos);
+    let rounded = rounded_up(wished, range);
     if rounded <= range.max {
         return Ok(rounded);
     }
@@ -178,10 +226,16 @@ fn fit(wished: Duration, range: TtlRange, renewal: Renewal) -> Result<Duration> 
     Ok(range.max)
 }
 
+fn rounded_up(wished: Duration, range: TtlRange) -> Duration {
+    let step = range.granularity.as_nanos().max(1);
+    let steps = wished.max(range.min).as_nanos().div_ceil(step);
+    Duration::from_nanos(u64::try_from(steps.saturating_mul(step)).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Exclusion, Expiry};
+    use crate::Exclusion;
 
     const SECOND: Duration = Duration::from_secs(1);
 

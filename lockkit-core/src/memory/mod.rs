@@ -149,9 +149,7 @@ impl Memory {
     pub fn outage(&self, lasting: Duration) {
         let mut state = self.0.state();
         state.outage = Some(state.clock.now().saturating_add(lasting));
-        for slot in state.slots.values() {
-            slot.wake();
-        }
+        state.wake_all();
     }
 }
 
@@ -230,6 +228,10 @@ impl State {
             self.granted.notify_waiters();
         }
         reply
+    }
+
+    fn wake_all(&self) {
+        self.slots.values().for_each(Slot::wake);
     }
 
     fn news(&self, id: RequestId) -> News {

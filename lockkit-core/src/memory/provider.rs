@@ -10,7 +10,7 @@ use super::store::{Asker, Granted, Message, Reply};
 use super::{Memory, News, Presence, exhausted};
 use crate::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Inspection, Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Permits,
+    Inspection, Instant, Kind, Lease, LockName, LockProvider, LossReason, MinimumHold, Operator, Permits,
     Request, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 
@@ -21,6 +21,7 @@ impl LockProvider for Memory {
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
         guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
+        guarantees.minimum_hold = MinimumHold::ByStore;
         guarantees.belief_breaks_on =
             &["a pause between a check and its use that outlasts the margin"];
         guarantees
@@ -250,6 +251,17 @@ impl Lease for MemoryLease {
         }
         match self.ask(Message::End(self.token, LossReason::Released))?.0 {
             Reply::Ended(_) => Ok(()),
+            _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
+        }
+    }
+
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        match self.ask(Message::Rest(self.token, rest))?.0 {
+            Reply::Ended(_) => {
+                // The grant may end sooner than the waiters were told.
+                self.entry.store.state().wake_all();
+                Ok(true)
+            }
             _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
         }
     }

@@ -32,6 +32,8 @@ pub(crate) enum Message {
     Withdraw(RequestId),
     /// The end of the grant with this token, for this reason.
     End(FencingToken, LossReason),
+    /// The end of the grant with this token for its holder; the name stays taken for so long.
+    Rest(FencingToken, Duration),
     /// The end of all grants there are.
     Expire,
     /// Another limit of the semaphore.
@@ -126,6 +128,8 @@ struct Held {
     since: Instant,
     granted: Granted,
     expires: Option<Instant>,
+    /// Its holder has let go: it only keeps the name until it expires.
+    is_resting: bool,
 }
 
 impl Store {
@@ -164,7 +168,7 @@ impl Store {
                 reply
             }
             Message::Renew(token) => {
-                match entry.holders.iter_mut().find(|held| held.granted.token == token) {
+                match entry.in_use().find(|held| held.granted.token == token) {
                     Some(held) => {
                         held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
                         Reply::Renewed
@@ -175,11 +179,17 @@ impl Store {
             Message::Withdraw(id) => {
                 let reason = LossReason::Removed;
                 entry.queue.retain(|waiting| waiting.id != id);
-                entry.end(now, base, |held| held.asker.id == id, reason, &mut notices)
+                let meant = |held: &Held| held.asker.id == id && !held.is_resting;
+                entry.end(now, base, meant, reason, &mut notices)
             }
             Message::End(token, reason) => {
-                entry.end(now, base, |held| held.granted.token == token, reason, &mut notices)
+                // Released, it is over for its holder already.
+                let may_rest = reason != LossReason::Released;
+                let meant =
+                    |held: &Held| held.granted.token == token && (may_rest || !held.is_resting);
+                entry.end(now, base, meant, reason, &mut notices)
             }
+            Message::Rest(token, rest) => entry.rest(now, token, rest, &mut notices),
             Message::Expire => entry.end(now, base, |_| true, LossReason::Removed, &mut notices),
             Message::Resize(limit) => {
                 let before = std::mem::replace(&mut entry.limit, limit);
@@ -266,7 +276,7 @@ impl Entry {
 
     /// Grants the name to `asker`, unless what stands before it keeps it out; a replay gets its own grant.
     fn take(&mut self, now: Instant, base: u64, asker: Asker) -> Reply {
-        if let Some(held) = self.holders.iter_mut().find(|held| held.asker.id == asker.id) {
+        if let Some(held) = self.in_use().find(|held| held.asker.id == asker.id) {
             held.expires = held.granted.ttl.map(|ttl| now.saturating_add(ttl));
             held.granted.at = now;
             return Reply::Granted(held.granted);
@@ -275,6 +285,32 @@ impl Entry {
             return self.seen(now).next().map_or(Reply::NotThere, Reply::Held);
         }
         self.grant(now, base, asker).map_or(Reply::NotThere, Reply::Granted)
+    }
+
+    /// The grants whose holders have not let go.
+    fn in_use(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.holders.iter_mut().filter(|held| !held.is_resting)
+    }
+
+    /// Ends a grant for its holder, and keeps it in the way of others for `rest`.
+    fn rest(
+        &mut self,
+        now: Instant,
+        token: FencingToken,
+        rest: Duration,
+        notices: &mut Notices,
+    ) -> Reply {
+        let Some(held) = self.holders.iter_mut().find(|held| held.granted.token == token) else {
+            return Reply::NotThere;
+        };
+        let until = now.saturating_add(rest);
+        // Repeated, it never makes the rest longer.
+        let earlier = held.expires.filter(|end| held.is_resting && *end < until);
+        held.expires = Some(earlier.unwrap_or(until));
+        if !std::mem::replace(&mut held.is_resting, true) {
+            notices.add(Notice::Ended(held.asker.id, token, LossReason::Released));
+        }
+        Reply::Ended(token)
     }
 
     /// The kinds of what stands before this request: the holders, and the queue as far as the request.
@@ -294,7 +330,7 @@ impl Entry {
         let slot = (asker.kind == Kind::Counted).then(|| self.free_slot());
         let granted = Granted { token, at: now, ttl: asker.ttl, slot };
         let expires = asker.ttl.map(|ttl| now.saturating_add(ttl));
-        self.holders.push(Held { asker, since: now, granted, expires });
+        self.holders.push(Held { asker, since: now, granted, expires, is_resting: false });
         Some(granted)
     }
 
@@ -322,7 +358,9 @@ impl Entry {
         self.holders.retain(|held| {
             let (ends, token) = (meant(held), held.granted.token);
             if ends {
-                notices.add(Notice::Ended(held.asker.id, token, reason));
+                if !held.is_resting {
+                    notices.add(Notice::Ended(held.asker.id, token, reason));
+                }
                 ended.get_or_insert(token);
             }
             !ends

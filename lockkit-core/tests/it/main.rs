@@ -22,6 +22,7 @@ mod moment;
 mod report;
 #[cfg(feature = "conformance")]
 mod residue;
+mod resting;
 mod semaphores;
 #[cfg(feature = "conformance")]
 mod simulation;

@@ -21,6 +21,7 @@ pub(crate) enum Op {
     Withdraw,
     Renew,
     Release,
+    ReleaseAfter,
 }
 
 /// What goes wrong with the next call of a kind.
@@ -66,6 +67,8 @@ struct Inner {
     /// Whether the client knows that it has lost its way to the store.
     out_of_reach: watch::Sender<bool>,
     closed: AtomicBool,
+    /// Whether the store frees a name by itself after a minimum hold.
+    offers_rest: AtomicBool,
 }
 
 impl Remote {
@@ -95,12 +98,19 @@ impl Remote {
             random: AtomicU64::new(seed),
             out_of_reach: watch::Sender::new(false),
             closed: AtomicBool::new(false),
+            offers_rest: AtomicBool::new(true),
         }))
     }
 
     /// From now on the client knows that it has lost its way to the store, or has one again.
     pub(crate) fn be_out_of_reach(&self, lost: bool) {
         self.0.out_of_reach.send_replace(lost);
+    }
+
+    /// From now on its store frees no name by itself after a minimum hold.
+    pub(crate) fn offers_no_rest(self) -> Self {
+        self.0.offers_rest.store(false, Ordering::Relaxed);
+        self
     }
 
     /// Whether the provider was closed.
@@ -317,6 +327,14 @@ impl Lease for RemoteLease {
             outcome
         })
         .await
+    }
+
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        if !self.link.0.offers_rest.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        self.call(Op::ReleaseAfter, move |lease| async move { lease.release_after(rest).await })
+            .await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
