@@ -307,15 +307,16 @@ impl Lock {
                 "this store does not offer that kind: see Locks::guarantees()",
             ));
         }
+        let timing = self.options.check(store.ttl, &store.guarantees)?;
         let order = Acquire {
-            timing: self.options.check(store.ttl, &store.guarantees)?,
+            timing,
             wished: self.wished_ttl(),
             name: self.name?,
             label: self.label,
             kind: self.kind,
             permits: self.permits,
             wait,
-            rests: self.options.rests,
+            rests: self.options.fitted_rests(&timing, store.ttl, &store.guarantees)?,
         };
         if store.shared.closing.is_set() {
             return Err(Error::Closed);

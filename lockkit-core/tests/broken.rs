@@ -20,6 +20,7 @@ mod broken {
     pub(crate) mod linked;
     pub(crate) mod operator_flaws;
     pub(crate) mod refusal_flaws;
+    pub(crate) mod rest_flaws;
     pub(crate) mod rule_flaws;
     pub(crate) mod rules;
     pub(crate) mod shared_flaws;
@@ -55,6 +56,7 @@ use broken::flaw::{Flaw, SmallFixture};
 use broken::link_flaws::LINK_FLAWS;
 use broken::operator_flaws::operator_flaws;
 use broken::refusal_flaws::refusal_flaws;
+use broken::rest_flaws::rest_flaws;
 use broken::rule_flaws::RULE_FLAWS;
 use broken::shared_flaws::{self, shared_flaws};
 use broken::term_flaws::term_flaws;
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
     flaws.extend(claim_flaws());
     flaws.extend(shared_flaws());
     flaws.extend(counted_flaws());
+    flaws.extend(rest_flaws());
     flaws.extend(together_flaws());
     flaws.extend_from_slice(LINK_FLAWS);
     // Those that survive have no case to their name yet.

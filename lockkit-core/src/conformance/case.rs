@@ -10,7 +10,7 @@ use super::fixture::{Fixture, Time};
 use super::hook::Hook;
 use super::outcome::Outcome;
 use super::stop::Verdict;
-use crate::{Expiry, Fairness, Guarantees, Kind, LockProvider, WakeUp};
+use crate::{Expiry, Fairness, Guarantees, Kind, LockProvider, MinimumHold, WakeUp};
 
 /// One case of the suite.
 #[derive(Clone, Debug)]
@@ -89,6 +89,8 @@ pub(super) enum Need {
     Shared,
     /// Semaphores are offered.
     Counted,
+    /// The store frees a name by itself after its minimum hold.
+    HoldByStore,
     Hook(Hook),
     /// Threads, processes or a blocked runtime.
     RealTime,
@@ -204,6 +206,10 @@ impl Need {
             Self::Counted => {
                 claim(guarantees.kinds.contains(&Kind::Counted), "C1: there are semaphores")
             }
+            Self::HoldByStore => claim(
+                guarantees.minimum_hold == MinimumHold::ByStore,
+                "C11: the store itself keeps minimum holds",
+            ),
             Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
             Self::Push => claim(guarantees.wake_up == WakeUp::Push, "C8: waiters are told"),
             Self::DataLoss => {

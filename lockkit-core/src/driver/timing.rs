@@ -97,6 +97,21 @@ impl LockOptions {
         check_at_least(self.rests.at_least, max_hold)?;
         Ok(timing)
     }
+
+    /// How long the name rests: the delay is all that the store is asked for beyond the ttl, whose steps it may fill.
+    pub(crate) fn fitted_rests(
+        &self,
+        timing: &Timing,
+        default_ttl: Duration,
+        guarantees: &Guarantees,
+    ) -> Result<Rests> {
+        let mut rests = self.rests;
+        if let (Some(delay), Some(range)) = (&mut rests.after_loss, guarantees.expiry.range()) {
+            let ttl = fit(self.ttl.unwrap_or(default_ttl), range, self.renewal)?;
+            *delay = timing.ttl.saturating_sub(ttl);
+        }
+        Ok(rests)
+    }
 }
 
 impl Timing {

@@ -10,8 +10,8 @@ use super::store::{Asker, Granted, Message, Reply};
 use super::{Memory, News, Presence, exhausted};
 use crate::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Holder,
-    Inspection, Instant, Kind, Lease, LockName, LockProvider, LossReason, MinimumHold, Operator, Permits,
-    Request, Result, StoreSays, Term, TtlRange, WakeUp,
+    Inspection, Instant, Kind, Lease, LockName, LockProvider, LossReason, MinimumHold, Operator,
+    Permits, Request, Result, StoreSays, Term, TtlRange, WakeUp,
 };
 
 #[async_trait]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
-    Instant, Kind, Lease, LockName, LockProvider, LossReason, Operator, Permits, Request, Result,
+    Instant, Kind, Lease, LockName, LockProvider, LossReason, MinimumHold, Operator, Permits, Request, Result,
     StoreSays, Term, TtlRange, WakeUp, async_trait,
 };
 use tokio::sync::watch;
@@ -118,6 +118,7 @@ pub(crate) fn guarantees() -> Guarantees {
     guarantees.fairness = Fairness::Fifo;
     guarantees.wake_up = WakeUp::Push;
     guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
+    guarantees.minimum_hold = MinimumHold::ByStore;
     guarantees.token_survives.server_restart = true;
     guarantees
 }
@@ -214,6 +215,14 @@ impl Lease for SmallLease {
         match self.loss() {
             Error::Lost { reason: LossReason::Released, .. } => Ok(()),
             loss => Err(loss),
+        }
+    }
+
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        answers(&self.store, &self.request).await?;
+        match self.store.rest(self.client, &self.request, self.token, rest) {
+            true => Ok(true),
+            false => Err(self.loss()),
         }
     }
 

@@ -79,6 +79,8 @@ pub(crate) struct Held {
     pub(crate) kind: Kind,
     /// Of a counted grant.
     pub(crate) slot: Option<u32>,
+    /// The request that has let go of it: it only keeps the name until it expires.
+    pub(crate) rests_for: Option<RequestId>,
     label: String,
     ended: watch::Sender<Option<LossReason>>,
 }
@@ -246,6 +248,7 @@ impl Entry {
             renewals: 0,
             kind: request.kind(),
             slot,
+            rests_for: None,
             label,
             ended: watch::Sender::new(None),
         });
@@ -349,6 +352,19 @@ impl Held {
         self.token = (rules.renewed_token)(self.token);
         self.renewed = begins.now;
         self.renewals += 1;
+    }
+
+    /// Ends it for its holder: no request has it from now on.
+    pub(crate) fn rest(&mut self, rules: &Rules, until: Instant) {
+        let again = self.rests_for.is_some();
+        self.expires = (rules.rests_until)(self, until, again);
+        if !again {
+            self.rests_for = Some(self.id);
+            self.tell(Ended::Released);
+        }
+        if rules.rest_ends_request {
+            self.id = RequestId::from_bytes([0; 16]);
+        }
     }
 
     pub(crate) fn granted(&self) -> Granted {

@@ -400,6 +400,16 @@ impl Lease for LinkedLease {
         self.client.ended(ended)
     }
 
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        let (asked, token, number) = (self.request.clone(), self.token, self.client.number);
+        let told =
+            self.client.call(limit(&asked), move |store| store.rest(number, &asked, token, rest));
+        match told.await?.0 {
+            true => Ok(true),
+            false => Err(Error::lost(LossReason::Removed)),
+        }
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
     }

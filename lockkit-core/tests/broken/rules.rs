@@ -74,6 +74,16 @@ pub(crate) struct Rules {
     pub(crate) renewal_creates: fn(&Entry) -> bool,
     /// Whether a release by this caller ends this grant.
     pub(crate) releases: fn(&Held, &Caller) -> bool,
+    /// Whether a release with a rest by this caller is for this grant.
+    pub(crate) rests: fn(&Held, &Caller) -> bool,
+    /// Until when such a grant lasts; whether it was asked for again.
+    pub(crate) rests_until: fn(&Held, Instant, bool) -> Instant,
+    /// Whether it is over for its request then.
+    pub(crate) rest_ends_request: bool,
+    /// Whether it brings back a grant that has ended.
+    pub(crate) rest_creates: bool,
+    /// Whether the next in the queue is told by when the name is free.
+    pub(crate) rest_wakes: bool,
     /// Whether a withdrawal by this client, of this request, ends this grant.
     pub(crate) withdraws: fn(&Held, u64, RequestId) -> bool,
     /// Whether it removes this place.
@@ -144,6 +154,13 @@ impl Rules {
         renews: |held, caller| held.id == caller.id && held.token == caller.token,
         renewal_creates: |_| false,
         releases: |held, caller| held.id == caller.id && held.token == caller.token,
+        rests: |held, caller| {
+            held.token == caller.token && held.rests_for.unwrap_or(held.id) == caller.id
+        },
+        rests_until: |held, until, again| if again { until.min(held.expires) } else { until },
+        rest_ends_request: true,
+        rest_creates: false,
+        rest_wakes: true,
         withdraws: |held, _, id| held.id == id,
         withdraws_place: |place, _, id| place.id == id,
         leaves: |queue, place| drop(queue.remove(place)),

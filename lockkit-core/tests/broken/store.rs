@@ -241,6 +241,38 @@ impl Store {
         })
     }
 
+    /// Ends this grant for its holder, and keeps the name for so long; `false` if it had ended before.
+    pub(crate) fn rest(
+        &self,
+        client: u64,
+        request: &Request,
+        token: FencingToken,
+        rest: Duration,
+    ) -> bool {
+        let rules = &self.rules;
+        self.step(request.name(), request.clock(), |entry, now, _| {
+            let (id, until) = (request.id(), now.saturating_add(rest));
+            let caller = Caller { client, id, token, now };
+            if entry.held.is_empty() && rules.rest_creates {
+                let ttl = request.ttl();
+                let begins = Begins { now, sent: now, ttl, client_ttl: ttl, place: None };
+                entry.grant(rules, client, &begins, request);
+                entry.held.iter_mut().for_each(|held| held.token = token);
+            }
+            let meant = entry.held.iter_mut().find(|held| (rules.rests)(held, &caller));
+            let Some(held) = meant else { return false };
+            held.rest(rules, until);
+            if rules.rest_ends_request {
+                entry.remember(rules, now, id, Ended::Released);
+            }
+            if rules.rest_wakes {
+                let next = (rules.next)(entry).and_then(|next| entry.queue.get(next));
+                next.iter().for_each(|next| next.wake());
+            }
+            true
+        })
+    }
+
     /// Whether this request was granted and has released its grant.
     pub(crate) fn was_released(&self, request: &Request) -> bool {
         self.step(request.name(), request.clock(), |entry, now, _| {

@@ -47,6 +47,10 @@ pub(crate) trait Twist: fmt::Debug + Send + Sync + 'static {
         lease.plain.release().await
     }
 
+    async fn release_after(&self, lease: &TwistedLease, rest: Duration) -> Result<bool> {
+        lease.plain.release_after(rest).await
+    }
+
     async fn inspect(&self, client: &Client, name: &LockName) -> Result<Inspection> {
         client.inspect(name).await
     }
@@ -170,6 +174,10 @@ impl Lease for TwistedLease {
 
     async fn release(&self) -> Result<()> {
         self.twist.release(self).await
+    }
+
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        self.twist.release_after(self, rest).await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -228,6 +228,10 @@ impl Lease for LeaseAtReceipt {
         self.0.release().await
     }
 
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        self.0.release_after(rest).await
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.0.native()
     }

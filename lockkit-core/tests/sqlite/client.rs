@@ -23,6 +23,11 @@ use tokio::sync::Mutex;
 pub(super) const POLL: Duration = Duration::from_millis(25);
 const RENEW: &str = "UPDATE lease SET expires_at = now + ?3 FROM clock \
     WHERE name = ?1 AND request = ?2 AND expires_at >= now; SELECT changes() = 1 AS is_renewed";
+/// The lease stays until then under an id that no request has, so that no replay and no renewal finds it. Asked for again,
+/// it never stays for longer.
+const REST: &str = "UPDATE lease SET released = ?2, request = ?3, \
+    expires_at = CASE WHEN request = ?2 THEN now + ?4 ELSE min(expires_at, now + ?4) END FROM clock \
+    WHERE name = ?1 AND request IN (?2, ?3) AND expires_at >= now; SELECT changes() = 1 AS rests";
 /// The first waiter of each free name. Of a group, SQLite gives the `request` that has the least ticket.
 const WHOSE_TURN: &str = "SELECT request, min(ticket) FROM waiter, clock WHERE alive_until >= now \
     AND NOT EXISTS (SELECT 1 FROM lease WHERE lease.name = waiter.name AND request IS NOT NULL \
@@ -94,6 +99,21 @@ impl Client {
     /// Extends the grant of the request; whether it still had one.
     pub(super) async fn renew(&self, entry: &Entry) -> Result<bool> {
         self.about(entry.request(), RENEW, false).await.map(|row| row.get("is_renewed"))
+    }
+
+    /// Ends the grant of the request, and keeps its name for so long; whether there was such a grant.
+    pub(super) async fn rest(&self, entry: &Entry, rest: Duration) -> Result<bool> {
+        let request = entry.request();
+        let script = query(REST)
+            .bind(request.name().as_str().as_bytes().to_vec())
+            .bind(request.id().to_bytes().to_vec())
+            .bind([&request.id().to_bytes()[..], &[0]].concat())
+            .bind(millis(rest) + 1);
+        let limit = call_limit(request.ttl());
+        let rows = self.transaction(request.clock(), limit, script).await?;
+        rows.first()
+            .map(|row| row.get("rests"))
+            .ok_or_else(|| not_applied(sqlx::Error::RowNotFound))
     }
 
     /// Ends the request; whether it had a grant until now.

@@ -4,10 +4,11 @@ use std::any::Any;
 use std::future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockkit_core::{
     Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Lease, LockProvider,
-    LossReason, Operator, Request, Result, Term, TtlRange, WakeUp, async_trait,
+    LossReason, MinimumHold, Operator, Request, Result, Term, TtlRange, WakeUp, async_trait,
 };
 
 use super::client::{Client, Entry, Granted, POLL};
@@ -35,6 +36,7 @@ impl LockProvider for Sqlite {
         let mut guarantees = Guarantees::new(Exclusion::OneHost, Expiry::Ttl(TtlRange::ANY));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Poll(POLL);
+        guarantees.minimum_hold = MinimumHold::ByStore;
         guarantees.token_survives.server_restart = true;
         guarantees.belief_breaks_on = &[
             "a pause between a check and its use that outlasts the margin",
@@ -105,6 +107,14 @@ impl Lease for SqliteLease {
         self.entry.is_latest(self.token.as_u64())?;
         if self.client.leave(&self.entry).await? {
             return Ok(());
+        }
+        Err(Error::lost(LossReason::Removed))
+    }
+
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        self.entry.is_latest(self.token.as_u64())?;
+        if self.client.rest(&self.entry, rest).await? {
+            return Ok(true);
         }
         Err(Error::lost(LossReason::Removed))
     }

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockkit_core::{
     Clock, Error, FencingToken, Grant, Guarantees, Inspection, Lease, LockName, LockProvider,
@@ -141,6 +142,10 @@ impl Lease for UnusualLease {
 
     async fn release(&self) -> Result<()> {
         self.manner.call(&self.clock, self.small.release()).await
+    }
+
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        self.manner.call(&self.clock, self.small.release_after(rest)).await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

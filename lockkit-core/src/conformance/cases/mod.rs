@@ -28,6 +28,7 @@ mod operator_lists;
 mod performance;
 mod processes;
 mod refusals;
+mod resting;
 mod safety;
 mod same_client;
 mod server;
@@ -60,6 +61,7 @@ const GROUPS: &[&[Case]] = &[
     safety::CASES,
     terms::CASES,
     expiry::CASES,
+    resting::CASES,
     tokens::CASES,
     names::CASES,
     name_pairs::CASES,

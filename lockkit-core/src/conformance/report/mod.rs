@@ -197,11 +197,13 @@ impl Report {
 
     /// The claims, each with what it is called.
     fn claims(&self) -> Vec<(&'static str, String)> {
-        let Guarantees { exclusion, expiry, fairness, wake_up, token_survives, .. } =
-            &self.guarantees;
+        let Guarantees {
+            exclusion, expiry, minimum_hold, fairness, wake_up, token_survives, ..
+        } = &self.guarantees;
         vec![
             ("exclusion rests on", exclusion.to_string()),
             ("a dead holder's name is free", expiry.to_string()),
+            ("a minimum hold is kept by", minimum_hold.to_string()),
             ("waiters are granted", fairness.to_string()),
             ("a waiter learns of a release", wake_up.to_string()),
             ("tokens grow through", token_survives.to_string()),
