@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lockkit_core::kit::Notice;
@@ -106,6 +107,20 @@ impl Lease for RedisLease {
         }
         self.released.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn release_after(&self, rest: Duration) -> Result<bool> {
+        self.entry.is_latest(self.token)?;
+        let request = self.entry.request();
+        let late = tombstone(self.entry.may_still_arrive());
+        // The server counts whole milliseconds.
+        let milliseconds = (rest.as_millis() + 1).to_string();
+        let args = [&*self.value, late, &milliseconds];
+        let answer = self.client.run(request, Scripts::of(request.kind()).rest, &args).await;
+        if yes(&answer.value?)? {
+            return Ok(true);
+        }
+        Err(Error::lost(LossReason::Removed))
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -33,13 +33,15 @@ script!(ACQUIRE_SHARED, "lua/prelude.lua", "lua/acquire.lua");
 script!(RELEASE_SHARED, "lua/prelude.lua", "lua/release_shared.lua");
 script!(RENEW, "lua/prelude.lua", "lua/renew.lua");
 script!(RENEW_SHARED, "lua/prelude.lua", "lua/renew_shared.lua");
+script!(REST, "lua/prelude.lua", "lua/rest.lua");
+script!(REST_SHARED, "lua/prelude.lua", "lua/rest_shared.lua");
 script!(WITHDRAW, "lua/prelude.lua", "lua/withdraw.lua");
 script!(BEAT, "lua/prelude.lua", "lua/beat.lua");
 script!(INSPECT, "lua/prelude.lua", "lua/inspect.lua");
 script!(REVOKE, "lua/prelude.lua", "lua/revoke.lua");
 script!(PROBE, "lua/prelude.lua", "lua/probe.lua");
 
-/// Every script, to be loaded ahead of the first use.
+/// Every script of a plain lock's life, to be loaded ahead of the first use.
 pub(crate) fn scripts() -> [&'static Script; 10] {
     [
         &ACQUIRE,
@@ -60,15 +62,19 @@ pub(crate) struct Scripts {
     pub(crate) acquire: &'static Script,
     pub(crate) renew: &'static Script,
     pub(crate) release: &'static Script,
+    pub(crate) rest: &'static Script,
 }
 
 impl Scripts {
     pub(crate) fn of(kind: Kind) -> Self {
         match kind {
-            Kind::Shared => {
-                Self { acquire: &ACQUIRE_SHARED, renew: &RENEW_SHARED, release: &RELEASE_SHARED }
-            }
-            _ => Self { acquire: &ACQUIRE, renew: &RENEW, release: &RELEASE },
+            Kind::Shared => Self {
+                acquire: &ACQUIRE_SHARED,
+                renew: &RENEW_SHARED,
+                release: &RELEASE_SHARED,
+                rest: &REST_SHARED,
+            },
+            _ => Self { acquire: &ACQUIRE, renew: &RENEW, release: &RELEASE, rest: &REST },
         }
     }
 }
@@ -151,7 +157,9 @@ pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
 /// What stands in place of the first digit of a client's name in the entries of its shared requests: a client of before
 /// shared locks takes them for those of a client that does not live. As in the scripts.
 const SHARED: char = 's';
-/// The first digit of each client's name.
+/// What stands there in the entries of shared grants that rest. As in the script.
+const RESTS_SHARED: char = 't';
+/// The first digit of each client's name; of exclusive grants that rest it is another.
 const ANY: char = '0';
 
 /// The name of a client in the store, for one of these random digits.
@@ -187,7 +195,8 @@ impl<'a> Held<'a> {
         let is_ours =
             client.len() == 16 && !ttl.is_empty() && ttl.bytes().all(|b| b.is_ascii_digit());
         let label = parts.next().filter(|_| is_ours)?;
-        let kind = if client.starts_with(SHARED) { Kind::Shared } else { Kind::Exclusive };
+        let is_shared = client.starts_with([SHARED, RESTS_SHARED]);
+        let kind = if is_shared { Kind::Shared } else { Kind::Exclusive };
         Some(Self { id, label, token: token.parse().ok()?, kind })
     }
 }

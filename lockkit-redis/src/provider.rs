@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use lockkit_core::kit::{Awaited, Mailbox, call_limit, wait};
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Kind, LockProvider,
-    Operator, Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
+    MinimumHold, Operator, Request, RequestId, Result, StoreSays, TtlRange, WakeUp,
 };
 
 use crate::RedisConfig;
@@ -40,6 +40,7 @@ impl RedisProvider {
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
         guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
+        guarantees.minimum_hold = MinimumHold::ByStore;
         guarantees.token_survives.server_restart = true;
         guarantees.token_survives.data_loss = true;
         guarantees.belief_breaks_on = &[

@@ -5,5 +5,6 @@ if ARGV[2] ~= '' then bury(ID) end
 if value == ARGV[1] then return hand_on(string.sub(ARGV[1], 34, 49), head) or 1 end
 -- An attempt that came late may have queued the request once more, or been granted.
 redis.call('ZREM', Q, string.sub(ARGV[1], 1, -18))
-if value and string.sub(value, 1, 32) == ID then hand_on('') end
+-- One that rests has another client's name.
+if value and string.sub(value, 1, 49) == string.sub(ARGV[1], 1, 49) then hand_on('') end
 return 0
