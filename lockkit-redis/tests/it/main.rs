@@ -15,6 +15,7 @@ mod lists;
 mod processes;
 mod reconnect;
 mod refusals;
+mod resting;
 mod roles;
 mod scripts;
 mod server;
