@@ -76,6 +76,10 @@ impl From<&Guard> for Access {
         match guard.kind() {
             Kind::Exclusive => Self::Exclusive(guard.token()),
             Kind::Shared => Self::Shared(guard.token()),
+            // A grant of a semaphore has a slot.
+            Kind::Counted => {
+                Self::Counted { token: guard.token(), slot: guard.slot().unwrap_or_default() }
+            }
         }
     }
 }

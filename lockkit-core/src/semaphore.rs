@@ -77,6 +77,16 @@ impl Semaphore {
         self.with(|lock| lock.max_hold(max_hold))
     }
 
+    /// As [`Lock::hold_at_least`]: the permit is given back then.
+    pub fn hold_at_least(self, least: Duration) -> Self {
+        self.with(|lock| lock.hold_at_least(least))
+    }
+
+    /// As [`Lock::delay_after_loss`].
+    pub fn delay_after_loss(self, delay: Duration) -> Self {
+        self.with(|lock| lock.delay_after_loss(delay))
+    }
+
     /// As [`Lock::label`].
     pub fn label(self, label: impl Into<Arc<str>>) -> Self {
         self.with(|lock| lock.label(label))

@@ -138,8 +138,8 @@ async fn keep(
 /// The grant of a store that was asked for so much more than the ttl: its term is the ttl alone.
 pub(super) fn without_delay(grant: Grant, delay: Option<Duration>) -> Grant {
     let Some(delay) = delay else { return grant };
-    let Grant { token, term, lease } = grant;
-    Grant::new(token, shorter(term, delay), Delayed { lease, delay })
+    let term = shorter(grant.term, delay);
+    Grant { term, ..grant.wrapped(|lease| Delayed { lease, delay }) }
 }
 
 fn shorter(term: Term, delay: Duration) -> Term {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lockkit_core::{
     Applied, Error, Exclusion, Expiry, Fairness, FencingToken, Grant, Guarantees, Inspection,
-    Instant, Kind, Lease, LockName, LockProvider, LossReason, MinimumHold, Operator, Permits, Request, Result,
-    StoreSays, Term, TtlRange, WakeUp, async_trait,
+    Instant, Kind, Lease, LockName, LockProvider, LossReason, MinimumHold, Operator, Permits,
+    Request, Result, StoreSays, Term, TtlRange, WakeUp, async_trait,
 };
 use tokio::sync::watch;
 
