@@ -10,7 +10,7 @@ use crate::conformance::context::Context;
 use crate::conformance::queue::Queue;
 use crate::conformance::stop::{Stop, Verdict, all, require};
 use crate::conformance::tap::Tap;
-use crate::{Error, Grant, Guard, Instant, LockProvider, MinimumHold, Request};
+use crate::{Error, Grant, Guard, Instant, Kind, LockProvider, MinimumHold, Request};
 
 pub(super) const CASES: &[Case] = &[
     Case::new(
@@ -37,6 +37,13 @@ pub(super) const CASES: &[Case] = &[
         |cx| Box::pin(delayed(cx)),
     )
     .needs(&[Need::LeaseTtl]),
+    Case::new(
+        "C11-12",
+        Liveness,
+        "C11",
+        "jobs of 8 ms that many clients start 60 ms apart run once, with a minimum hold of a second",
+        |cx| Box::pin(once_per_tick(cx)),
+    ),
     Case::new(
         "C13-03",
         Safety,
@@ -158,12 +165,18 @@ async fn held_at_least(cx: Context) -> Verdict {
 
 async fn freed_by_the_store(cx: Context) -> Verdict {
     let short = rest_of(&cx);
-    let parts = [("short", cx.long_ttl(), short), ("long", cx.ttl(), cx.ttl() + short)];
-    let parts = parts.map(|(tail, ttl, rest_for)| {
+    let parts = [
+        ("short", Kind::Exclusive, cx.long_ttl(), short),
+        ("long", Kind::Exclusive, cx.ttl(), cx.ttl() + short),
+        ("shared", Kind::Shared, cx.long_ttl(), short),
+    ];
+    let offered = |kind: &Kind| cx.guarantees.kinds.contains(kind);
+    let parts = parts.into_iter().filter(|(_, kind, ..)| offered(kind));
+    let parts = parts.map(|(tail, kind, ttl, rest_for)| {
         let cx = &cx;
         async move {
             let holder = cx.connect().await?;
-            let request = cx.request_with_ttl(tail, ttl)?;
+            let request = cx.request_with_ttl(tail, ttl)?.with_kind(kind);
             let grant = cx.granted(&*holder, &request).await?;
             let mut waiting = waiter(cx, tail).await?;
             // In time: it may have expired meanwhile.
@@ -182,6 +195,27 @@ async fn freed_by_the_store(cx: Context) -> Verdict {
         }
     });
     all(join_all(parts).await).map(drop)
+}
+
+async fn once_per_tick(cx: Context) -> Verdict {
+    let (least, apart, lasting) =
+        (Duration::from_secs(1), Duration::from_millis(60), Duration::from_millis(8));
+    let mut locks = Vec::new();
+    for _ in 0..4 {
+        locks.push(cx.lock("tick").await?.hold_at_least(least));
+    }
+    let (mut runs, mut began) = (0, None);
+    for lock in locks.iter().cycle().take(12) {
+        let started = *began.get_or_insert(cx.clock.now());
+        let ran = lock.try_run(async |_guard| cx.sleep(lasting).await).await?.is_some();
+        if cx.clock.now().saturating_since(started) >= least {
+            break; // A slow store, or machine: the tick is over.
+        }
+        runs += u32::from(ran);
+        cx.sleep(apart).await;
+    }
+    require!(runs <= 1, "{runs} of the jobs of one tick ran");
+    Ok(())
 }
 
 async fn delayed(cx: Context) -> Verdict {
@@ -268,18 +302,33 @@ async fn resting(
     cx: &Context,
     holder: &dyn LockProvider,
     request: &Request,
+    tail: &str,
 ) -> Verdict<(Grant, Queue, Instant)> {
     let grant = cx.granted(holder, request).await?;
-    let waiting = waiter(cx, "resting").await?;
+    let waiting = waiter(cx, tail).await?;
     let since = cx.clock.now();
     rest(&grant, rest_of(cx)).await?;
     Ok((grant, waiting, since))
 }
 
 async fn over_for_its_request(cx: Context) -> Verdict {
+    each_kind(&cx, over_for_this_request).await
+}
+
+/// What must hold of each kind of grant, with the tail of its name.
+async fn each_kind(cx: &Context, part: impl AsyncFn(&Context, Kind, &str) -> Verdict) -> Verdict {
+    for (kind, tail) in [(Kind::Exclusive, "exclusive"), (Kind::Shared, "shared")] {
+        if cx.guarantees.kinds.contains(&kind) {
+            part(cx, kind, tail).await.map_err(|stop| stop.of(tail))?;
+        }
+    }
+    Ok(())
+}
+
+async fn over_for_this_request(cx: &Context, kind: Kind, tail: &str) -> Verdict {
     let holder = cx.connect().await?;
-    let request = cx.request_with_ttl("resting", cx.long_ttl())?;
-    let (grant, mut waiting, since) = resting(&cx, &*holder, &request).await?;
+    let request = cx.request_with_ttl(tail, cx.long_ttl())?.with_kind(kind);
+    let (grant, mut waiting, since) = resting(cx, &*holder, &request, tail).await?;
     let renewed = grant.lease.renew().await;
     require!(
         matches!(renewed, Err(Error::Lost { .. })),
@@ -287,26 +336,30 @@ async fn over_for_its_request(cx: Context) -> Verdict {
     );
     let replayed = holder.try_acquire(&request).await;
     require!(!matches!(replayed, Ok(Some(_))), "a replay was given the grant that rests");
-    let next = granted_after(&cx, &mut waiting, since, rest_of(&cx)).await?;
+    let next = granted_after(cx, &mut waiting, since, rest_of(cx)).await?;
     next.lease.release().await?;
     drop(grant);
-    cx.no_residue("resting").await
+    cx.no_residue(tail).await
 }
 
 async fn repeated(cx: Context) -> Verdict {
+    each_kind(&cx, repeated_of_kind).await
+}
+
+async fn repeated_of_kind(cx: &Context, kind: Kind, tail: &str) -> Verdict {
     let holder = cx.connect().await?;
-    let request = cx.request_with_ttl("resting", cx.long_ttl())?;
-    let (grant, mut waiting, since) = resting(&cx, &*holder, &request).await?;
+    let request = cx.request_with_ttl(tail, cx.long_ttl())?.with_kind(kind);
+    let (grant, mut waiting, since) = resting(cx, &*holder, &request, tail).await?;
     // Repeated, as after a reply that was lost, and as a sending that was held up.
-    for again in [rest_of(&cx), cx.long_ttl()] {
+    for again in [rest_of(cx), cx.long_ttl()] {
         let outcome = grant.lease.release_after(again).await;
         let is_over = matches!(outcome, Ok(true) | Err(Error::Lost { .. }));
         require!(is_over, "a repeated release with a rest: {outcome:?}");
     }
-    let next = granted_after(&cx, &mut waiting, since, rest_of(&cx)).await?;
+    let next = granted_after(cx, &mut waiting, since, rest_of(cx)).await?;
     in_vain(&grant, "over", true).await?;
     next.lease.renew().await?;
     next.lease.release().await?;
     drop(grant);
-    cx.no_residue("resting").await
+    cx.no_residue(tail).await
 }
