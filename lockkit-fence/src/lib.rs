@@ -13,19 +13,40 @@
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod access;
+#[cfg(any(feature = "etcd", feature = "object-store", feature = "zookeeper"))]
+mod cell;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod fenced;
 mod fencing;
-#[cfg(any(feature = "sqlx-postgres", feature = "sqlx-mysql", feature = "sqlx-sqlite"))]
+#[cfg(all(unix, feature = "file"))]
+pub mod file;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(any(
+    feature = "etcd",
+    feature = "redis",
+    feature = "sqlx-mysql",
+    feature = "sqlx-postgres",
+    feature = "sqlx-sqlite",
+    feature = "zookeeper"
+))]
 mod name;
 mod not_a_token;
+#[cfg(feature = "object-store")]
+pub mod object;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod seen;
-#[cfg(any(feature = "sqlx-postgres", feature = "sqlx-mysql", feature = "sqlx-sqlite"))]
+#[cfg(any(feature = "sqlx-mysql", feature = "sqlx-postgres", feature = "sqlx-sqlite"))]
 pub mod sql;
 mod stale;
 mod token;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub use access::Access;
 pub use error::Error;

@@ -8,10 +8,10 @@ use lockkit_fence::{Access, Error, Fencing, FencingToken};
 use testbed::RedisServer;
 
 /// In CI. The soak tests take more.
-pub const FEW: usize = 2;
+pub(crate) const FEW: usize = 2;
 
 /// A resource whose number can be read and written past its fence.
-pub trait Open: Resource {
+pub(crate) trait Open: Resource {
     async fn peek(&self) -> u64;
     async fn overwrite(&self, value: u64);
 }
@@ -73,14 +73,14 @@ async fn write(resource: &impl Open, access: Access, value: u64, using: Using) -
 }
 
 /// Passes every case, and keeps every update of holders that are paused, which are lost without it.
-pub async fn holds<F: Fixture<Resource: Open>>(fixture: &F) {
+pub(crate) async fn holds<F: Fixture<Resource: Open>>(fixture: &F) {
     assert_eq!(failures(fixture).await, []);
     reads_after_raising(fixture).await;
     keeps_updates(fixture, FEW).await;
 }
 
 /// With locks of two stores, the fence loses no update in so many pauses, and the control without it some.
-pub async fn keeps_updates<F: Fixture<Resource: Open>>(fixture: &F, pauses: usize) {
+pub(crate) async fn keeps_updates<F: Fixture<Resource: Open>>(fixture: &F, pauses: usize) {
     let (_server, stores) = stores().await;
     for locks in &stores {
         let store = locks.guarantees().exclusion;
@@ -99,7 +99,7 @@ pub async fn keeps_updates<F: Fixture<Resource: Open>>(fixture: &F, pauses: usiz
 }
 
 /// A new holder that reads before it raises bases its write on what a stale one then changes; in the shipped order it does not.
-async fn reads_after_raising<F: Fixture<Resource: Open>>(fixture: &F) {
+pub(crate) async fn reads_after_raising<F: Fixture<Resource: Open>>(fixture: &F) {
     let [old, new] = [33, 34].map(|token| Access::from(FencingToken::new(token).expect("a token")));
     let mut lost = Vec::new();
     for reads_first in [true, false] {

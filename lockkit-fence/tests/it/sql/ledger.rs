@@ -16,7 +16,7 @@ use crate::pauses::Open;
 const TABLE: &str = "CREATE TABLE ledger (name VARCHAR(40) PRIMARY KEY, value BIGINT NOT NULL)";
 
 /// What a database needs to be started again.
-pub enum Server {
+pub(crate) enum Server {
     Postgres(PostgresServer),
     Mysql(MariadbServer),
     /// Its file, in this directory.
@@ -24,7 +24,7 @@ pub enum Server {
 }
 
 impl Server {
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         match self {
             Self::Postgres(server) => server.url(),
             Self::Mysql(server) => server.url(),
@@ -43,20 +43,20 @@ impl Server {
 
 macro_rules! database {
     ($fixture:ident, $ledger:ident, $database:ty, $server:expr, $options:expr) => {
-        pub struct $fixture {
-            pub server: Arc<Server>,
-            pub pool: Pool<$database>,
+        pub(crate) struct $fixture {
+            pub(crate) server: Arc<Server>,
+            pub(crate) pool: Pool<$database>,
             names: AtomicU64,
         }
 
-        pub struct $ledger {
+        pub(crate) struct $ledger {
             server: Arc<Server>,
             pool: Mutex<Pool<$database>>,
             name: String,
         }
 
         impl $fixture {
-            pub async fn start() -> Self {
+            pub(crate) async fn start() -> Self {
                 let server: Server = $server;
                 let pool = Self::connect(&server).await;
                 for statements in [<$database>::MIGRATION, TABLE] {

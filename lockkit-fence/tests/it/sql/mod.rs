@@ -4,7 +4,7 @@ mod errors;
 mod ledger;
 mod other_ways;
 
-use ledger::{Mysql, Postgres, Sqlite};
+pub(crate) use ledger::{Mysql, Postgres, Sqlite};
 
 use super::pauses;
 
