@@ -81,7 +81,8 @@ impl Advisory {
         let (request, kind, key) = (entry.request(), turn.kind(), turn.key());
         let (clock, limit) = (request.clock(), answer_limit(request.ttl()));
         if kind == Kind::Shared
-            && let Some(group) = turn.join(|session| session.ttl() == request.ttl())
+            && let Some(group) =
+                turn.join(|session| session.ttl() == request.ttl() && session.is_good_for_others())
         {
             return self.join(entry, turn, group).await;
         }
@@ -338,7 +339,8 @@ impl LockProvider for Advisory {
             (asked.held.clone(), asked.traces.clone())
         };
         traces.retain(|trace| !trace.is_settled());
-        if !traces.is_empty() {
+        let asks = held.is_none() || request.kind() == Kind::Exclusive;
+        if asks && !traces.is_empty() {
             // It is its turn: its call may hear of the withdrawal later than others try.
             self.names.visit(request.name()).reopen();
         }

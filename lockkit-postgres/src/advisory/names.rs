@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use lockkit_core::{Holder, Kind, LockName, Request, StoreSays};
 use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey};
@@ -58,8 +58,8 @@ pub(super) struct Names {
 #[derive(Debug)]
 struct Name {
     turn: Arc<RwLock<()>>,
-    /// One shared request at a time asks the server.
-    asks: Arc<tokio::sync::Mutex<()>>,
+    /// One shared request at a time asks the server; made for the first.
+    asks: OnceLock<Arc<tokio::sync::Mutex<()>>>,
     known: watch::Sender<Known>,
     /// The locks that the server holds for shared requests of ours.
     groups: Mutex<Vec<Weak<Group>>>,
@@ -172,14 +172,21 @@ struct Writer<'a>(&'a Name);
 
 impl<'a> Writer<'a> {
     fn of(name: &'a Name) -> Self {
-        name.known.send_modify(|known| known.writers += 1);
+        // Only the first and the last matter to others.
+        name.known.send_if_modified(|known| {
+            known.writers += 1;
+            known.writers == 1
+        });
         Self(name)
     }
 }
 
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
-        self.0.known.send_modify(|known| known.writers -= 1);
+        self.0.known.send_if_modified(|known| {
+            known.writers -= 1;
+            known.writers == 0
+        });
     }
 }
 
@@ -228,7 +235,7 @@ impl Visit {
                 return Right::Alone { _line: Arc::clone(&name.turn).write_owned().await };
             }
             let line = Arc::clone(&name.turn).read_owned().await;
-            let asks = Arc::clone(&name.asks).lock_owned().await;
+            let asks = Arc::clone(name.asks.get_or_init(Arc::default)).lock_owned().await;
             Right::Shared { _line: line, asks: Mutex::new(Some(asks)) }
         };
         let mut right = std::pin::pin!(right);

@@ -182,6 +182,34 @@ async fn members_that_expired_are_gone_with_the_next_group_and_never_come_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_ends_with_the_member_that_lasts_longest_after_each_that_comes_is_renewed_or_leaves()
+ {
+    let server = PostgresServer::start().unwrap();
+    drop(locks(&server).await);
+    let is_so = || {
+        let ends =
+            "SELECT expires_at = (SELECT max(expires_at) FROM lockkit.member) FROM lockkit.lease";
+        server.sql(ends).unwrap() == "t"
+    };
+    for (number, ttl) in [(1, 15_000), (2, 30_000), (3, 20_000)] {
+        dies(&server, number, ttl);
+        assert!(is_so(), "{number} came");
+    }
+    let calls = [
+        format!("renew_member('a', {}, 40000, 60000)", old(1)),
+        // A replay.
+        format!("acquire_member('a', {0}, {0}, 50000, '', false, 60000, 'shared')", old(3)),
+        format!("leave_member('a', {}, false, false)", old(3)),
+        format!("leave_member('a', {}, false, false)", old(2)),
+    ];
+    for call in calls {
+        server.sql(&format!("SELECT lockkit.{call}")).unwrap();
+        assert!(is_so(), "{call}");
+    }
+    assert!(asks(&server, "a", 4, false).starts_with("held "), "one is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_writer_is_granted_when_the_last_living_member_leaves_a_group_with_dead_ones_that_lasted_longer()
  {
     let server = PostgresServer::start().unwrap();
