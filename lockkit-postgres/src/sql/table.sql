@@ -38,17 +38,22 @@ CREATE UNLOGGED TABLE IF NOT EXISTS @.waiter (
     ttl bigint NOT NULL,
     label text NOT NULL
 );
-CREATE UNIQUE INDEX IF NOT EXISTS waiter_in_order ON @.waiter (name, ticket);
 
--- Added later; older functions know only of exclusive grants and waiters, and leave these as they are.
-ALTER TABLE @.lease
-    -- How many members the last group has, and the token of the oldest: no other row is one. Where it has expired,
-    -- its rows stay until the next group.
-    ADD COLUMN IF NOT EXISTS members int NOT NULL DEFAULT 0,
-    ADD COLUMN IF NOT EXISTS first_member bigint NOT NULL DEFAULT 0,
-    -- The limit of a semaphore.
-    ADD COLUMN IF NOT EXISTS permits int;
-ALTER TABLE @.waiter ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'exclusive';
+-- Added later; older functions know only of exclusive grants and waiters, and leave these as they are. Only where they
+-- are missing, and in the order of each call's own locks: calls of other clients go on meanwhile.
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = '@.lease'::regclass AND attname = 'members') THEN
+        ALTER TABLE @.lease
+            -- How many members the last group has, and the token of the oldest: no other row is one. Where it has
+            -- expired, its rows stay until the next group.
+            ADD COLUMN members int NOT NULL DEFAULT 0,
+            ADD COLUMN first_member bigint NOT NULL DEFAULT 0,
+            -- The limit of a semaphore.
+            ADD COLUMN permits int;
+        ALTER TABLE @.waiter ADD COLUMN kind text NOT NULL DEFAULT 'exclusive';
+    END IF;
+END $$;
+CREATE UNIQUE INDEX IF NOT EXISTS waiter_in_order ON @.waiter (name, ticket);
 
 -- A member of a group: a grant that is held beside others. The lease row of the name has the marker %group% for its
 -- request and the latest of the members' ends for its own, so that each call that knows of exclusive grants alone,
@@ -62,9 +67,9 @@ CREATE TABLE IF NOT EXISTS @.member (
     granted_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     -- That of a counted grant.
-    slot int
+    slot int,
+    UNIQUE (name, token)
 ) WITH (fillfactor = 50);
-CREATE UNIQUE INDEX IF NOT EXISTS member_in_order ON @.member (name, token);
 
 -- A client with waiters says that it lives by one beat every third of `life` (milliseconds). `lost`
 -- grows when its waiters were taken out of a queue, since it had not been heard of for a life.

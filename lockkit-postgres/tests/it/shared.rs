@@ -1,9 +1,11 @@
 //! Shared locks under the strategy "table": beside functions of before them, after a crash, and with waiters that die.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use lockkit_core::{Kind, Locks};
 use lockkit_postgres::{PostgresConfig, PostgresProvider, Strategy};
+use sqlx::{Connection, Executor, PgConnection};
 use testbed::contenders::queued;
 use testbed::{Data, PostgresServer};
 
@@ -98,6 +100,28 @@ async fn a_schema_of_before_shared_locks_is_refused_where_nothing_may_be_made() 
     assert!(refused.contains("setup_sql"), "{refused}");
     server.sql(&PostgresConfig::setup_sql(&config)).unwrap();
     drop(PostgresProvider::connect(config).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setup_beside_a_call_that_is_under_way_waits_for_it_at_most_and_fails_neither() {
+    for made in [BEFORE, ""] {
+        let server = Arc::new(PostgresServer::start().unwrap());
+        let setup = config(&server.url(), Strategy::Table).setup_sql();
+        server.sql(if made.is_empty() { &setup } else { made }).unwrap();
+        server.sql("INSERT INTO lockkit.lease (name) VALUES ('a')").unwrap();
+        // What each call does: the row of its name, and then the queue.
+        let mut call = PgConnection::connect(&server.url()).await.unwrap();
+        call.execute("BEGIN; SELECT FROM lockkit.lease FOR UPDATE").await.unwrap();
+        let (setting_up, at) = (Arc::clone(&server), Arc::clone(&server));
+        let setting_up = tokio::task::spawn_blocking(move || setting_up.sql(&setup));
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        let is_there = || setting_up.is_finished() || count(&at, waits) == 1;
+        until(ms(20_000), "the setup has ended, or waits", is_there).await;
+        let queue = "INSERT INTO lockkit.waiter (name, request, client, ttl, label) \
+            VALUES ('a', gen_random_uuid(), gen_random_uuid(), 1000, ''); COMMIT";
+        call.execute(queue).await.unwrap();
+        by(ms(20_000), "the setup's end", setting_up).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
