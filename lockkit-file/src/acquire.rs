@@ -6,6 +6,8 @@
 //! trying --the turn is that of an earlier waiter of another process--> stepping back
 //! trying --another holds--> waiting
 //! trying --a program that knows nothing of us holds, twice--> in the kernel's queue
+//! trying --those who share hold--> waiting, where an exclusive request lets no other shared one in
+//! trying --a token of another is being written--> trying, a moment later
 //! trying --other files lie there--> trying, with those
 //! stepping back, waiting --a file was closed, or its time is over--> trying
 //! in the kernel's queue --locked, or other files lie there--> trying
@@ -17,7 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockkit_core::{Error, FencingToken, Grant, Request, Result, StoreSays};
+use lockkit_core::{Error, FencingToken, Grant, Kind, Request, Result, StoreSays};
 use tokio::sync::futures::Notified;
 use tokio::time::{Sleep, sleep};
 
@@ -26,16 +28,18 @@ use crate::error::ended;
 use crate::events::{BACKSTOP, POLL, Watch};
 use crate::files::LockFiles;
 use crate::lease::{grant, sync};
-use crate::protocol::{Attempted, Blocked, Candidate, Held};
+use crate::protocol::{Attempted, Blocked, Candidate, Held, Passage};
 use crate::queue::Queued;
 use crate::slot::{Slot, Standing};
 use crate::turns::Turn;
-use crate::{look, machine, operator};
+use crate::{look, machine, operator, seat};
 
 /// How soon to look again at a twin that an operator may be looking at.
 const BLIP: Duration = Duration::from_millis(1);
 /// How often, before the twin counts as held.
 const BLIPS: u32 = 5;
+/// How often at a door, within which a token may be synced.
+const DOOR_BLIPS: u32 = 2_000;
 /// For how long a waiter steps back for one that came earlier, if nothing happens to the file.
 const STEP_BACK: Duration = Duration::from_millis(5);
 
@@ -54,9 +58,9 @@ pub(crate) async fn at_once(client: &Arc<Client>, request: &Request) -> Result<O
             Standing::Queued | Standing::First => {}
         }
         let sent = request.clock().now();
-        match Candidate::open(files.clone())?.attempt(None)? {
+        match Candidate::open(files.clone())?.attempt(request.kind(), None)? {
             Attempted::Taken(held) => return sync(entry, held, request, sent).await.map(Some),
-            Attempted::Blocked(candidate, Blocked::Twin) if blips < BLIPS => {
+            Attempted::Blocked(candidate, by) if blips < blips_at(by) => {
                 candidate.let_go();
                 blips += 1;
                 sleep(BLIP).await;
@@ -114,6 +118,15 @@ pub(crate) async fn waiting(client: &Arc<Client>, request: &Request) -> Result<G
     }
 }
 
+/// How often to look again soon.
+const fn blips_at(by: Blocked) -> u32 {
+    match by {
+        Blocked::Twin => BLIPS,
+        Blocked::Door => DOOR_BLIPS,
+        Blocked::File | Blocked::Gate => 0,
+    }
+}
+
 async fn or_never(changed: Option<impl Future<Output = ()>>) {
     match changed {
         Some(changed) => changed.await,
@@ -138,7 +151,8 @@ async fn in_line<'a>(slot: &'a Slot, request: &Request, files: &LockFiles) -> Re
             Standing::Ended(reason) => return Err(ended(reason)),
             Standing::First => return Ok(InLine::First(told)),
             Standing::Queued | Standing::Granting => {
-                let holder = look::last_holder(files).map(operator::holder);
+                let holder = look::last_holder(files).or_else(|| seat::first_holder(files));
+                let holder = holder.map(operator::holder);
                 request.report(StoreSays::Held(holder));
                 told.await;
             }
@@ -184,7 +198,7 @@ impl<'a> Waiter<'a> {
             client,
             request,
             files,
-            mine: Turn::new(machine::boot_time(), request.id()),
+            mine: Turn::new(machine::boot_time(), request.id(), request.kind()),
             candidate: None,
             watches: Vec::new(),
             back: None,
@@ -200,9 +214,11 @@ impl<'a> Waiter<'a> {
             Some(candidate) => candidate,
             None => Candidate::open(self.files.clone())?,
         };
-        let earlier = candidate.next_turn().filter(|turn| *turn < self.mine);
+        let kind = self.request.kind();
+        let earlier = candidate.next_turn(kind).filter(|turn| *turn < self.mine);
         if let Some(turn) = earlier
             && !self.is_locked
+            && candidate.passage != Passage::Within
             && self.steps_back(turn)
         {
             candidate.step_back(self.mine)?;
@@ -211,7 +227,7 @@ impl<'a> Waiter<'a> {
             return Ok(if self.arms(1) { Step::Again } else { Step::Back });
         }
         self.is_locked = false;
-        match candidate.attempt(Some(self.mine))? {
+        match candidate.attempt(kind, Some(self.mine))? {
             Attempted::Taken(held) => {
                 // An earlier waiter that did not use its turn died, or is slow.
                 held.end_turns(self.mine, earlier);
@@ -227,20 +243,23 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    fn blocked(&mut self, candidate: Candidate, by: Blocked) -> Step {
+    fn blocked(&mut self, mut candidate: Candidate, by: Blocked) -> Step {
         (self.back, self.stale) = (None, Stale(0));
-        self.is_locked = by == Blocked::Twin;
+        self.is_locked = by.keeps_file();
         if self.arms(1) {
             self.candidate = Some(candidate);
             return Step::Again;
         }
-        let holder = candidate.holder().cloned().map(operator::holder);
+        let holder = candidate.holder().cloned().or_else(|| seat::first_holder(&self.files));
+        let holder = holder.map(operator::holder);
         self.request.report(StoreSays::Held(holder));
         if by == Blocked::File && self.passed_over.again(&candidate) {
             return Step::Queue(candidate);
         }
+        // Shared requests pass the gate within microseconds.
+        let is_passed = self.request.kind() == Kind::Exclusive && !candidate.keeps_gate();
         self.candidate = Some(candidate);
-        if by == Blocked::Twin && self.blips < BLIPS {
+        if self.blips < if is_passed { BLIPS } else { blips_at(by) } {
             self.blips += 1;
             return Step::Wait(BLIP);
         }

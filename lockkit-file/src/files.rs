@@ -38,6 +38,23 @@ impl LockFiles {
     }
 }
 
+impl LockFiles {
+    /// Which shared requests pass through, and an exclusive one waits in: so it waits for those alone that hold.
+    pub(crate) fn gate(&self) -> PathBuf {
+        self.twin.with_extension("gate")
+    }
+
+    /// Locked by the shared request whose token is being written.
+    pub(crate) fn door(&self) -> PathBuf {
+        self.twin.with_extension("door")
+    }
+
+    /// The file of one of those who hold together.
+    pub(crate) fn seat(&self, number: u32) -> PathBuf {
+        self.twin.with_extension(format!("share-{number}"))
+    }
+}
+
 /// Makes the store's directories where they are missing; the first one's parent must exist.
 pub(crate) fn prepare(directory: &Path) -> io::Result<PathBuf> {
     match DirBuilder::new().create(directory) {
@@ -128,6 +145,24 @@ impl Opened {
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(error)) => Err(failed("locking", &self.path, &error)),
         }
+    }
+
+    pub(crate) fn try_lock_shared(&self) -> Result<bool> {
+        match self.file.try_lock_shared() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(failed("locking", &self.path, &error)),
+        }
+    }
+
+    /// Closing does it too, but not while a sync or a forked child has the file open.
+    pub(crate) fn unlock(&self) {
+        self.file.unlock().ok();
+    }
+
+    /// Writes that its holder has left, where its record says that it holds.
+    pub(crate) fn write_free(&self, word: u64) {
+        self.file.write_all_at(record::FREE.as_bytes(), word).ok();
     }
 
     /// Reads it; refuses a file of a newer layout.

@@ -59,7 +59,11 @@ mod queue;
 #[cfg(unix)]
 mod record;
 #[cfg(unix)]
+mod seat;
+#[cfg(unix)]
 mod slot;
+#[cfg(unix)]
+mod together;
 #[cfg(unix)]
 mod tokens;
 #[cfg(unix)]

@@ -13,7 +13,7 @@ use crate::error::failed;
 use crate::files::LockFiles;
 use crate::name::{SUFFIX, name_of};
 use crate::record::HolderRecord;
-use crate::{look, machine};
+use crate::{look, machine, seat};
 
 #[async_trait]
 impl Operator for Client {
@@ -39,9 +39,10 @@ impl Operator for Client {
             return Ok(slot.end(LossReason::Revoked));
         }
         let (directory, asked) = (Arc::clone(&self.directory), name.clone());
-        let record =
-            in_the_background(move || held_by(&LockFiles::of(&directory, &asked))).await?.flatten();
-        match record.filter(|record| record.token == token.as_u64()) {
+        let records =
+            in_the_background(move || holders(&LockFiles::of(&directory, &asked))).await?;
+        let is_meant = |record: &HolderRecord| record.token == token.as_u64();
+        match records.into_iter().flatten().find(is_meant) {
             None => Ok(false),
             Some(HolderRecord { label, pid, .. }) => Err(Error::rejected(
                 format!("revoking token {token} of {name:?}: another process holds it"),
@@ -68,10 +69,18 @@ fn held_by(files: &LockFiles) -> Result<Option<Option<HolderRecord>>> {
     Ok(held.then(|| look::last_holder(files)))
 }
 
+/// Who holds: one alone, or those who share.
+fn holders(files: &LockFiles) -> Result<Vec<Option<HolderRecord>>> {
+    match held_by(files)? {
+        Some(alone) => Ok(vec![alone]),
+        None => seat::holders(files).map(|seat| seat.map(|(_, record)| record)).collect(),
+    }
+}
+
 fn inspect(directory: &Path, name: LockName) -> Result<Inspection> {
-    let holder = held_by(&LockFiles::of(directory, &name))?
-        .map(|record| record.map_or_else(|| Holder::new(""), holder));
-    Ok(Inspection::new(name, holder.into_iter().collect(), None))
+    let holders = holders(&LockFiles::of(directory, &name))?.into_iter();
+    let holders = holders.map(|record| record.map_or_else(|| Holder::new(""), holder));
+    Ok(Inspection::new(name, holders.collect(), None))
 }
 
 /// The name in a file whose stem does not tell it.
@@ -117,7 +126,7 @@ fn list(
 /// A record as its readers know it.
 pub(crate) fn holder(record: HolderRecord) -> Holder {
     let age = machine::boot_time().saturating_sub(record.since);
-    let holder = Holder::new(record.label).with_age(age);
+    let holder = Holder::new(record.label).with_age(age).with_kind(record.kind);
     match FencingToken::new(record.token) {
         Ok(token) => holder.with_token(token),
         Err(_) => holder,

@@ -5,31 +5,44 @@
 //! which is told that it has lost. Files are never renamed, replaced or removed by us.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lockkit_core::kit::wall_micros;
-use lockkit_core::{Error, FencingToken, LockName, Result};
+use lockkit_core::{Error, FencingToken, Kind, LockName, Result};
 
 use crate::error::failed;
 use crate::files::{LockFiles, Opened, Seen, create_twins};
 use crate::look;
 use crate::machine::boot_time;
 use crate::process::{self, Claim};
-use crate::record::{self, Ahead, HolderRecord};
+use crate::record::{Ahead, HolderRecord};
+use crate::seat::{self, Seat};
 use crate::tokens::Known;
 use crate::turns::{ROOMS, Turn};
 
 /// Both files of a name, open and not yet locked.
 #[derive(Debug)]
 pub(crate) struct Candidate {
-    files: LockFiles,
+    pub(crate) files: LockFiles,
+    /// Open once a shared request has come to it, and locked while an exclusive one waits in it.
+    pub(crate) gate: Option<Opened>,
+    /// Where in the gate it stands.
+    pub(crate) passage: Passage,
     // Closed first, also by the kernel (lower number): who is woken by the file finds both free.
-    twin: Opened,
-    file: Opened,
+    pub(crate) twin: Opened,
+    pub(crate) file: Opened,
     /// What both held when they were read last.
-    seen: Option<[Seen; 2]>,
+    pub(crate) seen: Option<[Seen; 2]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passage {
+    Before,
+    /// An exclusive request that keeps the gate shut.
+    Within,
+    /// A shared request that has its file locked.
+    Passed,
 }
 
 /// How an attempt to lock both files went.
@@ -47,6 +60,17 @@ pub(crate) enum Blocked {
     File,
     /// An operator looks at it for a moment, or the file was deleted under its holder.
     Twin,
+    /// An exclusive request waits for those who share the name.
+    Gate,
+    /// Another request's token is being written.
+    Door,
+}
+
+impl Blocked {
+    /// Whether the request has its file locked meanwhile.
+    pub(crate) const fn keeps_file(self) -> bool {
+        matches!(self, Self::Twin | Self::Door)
+    }
 }
 
 impl Candidate {
@@ -61,7 +85,7 @@ impl Candidate {
             opened => opened?,
         };
         let file = Opened::open(&files.file)?;
-        Ok(Self { files, twin, file, seen: None })
+        Ok(Self { files, gate: None, passage: Passage::Before, twin, file, seen: None })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -80,12 +104,13 @@ impl Candidate {
 
     /// Whether the file is locked by a program that knows nothing of its twin.
     pub(crate) fn is_held_by_others(&self) -> bool {
-        look::is_held(&self.files).is_ok_and(|is_held| !is_held)
+        look::is_held(&self.files).is_ok_and(|is_held| !is_held) && !seat::is_any_taken(&self.files)
     }
 
-    /// The turn of the waiter that came first, if one waits.
-    pub(crate) fn next_turn(&self) -> Option<Turn> {
-        [&self.file, &self.twin].into_iter().flat_map(|file| file.line().turns()).min()
+    /// The turn of the waiter that came first, if one waits that a request of this kind does not hold with.
+    pub(crate) fn next_turn(&self, kind: Kind) -> Option<Turn> {
+        let turns = [&self.file, &self.twin].into_iter().flat_map(|file| file.line().turns());
+        turns.filter(|turn| kind != Kind::Shared || !turn.is_shared()).min()
     }
 
     /// The holder as the files told when they were read last.
@@ -121,7 +146,7 @@ impl Candidate {
     }
 
     /// Before anything is written, be it a grant or a turn: a newer layout is refused.
-    fn look(&mut self) -> Result<()> {
+    pub(crate) fn look(&mut self) -> Result<()> {
         self.seen = Some([self.file.look()?, self.twin.look()?]);
         Ok(())
     }
@@ -129,12 +154,16 @@ impl Candidate {
     /// Unlocks what it may have locked. Closing does it too, but not while a child that was forked
     /// meanwhile, and is about to `exec`, has the files open.
     pub(crate) fn let_go(self) {
+        self.gate.iter().for_each(Opened::unlock);
         self.twin.file.unlock().ok();
         self.file.file.unlock().ok();
     }
 
     /// Tries to lock both; where another holds, a waiter asks for its turn.
-    pub(crate) fn attempt(mut self, waits: Option<Turn>) -> Result<Attempted> {
+    pub(crate) fn attempt(mut self, kind: Kind, waits: Option<Turn>) -> Result<Attempted> {
+        if kind == Kind::Shared {
+            return self.beside_others(waits);
+        }
         let file_locked = self.file.try_lock()?;
         let locked = file_locked && self.twin.try_lock()?;
         // Looked at after locking: what was replaced before is noticed here, later by the lease.
@@ -147,23 +176,35 @@ impl Candidate {
         }
         let claim = if locked { Claim::new(&self.files.file) } else { None };
         let Some(claim) = claim else { return Ok(self.blocked(Blocked::Twin, waits)) };
-        let Self { files, twin, file, seen } = self;
-        let Some([seen, twin_seen]) = seen else { return Ok(Attempted::Stale) };
-        let (seen, pid) = ([seen, twin_seen], std::process::id());
-        let held = Held {
+        Ok(self.taken(kind, claim, None, None))
+    }
+
+    pub(crate) fn taken(
+        self,
+        kind: Kind,
+        claim: Claim,
+        seat: Option<Seat>,
+        door: Option<Opened>,
+    ) -> Attempted {
+        self.gate.iter().for_each(Opened::unlock);
+        let Self { files, twin, file, seen, .. } = self;
+        let Some(seen) = seen else { return Attempted::Stale };
+        Attempted::Taken(Held {
+            kind,
             claim: Some(claim),
+            seat,
+            door,
             twin,
             file,
             files,
             seen,
             words: None,
             is_synced: false,
-            pid,
-        };
-        Ok(Attempted::Taken(held))
+            pid: std::process::id(),
+        })
     }
 
-    fn blocked(self, by: Blocked, waits: Option<Turn>) -> Attempted {
+    pub(crate) fn blocked(self, by: Blocked, waits: Option<Turn>) -> Attempted {
         waits.into_iter().for_each(|mine| self.ask_for_turn(mine));
         Attempted::Blocked(self, by)
     }
@@ -176,7 +217,12 @@ fn clear_turns(files: [&Opened; 2], seen: &[Seen; 2], is_over: impl Fn(Turn) -> 
 /// Both files of a name, locked; dropping it frees the name (C11).
 #[derive(Debug)]
 pub(crate) struct Held {
+    kind: Kind,
     claim: Option<Claim>,
+    /// What names one of those who hold together.
+    seat: Option<Seat>,
+    /// Locked until the token is on the disk, so that those who share the name write one after the other.
+    door: Option<Opened>,
     twin: Opened,
     file: Opened,
     files: LockFiles,
@@ -201,8 +247,22 @@ impl Held {
     }
 
     /// Says that what had to be synced before the grant is.
-    pub(crate) const fn synced(&mut self) {
+    pub(crate) fn synced(&mut self) {
         self.is_synced = true;
+        if self.kind != Kind::Exclusive {
+            self.write_free();
+            self.door.take().iter().for_each(Opened::unlock);
+        }
+    }
+
+    /// Says in both files that nobody holds alone, and that what they tell is on the disk.
+    fn write_free(&mut self) {
+        let [file, twin] = self.words.take().unwrap_or_default();
+        for (opened, word) in [(&self.file, file), (&self.twin, twin)] {
+            if word != 0 {
+                opened.write_free(word);
+            }
+        }
     }
 
     /// Writes the next token and its holder, and answers what must be synced before the grant, if anything.
@@ -232,14 +292,19 @@ impl Held {
             )
         })?;
         let (token, until) = (next.token.as_u64(), next.until);
+        let kind = self.kind;
         let holder = |stamp: Option<u64>| HolderRecord {
             label: label.to_owned(),
             pid: std::process::id(),
             token,
             since: boot_time(),
             ahead: stamp.map(|stamp| Ahead { until, stamp }),
+            kind,
         };
         let [of_file, of_twin] = stamps.map(holder);
+        if let Some(seat) = &mut self.seat {
+            seat.write(name, &of_file)?;
+        }
         let file_word = self.file.write(file, until, name.as_str(), &of_file)?;
         self.words = Some([file_word, 0]);
         let twin_word = self.twin.write(twin, until, name.as_str(), &of_twin)?;
@@ -318,16 +383,15 @@ impl Drop for Held {
         }
         // A write would wait for a sync that is under way, and the name with it: then the files are left as those of a
         // holder that was killed.
-        if let Some([file, twin]) = self.words.filter(|_| self.is_synced) {
-            for (opened, word) in [(&self.file, file), (&self.twin, twin)] {
-                if word != 0 {
-                    opened.file.write_all_at(record::FREE.as_bytes(), word).ok();
-                }
-            }
+        if self.is_synced {
+            self.write_free();
+            self.seat.iter().for_each(Seat::write_free);
         }
         self.claim = None;
         // Unlocked although closing does it: a sync under way or a forked child may keep the
         // files open. The close that follows is the event that waiters wait for.
+        self.seat.iter().for_each(Seat::unlock);
+        self.door.iter().for_each(Opened::unlock);
         self.twin.file.unlock().ok();
         self.file.file.unlock().ok();
     }

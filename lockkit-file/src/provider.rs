@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lockkit_core::{
-    Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, LockName, LockProvider,
+    Error, Exclusion, Expiry, Fairness, Finding, Grant, Guarantees, Kind, LockName, LockProvider,
     LossReason, Operator, Request, Result, WakeUp, async_trait,
 };
 use tokio::runtime::Handle;
@@ -33,6 +33,7 @@ impl FileProvider {
         let mut guarantees = Guarantees::new(Exclusion::OneHost, Expiry::HolderDeath);
         guarantees.fairness = Fairness::Eventual;
         guarantees.wake_up = WakeUp::Push;
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
         guarantees.token_survives.server_restart = true;
         guarantees.token_survives.data_loss = true;
         guarantees.belief_breaks_on = &[

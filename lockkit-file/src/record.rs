@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lockkit_core::{Result, kit};
+use lockkit_core::{Kind, Result, kit};
 use sha2::{Digest, Sha256};
 
 use crate::name::{decode, encode};
@@ -46,6 +46,8 @@ pub(crate) struct HolderRecord {
     pub(crate) since: Duration,
     /// Up to which token all may be granted without another sync; absent in records of earlier versions.
     pub(crate) ahead: Option<Ahead>,
+    /// The kind of its grant; earlier versions knew exclusive ones alone.
+    pub(crate) kind: Kind,
 }
 
 /// Tokens of which the slot tells ahead.
@@ -100,6 +102,11 @@ impl Content {
     /// The last holder, unless it has released.
     pub(crate) fn holder(&self) -> Option<&HolderRecord> {
         self.record.as_ref().filter(|(word, _)| *word == Word::Held).map(|(_, holder)| holder)
+    }
+
+    /// Whether the last grant was shared.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.record.as_ref().is_some_and(|(_, holder)| holder.kind == Kind::Shared)
     }
 
     /// Whether there is something, and no whole slot.
@@ -171,8 +178,9 @@ pub(crate) fn body(name: &str, holder: &HolderRecord) -> (String, u64) {
     }
     let ahead =
         holder.ahead.map(|Ahead { until, stamp }| format!(" until={until} in={stamp:016x}"));
+    let kind = if holder.kind == Kind::Exclusive { "" } else { " kind=shared" };
     let facts = format!(
-        " pid={} token={} since={}{} label={}",
+        " pid={} token={} since={}{}{kind} label={}",
         holder.pid,
         holder.token,
         holder.since.as_millis(),
@@ -214,6 +222,7 @@ fn record_of(line: &str) -> Option<(Word, HolderRecord)> {
         token: fact("token")?.parse().ok()?,
         since: Duration::from_millis(fact("since")?.parse().ok()?),
         ahead: ahead(),
+        kind: if fact("kind") == Some("shared") { Kind::Shared } else { Kind::Exclusive },
     };
     Some((word, holder))
 }
@@ -234,7 +243,8 @@ mod tests {
     fn holder() -> HolderRecord {
         let label = "host/7/a b\n{é}".to_owned();
         let ahead = Some(Ahead { until: 42, stamp: 9 });
-        HolderRecord { label, pid: 7, token: 40, since: Duration::from_millis(12), ahead }
+        let (since, kind) = (Duration::from_millis(12), Kind::Exclusive);
+        HolderRecord { label, pid: 7, token: 40, since, ahead, kind }
     }
 
     fn image() -> Vec<u8> {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lockkit_core::RequestId;
+use lockkit_core::{Kind, RequestId};
 
 /// The length of a line.
 pub(crate) const LINE_LEN: usize = 64;
@@ -14,6 +14,8 @@ pub(crate) const ROOMS: usize = 4;
 const ROOM_LEN: usize = 15;
 /// Since when a waiter waits stands above so many bits of its request.
 const ID_BITS: u32 = 14;
+/// The last bits of the turn of a shared request, and of no other.
+const SHARED: u64 = 0x3f;
 
 /// Since when a waiter waits: the earlier one goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,9 +23,20 @@ pub(crate) struct Turn(u64);
 
 impl Turn {
     /// `since` is on the machine's boot clock.
-    pub(crate) fn new(since: Duration, id: RequestId) -> Self {
+    pub(crate) fn new(since: Duration, id: RequestId, kind: Kind) -> Self {
         let [.., high, low] = id.to_bytes();
-        Self::at(since.as_micros(), u64::from(u16::from_be_bytes([high, low])))
+        let id = u64::from(u16::from_be_bytes([high, low]));
+        let id = match kind {
+            Kind::Shared => id | SHARED,
+            _ if id & SHARED == SHARED => id - 1,
+            _ => id,
+        };
+        Self::at(since.as_micros(), id)
+    }
+
+    /// Whether a shared request waits. A turn of an earlier version, which are all exclusive, seems so once in 64.
+    pub(crate) const fn is_shared(self) -> bool {
+        self.0 & SHARED == SHARED
     }
 
     /// The latest one that a waiter can have at this time.
@@ -39,7 +52,7 @@ impl Turn {
 
     /// Where a waiter begins to look for room, so that waiters that come together take different rooms.
     pub(crate) fn first_room(self) -> usize {
-        usize::try_from(self.0).unwrap_or(0) % (2 * ROOMS)
+        usize::try_from(self.0 >> SHARED.count_ones()).unwrap_or(0) % (2 * ROOMS)
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -114,7 +127,7 @@ mod tests {
     use super::*;
 
     fn turn(millis: u64) -> Turn {
-        Turn::new(Duration::from_millis(millis), RequestId::from_bytes([7; 16]))
+        Turn::new(Duration::from_millis(millis), RequestId::from_bytes([7; 16]), Kind::Exclusive)
     }
 
     fn write(line: &mut [u8], (offset, text): (usize, String)) {
@@ -143,7 +156,7 @@ mod tests {
     #[test]
     fn the_earlier_turn_is_less_and_damage_is_no_turn() {
         let ids = [[7; 16], [8; 16]].map(RequestId::from_bytes);
-        let [one, other] = ids.map(|id| Turn::new(Duration::from_millis(1), id));
+        let [one, other] = ids.map(|id| Turn::new(Duration::from_millis(1), id, Kind::Exclusive));
         assert!(one != other && one < turn(2) && other < turn(2));
         let mut line = empty_line().into_bytes();
         let whole = Line::parse(&line).take(1, turn(1)).expect("room");
@@ -155,6 +168,17 @@ mod tests {
         }
         for garbage in [&b""[..], b"next", &[0xff; LINE_LEN]] {
             assert_eq!(Line::parse(garbage).turns().next(), None);
+        }
+    }
+
+    #[test]
+    fn a_turn_tells_whether_its_request_is_shared_and_its_order_does_not_depend_on_it() {
+        for last in 0..=u8::MAX {
+            let id = RequestId::from_bytes([last; 16]);
+            let of = |millis, kind| Turn::new(Duration::from_millis(millis), id, kind);
+            let (alone, shared) = (of(1, Kind::Exclusive), of(1, Kind::Shared));
+            assert!(!alone.is_shared() && shared.is_shared(), "{last}");
+            assert!(alone < of(2, Kind::Shared) && shared < of(2, Kind::Exclusive));
         }
     }
 

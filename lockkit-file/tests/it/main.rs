@@ -12,3 +12,4 @@ mod processes;
 mod removal;
 mod requests;
 mod runtimes;
+mod shared;
