@@ -8,6 +8,7 @@
 //! trying --a program that knows nothing of us holds, twice--> in the kernel's queue
 //! trying --those who share hold--> waiting, where an exclusive request lets no other shared one in
 //! trying --a token of another is being written--> trying, a moment later
+//! trying --as many permits are held as may be--> waiting
 //! trying --other files lie there--> trying, with those
 //! stepping back, waiting --a file was closed, or its time is over--> trying
 //! in the kernel's queue --locked, or other files lie there--> trying
@@ -27,8 +28,9 @@ use crate::client::Client;
 use crate::error::ended;
 use crate::events::{BACKSTOP, POLL, Watch};
 use crate::files::LockFiles;
+use crate::held::Held;
 use crate::lease::{grant, sync};
-use crate::protocol::{Attempted, Blocked, Candidate, Held, Passage};
+use crate::protocol::{Attempted, Blocked, Candidate, Passage};
 use crate::queue::Queued;
 use crate::slot::{Slot, Standing};
 use crate::turns::Turn;
@@ -40,6 +42,9 @@ const BLIP: Duration = Duration::from_millis(1);
 const BLIPS: u32 = 5;
 /// How often at a door, within which a token may be synced.
 const DOOR_BLIPS: u32 = 2_000;
+/// How often after a file was closed: of a process that is killed the kernel may close that file first, and unlock the
+/// permit a little later.
+const AFTER_CLOSE: u32 = 2;
 /// For how long a waiter steps back for one that came earlier, if nothing happens to the file.
 const STEP_BACK: Duration = Duration::from_millis(5);
 
@@ -54,11 +59,14 @@ pub(crate) async fn at_once(client: &Arc<Client>, request: &Request) -> Result<O
             Standing::Ended(reason) => return Err(ended(reason)),
             // Its own attempt elsewhere, or others of this process, stand before it.
             Standing::Granting => return Ok(None),
-            Standing::Queued | Standing::First if !entry.is_next() => return Ok(None),
+            Standing::Queued | Standing::First if !entry.is_next() => {
+                check_limit(request, &files)?;
+                return Ok(None);
+            }
             Standing::Queued | Standing::First => {}
         }
         let sent = request.clock().now();
-        match Candidate::open(files.clone())?.attempt(request.kind(), None)? {
+        match Candidate::open(files.clone())?.attempt(request, None)? {
             Attempted::Taken(held) => return sync(entry, held, request, sent).await.map(Some),
             Attempted::Blocked(candidate, by) if blips < blips_at(by) => {
                 candidate.let_go();
@@ -100,7 +108,7 @@ pub(crate) async fn waiting(client: &Arc<Client>, request: &Request) -> Result<G
                 let [file, twin] = changed.map(or_never);
                 tokio::select! {
                     () = told => {}
-                    () = file => {}
+                    () = file => waiter.blips = 0,
                     () = twin => {}
                     () = sleep(pause) => drop(client.events.run()),
                 }
@@ -118,12 +126,23 @@ pub(crate) async fn waiting(client: &Arc<Client>, request: &Request) -> Result<G
     }
 }
 
+/// That the caller takes the limit that is noted, be it granted later.
+fn check_limit(request: &Request, files: &LockFiles) -> Result<()> {
+    if request.kind() != Kind::Counted {
+        return Ok(());
+    }
+    let contents = look::contents(files).ok();
+    contents
+        .and_then(|contents| look::permits(&contents))
+        .map_or(Ok(()), |limit| request.check_permits(limit))
+}
+
 /// How often to look again soon.
 const fn blips_at(by: Blocked) -> u32 {
     match by {
         Blocked::Twin => BLIPS,
-        Blocked::Door => DOOR_BLIPS,
-        Blocked::File | Blocked::Gate => 0,
+        Blocked::Door | Blocked::Busy => DOOR_BLIPS,
+        Blocked::File | Blocked::Gate | Blocked::Full => 0,
     }
 }
 
@@ -151,7 +170,10 @@ async fn in_line<'a>(slot: &'a Slot, request: &Request, files: &LockFiles) -> Re
             Standing::Ended(reason) => return Err(ended(reason)),
             Standing::First => return Ok(InLine::First(told)),
             Standing::Queued | Standing::Granting => {
-                let holder = look::last_holder(files).or_else(|| seat::first_holder(files));
+                check_limit(request, files)?;
+                let alone =
+                    look::last_holder(files).filter(|record| record.kind == Kind::Exclusive);
+                let holder = alone.or_else(|| seat::first_holder(files));
                 let holder = holder.map(operator::holder);
                 request.report(StoreSays::Held(holder));
                 told.await;
@@ -227,7 +249,7 @@ impl<'a> Waiter<'a> {
             return Ok(if self.arms(1) { Step::Again } else { Step::Back });
         }
         self.is_locked = false;
-        match candidate.attempt(kind, Some(self.mine))? {
+        match candidate.attempt(self.request, Some(self.mine))? {
             Attempted::Taken(held) => {
                 // An earlier waiter that did not use its turn died, or is slow.
                 held.end_turns(self.mine, earlier);
@@ -250,7 +272,8 @@ impl<'a> Waiter<'a> {
             self.candidate = Some(candidate);
             return Step::Again;
         }
-        let holder = candidate.holder().cloned().or_else(|| seat::first_holder(&self.files));
+        let alone = candidate.holder().filter(|record| record.kind == Kind::Exclusive).cloned();
+        let holder = alone.or_else(|| seat::first_holder(&self.files));
         let holder = holder.map(operator::holder);
         self.request.report(StoreSays::Held(holder));
         if by == Blocked::File && self.passed_over.again(&candidate) {
@@ -259,7 +282,12 @@ impl<'a> Waiter<'a> {
         // Shared requests pass the gate within microseconds.
         let is_passed = self.request.kind() == Kind::Exclusive && !candidate.keeps_gate();
         self.candidate = Some(candidate);
-        if self.blips < if is_passed { BLIPS } else { blips_at(by) } {
+        let most = match by {
+            _ if is_passed => BLIPS,
+            Blocked::Full => AFTER_CLOSE,
+            by => blips_at(by),
+        };
+        if self.blips < most {
             self.blips += 1;
             return Step::Wait(BLIP);
         }

@@ -15,11 +15,11 @@ use rustix::process::{Resource, getrlimit};
 use crate::client::Client;
 use crate::error::{failed, no_file};
 use crate::files::{LockFiles, TWINS};
+use crate::held;
 use crate::look;
-use crate::name::{SUFFIX, name_of, stem};
+use crate::name::{name_of, of_file, stem};
 use crate::network;
 use crate::operator::in_the_background;
-use crate::protocol;
 use crate::record::Content;
 
 /// Room for fewer new names than this is told of.
@@ -192,20 +192,17 @@ impl Files {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
             let file = entry.file_name();
-            let Some(stem) = file.to_str().and_then(|file| file.strip_suffix(SUFFIX)) else {
-                continue;
-            };
+            let Some((family, stem)) = file.to_str().and_then(of_file) else { continue };
             if clock.now() > until {
                 files.is_part = true;
                 break;
             }
-            files.add(directory, stem, &entry, base);
+            files.add(&LockFiles::of_stem(directory, family, stem), stem, &entry, base);
         }
         Ok(files)
     }
 
-    fn add(&mut self, directory: &Path, of: &str, entry: &DirEntry, base: u64) {
-        let files = LockFiles::of_stem(directory, of);
+    fn add(&mut self, files: &LockFiles, of: &str, entry: &DirEntry, base: u64) {
         if entry.file_type().is_ok_and(|kind| !kind.is_file()) {
             return self.odd.add(|| danger(no_file(&files.file)));
         }
@@ -217,25 +214,25 @@ impl Files {
                 _ => {}
             }
         }
-        if let Err(error) = look::check_layout(&files) {
+        if let Err(error) = look::check_layout(files) {
             return self.newer.add(|| danger(error));
         }
         // What is removed meanwhile, or cannot be read, says nothing.
-        let Ok(contents) = settled(&files) else { return };
+        let Ok(contents) = settled(files) else { return };
         let last = contents.iter().filter_map(Content::slot).max();
-        let ours = name_of(of).map_or_else(|| of.to_owned(), |name| name.to_string());
+        let ours = name_of(files.family, of).map_or_else(|| of.to_owned(), |name| name.to_string());
         let other = contents[0]
             .name
             .as_deref()
             .filter(|other| LockName::new(*other).is_ok_and(|other| stem(&other) != of));
         if let Some(other) = other {
-            return self.misplaced.add(|| danger(protocol::misplaced(&files.file, &ours, other)));
+            return self.misplaced.add(|| danger(held::misplaced(&files.file, &ours, other)));
         }
         match (contents.iter().any(Content::is_damaged), last) {
             (true, None) => {
-                return self.damaged.add(|| danger(protocol::unreadable(&files, &ours)));
+                return self.damaged.add(|| danger(held::unreadable(files, &ours)));
             }
-            (true, Some(_)) => self.restored.add(|| restored(&files)),
+            (true, Some(_)) => self.restored.add(|| restored(files)),
             (false, Some(last)) if last > base.saturating_add(wall_micros() + BEHIND) => {
                 self.ahead.add(|| ahead(&ours, last, base));
             }

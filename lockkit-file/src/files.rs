@@ -6,11 +6,11 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, Per
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lockkit_core::{LockName, Result};
+use lockkit_core::{Family, LockName, Result};
 use rustix::fs::OFlags;
 
 use crate::error::{failed, no_file};
-use crate::name::{SUFFIX, stem};
+use crate::name::{SEMAPHORE, SUFFIX, stem};
 use crate::record::{self, Content, HolderRecord};
 use crate::turns::{LINE_LEN, Line, Turn, empty_line};
 
@@ -21,19 +21,25 @@ const TWIN_SUFFIX: &str = ".twin";
 /// The two files of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LockFiles {
+    pub(crate) family: Family,
     pub(crate) file: PathBuf,
     pub(crate) twin: PathBuf,
 }
 
 impl LockFiles {
     pub(crate) fn of(directory: &Path, name: &LockName) -> Self {
-        Self::of_stem(directory, &stem(name))
+        Self::of_stem(directory, name.family(), &stem(name))
     }
 
-    pub(crate) fn of_stem(directory: &Path, stem: &str) -> Self {
+    pub(crate) fn of_stem(directory: &Path, family: Family, stem: &str) -> Self {
+        let [suffix, twin_suffix] = match family {
+            Family::Semaphore => [SEMAPHORE, SEMAPHORE],
+            _ => [SUFFIX, TWIN_SUFFIX],
+        };
         Self {
-            file: directory.join(format!("{stem}{SUFFIX}")),
-            twin: directory.join(TWINS).join(format!("{stem}{TWIN_SUFFIX}")),
+            family,
+            file: directory.join(format!("{stem}{suffix}")),
+            twin: directory.join(TWINS).join(format!("{stem}{twin_suffix}")),
         }
     }
 }
@@ -51,7 +57,8 @@ impl LockFiles {
 
     /// The file of one of those who hold together.
     pub(crate) fn seat(&self, number: u32) -> PathBuf {
-        self.twin.with_extension(format!("share-{number}"))
+        let what = if self.family == Family::Semaphore { "permit" } else { "share" };
+        self.twin.with_extension(format!("{what}-{number}"))
     }
 }
 
@@ -117,6 +124,15 @@ impl Opened {
         }
         let id = (metadata.dev(), metadata.ino());
         Ok(Self { file: Arc::new(file), path: path.to_owned(), id })
+    }
+
+    /// The same file, opened once more; `None`: another one lies there.
+    pub(crate) fn once_more(&self) -> Option<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).custom_flags(flags()).open(&self.path).ok()?;
+        let metadata = file.metadata().ok()?;
+        let is_it = (metadata.dev(), metadata.ino()) == self.id;
+        is_it.then(|| Self { file: Arc::new(file), path: self.path.clone(), id: self.id })
     }
 
     /// Whether the path still leads to this file.

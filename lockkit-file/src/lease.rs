@@ -15,7 +15,7 @@ use crate::client::Entry;
 use crate::error::ended;
 use crate::events::POLL;
 use crate::files::LockFiles;
-use crate::protocol::Held;
+use crate::held::Held;
 use crate::slot::Standing;
 
 /// How often a holder looks after its files although it would be told.
@@ -75,7 +75,12 @@ pub(crate) fn grant(
     entry.leave_queue();
     let clock = request.clock().clone();
     let term = Term { sent: sent.unwrap_or_else(|| clock.now()), ttl: None };
-    Grant::new(token, term, FileLease::new(entry, clock))
+    let number = entry.slot().number();
+    let grant = Grant::new(token, term, FileLease::new(entry, clock));
+    match number {
+        Some(number) => grant.with_slot(number),
+        None => grant,
+    }
 }
 
 /// A held name; dropping it frees the name, unless a replay of its request holds on (C11).
@@ -89,7 +94,11 @@ struct FileLease {
 
 impl FileLease {
     fn new(entry: Entry, clock: Clock) -> Self {
-        let files = entry.files();
+        let mut files = entry.files();
+        // A permit is held by its own file alone.
+        if let Some(number) = entry.slot().number() {
+            (files.file, files.twin) = (files.seat(number), files.seat(number));
+        }
         let native = Arc::new(LockedFile { path: files.file.clone() });
         Self { entry, files, clock, native }
     }

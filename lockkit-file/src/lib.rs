@@ -34,6 +34,8 @@ mod examine;
 #[cfg(unix)]
 mod files;
 #[cfg(unix)]
+mod held;
+#[cfg(unix)]
 mod lease;
 #[cfg(unix)]
 mod look;

@@ -33,6 +33,11 @@ pub(crate) fn last_holder(files: &LockFiles) -> Option<HolderRecord> {
     read(&files.file).or_else(|| read(&files.twin))
 }
 
+/// The limit of a semaphore, as both files tell; `None`: none is noted.
+pub(crate) fn permits(contents: &[Content; 2]) -> Option<u32> {
+    contents.iter().filter_map(Content::permits).max().map(|(_, permits)| permits)
+}
+
 /// The name written in a file, for a stem that does not tell it.
 pub(crate) fn written_name(files: &LockFiles) -> Option<String> {
     Content::parse(&read(&open_to_read(&files.file).ok()?).ok()?).name

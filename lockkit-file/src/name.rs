@@ -1,10 +1,12 @@
 //! Names as names of files: injective, readable, the same on case-blind file systems.
 
-use lockkit_core::LockName;
+use lockkit_core::{Family, LockName};
 use sha2::{Digest, Sha256};
 
 /// The suffix of the locked file: it also keeps `.`, `..` and trailing dots harmless.
 pub(crate) const SUFFIX: &str = ".lock";
+/// The same of a semaphore's files: the name of no lock's file ends with it.
+pub(crate) const SEMAPHORE: &str = ".semaphore";
 /// The longest encoding used as it is; with a suffix it fits the 143 bytes of eCryptfs.
 const LONGEST: usize = 130;
 /// The readable part of a name that is too long.
@@ -65,8 +67,14 @@ pub(crate) fn stem(name: &LockName) -> String {
 }
 
 /// The name that a file with this stem belongs to, unless only its content can tell.
-pub(crate) fn name_of(stem: &str) -> Option<LockName> {
-    decode(stem).and_then(|text| LockName::new(text).ok())
+pub(crate) fn name_of(family: Family, stem: &str) -> Option<LockName> {
+    decode(stem).and_then(|text| LockName::of(family, &text).ok())
+}
+
+/// The family and the stem of a file in the store's directory; `None`: it is of no name.
+pub(crate) fn of_file(file: &str) -> Option<(Family, &str)> {
+    let lock = || Some((Family::Lock, file.strip_suffix(SUFFIX)?));
+    lock().or_else(|| Some((Family::Semaphore, file.strip_suffix(SEMAPHORE)?)))
 }
 
 const fn digit(value: u8) -> char {
@@ -104,7 +112,7 @@ mod tests {
             ("%2f+a=", "%252f%2ba%3d"),
         ] {
             assert_eq!(stem_of(text), encoded);
-            assert_eq!(name_of(encoded).expect("a name").as_str(), text);
+            assert_eq!(name_of(Family::Lock, encoded).expect("a name").as_str(), text);
         }
         assert_eq!(decode("+%"), None);
         assert_eq!(decode("%2F"), None);
@@ -147,6 +155,6 @@ mod tests {
         let stem = stem_of(&"🔒".repeat(128));
         assert_eq!(stem.len(), READABLE + 1 + 64);
         assert!(stem.starts_with("%f0%9f%94%92"));
-        assert_eq!(name_of(&stem), None);
+        assert_eq!(name_of(Family::Lock, &stem), None);
     }
 }

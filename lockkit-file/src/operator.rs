@@ -2,17 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lockkit_core::{
-    Error, FencingToken, Holder, Inspection, LockName, LossReason, Operator, Result, async_trait,
+    Applied, Error, Family, FencingToken, Holder, Inspection, LockName, LossReason, Operator,
+    Permits, Result, async_trait,
 };
 use tokio::runtime::Handle;
 
 use crate::client::Client;
 use crate::error::failed;
 use crate::files::LockFiles;
-use crate::name::{SUFFIX, name_of};
+use crate::name::{name_of, of_file};
+use crate::protocol::{Attempted, Candidate};
 use crate::record::HolderRecord;
+use crate::together::Entered;
 use crate::{look, machine, seat};
 
 #[async_trait]
@@ -42,7 +46,7 @@ impl Operator for Client {
         let records =
             in_the_background(move || holders(&LockFiles::of(&directory, &asked))).await?;
         let is_meant = |record: &HolderRecord| record.token == token.as_u64();
-        match records.into_iter().flatten().find(is_meant) {
+        match records.into_iter().filter_map(|(_, record)| record).find(is_meant) {
             None => Ok(false),
             Some(HolderRecord { label, pid, .. }) => Err(Error::rejected(
                 format!("revoking token {token} of {name:?}: another process holds it"),
@@ -50,6 +54,51 @@ impl Operator for Client {
             )),
         }
     }
+
+    async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
+        let name = LockName::semaphore(name.as_str())?;
+        let files = LockFiles::of(&self.directory, &name);
+        let (permits, base, boot) = (permits.wished(), self.token_base, self.boot);
+        in_the_background(move || resize(&files, &name, permits, base, boot)).await
+    }
+}
+
+/// How often to look whether the files of a semaphore are free to change its limit: for about two seconds.
+const TRIES: u32 = 2_000;
+
+/// Notes the limit with a new token, and has it synced; the limit before.
+fn resize(
+    files: &LockFiles,
+    name: &LockName,
+    permits: u32,
+    base: u64,
+    boot: Option<&str>,
+) -> Result<u32> {
+    let mut candidate = Candidate::open(files.clone())?;
+    for _ in 0..TRIES {
+        let (before, attempted) = match candidate.enters(None)? {
+            Entered::Alone(candidate) => {
+                (candidate.limit(), candidate.counted(None, permits, None)?)
+            }
+            Entered::No(attempted) => (None, attempted),
+        };
+        candidate = match attempted {
+            Attempted::Taken(mut held) => {
+                let (_, sync) = held.write(name, base, boot, "")?;
+                sync.unwrap_or_else(|| held.sync()).run()?;
+                held.synced();
+                return Ok(before.unwrap_or(0));
+            }
+            Attempted::Blocked(candidate, _) => candidate,
+            Attempted::Stale => Candidate::open(files.clone())?,
+        };
+        #[allow(clippy::disallowed_methods)] // on a thread that may block
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(Error::unavailable(
+        Applied::No,
+        format!("{}: another process keeps it locked", files.file.display()),
+    ))
 }
 
 /// Reading a directory may take long, so it gets a thread that may block.
@@ -69,24 +118,43 @@ fn held_by(files: &LockFiles) -> Result<Option<Option<HolderRecord>>> {
     Ok(held.then(|| look::last_holder(files)))
 }
 
-/// Who holds: one alone, or those who share.
-fn holders(files: &LockFiles) -> Result<Vec<Option<HolderRecord>>> {
-    match held_by(files)? {
-        Some(alone) => Ok(vec![alone]),
-        None => seat::holders(files).map(|seat| seat.map(|(_, record)| record)).collect(),
+/// Who holds: one alone, or those who hold together, by their numbers.
+fn holders(files: &LockFiles) -> Result<Vec<(Option<u32>, Option<HolderRecord>)>> {
+    let alone = match files.family {
+        // Its files are locked for the time of a grant only.
+        Family::Semaphore => look::check_layout(files).map(|()| None),
+        _ => held_by(files),
+    };
+    match alone? {
+        Some(alone) => Ok(vec![(None, alone)]),
+        None => {
+            seat::holders(files).map(|seat| seat.map(|(n, record)| (Some(n), record))).collect()
+        }
     }
 }
 
 fn inspect(directory: &Path, name: LockName) -> Result<Inspection> {
-    let holders = holders(&LockFiles::of(directory, &name))?.into_iter();
-    let holders = holders.map(|record| record.map_or_else(|| Holder::new(""), holder));
-    Ok(Inspection::new(name, holders.collect(), None))
+    let files = LockFiles::of(directory, &name);
+    let holders = holders(&files)?.into_iter().map(|(number, record)| {
+        let holder = record.map_or_else(|| Holder::new(""), holder);
+        match number.filter(|_| files.family == Family::Semaphore) {
+            Some(number) => holder.with_slot(number),
+            None => holder,
+        }
+    });
+    let seen = Inspection::new(name, holders.collect(), None);
+    if files.family != Family::Semaphore {
+        return Ok(seen);
+    }
+    let contents =
+        look::contents(&files).map_err(|error| failed("reading", &files.file, &error))?;
+    Ok(seen.with_permits(look::permits(&contents)))
 }
 
 /// The name in a file whose stem does not tell it.
 fn written_name(files: &LockFiles) -> Result<Option<LockName>> {
     look::check_layout(files)?;
-    Ok(look::written_name(files).and_then(|name| LockName::new(name).ok()))
+    Ok(look::written_name(files).and_then(|name| LockName::of(files.family, &name).ok()))
 }
 
 fn list(
@@ -99,10 +167,10 @@ fn list(
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(refused)? {
         let file = entry.map_err(refused)?.file_name();
-        let Some(stem) = file.to_str().and_then(|file| file.strip_suffix(SUFFIX)) else { continue };
-        let name = match name_of(stem) {
+        let Some((family, stem)) = file.to_str().and_then(of_file) else { continue };
+        let name = match name_of(family, stem) {
             Some(name) => Some(name),
-            None => written_name(&LockFiles::of_stem(directory, stem))?,
+            None => written_name(&LockFiles::of_stem(directory, family, stem))?,
         };
         let Some(name) = name else { continue };
         if name.as_str().starts_with(prefix) && after.is_none_or(|after| name > *after) {

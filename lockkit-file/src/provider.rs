@@ -33,12 +33,12 @@ impl FileProvider {
         let mut guarantees = Guarantees::new(Exclusion::OneHost, Expiry::HolderDeath);
         guarantees.fairness = Fairness::Eventual;
         guarantees.wake_up = WakeUp::Push;
-        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
         guarantees.token_survives.server_restart = true;
         guarantees.token_survives.data_loss = true;
         guarantees.belief_breaks_on = &[
-            "removal of both files of a name (or of the directory) under a holder in another \
-             process, until that holder has noticed; of one of them, while it is being told",
+            "removal of both files of a name (or of the directory, or of a permit's file) under a holder in \
+             another process, until that holder has noticed; of one of them, while it is being told",
             "a revocation, until the holder is told",
             "a network file system that drops locks or keeps them to one host",
         ];

@@ -48,6 +48,8 @@ pub(crate) struct HolderRecord {
     pub(crate) ahead: Option<Ahead>,
     /// The kind of its grant; earlier versions knew exclusive ones alone.
     pub(crate) kind: Kind,
+    /// The limit of the semaphore.
+    pub(crate) permits: Option<u32>,
 }
 
 /// Tokens of which the slot tells ahead.
@@ -107,6 +109,12 @@ impl Content {
     /// Whether the last grant was shared.
     pub(crate) fn is_shared(&self) -> bool {
         self.record.as_ref().is_some_and(|(_, holder)| holder.kind == Kind::Shared)
+    }
+
+    /// The limit of the semaphore, and the token with which it was written last.
+    pub(crate) fn permits(&self) -> Option<(u64, u32)> {
+        let (_, holder) = self.record.as_ref()?;
+        Some((holder.token, holder.permits?))
     }
 
     /// Whether there is something, and no whole slot.
@@ -178,13 +186,18 @@ pub(crate) fn body(name: &str, holder: &HolderRecord) -> (String, u64) {
     }
     let ahead =
         holder.ahead.map(|Ahead { until, stamp }| format!(" until={until} in={stamp:016x}"));
-    let kind = if holder.kind == Kind::Exclusive { "" } else { " kind=shared" };
+    let kind = match holder.kind {
+        Kind::Exclusive => String::new(),
+        kind => format!(" kind={kind}"),
+    };
+    let permits = holder.permits.map(|permits| format!(" permits={permits}"));
     let facts = format!(
-        " pid={} token={} since={}{}{kind} label={}",
+        " pid={} token={} since={}{}{kind}{} label={}",
         holder.pid,
         holder.token,
         holder.since.as_millis(),
         ahead.unwrap_or_default(),
+        permits.unwrap_or_default(),
         encode(&holder.label[..cut]),
     );
     let word = (BODY + name.len()) as u64;
@@ -222,7 +235,12 @@ fn record_of(line: &str) -> Option<(Word, HolderRecord)> {
         token: fact("token")?.parse().ok()?,
         since: Duration::from_millis(fact("since")?.parse().ok()?),
         ahead: ahead(),
-        kind: if fact("kind") == Some("shared") { Kind::Shared } else { Kind::Exclusive },
+        kind: match fact("kind") {
+            Some("shared") => Kind::Shared,
+            Some("counted") => Kind::Counted,
+            _ => Kind::Exclusive,
+        },
+        permits: fact("permits").and_then(|permits| permits.parse().ok()),
     };
     Some((word, holder))
 }
@@ -244,7 +262,7 @@ mod tests {
         let label = "host/7/a b\n{é}".to_owned();
         let ahead = Some(Ahead { until: 42, stamp: 9 });
         let (since, kind) = (Duration::from_millis(12), Kind::Exclusive);
-        HolderRecord { label, pid: 7, token: 40, since, ahead, kind }
+        HolderRecord { label, pid: 7, token: 40, since, ahead, kind, permits: None }
     }
 
     fn image() -> Vec<u8> {
@@ -263,6 +281,19 @@ mod tests {
         assert_eq!(content.name.as_deref(), Some("A/b"));
         assert_eq!(content.holder(), Some(&holder()));
         assert_eq!(Content::parse(b""), Content::default());
+    }
+
+    #[test]
+    fn a_record_tells_its_kind_and_the_limit() {
+        for (kind, permits) in [(Kind::Shared, None), (Kind::Counted, Some(5))] {
+            let record = HolderRecord { kind, permits, ..holder() };
+            let text = [head(), slot(0, 41).1, slot(1, 42).1, empty_line(), body("a", &record).0];
+            let content = Content::parse(text.concat().as_bytes());
+            assert_eq!(content.holder(), Some(&record));
+            assert_eq!(content.permits(), permits.map(|permits| (40, permits)));
+            assert_eq!(content.is_shared(), kind == Kind::Shared);
+        }
+        assert_eq!(Content::parse(&image()).permits(), None);
     }
 
     #[test]

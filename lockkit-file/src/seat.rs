@@ -15,13 +15,14 @@ use crate::process::{self, Claim};
 use crate::record::{Content, HolderRecord};
 
 /// The number that no seat reaches.
-pub(crate) const MOST: u32 = 100_000;
+const MOST: u32 = 100_000;
 
 /// One of the files, locked.
 #[derive(Debug)]
 pub(crate) struct Seat {
     #[allow(dead_code)] // kept for its end
     claim: Claim,
+    number: u32,
     opened: Opened,
     /// Where its record says that it holds.
     word: Option<u64>,
@@ -35,25 +36,54 @@ enum State {
     Taken,
 }
 
+/// How it went to take one.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Seat(Seat),
+    /// As many are held as may be.
+    Full,
+    /// An operator looks at it for a moment.
+    Busy,
+}
+
 impl Seat {
-    /// The free one with the smallest number; `None`: an operator looks at it for a moment. The caller sees to it that
-    /// no other process takes one meanwhile.
-    pub(crate) fn take(files: &LockFiles) -> Result<Option<Self>> {
-        for number in 0..MOST {
-            let path = files.seat(number);
-            if state(&path)? != State::Taken {
-                return Self::lock(&path);
+    /// The free one with the smallest number, where fewer than `limit` are held. The caller sees to it that no other
+    /// process takes one meanwhile.
+    pub(crate) fn take(files: &LockFiles, limit: Option<u32>) -> Result<Taken> {
+        let most = limit.unwrap_or(MOST);
+        let mut free = None;
+        for number in 0..most {
+            if state(&files.seat(number))? != State::Taken {
+                free = Some(number);
+                break;
             }
         }
-        Ok(None)
+        let Some(number) = free else { return Ok(Taken::Full) };
+        if limit.is_some() && is_full(files, most)? {
+            return Ok(Taken::Full);
+        }
+        Self::lock(&files.seat(number), number)
     }
 
-    fn lock(path: &Path) -> Result<Option<Self>> {
+    fn lock(path: &Path, number: u32) -> Result<Taken> {
         let opened = Opened::open(path)?;
         if !opened.try_lock()? || !opened.is_in_place()? {
-            return Ok(None);
+            return Ok(Taken::Busy);
         }
-        Ok(Claim::new(path).map(|claim| Self { claim, opened, word: None }))
+        let seat = |claim| Self { claim, number, opened, word: None };
+        Ok(Claim::new(path).map_or(Taken::Busy, |claim| Taken::Seat(seat(claim))))
+    }
+
+    pub(crate) const fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.opened.path
+    }
+
+    pub(crate) fn is_in_place(&self) -> Result<bool> {
+        self.opened.is_in_place()
     }
 
     /// Writes who holds it.
@@ -73,6 +103,18 @@ impl Seat {
     }
 }
 
+/// Whether those that were granted under a greater limit leave no room, although there is one within this limit.
+fn is_full(files: &LockFiles, limit: u32) -> Result<bool> {
+    let beyond = taken_from(files, limit).try_fold(0, |sum, found| found.map(|_| sum + 1))?;
+    if beyond == 0 {
+        return Ok(false);
+    }
+    let mut within =
+        taken_from(files, 0).take_while(|found| !matches!(found, Ok(n) if *n >= limit));
+    let within = within.try_fold(0, |sum, found| found.map(|_| sum + 1))?;
+    Ok(within + beyond >= limit)
+}
+
 /// Asks without writing, so that no holder is told that its file was closed.
 fn state(path: &Path) -> Result<State> {
     if process::is_held(path) {
@@ -90,9 +132,9 @@ fn state(path: &Path) -> Result<State> {
     }
 }
 
-/// The numbers that are taken, in their order.
-fn taken(files: &LockFiles) -> impl Iterator<Item = Result<u32>> {
-    let states = (0..MOST).map(|number| Ok((number, state(&files.seat(number))?)));
+/// The numbers from this one on that are taken, in their order.
+fn taken_from(files: &LockFiles, first: u32) -> impl Iterator<Item = Result<u32>> {
+    let states = (first..MOST).map(|number| Ok((number, state(&files.seat(number))?)));
     states
         .take_while(|found: &Result<_>| !matches!(found, Ok((_, State::Missing))))
         .filter(|found| !matches!(found, Ok((_, State::Free))))
@@ -103,7 +145,7 @@ fn taken(files: &LockFiles) -> impl Iterator<Item = Result<u32>> {
 pub(crate) fn holders(
     files: &LockFiles,
 ) -> impl Iterator<Item = Result<(u32, Option<HolderRecord>)>> {
-    taken(files).map(|number| {
+    taken_from(files, 0).map(|number| {
         let number = number?;
         let bytes = open_to_read(&files.seat(number)).and_then(|file| read(&file));
         Ok((number, Content::parse(&bytes.unwrap_or_default()).holder().cloned()))
@@ -117,5 +159,5 @@ pub(crate) fn first_holder(files: &LockFiles) -> Option<HolderRecord> {
 
 /// Whether one is held.
 pub(crate) fn is_any_taken(files: &LockFiles) -> bool {
-    taken(files).next().is_some_and(|found| found.is_ok())
+    taken_from(files, 0).next().is_some_and(|found| found.is_ok())
 }

@@ -8,12 +8,12 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use lockkit_core::{FencingToken, LockName, LossReason, RequestId, Result};
 use tokio::sync::Notify;
 
-use crate::protocol::Held;
+use crate::held::Held;
 
 /// What the attempts and leases of one request share (C2).
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Slot {
     pub(crate) id: RequestId,
     phase: Mutex<Phase>,
     is_first: AtomicBool,
+    /// Of the permit, once it was granted.
+    number: OnceLock<u32>,
     /// Told of every change of where it stands.
     pub(crate) changed: Notify,
 }
@@ -53,7 +55,7 @@ pub(crate) enum Standing {
 impl Slot {
     pub(crate) fn new(name: LockName, id: RequestId) -> Self {
         let (phase, is_first) = (Mutex::new(Phase::Asking), AtomicBool::new(false));
-        Self { name, id, phase, is_first, changed: Notify::new() }
+        Self { name, id, phase, is_first, number: OnceLock::new(), changed: Notify::new() }
     }
 
     fn phase(&self) -> MutexGuard<'_, Phase> {
@@ -68,6 +70,11 @@ impl Slot {
             Phase::Granted { token, .. } => Standing::Granted(*token),
             Phase::Ended(reason) => Standing::Ended(*reason),
         }
+    }
+
+    /// The number of the permit that it was granted.
+    pub(crate) fn number(&self) -> Option<u32> {
+        self.number.get().copied()
     }
 
     /// No request of this process is before it any more.
@@ -112,7 +119,7 @@ impl Slot {
     /// no other request is granted.
     pub(crate) fn check(&self) -> Result<Standing> {
         let removed = match &*self.phase() {
-            Phase::Granted { held, .. } if !held.is_in_place()? => Some(held.files().file.clone()),
+            Phase::Granted { held, .. } if !held.is_in_place()? => Some(held.path().to_owned()),
             _ => None,
         };
         if let Some(file) = removed
@@ -139,6 +146,9 @@ impl Granting<'_> {
         let (after, granted) = match before {
             Phase::Granting(mut held) => {
                 held.synced();
+                if let Some(number) = held.number() {
+                    self.0.number.get_or_init(|| number);
+                }
                 (Phase::Granted { held, token }, true)
             }
             other => (other, false),

@@ -6,14 +6,25 @@
 //!
 //! An exclusive request that is refused by those who share keeps the gate, through which each shared request passes. So it
 //! waits for those alone that hold already. The kernel opens the gate when its process dies.
+//!
+//! A semaphore has two files of its own, which are locked while a permit is granted or the limit is changed, and no longer.
+//! Its limit stands beside the last token. A permit is a numbered file that its holder has locked.
 
-use lockkit_core::{Kind, Result};
+use lockkit_core::{Kind, Permits, Request, Result};
 
 use crate::files::Opened;
 use crate::process::Claim;
 use crate::protocol::{Attempted, Blocked, Candidate, Passage};
-use crate::seat::Seat;
+use crate::record::Content;
+use crate::seat::{Seat, Taken};
 use crate::turns::Turn;
+
+/// Whether a request may take permits of a semaphore now.
+#[derive(Debug)]
+pub(crate) enum Entered {
+    Alone(Candidate),
+    No(Attempted),
+}
 
 impl Candidate {
     /// Tries to lock both files shared, and to take a seat.
@@ -52,10 +63,82 @@ impl Candidate {
         let Some(claim) = Claim::beside_others(&self.files.file) else {
             return Ok(self.blocked(Blocked::Twin, waits));
         };
-        match Seat::take(&self.files)? {
-            Some(seat) => Ok(self.taken(Kind::Shared, claim, Some(seat), Some(door))),
-            None => Ok(self.blocked(Blocked::Door, waits)),
+        match Seat::take(&self.files, None)? {
+            Taken::Seat(seat) => {
+                let mut taken = self.taken(Kind::Shared, claim, Some(seat));
+                if let Attempted::Taken(held) = &mut taken {
+                    held.door = Some(door);
+                }
+                Ok(taken)
+            }
+            Taken::Full | Taken::Busy => Ok(self.blocked(Blocked::Door, waits)),
         }
+    }
+
+    /// Tries to take the free permit with the smallest number.
+    pub(crate) fn within_limit(self, request: &Request, waits: Option<Turn>) -> Result<Attempted> {
+        let this = match self.enters(waits)? {
+            Entered::Alone(this) => this,
+            Entered::No(attempted) => return Ok(attempted),
+        };
+        let wished = request.permits().map_or(1, Permits::wished);
+        let limit = this.limit().unwrap_or(wished);
+        let taken =
+            request.check_permits(limit).and_then(|()| Seat::take(&this.files, Some(limit)));
+        match taken {
+            Ok(Taken::Seat(seat)) => this.counted(Some(seat), limit, waits),
+            Ok(Taken::Full) => Ok(this.outside(Blocked::Full, waits)),
+            Ok(Taken::Busy) => Ok(this.outside(Blocked::Busy, waits)),
+            Err(error) => {
+                this.let_go();
+                Err(error)
+            }
+        }
+    }
+
+    /// Locks both files of a semaphore, without blocking.
+    pub(crate) fn enters(mut self, waits: Option<Turn>) -> Result<Entered> {
+        let file_locked = self.file.try_lock()?;
+        let locked = file_locked && self.twin.try_lock()?;
+        if !self.file.is_in_place()? || !self.twin.is_in_place()? {
+            return Ok(Entered::No(Attempted::Stale));
+        }
+        self.look()?;
+        Ok(if locked {
+            Entered::Alone(self)
+        } else {
+            Entered::No(self.outside(Blocked::Busy, waits))
+        })
+    }
+
+    /// A grant of this permit, or of none: a change of the limit.
+    pub(crate) fn counted(
+        self,
+        seat: Option<Seat>,
+        limit: u32,
+        waits: Option<Turn>,
+    ) -> Result<Attempted> {
+        // Both files may have been removed under a request of this process.
+        let Some(claim) = Claim::new(&self.files.file) else {
+            return Ok(self.outside(Blocked::Busy, waits));
+        };
+        let mut taken = self.taken(Kind::Counted, claim, seat);
+        if let Attempted::Taken(held) = &mut taken {
+            held.limit = Some(limit);
+        }
+        Ok(taken)
+    }
+
+    fn outside(self, by: Blocked, waits: Option<Turn>) -> Attempted {
+        self.twin.unlock();
+        self.file.unlock();
+        self.blocked(by, waits)
+    }
+
+    /// The limit of the semaphore, as the files told when they were read last.
+    pub(crate) fn limit(&self) -> Option<u32> {
+        let contents = self.seen.iter().flatten().map(|seen| &seen.content);
+        contents.filter_map(Content::permits).max().map(|(_, permits)| permits)
     }
 
     /// Whether no exclusive request keeps the gate; it stays locked shared until the file is tried.

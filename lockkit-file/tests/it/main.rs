@@ -12,4 +12,5 @@ mod processes;
 mod removal;
 mod requests;
 mod runtimes;
+mod semaphores;
 mod shared;
