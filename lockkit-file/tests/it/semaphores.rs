@@ -1,7 +1,9 @@
 //! Semaphores between processes: limits, slots, kills, changes of the limit, operators.
 
+use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::path::Path;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use lockkit_core::{Error, Kind, LockName, LockProvider, LossReason, Permits};
@@ -179,6 +181,44 @@ async fn a_lock_and_a_semaphore_of_one_name_do_not_meet_and_are_listed_apart() {
     assert!(operator.revoke(&semaphore, one.token()).await.expect("an answer"));
     assert_eq!(one.lost().await, LossReason::Revoked);
     assert!(two.is_held());
+}
+
+#[tokio::test]
+async fn waiters_of_one_process_are_granted_permits_in_the_order_in_which_they_came() {
+    let store = tempfile::tempdir().expect("a directory");
+    let pool = locks(store.path()).await.semaphore("pool", 2);
+    let mut held = vec![pool.acquire().await.expect("free"), pool.acquire().await.expect("free")];
+    let mut waiters = VecDeque::new();
+    for _ in 0..6 {
+        let mut waiter = Box::pin(pool.acquire_within(LONG));
+        let poll = std::future::poll_fn(|cx| Poll::Ready(waiter.as_mut().poll(cx).is_pending()));
+        assert!(poll.await, "granted beyond the limit");
+        waiters.push_back(waiter);
+    }
+    // One that leaves changes no other place.
+    waiters.remove(2);
+    while let Some(next) = waiters.pop_front() {
+        let freed = held.remove(0);
+        let slot = freed.slot();
+        freed.release().await.expect("released");
+        let behind = async { one_is_granted(&mut waiters).await };
+        let granted = tokio::select! {
+            biased;
+            granted = next => granted.expect("granted"),
+            () = behind => panic!("a waiter was passed"),
+        };
+        assert!(granted.token() > held[0].token() && granted.slot() == slot);
+        held.push(granted);
+    }
+}
+
+/// Completes when one of the waiters is granted.
+async fn one_is_granted<F: Future + Unpin>(waiters: &mut VecDeque<F>) {
+    std::future::poll_fn(|cx| {
+        let is_granted = |waiter: &mut F| std::pin::Pin::new(waiter).poll(cx).is_ready();
+        if waiters.iter_mut().any(is_granted) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 #[tokio::test]

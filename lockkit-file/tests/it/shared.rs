@@ -1,6 +1,8 @@
 //! Shared locks between processes: kills, waiting writers, programs that know no shared locks, operators.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lockkit_core::{Error, Kind, Lock, LockName, LockProvider, Locks, Request};
@@ -137,6 +139,62 @@ async fn operators_see_the_readers_of_other_processes_and_are_told_how_to_end_on
         operator.list("", None, 10).await.expect("an answer").is_empty()
     })
     .await;
+}
+
+#[test]
+fn readers_and_writers_of_four_processes_never_meet_and_tokens_grow_over_what_they_exclude() {
+    let store = tempfile::tempdir().expect("a directory");
+    for file in ["probe", "written", "read"] {
+        fs::write(store.path().join(file), "").expect("written");
+    }
+    let began = Instant::now();
+    let children = [0; 4].map(|_| Role::start("shared::child_that_mixes", store.path()));
+    children.into_iter().for_each(Role::finish);
+    let lines = |file| fs::read_to_string(store.path().join(file)).expect("read").lines().count();
+    assert_eq!([lines("written"), lines("read")], [4 * 20, 4 * 40]);
+    eprintln!("4 processes of 3 tasks took 240 locks in {:?}", began.elapsed());
+}
+
+#[tokio::test]
+#[ignore = "the role of a child"]
+async fn child_that_mixes() {
+    let directory = child_directory();
+    let locks = locks(&directory).await;
+    let tasks: Vec<_> = (0..3)
+        .map(|task| {
+            let (locks, directory) = (locks.clone(), directory.clone());
+            tokio::spawn(async move {
+                for round in 0..20 {
+                    mixes(&locks, &directory, (round + task) % 3 == 0).await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no panic");
+    }
+}
+
+/// Holds once, and finds what it excludes gone, and its tokens lower.
+async fn mixes(locks: &Locks, directory: &Path, writes: bool) {
+    let kind = if writes { Kind::Exclusive } else { Kind::Shared };
+    let guard = lock(locks, "mixed", kind).acquire().await.expect("granted");
+    let token = guard.token().as_u64();
+    let probe = File::open(directory.join("probe")).expect("opened");
+    let alone = if writes { probe.try_lock() } else { probe.try_lock_shared() };
+    alone.expect("no holder that this one excludes");
+    let last = |file| {
+        let text = fs::read_to_string(directory.join(file)).expect("read");
+        text.lines().filter_map(|line| line.parse::<u64>().ok()).max().unwrap_or(0)
+    };
+    assert!(token > last("written"), "{token} after an exclusive one");
+    assert!(!writes || token > last("read"), "{token} after a shared one");
+    let log = directory.join(if writes { "written" } else { "read" });
+    let mut log = File::options().append(true).open(log).expect("opened");
+    log.write_all(format!("{token}\n").as_bytes()).expect("written");
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(probe);
+    guard.release().await.expect("released");
 }
 
 /// Every queue of these kinds with at most three requests.
