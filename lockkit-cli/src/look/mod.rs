@@ -1,0 +1,125 @@
+//! What looks at a store, or changes one thing in it, and ends.
+
+#[cfg(feature = "conformance")]
+mod conformance;
+mod pages;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lockkit::{FencingToken, LockName, Locks, Severity};
+use serde_json::json;
+
+use crate::args::Job;
+use crate::ending::Failure;
+use crate::shown;
+use crate::store::{self, CLOSES_WITHIN, Store};
+
+/// How many names are asked for at a time.
+const PAGE: usize = 500;
+
+/// Does it, and gives the exit code.
+pub(crate) fn at(job: Job, store: &Store, is_json: bool) -> Result<ExitCode, Failure> {
+    match job {
+        Job::Completions { shell } => return Ok(pages::completions(shell)),
+        Job::Man { directory } => return pages::manual(directory.as_deref()),
+        #[cfg(feature = "conformance")]
+        Job::Conformance { report, cases } => {
+            return conformance::run(&store.url, &cases, report.as_deref(), is_json);
+        }
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::system("starting", &error))?;
+    let answer = runtime.block_on(async {
+        let locks = store::connect(&store.url, Locks::builder()).await?;
+        let answer = ask(job, &locks, is_json).await;
+        // Nothing is held.
+        locks.close(CLOSES_WITHIN).await.ok();
+        answer
+    });
+    // A resolver that does not answer has a thread that would be waited for.
+    runtime.shutdown_timeout(Duration::ZERO);
+    answer
+}
+
+async fn ask(job: Job, locks: &Locks, is_json: bool) -> Result<ExitCode, Failure> {
+    match job {
+        Job::Inspect { name } => {
+            let seen = store::answer(locks.lock(name).inspect()).await?;
+            shown::print(is_json, shown::inspection(&seen), || shown::table(&[seen.clone()]));
+        }
+        Job::List { prefix } => list(locks, &prefix, is_json).await?,
+        Job::Watch(watch) => watch::run(locks, &watch, is_json).await?,
+        Job::Revoke { name, token } => return revoke(locks, &name, token, is_json).await,
+        Job::Forget { prefix, unused_for } => {
+            let count = store::answer(locks.forget(&prefix, unused_for)).await?;
+            shown::print(is_json, json!({"forgotten": count}), || format!("{count} names forgotten\n"));
+        }
+        Job::Doctor => return doctor(locks, is_json).await,
+        // Done before any store was asked.
+        _ => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list(locks: &Locks, prefix: &str, is_json: bool) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    let mut after: Option<LockName> = None;
+    loop {
+        let page = store::answer(locks.list(prefix, after.as_ref(), PAGE)).await?;
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|seen| seen.name.clone());
+        all.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    if is_json {
+        all.iter().for_each(|seen| anstream::println!("{}", shown::inspection(seen)));
+    } else {
+        anstream::print!("{}", shown::table(&all));
+    }
+    Ok(())
+}
+
+async fn revoke(
+    locks: &Locks,
+    name: &str,
+    token: u64,
+    is_json: bool,
+) -> Result<ExitCode, Failure> {
+    let token = FencingToken::new(token)?;
+    let is_ended = store::answer(locks.lock(name).revoke(token)).await?;
+    shown::print(is_json, json!({"revoked": is_ended}), || {
+        let said = if is_ended { "is revoked" } else { "is not live: nothing was changed" };
+        format!("{name}: the grant with token {token} {said}\n")
+    });
+    Ok(ExitCode::from(u8::from(!is_ended)))
+}
+
+async fn doctor(locks: &Locks, is_json: bool) -> Result<ExitCode, Failure> {
+    let found = store::answer(locks.examine()).await?;
+    for finding in &found {
+        shown::print(is_json, shown::finding(finding), || shown::finding_line(finding));
+    }
+    if found.is_empty() && !is_json {
+        anstream::println!("nothing is amiss");
+    }
+    let worst = found.iter().map(|finding| finding.severity).max();
+    Ok(ExitCode::from(match worst {
+        None | Some(Severity::Note) => 0,
+        Some(Severity::Warning) => 1,
+        Some(_) => 2,
+    }))
+}
+
+/// All names with this prefix, for a table that is drawn again and again: no more than fit a screen are of use.
+async fn seen(locks: &Locks, prefix: &str) -> Result<Vec<lockkit::Inspection>, Failure> {
+    store::answer(locks.list(prefix, None, PAGE)).await
+}
+
