@@ -18,10 +18,27 @@ const BUILT_IN: [(&[&str], &str); 6] = [
     (&["etcd", "etcds"], "etcd"),
 ];
 
-/// Makes the locks of a provider that has connected. A `dyn LockProvider` here would cost each call of
-/// the provider an allocation more.
-type Build = Box<dyn FnOnce(Builder) -> Locks + Send>;
-type Connecting = Pin<Box<dyn Future<Output = Result<Build>> + Send>>;
+/// A provider that has connected. Locks of a `dyn LockProvider` would cost each call of the provider an
+/// allocation more.
+trait Connected: Send {
+    fn locks(self: Box<Self>, builder: Builder) -> Locks;
+
+    #[cfg(feature = "conformance")]
+    fn provider(self: Box<Self>) -> Arc<dyn LockProvider>;
+}
+
+impl<P: LockProvider> Connected for P {
+    fn locks(self: Box<Self>, builder: Builder) -> Locks {
+        builder.build(*self)
+    }
+
+    #[cfg(feature = "conformance")]
+    fn provider(self: Box<Self>) -> Arc<dyn LockProvider> {
+        Arc::new(*self)
+    }
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<Box<dyn Connected>>> + Send>>;
 type Connecter = Arc<dyn Fn(Url) -> Connecting + Send + Sync>;
 
 /// Connects to the store that `url` names, with every setting at its default.
@@ -194,12 +211,37 @@ impl Schemes {
         if let Some(ttl) = url.take_ttl()? {
             builder = builder.ttl(ttl);
         }
-        let provider = match self.added.get(url.scheme()) {
-            Some(connect) => connect(url),
-            None => self.built_in(url)?,
-        };
-        let build = provider.await?;
-        Ok(build(builder))
+        Ok(self.connecting(url)?.await?.locks(builder))
+    }
+
+    /// Connects to the store that `url` names, and gives its provider: for the suite in
+    /// [`conformance`](crate::conformance), whose fixture connects to it again and again.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> lockkit::Result<()> {
+    /// let provider = lockkit::Schemes::new().provider("memory:suite").await?;
+    /// assert!(provider.guarantees().kinds.contains(&lockkit::Kind::Exclusive));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`connect`](crate::connect()).
+    ///
+    /// # Cancel safety
+    /// As [`connect`](crate::connect()).
+    #[cfg(feature = "conformance")]
+    pub async fn provider(&self, url: &str) -> Result<Arc<dyn LockProvider>> {
+        let mut url = Url::parse(url)?;
+        // Each case chooses its own.
+        url.take_ttl()?;
+        Ok(self.connecting(url)?.await?.provider())
+    }
+
+    fn connecting(&self, url: Url) -> Result<Connecting> {
+        match self.added.get(url.scheme()) {
+            Some(connect) => Ok(connect(url)),
+            None => self.built_in(url),
+        }
     }
 
     /// Connects to a store of lockkit's own.
@@ -255,7 +297,7 @@ fn boxed<P: LockProvider>(
 ) -> Connecting {
     Box::pin(async {
         let provider = connecting.await?;
-        Ok(Box::new(|builder: Builder| builder.build(provider)) as Build)
+        Ok(Box::new(provider) as Box<dyn Connected>)
     })
 }
 

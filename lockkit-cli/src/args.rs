@@ -78,7 +78,9 @@ pub(crate) enum Job {
     Doctor,
     /// Run the conformance suite on the store, under names of its own; code 1 where a case fails.
     #[cfg(feature = "conformance")]
-    #[command(after_help = "Example: lockkit --store redis://test-host conformance --report report")]
+    #[command(
+        after_help = "Example: lockkit --store redis://test-host conformance --report report"
+    )]
     Conformance {
         /// The directory for the report as a page and as JSON.
         #[arg(long, value_name = "DIRECTORY")]

@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn a_missing_feature_is_told_with_the_command_that_installs_it() {
         let said = r#"invalid: etcd: none; enable the feature "etcd" of the crate lockkit"#;
-        let ours = "invalid: etcd: none; install it with: cargo install lockkit-cli --features etcd";
+        let ours =
+            "invalid: etcd: none; install it with: cargo install lockkit-cli --features etcd";
         assert_eq!(in_our_words(said), ours);
         assert_eq!(in_our_words("as it was"), "as it was");
     }

@@ -23,7 +23,9 @@ pub(crate) fn inspection(seen: &Inspection) -> Value {
 }
 
 fn holder(holder: &Holder) -> Value {
-    let millis = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    let millis = |time: Option<Duration>| {
+        time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    };
     json!({
         "label": holder.label,
         "token": holder.token.map(|token| token.to_string()),

@@ -82,7 +82,9 @@ fn late(what: &str, limit: Duration) -> Failure {
 /// The file store in the user's state directory.
 fn default() -> Result<String, Failure> {
     if cfg!(not(all(unix, feature = "file"))) {
-        return Err(Failure::usage(format!("no store is named; give --store URL, or set {VARIABLE}")));
+        return Err(Failure::usage(format!(
+            "no store is named; give --store URL, or set {VARIABLE}"
+        )));
     }
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME")
@@ -178,8 +180,10 @@ fn without_password(url: &str) -> String {
             shown = format!("{scheme}://{user}{at}{host}{}", &rest[end..]);
         }
     }
-    let is_open = |option: &&str| !option.split('=').next().unwrap_or_default().contains("password");
-    let open: Vec<&str> = options.into_iter().flat_map(|all| all.split('&')).filter(is_open).collect();
+    let is_open =
+        |option: &&str| !option.split('=').next().unwrap_or_default().contains("password");
+    let open: Vec<&str> =
+        options.into_iter().flat_map(|all| all.split('&')).filter(is_open).collect();
     if !open.is_empty() {
         shown = format!("{shown}?{}", open.join("&"));
     }

@@ -58,7 +58,9 @@ async fn ask(job: Job, locks: &Locks, is_json: bool) -> Result<ExitCode, Failure
         Job::Revoke { name, token } => return revoke(locks, &name, token, is_json).await,
         Job::Forget { prefix, unused_for } => {
             let count = store::answer(locks.forget(&prefix, unused_for)).await?;
-            shown::print(is_json, json!({"forgotten": count}), || format!("{count} names forgotten\n"));
+            shown::print(is_json, json!({"forgotten": count}), || {
+                format!("{count} names forgotten\n")
+            });
         }
         Job::Doctor => return doctor(locks, is_json).await,
         // Done before any store was asked.
@@ -87,12 +89,7 @@ async fn list(locks: &Locks, prefix: &str, is_json: bool) -> Result<(), Failure>
     Ok(())
 }
 
-async fn revoke(
-    locks: &Locks,
-    name: &str,
-    token: u64,
-    is_json: bool,
-) -> Result<ExitCode, Failure> {
+async fn revoke(locks: &Locks, name: &str, token: u64, is_json: bool) -> Result<ExitCode, Failure> {
     let token = FencingToken::new(token)?;
     let is_ended = store::answer(locks.lock(name).revoke(token)).await?;
     shown::print(is_json, json!({"revoked": is_ended}), || {
@@ -122,4 +119,3 @@ async fn doctor(locks: &Locks, is_json: bool) -> Result<ExitCode, Failure> {
 async fn seen(locks: &Locks, prefix: &str) -> Result<Vec<lockkit::Inspection>, Failure> {
     store::answer(locks.list(prefix, None, PAGE)).await
 }
-

@@ -28,7 +28,9 @@ pub(super) async fn run(locks: &Locks, watch: &Watch, is_json: bool) -> Result<(
                 let clear = if redraws { CLEAR } else { "" };
                 anstream::print!("{clear}{}\n", shown::table(&all));
             }
-            Err(failure) if failure.own == Own::Unavailable => crate::ending::say(&failure, is_json),
+            Err(failure) if failure.own == Own::Unavailable => {
+                crate::ending::say(&failure, is_json)
+            }
             Err(failure) => return Err(failure),
         }
         looks += 1;

@@ -104,7 +104,9 @@ fn ended_as(end: End, is_json: bool) -> Result<ExitCode, Failure> {
     match end {
         End::Exited(code) if Own::is_one(code) => Err(Failure::new(
             Own::Taken,
-            format!("the command ended with code {code}, which is one of lockkit's own; give it another"),
+            format!(
+                "the command ended with code {code}, which is one of lockkit's own; give it another"
+            ),
         )),
         End::Exited(code) => Ok(ExitCode::from(code)),
         End::Signalled(number) => {

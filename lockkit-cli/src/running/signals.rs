@@ -32,7 +32,8 @@ fn ignored() -> u64 {
 }
 
 fn is_in(mask: u64, number: i32) -> bool {
-    u32::try_from(number - 1).is_ok_and(|bit| mask.checked_shr(bit).is_some_and(|rest| rest & 1 == 1))
+    u32::try_from(number - 1)
+        .is_ok_and(|bit| mask.checked_shr(bit).is_some_and(|rest| rest & 1 == 1))
 }
 
 #[cfg(test)]

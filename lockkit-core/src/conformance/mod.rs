@@ -93,6 +93,6 @@ pub use hook::Hook;
 pub use notes::{Figure, Measure};
 pub use outcome::Outcome;
 pub use report::{CaseRun, Report};
-pub use runner::{check, main, run};
+pub use runner::{check, main, run, run_some};
 pub use stall::StallWatch;
 pub use starved::{LONG_STALL, Starved};

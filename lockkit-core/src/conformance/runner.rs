@@ -75,21 +75,43 @@ pub fn check(id: &str, fixture: Arc<dyn Fixture>) -> Outcome {
 /// # Errors
 /// Whatever keeps the fixture from connecting at all.
 pub fn run<F: Fixture>(fixture: &Arc<F>) -> Result<Report> {
+    run_some(fixture, |_| true, |_| ())
+}
+
+/// Runs the cases that are chosen as [`run`] does, and hands each to `ended` as soon as it has ended, to show how far it is.
+///
+/// ```no_run
+/// # use lockkit_core::conformance::{self, Fixture};
+/// # fn example(fixture: std::sync::Arc<impl Fixture>) -> Result<(), Box<dyn std::error::Error>> {
+/// let ended = |run: &conformance::CaseRun| eprintln!("{} {:?}", run.case.id, run.outcome);
+/// let report = conformance::run_some(&fixture, |case| case.id.starts_with("C1"), ended)?;
+/// # drop(report);
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// As [`run`].
+pub fn run_some<F: Fixture>(
+    fixture: &Arc<F>,
+    is_chosen: impl Fn(&Case) -> bool,
+    ended: impl Fn(&CaseRun) + Sync,
+) -> Result<Report> {
     let fixture: Arc<dyn Fixture> = Arc::<F>::clone(fixture);
     let (guarantees, barred) = standing(&fixture)?;
     let started = Instant::now();
     let next = AtomicUsize::new(0);
+    let chosen: Vec<&Case> = cases().iter().filter(|case| is_chosen(case)).collect();
     let runs: Vec<OnceLock<CaseRun>> = cases().iter().map(|_| OnceLock::new()).collect();
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
-                while let Some(case) = cases().get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(case) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let place = case_number(case);
                     let run = match &barred[place] {
                         Some(outcome) => CaseRun::barred(case, outcome.clone()),
                         None => run_case(case, Arc::clone(&fixture)),
                     };
-                    runs[place].get_or_init(|| run);
+                    ended(runs[place].get_or_init(|| run));
                 }
             });
         }
