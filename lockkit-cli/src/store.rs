@@ -55,11 +55,18 @@ pub(crate) fn named(option: Option<String>) -> Result<Store, Failure> {
 
 /// Connects, within the limit that the docs state.
 pub(crate) async fn connect(url: &str, builder: Builder) -> Result<Locks, Failure> {
+    Ok(try_connect(url, builder).await??)
+}
+
+/// The same, with what the store said where it refused.
+pub(crate) async fn try_connect(
+    url: &str,
+    builder: Builder,
+) -> Result<lockkit::Result<Locks>, Failure> {
     let connecting = lockkit::connect_with(url, builder);
-    match tokio::time::timeout(CONNECTS_WITHIN, connecting).await {
-        Ok(connected) => Ok(connected?),
-        Err(_) => Err(late("connected", CONNECTS_WITHIN)),
-    }
+    tokio::time::timeout(CONNECTS_WITHIN, connecting)
+        .await
+        .map_err(|_| late("connected", CONNECTS_WITHIN))
 }
 
 /// What the store answers, within the limit that the docs state.

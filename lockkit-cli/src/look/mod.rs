@@ -8,7 +8,7 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lockkit::{FencingToken, LockName, Locks, Severity};
+use lockkit::{Error, FencingToken, Finding, LockName, Locks, Severity};
 use serde_json::json;
 
 use crate::args::Job;
@@ -36,7 +36,15 @@ pub(crate) fn at(job: Job, store: &Store, is_json: bool) -> Result<ExitCode, Fai
         .build()
         .map_err(|error| Failure::system("starting", &error))?;
     let answer = runtime.block_on(async {
-        let locks = store::connect(&store.url, Locks::builder()).await?;
+        let locks = match store::try_connect(&store.url, Locks::builder()).await? {
+            Ok(locks) => locks,
+            // What connecting refuses is a finding as any other.
+            Err(Error::Rejected { what, remedy, .. }) if matches!(job, Job::Doctor) => {
+                let finding = Finding::new(Severity::Danger, what, remedy);
+                return Ok(diagnosis(&[finding], is_json));
+            }
+            Err(error) => return Err(error.into()),
+        };
         let answer = ask(job, &locks, is_json).await;
         // Nothing is held.
         locks.close(CLOSES_WITHIN).await.ok();
@@ -100,19 +108,23 @@ async fn revoke(locks: &Locks, name: &str, token: u64, is_json: bool) -> Result<
 }
 
 async fn doctor(locks: &Locks, is_json: bool) -> Result<ExitCode, Failure> {
-    let found = store::answer(locks.examine()).await?;
-    for finding in &found {
+    Ok(diagnosis(&store::answer(locks.examine()).await?, is_json))
+}
+
+/// Prints what was found; the code tells the worst of it.
+fn diagnosis(found: &[Finding], is_json: bool) -> ExitCode {
+    for finding in found {
         shown::print(is_json, shown::finding(finding), || shown::finding_line(finding));
     }
     if found.is_empty() && !is_json {
         anstream::println!("nothing is amiss");
     }
     let worst = found.iter().map(|finding| finding.severity).max();
-    Ok(ExitCode::from(match worst {
+    ExitCode::from(match worst {
         None | Some(Severity::Note) => 0,
         Some(Severity::Warning) => 1,
         Some(_) => 2,
-    }))
+    })
 }
 
 /// All names with this prefix, for a table that is drawn again and again: no more than fit a screen are of use.

@@ -125,7 +125,11 @@ impl Front {
                 self.group = Pid::from_raw(number);
                 self.shares_terminal = false;
             }
-            ToFront::KillBy(time) => (self.kill_by, self.doubts) = (time, false),
+            ToFront::KillBy(time) => (self.kill_by, self.doubts) = (Some(time), false),
+            ToFront::Gone => {
+                self.take_terminal_back();
+                (self.group, self.kill_by) = (None, None);
+            }
             ToFront::Stopped(number) => self.command_stopped(number).await,
             ToFront::Note(failure) => say(&failure, self.is_json),
             ToFront::Ended(_) => {}

@@ -160,7 +160,7 @@ impl<'a> Hold<'a> {
         // Later than this process would kill it itself.
         let kill_by = now() + left.saturating_sub(lead.kill / 2);
         let is_news = self.kill_by.is_none_or(|told| kill_by.abs_diff(told) > NEWS);
-        if self.has_front && is_news && self.link.offer(&ToFront::KillBy(Some(kill_by))) {
+        if self.has_front && is_news && self.link.offer(&ToFront::KillBy(kill_by)) {
             self.kill_by = Some(kill_by);
         }
     }
@@ -213,6 +213,8 @@ impl<'a> Hold<'a> {
 
     /// Nothing of the command is left.
     async fn release(self) -> Over {
+        // The release may take longer than there is time left.
+        self.link.offer(&ToFront::Gone);
         let (name, end) = (self.guard.name().clone(), self.group.end().cloned());
         let released = self.guard.release().await;
         let lost = |why: &str| {

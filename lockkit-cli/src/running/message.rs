@@ -56,8 +56,10 @@ pub(super) enum ToSupervisor {
 pub(super) enum ToFront {
     /// The command runs, in this process group.
     Started(i32),
-    /// By when the front kills the group if it hears nothing more, on the machine's clock; `None`: never.
-    KillBy(Option<Duration>),
+    /// By when the front kills the group if it hears nothing more, on the machine's clock.
+    KillBy(Duration),
+    /// Nothing of the group is left.
+    Gone,
     /// A signal has stopped the command.
     Stopped(i32),
     /// A line for the user.
