@@ -10,9 +10,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lockkit_core::kit::{Alive, call_limit};
-use lockkit_core::{Clock, Instant, LockName, Result};
+use lockkit_core::{Clock, Family, Instant, LockName, Result};
 
-use crate::protocol::{BEAT, LIFE, Seen, UNHEARD, beaten, escaped, reading};
+use crate::protocol::{LIFE, Seen, UNHEARD, beaten, key_of, reading};
+use crate::scripts::BEAT;
 use crate::shared::{Shared, now};
 
 /// How often a client beats: a grant that it has not heard of must last longer.
@@ -80,8 +81,9 @@ fn most(shared: &Shared) -> Duration {
     if shared.listens.load(Ordering::SeqCst) { LIFE / 2 } else { UNHEARD }
 }
 
-/// Beats, and asks about these names; whether all was answered.
-async fn beat(shared: &Shared, names: Vec<LockName>) -> bool {
+/// Beats, and asks about these names, locks before semaphores; whether all was answered.
+async fn beat(shared: &Shared, mut names: Vec<LockName>) -> bool {
+    names.sort_unstable_by_key(LockName::family);
     for names in names.chunks(NAMES) {
         match ask(shared, names).await {
             Ok((was_alive, seen)) => {
@@ -104,13 +106,14 @@ async fn beat(shared: &Shared, names: Vec<LockName>) -> bool {
 }
 
 async fn ask(shared: &Shared, names: &[LockName]) -> Result<(bool, Vec<Seen>)> {
-    let locks: Vec<_> = names.iter().map(|name| escaped(&shared.prefix, name.as_str())).collect();
-    let locks: Vec<_> = locks.iter().map(String::as_str).collect();
+    let keys: Vec<_> = names.iter().map(|name| key_of(&shared.prefix, name)).collect();
+    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+    let locks = names.partition_point(|name| name.family() == Family::Lock).to_string();
     let (clock, soon) = (Clock::system(), SOON.as_millis().to_string());
     let sent = clock.now();
     let reading = reading(sent);
-    let args = [&*shared.address, &reading, &soon];
-    let answered = shared.commands.script(&clock, call_limit(LIFE), &BEAT, &locks, &args).await;
+    let args = [&*shared.address, &reading, &soon, &locks];
+    let answered = shared.commands.script(&clock, call_limit(LIFE), &BEAT, &keys, &args).await;
     let beaten = beaten(&answered.value?)?;
     shared.heard.note(sent);
     Ok(beaten)

@@ -8,7 +8,8 @@ use lockkit_core::{Request, Result};
 
 use crate::beating;
 use crate::connection::Answered;
-use crate::protocol::{Answer, Script, Scripts, entry, escaped, reading};
+use crate::protocol::{Answer, entry, key_of, reading};
+use crate::scripts::{Script, Scripts};
 use crate::shared::{Shared, Waiter, now};
 
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Client {
 
     /// Runs a script about this request's lock.
     pub(crate) async fn run(&self, request: &Request, script: &Script, args: &[&str]) -> Answered {
-        let lock = escaped(&self.prefix, request.name().as_str());
+        let lock = key_of(&self.prefix, request.name());
         let limit = call_limit(request.ttl());
         self.commands.script(request.clock(), limit, script, &[&lock], args).await
     }
@@ -56,11 +57,20 @@ impl Client {
         let sent = now();
         let reading = if waits { reading(sent) } else { String::new() };
         let script = Scripts::of(request.kind()).acquire;
-        let answer = self.run(request, script, &[&self.entry(request), &ttl, &reading]).await;
+        let (entry, wished) = (self.entry(request), request.permits());
+        let answer = match wished.map(|wished| (wished.wished().to_string(), wished.is_exact())) {
+            None => self.run(request, script, &[&entry, &ttl, &reading]).await,
+            Some((limit, is_exact)) => {
+                let exact = if is_exact { "1" } else { "" };
+                self.run(request, script, &[&entry, &ttl, &reading, &limit, exact]).await
+            }
+        };
         if !answer.may_arrive {
             sending.answered();
         }
-        let answer = Answer::of(&answer.value?)?;
+        let (answer, limit) = Answer::of(&answer.value?)?;
+        // Where the request takes no other one, the driver withdraws it.
+        limit.map_or(Ok(()), |limit| request.check_permits(limit))?;
         if waits && matches!(answer, Answer::Held { .. }) {
             self.heard.note(sent);
         }

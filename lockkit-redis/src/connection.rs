@@ -15,8 +15,8 @@ use redis::{
 
 use crate::config::{RedisConfig, Server};
 use crate::error::{is_gone, is_replica, to_error, unless_expired};
-use crate::protocol::Script;
 use crate::role::Role;
+use crate::scripts::Script;
 
 /// So many calls may wait to be sent; each more waits for room first.
 const CALLS: usize = 1_024;

@@ -11,7 +11,8 @@ use lockkit_core::{Error, FencingToken, Grant, Lease, LossReason, Result, Term};
 
 use crate::client::{Client, Entry, tombstone};
 use crate::connection::Answered;
-use crate::protocol::{Released, Script, Scripts, yes};
+use crate::protocol::{Released, yes};
+use crate::scripts::{Script, Scripts};
 use crate::subscription::subscribe;
 
 #[derive(Debug)]
@@ -30,7 +31,12 @@ pub(crate) struct RedisLease {
 }
 
 /// What the server granted.
-pub(crate) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) -> Result<Grant> {
+pub(crate) fn grant(
+    client: &Arc<Client>,
+    entry: Entry,
+    term: Term,
+    (token, slot): (u64, Option<u32>),
+) -> Result<Grant> {
     let fencing = FencingToken::with_base(client.token_base, token)?;
     // A revocation is told there; the runtime that served it may have ended.
     subscribe(client, None).ok();
@@ -40,7 +46,11 @@ pub(crate) fn grant(client: &Arc<Client>, entry: Entry, term: Term, token: u64) 
     let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
     let (client, term_of) = (Arc::clone(client), Mutex::new(term));
     let lease = RedisLease { client, entry, token, value, released, is_unclear, term: term_of };
-    Ok(Grant::new(fencing, term, lease))
+    let grant = Grant::new(fencing, term, lease);
+    Ok(match slot {
+        Some(slot) => grant.with_slot(slot),
+        None => grant,
+    })
 }
 
 impl RedisLease {

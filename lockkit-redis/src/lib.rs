@@ -22,6 +22,7 @@ mod operator;
 mod protocol;
 mod provider;
 mod role;
+mod scripts;
 mod server;
 mod shared;
 mod subscription;

@@ -1,11 +1,11 @@
-//! What goes over the wire: keys, scripts and their answers. The scripts themselves are in `lua/`.
+//! What goes over the wire: keys, and the answers to scripts.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use lockkit_core::{Applied, Error, Holder, Instant, Kind, LockName, Request, RequestId, Result};
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, RedisResult, ServerErrorKind, Value};
+use lockkit_core::{
+    Applied, Error, Family, Holder, Instant, Kind, LockName, Request, RequestId, Result,
+};
+use redis::Value;
 
 /// The channels of wake-ups: one per provider, told apart by what follows.
 pub(crate) const CHANNELS: &str = "lockkit:wake:";
@@ -14,108 +14,6 @@ pub(crate) const CHANNELS: &str = "lockkit:wake:";
 pub(crate) const LIFE: Duration = Duration::from_secs(3);
 /// How long a grant lasts to a client that does not listen; as in the scripts.
 pub(crate) const UNHEARD: Duration = Duration::from_millis(500);
-
-/// One script, sent by its hash, and in full where the server does not know it.
-#[derive(Debug)]
-pub(crate) struct Script(redis::Script);
-
-macro_rules! script {
-    ($name:ident, $($file:literal),+) => {
-        pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script(redis::Script::new(concat!(include_str!("lua/head.lua"), $(include_str!($file)),+)))
-        });
-    };
-}
-
-script!(ACQUIRE, "lua/acquire_fast.lua", "lua/prelude.lua", "lua/acquire.lua");
-script!(RELEASE, "lua/release_fast.lua", "lua/prelude.lua", "lua/release.lua");
-script!(ACQUIRE_SHARED, "lua/prelude.lua", "lua/acquire.lua");
-script!(RELEASE_SHARED, "lua/prelude.lua", "lua/release_shared.lua");
-script!(RENEW, "lua/prelude.lua", "lua/renew.lua");
-script!(RENEW_SHARED, "lua/prelude.lua", "lua/renew_shared.lua");
-script!(REST, "lua/prelude.lua", "lua/rest.lua");
-script!(REST_SHARED, "lua/prelude.lua", "lua/rest_shared.lua");
-script!(WITHDRAW, "lua/prelude.lua", "lua/withdraw.lua");
-script!(BEAT, "lua/prelude.lua", "lua/beat.lua");
-script!(INSPECT, "lua/prelude.lua", "lua/inspect.lua");
-script!(REVOKE, "lua/prelude.lua", "lua/revoke.lua");
-script!(PROBE, "lua/prelude.lua", "lua/probe.lua");
-
-/// Every script of a plain lock's life, to be loaded ahead of the first use.
-pub(crate) fn scripts() -> [&'static Script; 10] {
-    [
-        &ACQUIRE,
-        &RENEW,
-        &RELEASE,
-        &ACQUIRE_SHARED,
-        &RENEW_SHARED,
-        &RELEASE_SHARED,
-        &WITHDRAW,
-        &BEAT,
-        &INSPECT,
-        &REVOKE,
-    ]
-}
-
-/// The scripts that differ by the kind of lock.
-pub(crate) struct Scripts {
-    pub(crate) acquire: &'static Script,
-    pub(crate) renew: &'static Script,
-    pub(crate) release: &'static Script,
-    pub(crate) rest: &'static Script,
-}
-
-impl Scripts {
-    pub(crate) fn of(kind: Kind) -> Self {
-        match kind {
-            Kind::Shared => Self {
-                acquire: &ACQUIRE_SHARED,
-                renew: &RENEW_SHARED,
-                release: &RELEASE_SHARED,
-                rest: &REST_SHARED,
-            },
-            _ => Self { acquire: &ACQUIRE, renew: &RENEW, release: &RELEASE, rest: &REST },
-        }
-    }
-}
-
-impl Script {
-    /// Runs it on these locks. The keys beside them follow from theirs: to pass a key costs more than most
-    /// commands.
-    pub(crate) async fn run(
-        &self,
-        connection: &mut MultiplexedConnection,
-        locks: &[&str],
-        args: &[&str],
-    ) -> RedisResult<Value> {
-        let call = self.call(locks, args);
-        let answer = connection.send_packed_command(&call).await?.extract_error();
-        match answer {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.load(connection).await?;
-                connection.send_packed_command(&call).await?.extract_error()
-            }
-            answer => answer,
-        }
-    }
-
-    /// The command, written into one buffer: redis's own takes one for each part.
-    fn call(&self, locks: &[&str], args: &[&str]) -> Cmd {
-        let hash = self.0.get_hash();
-        let texts = || locks.iter().chain(args);
-        let size = hash.len() + 16 + texts().map(|text| text.len()).sum::<usize>();
-        let mut call = Cmd::with_capacity(3 + locks.len() + args.len(), size);
-        call.arg("EVALSHA").arg(hash).arg(locks.len());
-        for text in texts() {
-            call.arg(*text);
-        }
-        call
-    }
-
-    pub(crate) async fn load(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
-        self.0.load_async(connection).await.map(|_: String| ())
-    }
-}
 
 /// A lock's key, or the beginning of the keys of all locks whose names begin so.
 pub(crate) fn escaped(prefix: &str, name: &str) -> String {
@@ -132,6 +30,18 @@ pub(crate) fn escaped(prefix: &str, name: &str) -> String {
     lock
 }
 
+/// The key of a lock, or of a semaphore, which no lock's key can be; the keys beside it follow from it.
+pub(crate) fn key_of(prefix: &str, name: &LockName) -> String {
+    let lock = escaped(prefix, name.as_str());
+    match name.family() {
+        Family::Semaphore => format!("{{{lock}}}:{SEMAPHORE}"),
+        _ => lock,
+    }
+}
+
+/// What a semaphore's key ends in.
+pub(crate) const SEMAPHORE: &str = "p";
+
 /// The key of the mark that names the layout. It has a brace outside the prefix, so it is no lock's key,
 /// and a longer end than any part of a lock.
 pub(crate) fn layout_key(prefix: &str) -> String {
@@ -143,15 +53,15 @@ pub(crate) fn life_key(client: &str) -> String {
     format!("{{lockkit}}:client:{client}")
 }
 
-/// The name of a lock's key; `None` for a key that is no lock's.
-pub(crate) fn name_of(prefix: &str, key: &str) -> Option<LockName> {
+/// The name of this family with a lock's key; `None` for a key that is no lock's.
+pub(crate) fn name_of(prefix: &str, key: &str, family: Family) -> Option<LockName> {
     let text = key.strip_prefix(prefix)?;
     if text.contains(['{', '}']) {
         return None;
     }
     let name = text.replace("%7B", "{").replace("%7D", "}").replace("%25", "%");
     // A foreign client's key may hold a % of its own: then the name would not lead back to it.
-    LockName::new(name).ok().filter(|name| escaped(prefix, name.as_str()) == key)
+    LockName::of(family, &name).ok().filter(|name| escaped(prefix, name.as_str()) == key)
 }
 
 /// What stands in place of the first digit of a client's name in the entries of its shared requests: a client of before
@@ -206,35 +116,48 @@ impl<'a> Held<'a> {
 pub(crate) enum Answer {
     Granted {
         token: u64,
+        /// Of a counted grant.
+        slot: Option<u32>,
     },
-    /// Held by another.
+    /// Held by others.
     Held {
+        /// When a grant expires next.
         expires_in: Option<Duration>,
         holder: Holder,
         /// Whether the client had been alive: if not, its other waiters may have lost their places.
         was_alive: bool,
     },
+    /// It has no place and gets none: it was withdrawn, or takes only another limit than the semaphore has.
     Withdrawn,
 }
 
 impl Answer {
-    pub(crate) fn of(value: &Value) -> Result<Self> {
+    /// The answer, and the limit of a semaphore where it tells one.
+    pub(crate) fn of(value: &Value) -> Result<(Self, Option<u32>)> {
         if let Value::BulkString(token) = value {
             let token = std::str::from_utf8(token).ok().and_then(|token| token.parse().ok());
-            return Ok(Self::Granted { token: token.ok_or_else(|| garbled(value))? });
+            let token = token.ok_or_else(|| garbled(value))?;
+            return Ok((Self::Granted { token, slot: None }, None));
         }
         let parts = texts(value)?;
         let part = |n: usize| parts.get(n).map(String::as_str).unwrap_or_default();
+        let limit = parts.last().and_then(|limit| limit.parse().ok());
         match part(0) {
-            "held" => Ok(Self::Held {
-                expires_in: milliseconds(part(2)),
-                holder: Held::of(part(1)).map_or_else(
+            "granted" => {
+                let token = part(1).parse().map_err(|_| garbled(value))?;
+                Ok((Self::Granted { token, slot: part(2).parse().ok() }, limit))
+            }
+            "held" => {
+                let limit = limit.filter(|_| parts.len() == 5);
+                let kind = limit.map(|_| Kind::Counted);
+                let holder = Held::of(part(1)).map_or_else(
                     || Holder::new(""),
-                    |held| Holder::new(held.label).with_kind(held.kind),
-                ),
-                was_alive: part(3) != "0",
-            }),
-            "withdrawn" => Ok(Self::Withdrawn),
+                    |held| Holder::new(held.label).with_kind(kind.unwrap_or(held.kind)),
+                );
+                let was_alive = part(3) != "0";
+                Ok((Self::Held { expires_in: milliseconds(part(2)), holder, was_alive }, limit))
+            }
+            "withdrawn" | "other" => Ok((Self::Withdrawn, limit)),
             _ => Err(garbled(value)),
         }
     }
@@ -265,6 +188,8 @@ impl Released {
 pub(crate) struct Word {
     pub(crate) id: RequestId,
     pub(crate) token: u64,
+    /// Of a counted grant.
+    pub(crate) slot: Option<u32>,
     /// What the client's clock showed before it sent the heartbeat that the server had last.
     reading: Instant,
     /// How long ago that heartbeat had come, by the server's clock.
@@ -277,12 +202,9 @@ impl Word {
         let id = request_of(words.next()?)?;
         let mut number = || words.next()?.parse().ok();
         let (token, reading, age) = (number()?, Duration::from_nanos(number()?), number()?);
-        Some(Self {
-            id,
-            token,
-            reading: Instant::from_origin(reading),
-            age: Duration::from_millis(age),
-        })
+        let slot = words.next().and_then(|slot| slot.parse().ok());
+        let (reading, age) = (Instant::from_origin(reading), Duration::from_millis(age));
+        Some(Self { id, token, slot, reading, age })
     }
 
     /// When the term of the grant began at the latest, by the clock of the heartbeat: the server counts it from
@@ -333,8 +255,13 @@ pub(crate) fn request_of(id: &str) -> Option<RequestId> {
 
 /// Whether a script that answers 1 or 0 said 1.
 pub(crate) fn yes(value: &Value) -> Result<bool> {
+    number(value).map(|n| n == 1)
+}
+
+/// The number that a script answers.
+pub(crate) fn number(value: &Value) -> Result<i64> {
     match value {
-        Value::Int(n) => Ok(*n == 1),
+        Value::Int(n) => Ok(*n),
         other => Err(garbled(other)),
     }
 }
@@ -367,13 +294,21 @@ mod tests {
     #[test]
     fn names_and_keys_lead_to_each_other() {
         for name in ["a", "a/b", "{x}", "%7B", "%", "%%25", "é", "a b", "\0", "}{"] {
-            let name = LockName::new(name).expect("a name");
-            let lock = &escaped("app:", name.as_str());
+            let lock = &escaped("app:", name);
             assert!(!lock.contains(['{', '}']));
-            assert_eq!(name_of("app:", lock), Some(name));
+            for family in [Family::Lock, Family::Semaphore] {
+                let name = LockName::of(family, name).expect("a name");
+                assert_eq!(name_of("app:", lock, family), Some(name.clone()));
+                let is_lock = family == Family::Lock;
+                assert_eq!(key_of("app:", &name) == *lock, is_lock);
+                assert_eq!(
+                    name_of("app:", &key_of("app:", &name), Family::Lock).is_some(),
+                    is_lock
+                );
+            }
         }
-        assert_eq!(name_of("app:", "app:100%"), None);
-        assert_eq!(name_of("app:", "{app:a}:n"), None);
+        assert_eq!(name_of("app:", "app:100%", Family::Lock), None);
+        assert_eq!(name_of("app:", "{app:a}:n", Family::Lock), None);
     }
 
     #[test]
@@ -397,7 +332,9 @@ mod tests {
     fn the_term_of_a_pushed_grant_counts_from_the_heartbeat_and_its_age() {
         let id = RequestId::from_bytes([7; 16]);
         let word = Word::of(&format!("{id} 1795930198049936 5000000000 1000")).expect("a word");
-        assert_eq!((word.id, word.token), (id, 1_795_930_198_049_936));
+        assert_eq!((word.id, word.token, word.slot), (id, 1_795_930_198_049_936, None));
+        let counted = Word::of(&format!("{id} 1795930198049936 5000000000 1000 7"));
+        assert_eq!(counted, Some(Word { slot: Some(7), ..word }));
         let began = Instant::from_origin(Duration::from_millis(5_000 + 990 - 2));
         assert_eq!(word.began(), began);
         assert_eq!(Word::of(&format!("{id} 1")), None);

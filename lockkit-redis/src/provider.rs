@@ -39,7 +39,7 @@ impl RedisProvider {
         let mut guarantees = Guarantees::new(Exclusion::OneServer, Expiry::Ttl(TtlRange::ANY));
         guarantees.fairness = Fairness::Fifo;
         guarantees.wake_up = WakeUp::Push;
-        guarantees.kinds = &[Kind::Exclusive, Kind::Shared];
+        guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
         guarantees.minimum_hold = MinimumHold::ByStore;
         guarantees.token_survives.server_restart = true;
         guarantees.token_survives.data_loss = true;
@@ -104,7 +104,7 @@ impl LockProvider for RedisProvider {
         let entry = self.0.waiters.enter(request);
         let term = request.term();
         match self.0.ask(&entry, false).await? {
-            Answer::Granted { token } => grant(&self.0, entry, term, token).map(Some),
+            Answer::Granted { token, slot } => grant(&self.0, entry, term, (token, slot)).map(Some),
             Answer::Held { .. } => Ok(None),
             Answer::Withdrawn => Err(Error::withdrawn()),
         }
@@ -128,7 +128,9 @@ impl LockProvider for RedisProvider {
                 asked?
             };
             let (expires_in, holder, was_alive) = match asked {
-                Answer::Granted { token } => return grant(&self.0, entry, term, token),
+                Answer::Granted { token, slot } => {
+                    return grant(&self.0, entry, term, (token, slot));
+                }
                 Answer::Withdrawn => return Err(Error::withdrawn()),
                 Answer::Held { expires_in, holder, was_alive } => (expires_in, holder, was_alive),
             };
@@ -155,7 +157,7 @@ impl LockProvider for RedisProvider {
             };
             if let Some(granted) = granted {
                 if let Some(term) = granted.term(request) {
-                    return grant(&self.0, entry, term, granted.token);
+                    return grant(&self.0, entry, term, (granted.token, granted.slot));
                 }
                 // Too little is left: the server grants all of it to a request that asks.
                 entry.data().mailbox.refuse();

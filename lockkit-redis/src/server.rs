@@ -9,7 +9,8 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use crate::client::Client;
 use crate::error::{NO_CLUSTER, is_key_denied, is_refused_for_now};
-use crate::protocol::{CHANNELS, PROBE, escaped, layout_key, life_key, scripts};
+use crate::protocol::{CHANNELS, escaped, layout_key, life_key};
+use crate::scripts::{PROBE, scripts};
 use crate::subscription::subscription;
 
 /// The layout of what this version's scripts keep, the newest that they can share.

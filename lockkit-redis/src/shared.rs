@@ -10,7 +10,8 @@ use lockkit_core::{
 };
 
 use crate::connection::Commands;
-use crate::protocol::{LIFE, WITHDRAW, Word, entry, escaped};
+use crate::protocol::{LIFE, Word, entry, key_of};
+use crate::scripts::OfFamily;
 
 /// The clock by which a client's heartbeats are read.
 pub(crate) fn now() -> Instant {
@@ -21,6 +22,8 @@ pub(crate) fn now() -> Instant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Granted {
     pub(crate) token: u64,
+    /// Of a counted grant.
+    pub(crate) slot: Option<u32>,
     /// When its term began, by the clock of the heartbeats.
     pub(crate) began: Instant,
 }
@@ -135,9 +138,10 @@ impl Shared {
         request: &Request,
         late: &str,
     ) -> Result<()> {
-        let lock = escaped(&self.prefix, request.name().as_str());
+        let lock = key_of(&self.prefix, request.name());
+        let script = OfFamily::of(request.name()).withdraw;
         let args = [&*entry(request, &self.address), late];
-        let outcome = self.commands.script(clock, limit, &WITHDRAW, &[&lock], &args).await;
+        let outcome = self.commands.script(clock, limit, script, &[&lock], &args).await;
         match outcome.value {
             // It may be queued for as long as this client lives, though its driver has given up.
             Err(Error::Unavailable { .. }) => self.left.note(request),
@@ -192,7 +196,7 @@ impl Shared {
     /// Tells a request of its grant.
     pub(crate) fn granted(&self, word: &Word) {
         if let Some(waiter) = self.waiters.find(word.id) {
-            let granted = Granted { token: word.token, began: word.began() };
+            let granted = Granted { token: word.token, slot: word.slot, began: word.began() };
             waiter.data().mailbox.post(Notice::Granted(granted));
         }
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use lockkit_core::conformance::{Fixture, Hook, Linked, Served, main as suite};
-use lockkit_core::{Applied, Error, LockName, LockProvider, Result, async_trait};
+use lockkit_core::{Applied, Error, Family, LockName, LockProvider, Result, async_trait};
 use lockkit_redis::{RedisConfig, RedisProvider};
 use testbed::{Link, RedisServer};
 
@@ -26,6 +26,12 @@ impl Redis {
     fn delete(&self, keys: &[&str]) {
         self.server().cli(&[&["DEL"], keys].concat()).unwrap();
     }
+
+    fn delete_beside(&self, name: &LockName, parts: &[&str]) {
+        for part in parts {
+            self.delete(&[&format!("{{{name}}}:{part}")]);
+        }
+    }
 }
 
 #[async_trait]
@@ -44,15 +50,22 @@ impl Fixture for Redis {
     }
 
     async fn remove(&self, name: &LockName) -> Result<()> {
-        self.delete(&[name.as_str()]);
+        if name.family() == Family::Semaphore {
+            // Its grants; the limit and the queue stay.
+            self.delete_beside(name, &["ps", "pm", "po"]);
+        } else {
+            self.delete(&[name.as_str()]);
+        }
         Ok(())
     }
 
     async fn forget(&self, name: &LockName) -> Result<()> {
-        let parts: Vec<_> = "ndtsm".chars().map(|part| format!("{{{name}}}:{part}")).collect();
-        self.delete(
-            &[&[name.as_str()], &*parts.iter().map(String::as_str).collect::<Vec<_>>()].concat(),
-        );
+        if name.family() == Family::Semaphore {
+            self.delete_beside(name, &["p", "pn", "pd", "ps", "pm", "po"]);
+        } else {
+            self.delete(&[name.as_str()]);
+            self.delete_beside(name, &["n", "d", "t", "s", "m"]);
+        }
         Ok(())
     }
 

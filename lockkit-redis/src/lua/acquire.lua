@@ -20,19 +20,8 @@ if granted then
   join(E, granted, TTL)
   return granted
 end
-local waits, was_alive, is_placed = READING ~= '', 1, false
-local key = CLIENT .. client
-if waits then
-  is_placed = redis.call('ZSCORE', Q, E)
-  if is_placed then
-    -- A server without memory refuses nothing after this write: a waiter keeps its place.
-    redis.call('PEXPIRE', Q, LASTS)
-    was_alive = redis.call('PEXPIRE', key, LIFE)
-    redis.call('SET', key, READING, 'PX', LIFE)
-  else
-    was_alive = redis.call('SET', key, READING, 'PX', LIFE, 'GET') and 1 or 0
-  end
-end
+local waits, is_placed, was_alive = READING ~= '', false, 1
+if waits then is_placed, was_alive = lives(E, READING) end
 if not value or is_open then
   local head, _, token, mine = grant_next(E, nil, is_open)
   if not mine and not head and not is_open then
@@ -44,7 +33,7 @@ if not value or is_open then
   end
   if mine then
     -- This answer does not tell that the client had been dead: its next beat does.
-    if was_alive == 0 then redis.call('DEL', key) end
+    if was_alive == 0 then redis.call('DEL', CLIENT .. client) end
     return mine
   end
   value = value or head .. '.' .. token

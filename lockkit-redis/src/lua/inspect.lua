@@ -2,17 +2,7 @@
 -- for a holder of a client before layout 2 its token, label and time; for a group 'shared', and of each member the
 -- value that it would have alone, and ms until it expires. A foreign holder's value may be empty.
 local value = redis.call('GET', L)
-local waiters = redis.call('ZCARD', Q)
-if waiters > 0 and waiters <= 1000 then
-  -- Without those whose clients are dead.
-  local alive, live = {}, 0
-  for _, entry in ipairs(redis.call('ZRANGE', Q, 0, -1)) do
-    local client = client_of(entry)
-    if alive[client] == nil then alive[client] = redis.call('EXISTS', CLIENT .. client) end
-    live = live + alive[client]
-  end
-  waiters = live
-end
+local waiters = live_waiters()
 local time = redis.call('TIME')
 local said = { value or '', value and redis.call('PTTL', L) or -2, waiters, time[1] .. string.sub('00000' .. time[2], -6) }
 if is_group(value) then

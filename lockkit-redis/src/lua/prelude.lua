@@ -76,12 +76,25 @@ local function purge(now)
   return redis.call('ZCARD', S) > 0
 end
 
+-- Pushes the word of a grant to its client. Gives the grant's ttl: a short one for a client that does not listen, which
+-- learns of it by its heartbeat, and nil for one that is dead.
+local function push(client, word, age, ttl)
+  -- Asked first: a replica repeats a push to those who listen there. A process that was killed does not
+  -- listen. An ACL may deny both commands, and an error would leave the script half done.
+  local is_deaf = redis.pcall('PUBSUB', 'NUMSUB', WAKE .. client)[2] == 0
+  if is_deaf then
+    if age > DEAF then return nil end
+    return tonumber(ttl) > UNHEARD and UNHEARD or ttl
+  end
+  redis.pcall('PUBLISH', WAKE .. client, 'go ' .. word)
+  return ttl
+end
+
 -- Grants to the first in the queue whose client lives, and where that is a shared request to those behind it up to
 -- the first that is not; in a group that is `open`, to shared requests alone. The first may be `head`, taken out
 -- already. Gives the first entry, the word for it, its token, and the token of `me`; nil where none is granted.
 --
--- The word is pushed, but not to the entry `me`, nor of an exclusive grant to the client `me`. A client that does not
--- listen is granted a short while, and learns of it by its heartbeat.
+-- The word is pushed, but not to the entry `me`, nor of an exclusive grant to the client `me`.
 local function grant_next(me, head, open)
   local dead, first, first_token, mine = {}, nil, nil, nil
   while true do
@@ -100,15 +113,8 @@ local function grant_next(me, head, open)
       -- Its term counts from the heartbeat, which came so long ago by this clock.
       local word = string.sub(head, 1, 32) .. ' ' .. token .. ' ' .. redis.call('GET', key) .. ' ' .. age
       if head ~= me and (is_shared or client ~= me) then
-        -- Asked first: a replica repeats a push to those who listen there. A process that was killed does not
-        -- listen. An ACL may deny both commands, and an error would leave the script half done.
-        local is_deaf = redis.pcall('PUBSUB', 'NUMSUB', WAKE .. client)[2] == 0
-        if is_deaf then
-          is_dead = age > DEAF
-          if tonumber(ttl) > UNHEARD then ttl = UNHEARD end
-        else
-          redis.pcall('PUBLISH', WAKE .. client, 'go ' .. word)
-        end
+        ttl = push(client, word, age, ttl)
+        is_dead = not ttl
       end
       if is_dead then
         -- If it lives after all, its next heartbeat says that it was dead, and its requests ask again.
@@ -149,6 +155,20 @@ local function leave(entry)
     redis.call('DEL', L)
     grant_next('')
   end
+end
+
+-- The client of a request that waits lives on, and its reading is noted. Gives whether the request has a place, and 1 if
+-- the client had been alive, or 0.
+local function lives(entry, reading)
+  local key = CLIENT .. client_of(entry)
+  if redis.call('ZSCORE', Q, entry) then
+    -- A server without memory refuses nothing after this write: a waiter keeps its place.
+    redis.call('PEXPIRE', Q, LASTS)
+    local was_alive = redis.call('PEXPIRE', key, LIFE)
+    redis.call('SET', key, reading, 'PX', LIFE)
+    return true, was_alive
+  end
+  return false, redis.call('SET', key, reading, 'PX', LIFE, 'GET') and 1 or 0
 end
 
 -- What an answer is where nothing was written: a replica may not know yet what its primary has granted.

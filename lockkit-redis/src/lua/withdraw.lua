@@ -1,15 +1,6 @@
 -- ARGV: entry, '1' if an attempt of this request may still arrive, or ''.
--- Data of another type in a place of ours lets no script grant, queue or hand on: all that is left to do is to
--- remove this request from the other places. Refused, it would be repeated for a whole ttl.
 local E = ARGV[1]
-local KINDS, is_ours, are_ours = { string = { L, F }, zset = { Q, X, S, M } }, {}, true
-for kind, places in pairs(KINDS) do
-  for _, place in ipairs(places) do
-    local found = redis.call('TYPE', place).ok
-    is_ours[place] = found == kind or found == 'none'
-    are_ours = are_ours and is_ours[place]
-  end
-end
+local is_ours, are_ours = ours({ string = { L, F }, zset = { Q, X, S, M } })
 if is_ours[X] and ARGV[2] ~= '' then bury(string.sub(E, 1, 32)) end
 local value = is_ours[L] and redis.call('GET', L)
 local is_held = value and string.sub(value, 1, 49) == string.sub(E, 1, 49)

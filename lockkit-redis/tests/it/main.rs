@@ -18,6 +18,7 @@ mod refusals;
 mod resting;
 mod roles;
 mod scripts;
+mod semaphores;
 mod server;
 mod setups;
 mod shared;

@@ -132,8 +132,8 @@ const BREAKS: [Break; 14] = [
     in_script(
         "a push of a grant that is short",
         &[(
-            "is_dead = age > DEAF\n",
-            "is_dead = age > DEAF\n redis.call('RPUSH', 'pushes', client .. ' ' .. word)\n",
+            "if age > DEAF then return nil end\n",
+            "if age > DEAF then return nil end\n redis.call('RPUSH', 'pushes', client .. ' ' .. word)\n",
         )],
         &["overlap", "token"],
     ),

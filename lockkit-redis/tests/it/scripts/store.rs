@@ -15,8 +15,8 @@ const SCRIPTS: [(&str, &str); 5] = [
     ("ask", lua!("head", "acquire_fast", "prelude", "acquire")),
     ("release", lua!("head", "release_fast", "prelude", "release")),
     ("renew", lua!("head", "prelude", "renew")),
-    ("withdraw", lua!("head", "prelude", "withdraw")),
-    ("beat", lua!("head", "prelude", "beat")),
+    ("withdraw", lua!("head", "prelude", "ours", "withdraw")),
+    ("beat", lua!("head", "prelude", "counted", "beat")),
 ];
 /// Milliseconds: a client's life after a heartbeat, that of one which does not listen, and a grant to it.
 pub(crate) const LIFE: u64 = 240;

@@ -275,6 +275,7 @@ impl World {
                 address.clone(),
                 clock.to_string(),
                 (self.rules.beat * 3 / 2).to_string(),
+                names.len().to_string(),
             ]);
         } else {
             let Some(of) = this.requests.get_mut(&request) else { return };
