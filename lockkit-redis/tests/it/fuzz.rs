@@ -1,12 +1,15 @@
 //! Random clients under random faults: cancelled calls, dropped guards, mixed kinds and ttls, lost connections and
-//! role changes. No two believe at once that exclude each other, tokens grow, and nothing is left.
+//! role changes. No two believe at once that exclude each other, a semaphore's limit is kept while it is changed, tokens
+//! grow, and nothing is left.
+
+mod permits;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lockkit_core::{Error, FencingToken, Guard, GuardWatch, Kind, Lock, Locks};
+use lockkit_core::{Error, FencingToken, Guard, GuardWatch, Kind, Lock, Locks, Semaphore};
 use testbed::{Connections, Fault, Link, RedisServer, Way, timing};
 use tokio::task::JoinSet;
 
@@ -14,6 +17,7 @@ use crate::common::{by, join, ms, report};
 use crate::roles::{Failover, replicated};
 use crate::scripts::chance::Chance;
 use crate::scripts::seed;
+use permits::Permits;
 
 const CLIENTS: u64 = 3;
 const TASKS: u64 = 12;
@@ -25,8 +29,11 @@ const TTLS: [Duration; 4] = [ms(400), ms(900), ms(2_000), ms(3_000)];
 struct Seen {
     /// What was granted of each name.
     names: Mutex<HashMap<String, Name>>,
+    /// What was granted of the semaphore.
+    permits: Permits,
     grants: AtomicU64,
     shared: AtomicU64,
+    counted: AtomicU64,
     /// Grants beside another that was believed in.
     together: AtomicU64,
     cancelled: AtomicU64,
@@ -90,15 +97,54 @@ impl Seen {
     }
 }
 
+/// What a task asks for.
+enum Wanted {
+    Lock(Lock),
+    Permit(Semaphore),
+}
+
+impl Wanted {
+    fn new(locks: &Locks, kind: Kind, chance: &mut Chance) -> Self {
+        let (name, ttl) = (NAMES[chance.below(NAMES.len())], TTLS[chance.below(TTLS.len())]);
+        match kind {
+            // One, so that its permits are fewer than those who ask.
+            Kind::Counted => Self::Permit(locks.semaphore(NAMES[0], permits::LEAST).ttl(ttl)),
+            Kind::Shared => Self::Lock(locks.lock(name).ttl(ttl).shared()),
+            _ => Self::Lock(locks.lock(name).ttl(ttl)),
+        }
+    }
+
+    async fn try_acquire(&self) -> Result<Option<Guard>, Error> {
+        match self {
+            Self::Lock(lock) => lock.try_acquire().await,
+            Self::Permit(semaphore) => semaphore.try_acquire().await,
+        }
+    }
+
+    async fn acquire_within(&self, limit: Duration) -> Result<Guard, Error> {
+        match self {
+            Self::Lock(lock) => lock.acquire_within(limit).await,
+            Self::Permit(semaphore) => semaphore.acquire_within(limit).await,
+        }
+    }
+
+    async fn acquire(&self) -> Result<Guard, Error> {
+        match self {
+            Self::Lock(lock) => lock.acquire().await,
+            Self::Permit(semaphore) => semaphore.acquire().await,
+        }
+    }
+}
+
 /// One call of a task; `None`: it was cancelled.
-async fn call(lock: &Lock, chance: &mut Chance) -> Option<Result<Option<Guard>, Error>> {
+async fn call(wanted: &Wanted, chance: &mut Chance) -> Option<Result<Option<Guard>, Error>> {
     let wait = ms(chance.below(300) as u64 + 1);
     let (kind, leaves) = (chance.below(10), chance.percent(25).then(|| chance.below(25)));
     let asked = async {
         match kind {
-            0..3 => lock.try_acquire().await,
-            3..6 => lock.acquire_within(wait).await.map(Some),
-            _ => lock.acquire().await.map(Some),
+            0..3 => wanted.try_acquire().await,
+            3..6 => wanted.acquire_within(wait).await.map(Some),
+            _ => wanted.acquire().await.map(Some),
         }
     };
     match leaves {
@@ -124,13 +170,16 @@ async fn hold(guard: Guard, chance: &mut Chance) {
 
 async fn task(locks: Locks, seen: Arc<Seen>, mut chance: Chance, grants: u64) {
     while !seen.is_enough(grants) {
-        let lock = locks.lock(NAMES[chance.below(NAMES.len())]).ttl(TTLS[chance.below(TTLS.len())]);
-        let is_shared = chance.percent(50);
-        let (lock, kind) =
-            if is_shared { (lock.shared(), Kind::Shared) } else { (lock, Kind::Exclusive) };
-        match call(&lock, &mut chance).await {
+        let kind = [Kind::Exclusive, Kind::Shared, Kind::Shared, Kind::Counted][chance.below(4)];
+        let asked = seen.permits.asked();
+        match call(&Wanted::new(&locks, kind, &mut chance), &mut chance).await {
             Some(Ok(Some(guard))) => {
-                seen.granted(&guard, kind);
+                if kind == Kind::Counted {
+                    seen.permits.granted(&guard, asked);
+                    Seen::count(&seen.counted);
+                } else {
+                    seen.granted(&guard, kind);
+                }
                 hold(guard, &mut chance).await;
             }
             Some(Ok(None) | Err(Error::TimedOut { .. })) => {
@@ -157,7 +206,8 @@ async fn faults(
     while !seen.is_enough(grants) {
         tokio::time::sleep(ms(100 + chance.below(300) as u64)).await;
         Seen::count(&seen.faults);
-        let link = &links[chance.below(links.len())];
+        // Not the last one, which has no faults.
+        let link = &links[chance.below(links.len() - 1)];
         let length = ms(20 + chance.below(400) as u64);
         match chance.below(10) {
             0..3 => link.reset().unwrap(),
@@ -193,7 +243,8 @@ async fn faults(
 /// What is left in the server of names that were used.
 fn left(server: &RedisServer) -> Vec<String> {
     let keys = server.cli(&["KEYS", "*"]).unwrap();
-    let kept = |key: &String| [":t", ":d", ":layout"].iter().any(|end| key.ends_with(end));
+    let kept =
+        |key: &String| [":t", ":d", ":p", ":pd", ":layout"].iter().any(|end| key.ends_with(end));
     keys.items().iter().filter_map(testbed::resp::Reply::text).filter(|key| !kept(key)).collect()
 }
 
@@ -213,9 +264,19 @@ async fn fuzz(grants: u64, limit: Duration) {
         let chance = Chance::new(seed.wrapping_add(n + 1));
         tasks.spawn(task(locks, Arc::clone(&seen), chance, grants));
     }
+    // Its link has no faults, and leads to the primary as the others do.
+    let straight = Link::to_redis(primary.address()).unwrap();
+    let resizes = join(straight.port()).await;
+    let resizing = tokio::spawn({
+        let (seen, resizes, chance) = (Arc::clone(&seen), resizes.clone(), Chance::new(!seed));
+        async move { permits::resize(&resizes, &seen.permits, chance, || seen.is_enough(grants)).await }
+    });
+    links.push(straight);
+    clients.push(resizes);
     let servers = [primary, replica];
     let made = faults(&links, servers, &seen, Chance::new(seed), grants);
     let [primary, _replica] = by(limit, "the grants", made).await;
+    by(ms(20_000), "the last resize", resizing).await.unwrap();
     by(ms(20_000), "the end of the tasks", async {
         while let Some(ended) = tasks.join_next().await {
             ended.unwrap_or_else(|error| panic!("LOCKKIT_SEED={seed}: {error}"));
@@ -230,14 +291,18 @@ async fn fuzz(grants: u64, limit: Duration) {
     let [granted, cancelled, failed, faults, changes] =
         [&seen.grants, &seen.cancelled, &seen.failed, &seen.faults, &seen.role_changes]
             .map(Seen::of);
-    let [shared, together] = [&seen.shared, &seen.together].map(Seen::of);
+    let [shared, together, counted] = [&seen.shared, &seen.together, &seen.counted].map(Seen::of);
+    let (permits, resizes) = seen.permits.counts();
     report(&format!(
-        "redis: fuzz in {:?}: {granted} grants, {shared} shared, {together} beside others, {cancelled} calls cancelled, {failed} failed, \
+        "redis: fuzz in {:?}: {granted} grants, {shared} shared, {together} beside others, {counted} of permits, {permits} beside others, \
+         {resizes} resizes, {cancelled} calls cancelled, {failed} failed, \
          {faults} faults, {changes} of them role changes",
         began.elapsed()
     ));
     assert!(cancelled > grants / 20, "{cancelled} calls were cancelled");
     assert!(together > grants / 50, "{together} grants beside others");
+    assert!(permits > grants / 50, "{permits} of {counted} permits beside others");
+    assert!(resizes > grants / 100, "{resizes} resizes");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
