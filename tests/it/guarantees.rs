@@ -42,17 +42,18 @@ const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stores.md");
 const BEGIN: &str = "<!-- what the stores declare: written by `cargo xtask table` -->\n";
 const END: &str = "<!-- end of what the stores declare -->\n";
 const HEAD: &str = "\
-| store | exclusion rests on | a dead holder's name is free | waiters are granted | and learn of a release | tokens grow through | operator | two may believe at once after |
-|---|---|---|---|---|---|---|---|
+| store | exclusion rests on | a dead holder's name is free | a minimum hold is kept by | waiters are granted | and learn of a release | tokens grow through | operator | two may believe at once after |
+|---|---|---|---|---|---|---|---|---|
 ";
 
 fn row((store, declared, has_operator): &(&str, Guarantees, bool)) -> String {
-    let Guarantees { exclusion, expiry, fairness, wake_up, token_survives, .. } = declared;
+    let Guarantees { exclusion, expiry, minimum_hold, fairness, wake_up, token_survives, .. } =
+        declared;
     let breaks_on = declared.belief_breaks_on.join("; ");
     let operator = if *has_operator { "yes" } else { "no" };
     format!(
-        "| {store} | {exclusion} | {expiry} | {fairness} | {wake_up} | {token_survives} | {operator} \
-         | {breaks_on} |\n"
+        "| {store} | {exclusion} | {expiry} | {minimum_hold} | {fairness} | {wake_up} | {token_survives} \
+         | {operator} | {breaks_on} |\n"
     )
 }
 
