@@ -4,6 +4,7 @@
 //! [operations]: https://github.com/lockkit/lockkit/blob/main/docs/operations.md
 //! [Writing a backend]: https://github.com/lockkit/lockkit/blob/main/docs/writing-a-backend.md
 //! [What each store declares]: https://github.com/lockkit/lockkit/blob/main/docs/stores.md
+//! [The command]: https://github.com/lockkit/lockkit/blob/main/docs/cli.md
 //! [examples]: https://github.com/lockkit/lockkit/tree/main/examples
 //! [etcd]: https://github.com/lockkit/lockkit/blob/main/docs/etcd.md
 //! [file]: https://github.com/lockkit/lockkit/blob/main/docs/file.md
@@ -20,12 +21,12 @@ pub use connect::{Connect, Schemes, connect, connect_with};
 
 #[doc(inline)]
 pub use lockkit_core::{
-    Access, Applied, Builder, Cause, Clock, Election, Error, Exclusion, Expiry, Fairness, Fence,
-    Fenced, Fencing, FencingToken, Finding, Grant, Guarantees, Guard, GuardWatch, HeldElsewhere,
-    Holder, Inspection, Instant, Kind, Leaders, Leadership, Lease, Lock, LockName, LockProvider,
-    Locks, LossReason, Memory, MultiGuard, MultiLock, NotAToken, Operator, Request, RequestId,
-    Result, Seen, Severity, Stale, StoreSays, Term, TokenScope, TtlRange, WakeUp, async_trait,
-    contract, kit,
+    Access, Applied, Builder, Cause, Clock, Election, Error, Exclusion, Expiry, Fairness, Family,
+    Fence, Fenced, Fencing, FencingToken, Finding, Grant, Guarantees, Guard, GuardWatch,
+    HeldElsewhere, Holder, Inspection, Instant, Kind, Leaders, Leadership, Lease, Lock, LockName,
+    LockProvider, Locks, LossReason, Memory, MultiGuard, MultiLock, NotAToken, Operator, Permits,
+    Request, RequestId, Result, Seen, Semaphore, Severity, Stale, StoreSays, Term, TokenScope,
+    TtlRange, WakeUp, async_trait, contract, kit,
 };
 
 #[cfg(feature = "conformance")]

@@ -16,7 +16,7 @@ use crate::ending::Failure;
 #[command(
     name = "lockkit",
     version,
-    propagate_version = true,
+    disable_help_subcommand = true,
     after_help = "Example: lockkit run nightly -- ./backup.sh\n\nExit codes: 201 held, 202 lost, 203 unavailable, \
                   204 refused, 205 usage, 206 system; `run` passes on the command's code."
 )]
@@ -44,6 +44,9 @@ pub(crate) enum Job {
     Inspect {
         /// The lock's name.
         name: String,
+        /// Inspect the semaphore of this name, which is another than the lock.
+        #[arg(long)]
+        semaphore: bool,
     },
     /// The names that are held or waited for.
     #[command(after_help = "Example: lockkit list billing/")]
@@ -63,6 +66,9 @@ pub(crate) enum Job {
         /// The grant's token, as `inspect` shows it.
         #[arg(long)]
         token: u64,
+        /// End a grant of the semaphore of this name.
+        #[arg(long)]
+        semaphore: bool,
     },
     /// Forget free names that no request has used for a while.
     #[command(after_help = "Example: lockkit forget job/ --unused-for 30d")]
@@ -131,8 +137,11 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) no_wait: bool,
     /// Hold together with other shared holders.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "permits")]
     pub(crate) shared: bool,
+    /// Take one of so many permits of the semaphore of this name, which is another than the lock.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) permits: Option<u32>,
     #[command(flatten)]
     pub(crate) held: Held,
 }

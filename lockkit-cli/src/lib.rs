@@ -36,6 +36,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<ExitCode, Failure> {
+    if let Some(printed) = look::pages(&args.job) {
+        return printed;
+    }
     let store = store::named(args.store)?;
     let json = args.json;
     match args.job {

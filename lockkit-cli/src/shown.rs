@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use lockkit::{Finding, Holder, Inspection, Severity};
+use lockkit::{Family, Finding, Holder, Inspection, Severity};
 use serde_json::{Value, json};
 
 /// Prints a document, or what people read.
@@ -19,7 +19,8 @@ pub(crate) fn print(is_json: bool, document: Value, text: impl FnOnce() -> Strin
 /// A name, who holds it, and how many wait. Tokens are texts: a number of JSON may not be as exact.
 pub(crate) fn inspection(seen: &Inspection) -> Value {
     let holders: Vec<_> = seen.holders.iter().map(holder).collect();
-    json!({"name": seen.name.as_str(), "holders": holders, "waiters": seen.waiters})
+    let family = seen.name.family().to_string();
+    json!({"name": seen.name.as_str(), "family": family, "holders": holders, "waiters": seen.waiters, "permits": seen.permits})
 }
 
 fn holder(holder: &Holder) -> Value {
@@ -32,6 +33,7 @@ fn holder(holder: &Holder) -> Value {
         "kind": holder.kind.to_string(),
         "age_ms": millis(holder.age),
         "expires_in_ms": millis(holder.expires_in),
+        "slot": holder.slot,
     })
 }
 
@@ -61,7 +63,10 @@ pub(crate) fn table(all: &[Inspection]) -> String {
     let mut rows: Vec<[String; 7]> = vec![HEAD.map(str::to_owned)];
     for seen in all {
         let waiters = seen.waiters.map_or("?".to_owned(), |count| count.to_string());
-        let name = one_line(seen.name.as_str());
+        let mut name = one_line(seen.name.as_str());
+        if seen.name.family() == Family::Semaphore {
+            name.push_str(" (semaphore)");
+        }
         if seen.holders.is_empty() {
             let none = || "-".to_owned();
             rows.push([name, "free".to_owned(), none(), none(), none(), none(), waiters]);
@@ -131,7 +136,7 @@ mod tests {
     fn a_name_is_shown_in_a_form_that_stays() {
         assert_eq!(
             inspection(&held()).to_string(),
-            r#"{"holders":[{"age_ms":1500,"expires_in_ms":null,"kind":"exclusive","label":"a\u001b[2Jb","token":"9223372036854775807"}],"name":"x\ny","waiters":2}"#
+            r#"{"family":"lock","holders":[{"age_ms":1500,"expires_in_ms":null,"kind":"exclusive","label":"a\u001b[2Jb","slot":null,"token":"9223372036854775807"}],"name":"x\ny","permits":null,"waiters":2}"#
         );
     }
 

@@ -19,16 +19,20 @@ use crate::store::{self, CLOSES_WITHIN, Store};
 /// How many names are asked for at a time.
 const PAGE: usize = 500;
 
+/// Completions and manual pages, which need no store; `None`: something else is asked for.
+pub(crate) fn pages(job: &Job) -> Option<Result<ExitCode, Failure>> {
+    match job {
+        Job::Completions { shell } => Some(Ok(pages::completions(*shell))),
+        Job::Man { directory } => Some(pages::manual(directory.as_deref())),
+        _ => None,
+    }
+}
+
 /// Does it, and gives the exit code.
 pub(crate) fn at(job: Job, store: &Store, is_json: bool) -> Result<ExitCode, Failure> {
-    match job {
-        Job::Completions { shell } => return Ok(pages::completions(shell)),
-        Job::Man { directory } => return pages::manual(directory.as_deref()),
-        #[cfg(feature = "conformance")]
-        Job::Conformance { report, cases } => {
-            return conformance::run(&store.url, &cases, report.as_deref(), is_json);
-        }
-        _ => {}
+    #[cfg(feature = "conformance")]
+    if let Job::Conformance { report, cases } = job {
+        return conformance::run(&store.url, &cases, report.as_deref(), is_json);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -57,13 +61,25 @@ pub(crate) fn at(job: Job, store: &Store, is_json: bool) -> Result<ExitCode, Fai
 
 async fn ask(job: Job, locks: &Locks, is_json: bool) -> Result<ExitCode, Failure> {
     match job {
-        Job::Inspect { name } => {
-            let seen = store::answer(locks.lock(name).inspect()).await?;
+        Job::Inspect { name, semaphore } => {
+            let seen = if semaphore {
+                store::answer(locks.semaphore(name, 1).inspect()).await?
+            } else {
+                store::answer(locks.lock(name).inspect()).await?
+            };
             shown::print(is_json, shown::inspection(&seen), || shown::table(&[seen.clone()]));
         }
         Job::List { prefix } => list(locks, &prefix, is_json).await?,
         Job::Watch(watch) => watch::run(locks, &watch, is_json).await?,
-        Job::Revoke { name, token } => return revoke(locks, &name, token, is_json).await,
+        Job::Revoke { name, token, semaphore } => {
+            let token = FencingToken::new(token)?;
+            let is_ended = if semaphore {
+                store::answer(locks.semaphore(&name, 1).revoke(token)).await?
+            } else {
+                store::answer(locks.lock(&name).revoke(token)).await?
+            };
+            return Ok(revoked(&name, token, is_ended, is_json));
+        }
         Job::Forget { prefix, unused_for } => {
             let count = store::answer(locks.forget(&prefix, unused_for)).await?;
             shown::print(is_json, json!({"forgotten": count}), || {
@@ -97,14 +113,12 @@ async fn list(locks: &Locks, prefix: &str, is_json: bool) -> Result<(), Failure>
     Ok(())
 }
 
-async fn revoke(locks: &Locks, name: &str, token: u64, is_json: bool) -> Result<ExitCode, Failure> {
-    let token = FencingToken::new(token)?;
-    let is_ended = store::answer(locks.lock(name).revoke(token)).await?;
+fn revoked(name: &str, token: FencingToken, is_ended: bool, is_json: bool) -> ExitCode {
     shown::print(is_json, json!({"revoked": is_ended}), || {
         let said = if is_ended { "is revoked" } else { "is not live: nothing was changed" };
         format!("{name}: the grant with token {token} {said}\n")
     });
-    Ok(ExitCode::from(u8::from(!is_ended)))
+    ExitCode::from(u8::from(!is_ended))
 }
 
 async fn doctor(locks: &Locks, is_json: bool) -> Result<ExitCode, Failure> {
@@ -125,9 +139,4 @@ fn diagnosis(found: &[Finding], is_json: bool) -> ExitCode {
         Some(Severity::Warning) => 1,
         Some(_) => 2,
     })
-}
-
-/// All names with this prefix, for a table that is drawn again and again: no more than fit a screen are of use.
-async fn seen(locks: &Locks, prefix: &str) -> Result<Vec<lockkit::Inspection>, Failure> {
-    store::answer(locks.list(prefix, None, PAGE)).await
 }

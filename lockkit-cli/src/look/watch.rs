@@ -6,11 +6,12 @@ use lockkit::Locks;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::seen;
 use crate::args::Watch;
 use crate::ending::{Failure, Own};
-use crate::shown;
+use crate::{shown, store};
 
+/// No more names than fit a screen are of use.
+const NAMES: usize = 500;
 /// To the upper left, and nothing is left below.
 const CLEAR: &str = "\u{1b}[H\u{1b}[J";
 
@@ -19,7 +20,7 @@ pub(super) async fn run(locks: &Locks, watch: &Watch, is_json: bool) -> Result<(
     let redraws = std::io::stdout().is_terminal() && !is_json;
     let mut looks = 0_u64;
     loop {
-        match seen(locks, &watch.prefix).await {
+        match store::answer(locks.list(&watch.prefix, None, NAMES)).await {
             Ok(all) if is_json => {
                 let names: Vec<_> = all.iter().map(shown::inspection).collect();
                 anstream::println!("{}", json!({"names": names}));

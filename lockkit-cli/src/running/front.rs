@@ -15,9 +15,11 @@ use tokio::runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep;
 
+use super::clock::now;
 use super::message::{End, Link, Order, ToFront, ToSupervisor, hand_streams};
+use super::role::SUPERVISE;
+use super::signals;
 use super::terminal::Terminal;
-use super::{SUPERVISE, now, signals};
 use crate::ending::{Failure, Own, say};
 use crate::store::{VARIABLE, internal};
 

@@ -11,8 +11,8 @@ use rustix::process::{
     Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, wait,
 };
 
-use super::BECOME;
 use super::message::End;
+use super::role::BECOME;
 
 /// The command, and all that it has started and that has not left its group.
 pub(super) struct Group {

@@ -7,9 +7,9 @@ use rustix::process::Signal;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep;
 
+use super::clock::now;
 use super::group::Group;
 use super::message::{End, Link, ToFront, ToSupervisor};
-use super::now;
 use crate::ending::{Failure, Own};
 
 /// How long at most between two looks at the deadline.

@@ -30,6 +30,8 @@ pub(super) struct Order {
     pub(super) kill_after: Duration,
     pub(super) wait: Wait,
     pub(super) is_shared: bool,
+    /// Of the semaphore, instead of the lock.
+    pub(super) permits: Option<u32>,
     /// Whether the lock is taken again after a loss.
     pub(super) stands_again: bool,
 }

@@ -10,30 +10,28 @@
 //! command's group and then releases. When the supervisor is gone, or lets the deadline come near without a word, the
 //! front kills the group.
 
+mod clock;
 mod front;
 mod group;
 mod held;
 mod message;
+mod role;
 mod signals;
 mod supervisor;
 mod terminal;
+mod wish;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid};
 
 use crate::args::{Elect, Held, Run};
 use crate::ending::{Failure, Own, say};
 use crate::store::Store;
 use message::{End, Order, Wait};
-
-/// The first argument of this program as a supervisor; the command follows.
-const SUPERVISE: &str = "internal-supervise";
-/// The first argument of this program about to become the command; the supervisor's process id and the command follow.
-const BECOME: &str = "internal-become";
+use role::{BECOME, SUPERVISE};
 
 /// A shell's codes for a command that is not there, and for one that cannot be run.
 const NOT_FOUND: u8 = 127;
@@ -60,7 +58,12 @@ pub(crate) fn run(run: Run, store: &Store, is_json: bool) -> Result<ExitCode, Fa
         Some(limit) => Wait::AtMost(limit),
         None => Wait::AsLongAsItTakes,
     };
-    begin(run.held, store, is_json, |order| Order { wait, is_shared: run.shared, ..order })
+    begin(run.held, store, is_json, |order| Order {
+        wait,
+        is_shared: run.shared,
+        permits: run.permits,
+        ..order
+    })
 }
 
 /// `lockkit elect`.
@@ -84,6 +87,7 @@ fn begin(
         kill_after: held.kill_after,
         wait: Wait::AsLongAsItTakes,
         is_shared: false,
+        permits: None,
         stands_again: false,
     });
     let ended = front::run(&order, &held.command, is_json)?;
@@ -110,8 +114,10 @@ fn ended_as(end: End, is_json: bool) -> Result<ExitCode, Failure> {
         )),
         End::Exited(code) => Ok(ExitCode::from(code)),
         End::Signalled(number) => {
-            // A shell stops its loop only for a command that the interrupt ended.
-            if Signal::from_named_raw(number) == Some(Signal::INT) {
+            // A shell stops its loop only for a command that the interrupt ended. The first process of a container
+            // cannot be ended so.
+            let is_interrupt = Signal::from_named_raw(number) == Some(Signal::INT);
+            if is_interrupt && std::process::id() != 1 {
                 signal_hook::low_level::emulate_default_handler(number).ok();
             }
             Ok(ExitCode::from(SIGNALLED.saturating_add(u8::try_from(number).unwrap_or_default())))
@@ -125,7 +131,7 @@ fn becomes(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let supervisor = words.next().and_then(|id| id.to_str()?.parse().ok()).and_then(Pid::from_raw);
     let Some(program) = words.next() else { return ExitCode::from(NOT_FOUND) };
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::KILL)) {
         return Failure::system("asking for a parent-death signal", &error.into()).told(false);
     }
     if getppid() != supervisor {
@@ -140,13 +146,4 @@ fn becomes(mut words: impl Iterator<Item = OsString>) -> ExitCode {
     let line = format!("{}: {what}", program.to_string_lossy());
     say(&Failure::new(Own::System, line), false);
     ExitCode::from(code)
-}
-
-/// The time since the machine started, in suspend too: the same in each process.
-fn now() -> Duration {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let clock = rustix::time::ClockId::Boottime;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let clock = rustix::time::ClockId::Monotonic;
-    Duration::try_from(rustix::time::clock_gettime(clock)).unwrap_or_default()
 }

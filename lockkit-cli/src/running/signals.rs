@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, channel};
 
@@ -14,7 +15,9 @@ const ROOM: usize = 16;
 pub(super) fn listen(numbers: &[i32]) -> io::Result<Receiver<i32>> {
     let (sender, receiver) = channel(ROOM);
     let ignored = ignored();
-    for &number in numbers.iter().filter(|number| !is_in(ignored, **number)) {
+    // Without a handler for its end, a child of a process that ignores such ends leaves no word.
+    let is_wanted = |number: &i32| *number == Signal::CHILD.as_raw() || !is_in(ignored, *number);
+    for &number in numbers.iter().filter(|number| is_wanted(number)) {
         let mut arrivals = signal(SignalKind::from_raw(number))?;
         let sender = sender.clone();
         tokio::spawn(async move {

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lockkit::{Error, Guard, Lock, Locks};
+use lockkit::{Guard, Locks};
 use rustix::process::Signal;
 use tokio::runtime;
 use tokio::sync::mpsc::Receiver;
@@ -20,9 +20,10 @@ use tokio::time::sleep;
 
 use super::group::Group;
 use super::held::{Hold, Over};
-use super::message::{End, Link, Order, ToFront, ToSupervisor, Wait, take_streams};
+use super::message::{End, Link, Order, ToFront, ToSupervisor, take_streams};
 use super::signals;
-use crate::ending::{Failure, Own};
+use super::wish::Wish;
+use crate::ending::Failure;
 use crate::store::{self, CLOSES_WITHIN};
 
 /// Two threads: one renews while the other blocks for a moment.
@@ -103,15 +104,10 @@ impl Supervisor {
 
     /// Takes the lock once, and runs the command under it.
     async fn term(&mut self, locks: &Locks) -> Over {
-        let lock = locks.lock(&self.order.name);
-        let lock = if self.order.is_shared { lock.shared() } else { lock };
-        let lock = match self.order.ttl {
-            Some(ttl) => lock.ttl(ttl),
-            None => lock,
-        };
+        let wish = Wish::of(&self.order, locks);
         let guard = tokio::select! {
             end = interrupted(&mut self.link) => return Over::Ended(end),
-            taken = take(&lock, self.order.wait) => match taken {
+            taken = wish.take(self.order.wait) => match taken {
                 Ok(guard) => guard,
                 Err(failure) => return Over::Ended(Some(End::Failed(failure))),
             },
@@ -136,11 +132,12 @@ impl Supervisor {
     }
 
     fn start(&self, guard: &Guard) -> io::Result<Group> {
-        let variables = [
+        let mut variables = vec![
             ("LOCKKIT_NAME", self.order.name.clone()),
             ("LOCKKIT_FENCING_TOKEN", guard.token().to_string()),
             (store::VARIABLE, self.order.shown.clone()),
         ];
+        variables.extend(guard.slot().map(|slot| ("LOCKKIT_SLOT", slot.to_string())));
         Group::start(&self.command, &variables, &self.streams)
     }
 }
@@ -155,23 +152,4 @@ async fn interrupted(link: &mut Link) -> Option<End> {
             _ => {}
         }
     }
-}
-
-async fn take(lock: &Lock, wait: Wait) -> Result<Guard, Failure> {
-    match wait {
-        Wait::AsLongAsItTakes => Ok(lock.acquire().await?),
-        Wait::AtMost(limit) => Ok(lock.acquire_within(limit).await?),
-        Wait::No => match lock.try_acquire().await? {
-            Some(guard) => Ok(guard),
-            None => Err(held(lock).await),
-        },
-    }
-}
-
-/// Says who holds the lock, where the store tells.
-async fn held(lock: &Lock) -> Failure {
-    let seen = store::answer(lock.inspect()).await.ok();
-    let holder = seen.and_then(|seen| seen.holders.into_iter().next());
-    let failure = Failure::from(Error::timed_out(holder));
-    Failure::new(Own::Held, failure.line.replace("timed out: ", ""))
 }

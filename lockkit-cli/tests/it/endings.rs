@@ -132,3 +132,22 @@ fn a_command_that_becomes_a_daemon_is_let_go() {
     let ended = std::process::Command::new("kill").arg(pid.trim()).status();
     assert!(ended.expect("kill").success(), "the daemon lived on");
 }
+
+#[test]
+fn what_was_ignored_stays_ignored_for_the_command_and_its_end_is_seen_all_the_same() {
+    let (_directory, url) = files();
+    for (signal, script, expected) in [
+        ("HUP", "kill -HUP $$; exit 7", 7),
+        ("TERM", "kill -TERM $$; exit 7", 143),
+        ("CHLD", "exit 7", 7),
+    ] {
+        // As `nohup` does; SIGTERM is not ignored here.
+        let ignored = if signal == "TERM" { "USR1" } else { signal };
+        let begin = format!(r#"trap "" {ignored}; exec "$@""#);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &begin, "sh", env!("CARGO_BIN_EXE_lockkit")]);
+        shell.args(["run", "a", "--", "sh", "-c", script]).env("LOCKKIT_STORE", &url);
+        let run = shell.output().expect("a shell");
+        assert_eq!(code(&run), expected, "{signal}: {}", errors(&run));
+    }
+}

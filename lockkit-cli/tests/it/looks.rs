@@ -9,7 +9,7 @@ fn a_free_name_and_a_held_one_are_shown_in_both_forms() {
     let (_directory, url) = files();
     assert_eq!(
         out(&ran(&url, &["inspect", "a", "--json"])),
-        "{\"holders\":[],\"name\":\"a\",\"waiters\":null}\n"
+        "{\"family\":\"lock\",\"holders\":[],\"name\":\"a\",\"permits\":null,\"waiters\":null}\n"
     );
     let _holder =
         Running::start(lockkit(&url).args(["run", "--label", "me", "a", "--", "sleep", "60"]));
@@ -36,7 +36,10 @@ fn completions_and_the_manual_are_made_of_the_command_line() {
         let script = out(&ran("memory:", &["completions", shell]));
         assert!(script.contains(word) && script.contains("doctor"), "{shell}");
     }
-    let manual = out(&ran("memory:", &["man"]));
+    // No store is needed for it.
+    let mut man = lockkit("");
+    man.env_remove("HOME").env_remove("XDG_STATE_HOME").arg("man");
+    let manual = out(&man.output().expect("the manual"));
     assert!(manual.contains(".TH lockkit 1") && manual.contains("run \\-\\-wait 10s"), "{manual}");
     let help = out(&ran("memory:", &["run", "--help"]));
     assert!(help.contains("Example: lockkit run"), "{help}");
