@@ -31,6 +31,7 @@ const NEEDS: &[Need] = &[
     Need { program: "mariadbd", debian: "mariadb-server", purpose: "the tests of fences in MySQL" },
     Need { program: "pgbouncer", debian: "pgbouncer", purpose: "a pooler before Postgres" },
     Need { program: "postgres", debian: "postgresql", purpose: "the tests of Postgres" },
+    Need { program: "script", debian: "bsdutils", purpose: "the command at a terminal" },
     Need { program: "redis-server", debian: "redis-server", purpose: "the tests of Redis" },
     Need {
         program: "protoc",
