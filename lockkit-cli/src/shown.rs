@@ -8,7 +8,7 @@ use lockkit::{Family, Finding, Holder, Inspection, Severity};
 use serde_json::{Value, json};
 
 /// Prints a document, or what people read.
-pub(crate) fn print(is_json: bool, document: Value, text: impl FnOnce() -> String) {
+pub(crate) fn print(is_json: bool, document: &Value, text: impl FnOnce() -> String) {
     if is_json {
         anstream::println!("{document}");
     } else {

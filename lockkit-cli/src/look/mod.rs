@@ -67,7 +67,9 @@ async fn ask(job: Job, locks: &Locks, is_json: bool) -> Result<ExitCode, Failure
             } else {
                 store::answer(locks.lock(name).inspect()).await?
             };
-            shown::print(is_json, shown::inspection(&seen), || shown::table(&[seen.clone()]));
+            shown::print(is_json, &shown::inspection(&seen), || {
+                shown::table(std::slice::from_ref(&seen))
+            });
         }
         Job::List { prefix } => list(locks, &prefix, is_json).await?,
         Job::Watch(watch) => watch::run(locks, &watch, is_json).await?,
@@ -82,7 +84,7 @@ async fn ask(job: Job, locks: &Locks, is_json: bool) -> Result<ExitCode, Failure
         }
         Job::Forget { prefix, unused_for } => {
             let count = store::answer(locks.forget(&prefix, unused_for)).await?;
-            shown::print(is_json, json!({"forgotten": count}), || {
+            shown::print(is_json, &json!({"forgotten": count}), || {
                 format!("{count} names forgotten\n")
             });
         }
@@ -114,7 +116,7 @@ async fn list(locks: &Locks, prefix: &str, is_json: bool) -> Result<(), Failure>
 }
 
 fn revoked(name: &str, token: FencingToken, is_ended: bool, is_json: bool) -> ExitCode {
-    shown::print(is_json, json!({"revoked": is_ended}), || {
+    shown::print(is_json, &json!({"revoked": is_ended}), || {
         let said = if is_ended { "is revoked" } else { "is not live: nothing was changed" };
         format!("{name}: the grant with token {token} {said}\n")
     });
@@ -128,7 +130,7 @@ async fn doctor(locks: &Locks, is_json: bool) -> Result<ExitCode, Failure> {
 /// Prints what was found; the code tells the worst of it.
 fn diagnosis(found: &[Finding], is_json: bool) -> ExitCode {
     for finding in found {
-        shown::print(is_json, shown::finding(finding), || shown::finding_line(finding));
+        shown::print(is_json, &shown::finding(finding), || shown::finding_line(finding));
     }
     if found.is_empty() && !is_json {
         anstream::println!("nothing is amiss");

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use crate::args::Watch;
-use crate::ending::{Failure, Own};
+use crate::ending::{Failure, Own, say};
 use crate::{shown, store};
 
 /// No more names than fit a screen are of use.
@@ -30,7 +30,7 @@ pub(super) async fn run(locks: &Locks, watch: &Watch, is_json: bool) -> Result<(
                 anstream::print!("{clear}{}\n", shown::table(&all));
             }
             Err(failure) if failure.own == Own::Unavailable => {
-                crate::ending::say(&failure, is_json)
+                say(&failure, is_json);
             }
             Err(failure) => return Err(failure),
         }

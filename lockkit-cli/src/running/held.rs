@@ -111,7 +111,7 @@ impl<'a> Hold<'a> {
             self.look_at_command().await;
             let pause = self.pause();
             tokio::select! {
-                message = self.link.next(), if self.has_front => self.heard(message),
+                message = self.link.next(), if self.has_front => self.heard(message.as_ref()),
                 _ = self.children.recv() => {}
                 _ = self.told_to_end.recv() => if !self.has_front {
                     self.end_within(self.kill_after);
@@ -122,10 +122,10 @@ impl<'a> Hold<'a> {
         }
     }
 
-    fn heard(&mut self, message: Option<ToSupervisor>) {
+    fn heard(&mut self, message: Option<&ToSupervisor>) {
         match message {
             Some(ToSupervisor::Signal(number)) => {
-                if let Some(signal) = Signal::from_named_raw(number) {
+                if let Some(signal) = Signal::from_named_raw(*number) {
                     self.group.signal(signal);
                 }
             }

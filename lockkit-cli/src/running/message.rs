@@ -99,7 +99,7 @@ impl Link {
     }
 
     /// Sends a message; to a front that is gone, nothing.
-    pub(super) async fn send(&mut self, message: &impl Serialize) {
+    pub(super) async fn send(&mut self, message: &(impl Serialize + Sync)) {
         if let Ok(line) = line(message) {
             // The next read tells that the other end is gone.
             self.writer.write_all(&line).await.ok();

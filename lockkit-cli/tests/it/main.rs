@@ -1,5 +1,6 @@
 //! The tests of the command in one program, a module for each subject.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used)]
 
 mod common;
 mod doctor;

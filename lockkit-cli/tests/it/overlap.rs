@@ -42,7 +42,7 @@ fn killed(store: &str) {
 /// The first run reaches its store by `url` over this link, which then swallows everything.
 fn cut_off(link: &Link, over_link: &str, store: &str, is_stubborn: bool) {
     next_begins_after(over_link, store, is_stubborn, |_, _| {
-        link.fault(Way::Both, Fault::Blackhole)
+        link.fault(Way::Both, Fault::Blackhole);
     });
 }
 

@@ -177,14 +177,17 @@ impl Log {
 #[ignore = "the commands under test start it"]
 fn child_that_writes() {
     let (Some(path), Ok(who)) = (env::var_os(LOG), env::var(WHO)) else { return };
-    if who.chars().all(char::is_lowercase) {
+    let grandchild = who.chars().all(char::is_lowercase).then(|| {
         let mut again = Command::new(env::current_exe().expect("this program"));
         again.args(env::args_os().skip(1)).env(WHO, who.to_uppercase());
-        again.stdout(Stdio::null()).spawn().expect("a grandchild");
-    }
+        again.stdout(Stdio::null()).spawn().expect("a grandchild")
+    });
     let began = Instant::now();
     while began.elapsed() < LIFE && write(Path::new(&path), &who).is_ok() {
         sleep(ms(1));
+    }
+    if let Some(mut grandchild) = grandchild {
+        grandchild.wait().expect("its end");
     }
 }
 
