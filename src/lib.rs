@@ -1,6 +1,7 @@
 // These come before the README's own link targets and win over them: on docs.rs there are no files.
 //! [contract]: crate::contract
 //! [CONTRIBUTING]: https://github.com/lockkit/lockkit/blob/main/CONTRIBUTING.md
+//! [fencing]: https://github.com/lockkit/lockkit/blob/main/docs/fencing.md
 //! [operations]: https://github.com/lockkit/lockkit/blob/main/docs/operations.md
 //! [Writing a backend]: https://github.com/lockkit/lockkit/blob/main/docs/writing-a-backend.md
 //! [What each store declares]: https://github.com/lockkit/lockkit/blob/main/docs/stores.md

@@ -82,7 +82,7 @@ impl ZkFence {
             let commit = {
                 let mut multi = self.client.new_multi_writer();
                 let fence = fence_operation(&mut multi, &path, cell, raised);
-                fence.and_then(|()| add(&mut multi)).map_err(refused)?;
+                fence.and_then(|()| add(&mut multi)).map_err(|error| refused(&error))?;
                 multi.commit()
             };
             match commit.await {
@@ -95,7 +95,7 @@ impl ZkFence {
                     self.client.sync(&path).await.map_err(Error::unavailable)?;
                 }
                 Err(MultiWriteError::OperationFailed { source, .. }) => {
-                    return Err(refused(source));
+                    return Err(refused(&source));
                 }
                 Err(MultiWriteError::RequestFailed { source }) => {
                     return Err(Error::unavailable(source));
@@ -169,7 +169,7 @@ fn fence_operation(
     }
 }
 
-fn refused(error: ZkError) -> Error {
+fn refused(error: &ZkError) -> Error {
     Error::invalid(
         format!("ZooKeeper refused an operation: {error}"),
         "correct it; none of the operations ran",

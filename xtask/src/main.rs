@@ -29,7 +29,7 @@ use steps::Steps;
 const HELP: &str = "\
 cargo xtask setup        installs what the tests need and this machine lacks
 cargo xtask test         setup, one build, and the first tier of the tests: minutes
-cargo xtask test <part>  every test of one store or crate: core, file, redis, etcd, zk, postgres, cli, testbed
+cargo xtask test <part>  every test of one store or crate: core, fence, file, redis, etcd, zk, postgres, cli, testbed
 cargo xtask test stores  the tests of every store that are not in the first tier
 cargo xtask ci           the commands of the README, every other store's tests, format, clippy, docs, each
                          feature alone, Rust versions, licences, and the room taken

@@ -11,7 +11,7 @@ use tokio::sync::RwLock;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{HEADER, access, value};
+use super::header::{HEADER, access, value};
 use crate::{Access, Error, Fencing};
 
 /// Puts a service behind a fence: stale requests are answered 412 and do not reach it.

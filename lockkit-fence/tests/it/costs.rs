@@ -7,8 +7,8 @@ use lockkit_fence::{Access, FencingToken};
 
 use crate::pauses::Open;
 
-const ROUNDS: usize = 7;
-const WRITES: u32 = 40;
+const WARM: u64 = 20;
+const WRITES: u64 = 300;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement; `cargo xtask soak` runs it"]
@@ -26,25 +26,20 @@ async fn the_cost_of_a_fence_over_none_is_told_for_each_resource() {
     of("object, in memory", &crate::object::Objects::start()).await;
 }
 
-/// Measures both in turns, and prints the medians for one write.
+/// Measures both in turns, and prints the medians of one write.
 async fn of<F: Fixture<Resource: Open>>(name: &str, fixture: &F) {
     let (open, fenced) = (fixture.fresh().await, fixture.fresh().await);
     let access = Access::from(FencingToken::MIN);
     let (mut without, mut with) = (Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
+    for value in 0..WARM + WRITES {
         let started = Instant::now();
-        for value in 0..WRITES {
-            open.overwrite(value.into()).await;
-        }
-        let unfenced = started.elapsed() / WRITES;
+        open.overwrite(value).await;
+        let unfenced = started.elapsed();
         let started = Instant::now();
-        for value in 0..WRITES {
-            fenced.write(access, value.into()).await.expect("a write");
-        }
-        // The first round warms up.
-        if round > 0 {
+        fenced.write(access, value).await.expect("a write");
+        if value >= WARM {
+            with.push(started.elapsed());
             without.push(unfenced);
-            with.push(started.elapsed() / WRITES);
         }
     }
     let (without, with) = (median(without), median(with));

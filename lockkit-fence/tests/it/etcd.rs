@@ -102,7 +102,7 @@ async fn a_fence_in_etcd_passes_every_case_and_keeps_every_update() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; `cargo xtask soak` runs it"]
 async fn twenty_pauses_of_holders_lose_no_update_behind_a_fence_in_etcd() {
-    pauses::keeps_updates(&Numbers::start(), 20).await;
+    pauses::keeps_updates(&Numbers::start(), 2, 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

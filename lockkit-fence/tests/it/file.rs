@@ -94,7 +94,7 @@ async fn a_fence_beside_a_file_passes_every_case_and_keeps_every_update() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; `cargo xtask soak` runs it"]
 async fn twenty_pauses_of_holders_lose_no_update_behind_a_fence_of_a_file() {
-    pauses::keeps_updates(&Files::start(), 20).await;
+    pauses::keeps_updates(&Files::start(), 2, 10).await;
 }
 
 #[test]

@@ -96,7 +96,7 @@ async fn a_fence_of_an_object_passes_every_case_and_keeps_every_update() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; `cargo xtask soak` runs it"]
 async fn twenty_pauses_of_holders_lose_no_update_behind_a_fence_of_an_object() {
-    pauses::keeps_updates(&Objects::start(), 20).await;
+    pauses::keeps_updates(&Objects::start(), 2, 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

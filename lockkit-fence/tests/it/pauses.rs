@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use lockkit::Locks;
 use lockkit_fence::conformance::{Fixture, Resource, failures};
 use lockkit_fence::{Access, Error, Fencing, FencingToken};
@@ -34,8 +35,14 @@ async fn stores() -> (RedisServer, [Locks; 2]) {
 }
 
 /// How many acknowledged updates are missing after so many pauses of holders.
-async fn lost_updates(locks: &Locks, resource: &impl Open, using: Using, pauses: usize) -> u64 {
-    let lock = locks.lock("ledger").ttl(Duration::from_millis(300)).renew_manually();
+async fn lost_updates(
+    locks: &Locks,
+    name: &str,
+    resource: &impl Open,
+    using: Using,
+    pauses: usize,
+) -> u64 {
+    let lock = locks.lock(name).ttl(Duration::from_millis(300)).renew_manually();
     let mut acknowledged = 0;
     for _ in 0..pauses {
         let paused = lock.acquire().await.expect("the lock");
@@ -76,25 +83,28 @@ async fn write(resource: &impl Open, access: Access, value: u64, using: Using) -
 pub(crate) async fn holds<F: Fixture<Resource: Open>>(fixture: &F) {
     assert_eq!(failures(fixture).await, []);
     reads_after_raising(fixture).await;
-    keeps_updates(fixture, FEW).await;
+    keeps_updates(fixture, 1, FEW).await;
 }
 
-/// With locks of two stores, the fence loses no update in so many pauses, and the control without it some.
-pub(crate) async fn keeps_updates<F: Fixture<Resource: Open>>(fixture: &F, pauses: usize) {
+/// With locks of two stores, the fence loses no update in so many pauses of each of so many resources, and the control without it loses one
+/// in each pause.
+pub(crate) async fn keeps_updates<F: Fixture<Resource: Open>>(
+    fixture: &F,
+    resources: usize,
+    pauses: usize,
+) {
     let (_server, stores) = stores().await;
     for locks in &stores {
-        let store = locks.guarantees().exclusion;
-        let (fenced, open) = (fixture.fresh().await, fixture.fresh().await);
-        let lost = (
-            lost_updates(locks, &fenced, Using::Fence, pauses).await,
-            lost_updates(locks, &open, Using::Nothing, pauses).await,
-        );
-        let all = u64::try_from(pauses).expect("few");
-        assert_eq!(
-            lost,
-            (0, all),
-            "locks that rest on {store:?}: lost with the fence, and without"
-        );
+        for (using, expected) in [(Using::Fence, 0), (Using::Nothing, pauses)] {
+            let lost = (0..resources).map(async |number| {
+                let name = format!("ledger {number} {using:?}");
+                lost_updates(locks, &name, &fixture.fresh().await, using, pauses).await
+            });
+            let all = join_all(lost).await;
+            let store = locks.guarantees().exclusion;
+            let expected = vec![u64::try_from(expected).expect("few"); resources];
+            assert_eq!(all, expected, "lost with {using:?}, and locks that rest on {store:?}");
+        }
     }
 }
 

@@ -105,7 +105,7 @@ async fn a_fence_in_redis_passes_every_case_and_keeps_every_update() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; `cargo xtask soak` runs it"]
 async fn a_thousand_pauses_of_holders_lose_no_update_behind_a_fence_in_redis() {
-    pauses::keeps_updates(&Numbers::start(), 1_000).await;
+    pauses::keeps_updates(&Numbers::start(), 10, 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

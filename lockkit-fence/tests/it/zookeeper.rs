@@ -108,7 +108,7 @@ async fn a_fence_in_zookeeper_passes_every_case_and_keeps_every_update() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; `cargo xtask soak` runs it"]
 async fn twenty_pauses_of_holders_lose_no_update_behind_a_fence_in_zookeeper() {
-    pauses::keeps_updates(&Numbers::start().await, 20).await;
+    pauses::keeps_updates(&Numbers::start().await, 2, 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
