@@ -25,9 +25,9 @@ pub use lockkit_core::{
     Access, Applied, Builder, Cause, Clock, Election, Error, Exclusion, Expiry, Fairness, Family,
     Fence, Fenced, Fencing, FencingToken, Finding, Grant, Guarantees, Guard, GuardWatch,
     HeldElsewhere, Holder, Inspection, Instant, Kind, Leaders, Leadership, Lease, Lock, LockName,
-    LockProvider, Locks, LossReason, Memory, MultiGuard, MultiLock, NotAToken, Operator, Permits,
-    Request, RequestId, Result, Seen, Semaphore, Severity, Stale, StoreSays, Term, TokenScope,
-    TtlRange, WakeUp, async_trait, contract, kit,
+    LockProvider, Locks, LossReason, Memory, MinimumHold, MultiGuard, MultiLock, Named, NotAToken,
+    Operator, Permits, Request, RequestId, Result, Seen, Semaphore, Severity, Stale, StoreSays,
+    Term, TokenScope, TtlRange, WakeUp, async_trait, contract, kit,
 };
 
 #[cfg(feature = "conformance")]

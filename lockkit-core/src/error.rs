@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Family, Holder, LockName, LossReason, NotAToken};
+use crate::{Holder, LossReason, Named, NotAToken};
 
 /// What went wrong, in terms of what the caller can do about it.
 ///
@@ -25,14 +25,14 @@ pub enum Error {
         /// The holder that the store named last, if it named one.
         holder: Option<Holder>,
         /// The lock that the call was about.
-        lock: Option<LockName>,
+        lock: Option<Named>,
     },
     /// The lease has ended: stop the work it protected.
     Lost {
         /// How it ended.
         reason: LossReason,
         /// The lock that the call was about.
-        lock: Option<LockName>,
+        lock: Option<Named>,
     },
     /// The store did not answer, or answered that it cannot serve now: try again.
     Unavailable {
@@ -41,7 +41,7 @@ pub enum Error {
         /// What the store or its client said.
         cause: Cause,
         /// The lock that the call was about; none where it was about the whole store.
-        lock: Option<LockName>,
+        lock: Option<Named>,
     },
     /// The store refused, and will refuse again until the remedy is followed.
     Rejected {
@@ -50,7 +50,7 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
         /// The lock that the call was about; none where it was about the whole store.
-        lock: Option<LockName>,
+        lock: Option<Named>,
     },
     /// The caller's input cannot be served: correct it.
     Invalid {
@@ -59,7 +59,7 @@ pub enum Error {
         /// What to write instead.
         remedy: String,
         /// The lock that the call was about; none where it was about the whole store.
-        lock: Option<LockName>,
+        lock: Option<Named>,
     },
     /// These [`Locks`](crate::Locks) were closed: connect again.
     Closed,
@@ -138,36 +138,29 @@ impl Error {
 
     /// The name of the lock that the call was about; `None`: the call was about the whole store.
     pub fn lock(&self) -> Option<&str> {
+        self.named().map(|named| &*named.name)
+    }
+
+    /// The lock or the semaphore that the call was about.
+    const fn named(&self) -> Option<&Named> {
         match self {
             Self::TimedOut { lock, .. }
             | Self::Lost { lock, .. }
             | Self::Unavailable { lock, .. }
             | Self::Rejected { lock, .. }
-            | Self::Invalid { lock, .. } => lock.as_ref().map(LockName::as_str),
+            | Self::Invalid { lock, .. } => lock.as_ref(),
             Self::Closed | Self::NoRuntime => None,
         }
     }
 
-    /// The family of the name that the call was about.
-    const fn family(&self) -> Option<Family> {
-        match self {
-            Self::TimedOut { lock: Some(name), .. }
-            | Self::Lost { lock: Some(name), .. }
-            | Self::Unavailable { lock: Some(name), .. }
-            | Self::Rejected { lock: Some(name), .. }
-            | Self::Invalid { lock: Some(name), .. } => Some(name.family()),
-            _ => None,
-        }
-    }
-
     /// This error, about the lock of this name.
-    pub(crate) fn about(mut self, name: &LockName) -> Self {
+    pub(crate) fn about(mut self, name: impl Into<Named>) -> Self {
         match &mut self {
             Self::TimedOut { lock, .. }
             | Self::Lost { lock, .. }
             | Self::Unavailable { lock, .. }
             | Self::Rejected { lock, .. }
-            | Self::Invalid { lock, .. } => *lock = Some(name.clone()),
+            | Self::Invalid { lock, .. } => *lock = Some(name.into()),
             Self::Closed | Self::NoRuntime => {}
         }
         self
@@ -204,8 +197,8 @@ impl From<NotAToken> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let (Some(family), Some(name)) = (self.family(), self.lock()) {
-            write!(f, "{family} {name:?}: ")?;
+        if let Some(named) = self.named() {
+            write!(f, "{named}: ")?;
         }
         match self {
             Self::TimedOut { holder: None, .. } => f.write_str("timed out: the name is held"),

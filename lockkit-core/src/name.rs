@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::{Error, Family};
+use crate::{Error, Family, Named};
 
 /// The name of a lock or of a semaphore: any UTF-8 text from 1 to 512 bytes, compared byte by byte.
 ///
@@ -103,6 +103,12 @@ impl LockName {
             Text::Short { len, bytes, .. } => &bytes[..usize::from(*len)],
             Text::Long { text, .. } => text.as_bytes(),
         }
+    }
+}
+
+impl From<&LockName> for Named {
+    fn from(name: &LockName) -> Self {
+        Self::new(name.family(), name.as_str())
     }
 }
 

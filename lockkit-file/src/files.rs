@@ -312,3 +312,8 @@ pub(crate) fn read(file: &File) -> io::Result<Vec<u8>> {
     bytes.truncate(len);
     Ok(bytes)
 }
+
+/// Takes the turns off both files that are over.
+pub(crate) fn clear_turns(files: [&Opened; 2], seen: &[Seen; 2], is_over: impl Fn(Turn) -> bool) {
+    files.into_iter().zip(seen).for_each(|(file, seen)| file.clear_turns(seen, &is_over));
+}

@@ -8,10 +8,9 @@ use lockkit_core::kit::wall_micros;
 use lockkit_core::{Error, FencingToken, Kind, LockName, Result};
 
 use crate::error::failed;
-use crate::files::{LockFiles, Opened, Seen};
+use crate::files::{LockFiles, Opened, Seen, clear_turns};
 use crate::machine::boot_time;
 use crate::process::{self, Claim};
-use crate::protocol::clear_turns;
 use crate::record::{Ahead, HolderRecord};
 use crate::seat::Seat;
 use crate::tokens::Known;

@@ -9,7 +9,7 @@ use std::path::Path;
 use lockkit_core::{Kind, Request, Result};
 
 use crate::error::failed;
-use crate::files::{LockFiles, Opened, Seen, create_twins};
+use crate::files::{LockFiles, Opened, Seen, clear_turns, create_twins};
 use crate::held::Held;
 use crate::look;
 use crate::process::Claim;
@@ -205,8 +205,4 @@ impl Candidate {
         waits.into_iter().for_each(|mine| self.ask_for_turn(mine));
         Attempted::Blocked(self, by)
     }
-}
-
-pub(crate) fn clear_turns(files: [&Opened; 2], seen: &[Seen; 2], is_over: impl Fn(Turn) -> bool) {
-    files.into_iter().zip(seen).for_each(|(file, seen)| file.clear_turns(seen, &is_over));
 }

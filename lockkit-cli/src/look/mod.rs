@@ -74,7 +74,7 @@ async fn ask(job: Job, locks: &Locks, is_json: bool) -> Result<ExitCode, Failure
         Job::List { prefix } => list(locks, &prefix, is_json).await?,
         Job::Watch(watch) => watch::run(locks, &watch, is_json).await?,
         Job::Revoke { name, token, semaphore } => {
-            let token = FencingToken::new(token)?;
+            let token = FencingToken::new(token).map_err(Error::from)?;
             let is_ended = if semaphore {
                 store::answer(locks.semaphore(&name, 1).revoke(token)).await?
             } else {

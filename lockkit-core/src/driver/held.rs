@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::kept::Kept;
 use super::lease::{Actions, Event, Machine, State};
-use super::rest::Resting;
+use super::rests::Resting;
 use super::runtime::{Entered, Runtime};
 use super::timing::call_limit;
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::rest::Resting;
+use super::rests::Resting;
 use super::room::Counted;
 use super::shared::Shared;
 use crate::Lease;

@@ -13,6 +13,7 @@ pub(crate) mod parking;
 mod patience;
 pub(crate) mod reaper;
 pub(crate) mod rest;
+pub(crate) mod rests;
 pub(crate) mod room;
 pub(crate) mod round_trips;
 pub(crate) mod runtime;

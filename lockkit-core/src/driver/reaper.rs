@@ -11,7 +11,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::rest::release_after;
 use super::room::{Count, Counted, Room, Rooms, Turns};
 use super::round_trips::RoundTrips;
 use super::runtime::Runtime;
@@ -324,6 +323,19 @@ pub(crate) async fn finished<F: Future + Unpin>(work: &mut Option<F>) -> F::Outp
         Some(work) => work.await,
         None => std::future::pending().await,
     }
+}
+
+/// Asks the store to free the name by itself then; whether it will, or it is time already and it has.
+pub(super) async fn release_after(
+    lease: &dyn Lease,
+    (clock, call_limit): (&Clock, Duration),
+    until: Instant,
+) -> Result<bool> {
+    let left = until.saturating_since(clock.now());
+    if left.is_zero() {
+        return limited(clock, call_limit, lease.release()).await.map(|()| true);
+    }
+    limited(clock, call_limit, lease.release_after(left)).await
 }
 
 /// Every await on a store has a limit set here: no client crate gives a safe default (C12).

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::parking::Parking;
 use super::reaper::Reaper;
-use super::rest::Rests;
+use super::rests::Rests;
 use super::room::Count;
 use super::round_trips::RoundTrips;
 use super::timing::Timing;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rest::Rests;
+use super::rests::Rests;
 use crate::guarantees::{MAX_TTL, MIN_TTL};
 use crate::{Error, Expiry, Guarantees, Instant, Result, Term, TtlRange};
 

@@ -10,7 +10,8 @@ use lockkit_core::{
     Kind, LockProvider, LossReason, Operator, Request, Result, StoreSays, TtlRange, WakeUp,
 };
 
-use super::lease::{Asked, Budget, Held, Life, Trace, grant};
+use super::budget::Budget;
+use super::lease::{Asked, Held, Life, Trace, grant};
 use super::names::{Group, Names, Stage, Turn};
 use super::session::{Lives, Use};
 use super::sessions::Sessions;

@@ -22,7 +22,7 @@ use lockkit_core::{Holder, Kind, LockName, Request, StoreSays};
 use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey};
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
-use super::lease::Reserved;
+use super::budget::Reserved;
 use super::session::LockSession;
 
 /// How many names are remembered as contended.

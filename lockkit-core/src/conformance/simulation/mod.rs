@@ -22,6 +22,7 @@
 //! ```
 
 mod nemesis;
+mod permit_work;
 mod permits;
 mod process;
 mod random;

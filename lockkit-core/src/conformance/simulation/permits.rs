@@ -1,4 +1,4 @@
-//! A semaphore of a run, and the task that takes its permits.
+//! A semaphore of a run.
 //!
 //! Each slot is a resource of its own. In the history a permit is an exclusive grant of its slot: no two hold one slot
 //! at once, and its tokens grow.
@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::resource::Resource;
-use super::worker::Worker;
 use super::world::World;
 use crate::{FencingToken, Guard, Kind, LockName, LockProvider, Permits, Result};
 
@@ -19,7 +18,7 @@ const MOST: u32 = 4;
 pub(super) struct SimulatedSemaphore {
     pub(super) name: LockName,
     /// The limit that programs say, and the greatest that there ever is.
-    wished: u32,
+    pub(super) wished: u32,
     most: u32,
     slots: Vec<(LockName, Arc<Resource>)>,
     store: Arc<dyn LockProvider>,
@@ -46,7 +45,7 @@ impl SimulatedSemaphore {
     }
 
     /// An operator sets another limit, where the run has limits that change.
-    async fn resize(&self, world: &World) {
+    pub(super) async fn resize(&self, world: &World) {
         if self.most == self.wished || !world.draw(|random| random.often(100)) {
             return;
         }
@@ -59,7 +58,7 @@ impl SimulatedSemaphore {
     }
 
     /// The slot of a grant, which has its token alone.
-    fn slot(&self, world: &World, guard: &Guard) -> Option<&(LockName, Arc<Resource>)> {
+    pub(super) fn slot(&self, world: &World, guard: &Guard) -> Option<&(LockName, Arc<Resource>)> {
         let (token, slot) = (guard.token(), guard.slot());
         if !self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(token) {
             world.wrong(&format!("two permits have the token {token}"));
@@ -69,51 +68,5 @@ impl SimulatedSemaphore {
             world.wrong(&format!("a permit of {} has the slot {slot:?}", self.most));
         }
         known
-    }
-}
-
-impl Worker {
-    /// One attempt to take a permit, and the work in its slot.
-    pub(super) async fn attempt_permit(&self, semaphore: &SimulatedSemaphore) {
-        let (world, asked) = (&self.world, self.world.elapsed());
-        semaphore.resize(world).await;
-        let ttl = world.weather.ttl;
-        let (way, patience) = world.draw(|random| (random.below(10), random.up_to(ttl * 4)));
-        let permits = self.locks.semaphore(semaphore.name.as_str(), semaphore.wished);
-        let answer: Result<Option<Guard>> = match way {
-            0..=4 => permits.acquire().await.map(Some),
-            5..=6 => permits.acquire_within(patience).await.map(Some),
-            7 => permits.try_acquire().await,
-            _ => tokio::select! {
-                biased;
-                answer = permits.acquire() => answer.map(Some),
-                () = world.clock.sleep(patience) => {
-                    world.fault("attempt abandoned");
-                    return;
-                }
-            },
-        };
-        let Ok(Some(guard)) = answer else { return };
-        let Some((slot, resource)) = semaphore.slot(world, &guard) else { return };
-        world.did("granted a permit");
-        let attempt = world.asked(self.process, slot, Kind::Exclusive, asked);
-        self.hold_as(attempt, (slot, Kind::Exclusive), guard, resource).await;
-    }
-
-    /// Takes a permit once more, when the faults have ended.
-    pub(super) async fn last_permit(&self, semaphore: &SimulatedSemaphore) {
-        let (world, asked) = (&self.world, self.world.elapsed());
-        let permits = self.locks.semaphore(semaphore.name.as_str(), semaphore.wished);
-        match permits.acquire_within(world.weather.ttl * 400).await {
-            Ok(guard) => {
-                let Some((slot, resource)) = semaphore.slot(world, &guard) else { return };
-                let attempt = world.asked(self.process, slot, Kind::Exclusive, asked);
-                self.hold_as(attempt, (slot, Kind::Exclusive), guard, resource).await;
-            }
-            Err(error) => {
-                let process = self.process;
-                world.wrong(&format!("{process} waits for a permit in calm: {error}"));
-            }
-        }
     }
 }
