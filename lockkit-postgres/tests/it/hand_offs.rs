@@ -18,7 +18,7 @@ const ROUNDS: u64 = 12;
 
 /// One of those that take the name and give it back, over and over.
 enum Waiter {
-    Ours(Lock),
+    Ours(Box<Lock>),
     Theirs(PgAdvisoryLock, PgConnection),
 }
 
@@ -67,7 +67,7 @@ async fn hand_offs_take_no_more_round_trips_than_sqlx_s_on_a_quarter_of_the_conn
             .map(|link| format!("{}?sslmode=disable", server.url_at(link.address())));
         let locks = join(&urls[0], Strategy::Advisory).await;
         let mut ours: Vec<_> =
-            (0..waiters).map(|_| Waiter::Ours(locks.lock("contended"))).collect();
+            (0..waiters).map(|_| Waiter::Ours(Box::new(locks.lock("contended")))).collect();
         let mut theirs = Vec::new();
         for _ in 0..waiters {
             let connection = PgConnection::connect(&urls[1]).await.unwrap();
