@@ -142,6 +142,9 @@ pub(crate) struct Run {
     /// Take one of so many permits of the semaphore of this name, which is another than the lock.
     #[arg(long, value_name = "NUMBER")]
     pub(crate) permits: Option<u32>,
+    /// Keep the name taken for so long since it was granted, although the command ends sooner.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) hold_at_least: Option<Duration>,
     #[command(flatten)]
     pub(crate) held: Held,
 }

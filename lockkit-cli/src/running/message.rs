@@ -32,6 +32,8 @@ pub(super) struct Order {
     pub(super) is_shared: bool,
     /// Of the semaphore, instead of the lock.
     pub(super) permits: Option<u32>,
+    /// Since the grant, although the command ends sooner.
+    pub(super) hold_at_least: Option<Duration>,
     /// Whether the lock is taken again after a loss.
     pub(super) stands_again: bool,
 }

@@ -62,6 +62,7 @@ pub(crate) fn run(run: Run, store: &Store, is_json: bool) -> Result<ExitCode, Fa
         wait,
         is_shared: run.shared,
         permits: run.permits,
+        hold_at_least: run.hold_at_least,
         ..order
     })
 }
@@ -88,6 +89,7 @@ fn begin(
         wait: Wait::AsLongAsItTakes,
         is_shared: false,
         permits: None,
+        hold_at_least: None,
         stands_again: false,
     });
     let ended = front::run(&order, &held.command, is_json)?;

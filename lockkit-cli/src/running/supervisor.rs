@@ -37,7 +37,8 @@ struct Supervisor {
     link: Link,
     order: Order,
     command: Vec<OsString>,
-    streams: [OwnedFd; 3],
+    /// `None` once no command is started any more: a reader of the command's output waits for its end.
+    streams: Option<[OwnedFd; 3]>,
     told_to_end: Receiver<i32>,
     children: Receiver<i32>,
 }
@@ -50,7 +51,7 @@ pub(super) fn main(command: Vec<OsString>) -> ExitCode {
 
 fn serve(command: Vec<OsString>) -> io::Result<()> {
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let streams = take_streams(&stream)?;
+    let streams = Some(take_streams(&stream)?);
     // Orphans of the command come to this process, which collects them: a group of nothing but zombies would hold the
     // lock for ever where the first process of a container collects none.
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -97,9 +98,18 @@ impl Supervisor {
                 Over::Lost(failure) => break Some(End::Failed(failure)),
             }
         };
-        // What is left ends with its ttl.
-        locks.close(CLOSES_WITHIN).await.ok();
-        end
+        let Some(least) = self.order.hold_at_least else {
+            // What is left ends with its ttl.
+            locks.close(CLOSES_WITHIN).await.ok();
+            return end;
+        };
+        // The front ends now; this process keeps the name where the store does not do it by itself.
+        self.streams = None;
+        if let Some(end) = end {
+            self.link.send(&ToFront::Ended(end)).await;
+        }
+        locks.close(least.saturating_add(CLOSES_WITHIN)).await.ok();
+        None
     }
 
     /// Takes the lock once, and runs the command under it.
@@ -138,7 +148,9 @@ impl Supervisor {
             (store::VARIABLE, self.order.shown.clone()),
         ];
         variables.extend(guard.slot().map(|slot| ("LOCKKIT_SLOT", slot.to_string())));
-        Group::start(&self.command, &variables, &self.streams)
+        let gone = || io::Error::other("the standard streams are closed");
+        let streams = self.streams.as_ref().ok_or_else(gone)?;
+        Group::start(&self.command, &variables, streams)
     }
 }
 

@@ -13,21 +13,29 @@ pub(super) enum Wish {
 
 impl Wish {
     pub(super) fn of(order: &Order, locks: &Locks) -> Self {
-        match (order.permits, order.ttl) {
-            (Some(permits), ttl) => {
-                let semaphore = locks.semaphore(&order.name, permits);
-                Self::Permit(match ttl {
-                    Some(ttl) => semaphore.ttl(ttl),
-                    None => semaphore,
-                })
+        match order.permits {
+            Some(permits) => {
+                let mut semaphore = locks.semaphore(&order.name, permits);
+                if let Some(ttl) = order.ttl {
+                    semaphore = semaphore.ttl(ttl);
+                }
+                if let Some(least) = order.hold_at_least {
+                    semaphore = semaphore.hold_at_least(least);
+                }
+                Self::Permit(semaphore)
             }
-            (None, ttl) => {
-                let lock = locks.lock(&order.name);
-                let lock = if order.is_shared { lock.shared() } else { lock };
-                Self::Lock(match ttl {
-                    Some(ttl) => lock.ttl(ttl),
-                    None => lock,
-                })
+            None => {
+                let mut lock = locks.lock(&order.name);
+                if order.is_shared {
+                    lock = lock.shared();
+                }
+                if let Some(ttl) = order.ttl {
+                    lock = lock.ttl(ttl);
+                }
+                if let Some(least) = order.hold_at_least {
+                    lock = lock.hold_at_least(least);
+                }
+                Self::Lock(lock)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! How a run ends: as its command does, as `flock(1)` and a shell do, and else with a code of its own.
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -150,4 +151,20 @@ fn what_was_ignored_stays_ignored_for_the_command_and_its_end_is_seen_all_the_sa
         let run = shell.output().expect("a shell");
         assert_eq!(code(&run), expected, "{signal}: {}", errors(&run));
     }
+}
+
+#[test]
+fn a_minimum_hold_outlasts_its_command_and_neither_its_caller_nor_its_streams_wait_for_it() {
+    let (_directory, url) = files();
+    let least = Duration::from_secs(3);
+    let began = Instant::now();
+    let first = ran(&url, &["run", "--hold-at-least", "3s", "tick", "--", "echo", "done"]);
+    // Its output is read to the end of the stream.
+    assert_eq!((code(&first), &*out(&first)), (0, "done\n"));
+    let held = ran(&url, &["run", "--no-wait", "tick", "--", "true"]);
+    let is_early = began.elapsed() < least;
+    assert!(!is_early || code(&held) == 201, "{}: {}", code(&held), errors(&held));
+    let next = ran(&url, &["run", "--wait", "30s", "tick", "--", "true"]);
+    assert_eq!(code(&next), 0, "{}", errors(&next));
+    assert!(began.elapsed() >= least, "free after {:?}", began.elapsed());
 }
