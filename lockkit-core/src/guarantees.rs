@@ -39,6 +39,10 @@ pub struct Guarantees {
     pub minimum_hold: MinimumHold,
     /// The events that the order of tokens survives.
     pub token_survives: TokenScope,
+    /// Whether a request can have a floor for its token
+    /// ([`Request::token_floor`](crate::Request::token_floor)), and a grant can be raised
+    /// ([`Lease::raise`](crate::Lease::raise)): what a quorum needs of its members.
+    pub raises_tokens: bool,
     /// What can make two holders believe at once that they hold, in words for the operator.
     pub belief_breaks_on: &'static [&'static str],
 }
@@ -62,6 +66,7 @@ impl Guarantees {
                 failover: false,
                 data_loss: false,
             },
+            raises_tokens: false,
             belief_breaks_on: &[],
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::{FencingToken, Instant, LossReason, Result};
+use crate::{Error, FencingToken, Instant, LossReason, Result};
 
 /// A store's answer that the caller holds the name now.
 #[derive(Debug)]
@@ -123,6 +123,25 @@ pub trait Lease: fmt::Debug + Send + Sync + 'static {
     async fn release_after(&self, rest: Duration) -> Result<bool> {
         let _ = rest;
         Ok(false)
+    }
+
+    /// Has every later grant of the name get a token greater than `token`, if this grant still holds.
+    ///
+    /// `true`: the token that the grant carries in the store was not greater, and is `token` from now on. `false`: it
+    /// was greater, and stays. A quorum writes the token that it has chosen back to its members with this (C4). Its
+    /// providers declare [`Guarantees::raises_tokens`](crate::Guarantees); the others do not offer it, as here.
+    ///
+    /// # Errors
+    /// `Lost`: the grant has ended or rests, and nothing was raised. `Unavailable`: no answer, or an ambiguous one; it may be
+    /// repeated. `Rejected`: not offered.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: dropped midway, the raise has happened or not.
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        Err(Error::rejected(
+            format!("raising a grant to token {token}"),
+            "use a store that declares Guarantees::raises_tokens",
+        ))
     }
 
     /// The store's own data of this grant, for callers that fence inside the store; for example

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::{Clock, Error, Holder, Instant, Kind, LockName, Permits, Term};
+use crate::{Clock, Error, FencingToken, Holder, Instant, Kind, LockName, Permits, Term};
 
 /// The identity of one request: 128 random bits from the operating system.
 ///
@@ -84,8 +84,20 @@ struct Inner {
     permits: Option<Permits>,
     /// The limit of the semaphore, once the store has told it.
     limit: AtomicU32,
+    token_floor: Option<FencingToken>,
     /// What the store last said, and when.
     last_word: Mutex<Option<(StoreSays, Instant)>>,
+    listener: Option<Listener>,
+}
+
+/// Hears what a store says of a request that is one of several.
+#[derive(Clone)]
+pub(crate) struct Listener(pub(crate) Arc<dyn Fn(StoreSays) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
 }
 
 /// What a store last said of a waiting request.
@@ -118,13 +130,26 @@ impl Request {
     ) -> Self {
         let name = name.in_family(kind.family());
         let (last_word, limit) = (Mutex::new(None), AtomicU32::new(0));
-        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, permits: None, limit, last_word }))
+        let (permits, token_floor, listener) = (None, None, None);
+        Self(Arc::new(Inner {
+            name,
+            id,
+            ttl,
+            label,
+            clock,
+            kind,
+            permits,
+            limit,
+            token_floor,
+            last_word,
+            listener,
+        }))
     }
 
     /// The same request, with the same id, under another holder's label.
     #[must_use]
     pub fn with_label(&self, label: impl Into<Arc<str>>) -> Self {
-        self.with(label.into(), self.0.kind, self.0.permits)
+        Self(Arc::new(Inner { label: label.into(), ..self.parts() }))
     }
 
     /// The same request, with the same id, for another kind of lock; for one permit of one where it is
@@ -135,7 +160,7 @@ impl Request {
             return self.clone();
         }
         let permits = if kind == Kind::Counted { Permits::new(1).ok() } else { None };
-        self.with(Arc::clone(&self.0.label), kind, permits)
+        self.of_kind(kind, permits)
     }
 
     /// The same request, with the same id, for a permit of the semaphore of the same name.
@@ -151,15 +176,47 @@ impl Request {
     /// ```
     #[must_use]
     pub fn counted(&self, permits: Permits) -> Self {
-        self.with(Arc::clone(&self.0.label), Kind::Counted, Some(permits))
+        self.of_kind(Kind::Counted, Some(permits))
     }
 
-    fn with(&self, label: Arc<str>, kind: Kind, permits: Option<Permits>) -> Self {
-        let Inner { ref name, id, ttl, ref clock, .. } = *self.0;
-        let last_word = Mutex::new(self.last_word_at());
-        let limit = AtomicU32::new(self.0.limit.load(Ordering::Relaxed));
-        let (name, clock) = (name.clone().in_family(kind.family()), clock.clone());
-        Self(Arc::new(Inner { name, id, ttl, label, clock, kind, permits, limit, last_word }))
+    fn of_kind(&self, kind: Kind, permits: Option<Permits>) -> Self {
+        let name = self.0.name.clone().in_family(kind.family());
+        Self(Arc::new(Inner { name, kind, permits, ..self.parts() }))
+    }
+
+    /// The same request, with the same id, whose token is at least `floor` where the store offers that
+    /// ([`Guarantees::raises_tokens`](crate::Guarantees)).
+    ///
+    /// A quorum gives the same floor to all its members, so that they grant the same token.
+    #[must_use]
+    pub fn with_token_floor(&self, floor: FencingToken) -> Self {
+        Self(Arc::new(Inner { token_floor: Some(floor), ..self.parts() }))
+    }
+
+    /// The same wish, as one member of several is asked for it.
+    #[expect(dead_code, reason = "the quorum asks its members so")]
+    pub(crate) fn for_member(&self, id: RequestId, floor: FencingToken, heard: Listener) -> Self {
+        let (token_floor, listener) = (Some(floor), Some(heard));
+        let last_word = Mutex::new(None);
+        Self(Arc::new(Inner { id, token_floor, listener, last_word, ..self.parts() }))
+    }
+
+    fn parts(&self) -> Inner {
+        let Inner { name, id, ttl, label, clock, kind, permits, token_floor, listener, .. } =
+            &*self.0;
+        Inner {
+            name: name.clone(),
+            id: *id,
+            ttl: *ttl,
+            label: Arc::clone(label),
+            clock: clock.clone(),
+            kind: *kind,
+            permits: *permits,
+            limit: AtomicU32::new(self.0.limit.load(Ordering::Relaxed)),
+            token_floor: *token_floor,
+            last_word: Mutex::new(self.last_word_at()),
+            listener: listener.clone(),
+        }
     }
 
     /// What is to be locked.
@@ -229,11 +286,22 @@ impl Request {
         (limit != 0 && limit != wished).then_some((limit, wished))
     }
 
+    /// The least token to grant; `None`: the store's own next one.
+    ///
+    /// A store that declares [`Guarantees::raises_tokens`](crate::Guarantees) grants the greater of this and the one
+    /// after the name's last token, and leaves its own clock out of it.
+    pub fn token_floor(&self) -> Option<FencingToken> {
+        self.0.token_floor
+    }
+
     /// Tells the driver what the store said while the request waits.
     ///
     /// A provider calls it when it learns that the name is held, and when it loses the store; the
     /// driver needs it to tell "timed out behind a holder" from "unavailable" (C8).
     pub fn report(&self, word: StoreSays) {
+        if let Some(Listener(heard)) = &self.0.listener {
+            heard(word.clone());
+        }
         let now = self.0.clock.now();
         *self.0.last_word.lock().unwrap_or_else(PoisonError::into_inner) = Some((word, now));
     }

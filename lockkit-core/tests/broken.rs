@@ -19,6 +19,7 @@ mod broken {
     pub(crate) mod link_flaws;
     pub(crate) mod linked;
     pub(crate) mod operator_flaws;
+    pub(crate) mod raise_flaws;
     pub(crate) mod refusal_flaws;
     pub(crate) mod rest_flaws;
     pub(crate) mod rule_flaws;
@@ -55,6 +56,7 @@ use broken::end_flaws::end_flaws;
 use broken::flaw::{Flaw, SmallFixture};
 use broken::link_flaws::LINK_FLAWS;
 use broken::operator_flaws::operator_flaws;
+use broken::raise_flaws::RAISE_FLAWS;
 use broken::refusal_flaws::refusal_flaws;
 use broken::rest_flaws::rest_flaws;
 use broken::rule_flaws::RULE_FLAWS;
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
     flaws.extend(rest_flaws());
     flaws.extend(together_flaws());
     flaws.extend_from_slice(LINK_FLAWS);
+    flaws.extend_from_slice(RAISE_FLAWS);
     // Those that survive have no case to their name yet.
     let (survivors, unseen): (Vec<_>, Vec<_>) =
         unseen_flaws().into_iter().partition(|flaw| flaw.caught_by.is_empty());

@@ -85,6 +85,8 @@ pub(super) enum Need {
     /// The order of tokens survives a restart of the server.
     ServerRestart,
     Operator,
+    /// Tokens have floors, and grants can be raised.
+    Raises,
     /// Shared locks are offered.
     Shared,
     /// Semaphores are offered.
@@ -210,6 +212,7 @@ impl Need {
                 guarantees.minimum_hold == MinimumHold::ByStore,
                 "C11: the store itself keeps minimum holds",
             ),
+            Self::Raises => claim(guarantees.raises_tokens, "C4: a grant's token can be raised"),
             Self::Fifo => claim(guarantees.fairness == Fairness::Fifo, "C10: fairness is Fifo"),
             Self::Push => claim(guarantees.wake_up == WakeUp::Push, "C8: waiters are told"),
             Self::DataLoss => {

@@ -224,6 +224,12 @@ impl Lease for LoggedLease {
         })
     }
 
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        let call = self.log.of_request("raise", &self.request);
+        let answer = self.lease.raise(token).await;
+        call.answered(answer, |raised| format!("to {token}: {raised}"))
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.lease.native()
     }

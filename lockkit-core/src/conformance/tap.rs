@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use crate::{
-    Applied, Clock, Error, Finding, Grant, Guarantees, Lease, LockProvider, LossReason, Operator,
-    Request, Result, Term,
+    Applied, Clock, Error, FencingToken, Finding, Grant, Guarantees, Lease, LockProvider,
+    LossReason, Operator, Request, Result, Term,
 };
 
 /// Wraps a provider; clones share what they see and do.
@@ -264,6 +264,11 @@ impl Lease for TappedLease {
     async fn release_after(&self, rest: Duration) -> Result<bool> {
         self.tap.check()?;
         self.lease().release_after(rest).await
+    }
+
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        self.tap.check()?;
+        self.lease().raise(token).await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -10,7 +10,7 @@ use super::held::Held;
 use super::reaper::{limited, release_after};
 use super::rests::Resting;
 use super::shared::Shared;
-use crate::{Grant, Instant, Lease, LossReason, Result, Term};
+use crate::{FencingToken, Grant, Instant, Lease, LossReason, Result, Term};
 
 /// Ends a grant whose name stays taken until then: the store frees it by itself, or else the lease is kept for so long.
 pub(super) async fn rest(
@@ -106,6 +106,10 @@ impl Lease for Delayed {
 
     async fn release_after(&self, rest: Duration) -> Result<bool> {
         self.lease.release_after(rest).await
+    }
+
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        self.lease.raise(token).await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -132,7 +132,7 @@ impl Memory {
         let name = LockName::new(name)?;
         let id = RequestId::random()?;
         let (label, kind) = (label.into(), Kind::Exclusive);
-        let asker = Asker { id, label, ttl: None, kind, permits: None };
+        let asker = Asker { id, label, ttl: None, kind, permits: None, floor: None };
         match self.0.hook(&name, Message::TryAcquire(asker)) {
             Reply::Granted(granted) => {
                 let clock = self.0.state().clock.clone();

@@ -22,6 +22,7 @@ impl LockProvider for Memory {
         guarantees.wake_up = WakeUp::Push;
         guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
         guarantees.minimum_hold = MinimumHold::ByStore;
+        guarantees.raises_tokens = true;
         guarantees.belief_breaks_on =
             &["a pause between a check and its use that outlasts the margin"];
         guarantees
@@ -149,8 +150,7 @@ impl Operator for Memory {
         let mut state = self.0.state();
         let now = state.clock.now();
         state.check_outage(now)?;
-        let message = Message::End(token, LossReason::Revoked);
-        Ok(matches!(state.step(now, name, message), Reply::Ended(_)))
+        Ok(matches!(state.step(now, name, Message::Revoke(token)), Reply::Ended(_)))
     }
 
     async fn resize(&self, name: &LockName, permits: Permits) -> Result<u32> {
@@ -191,7 +191,7 @@ impl Presence {
         self.token = Some(granted.token);
         let term = Term { sent: granted.at, ttl: granted.ttl };
         let lease = MemoryLease { entry: self, token: granted.token, ttl: granted.ttl };
-        let mut grant = Grant::new(granted.token, term, lease);
+        let mut grant = Grant::new(granted.carries, term, lease);
         grant.slot = granted.slot;
         grant
     }
@@ -266,6 +266,13 @@ impl Lease for MemoryLease {
         }
     }
 
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        match self.ask(Message::Raise(self.token, token))?.0 {
+            Reply::Raised(raised) => Ok(raised),
+            _ => Err(Error::lost(self.ended().unwrap_or(LossReason::Removed))),
+        }
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
     }
@@ -278,5 +285,6 @@ fn asker(request: &Request) -> Asker {
         ttl: Some(request.ttl()),
         kind: request.kind(),
         permits: request.permits(),
+        floor: request.token_floor(),
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Asker {
     pub(crate) kind: Kind,
     /// Of a counted request.
     pub(crate) permits: Option<Permits>,
+    /// The least token to grant.
+    pub(crate) floor: Option<FencingToken>,
 }
 
 /// What a client asks of one name.
@@ -28,6 +30,10 @@ pub(crate) enum Message {
     Acquire(Asker),
     /// One more ttl for the grant with this token.
     Renew(FencingToken),
+    /// For the grant of the first token: the second to carry, and later grants above it.
+    Raise(FencingToken, FencingToken),
+    /// The end of the grant that carries this token.
+    Revoke(FencingToken),
     /// The end of this request's grant and place.
     Withdraw(RequestId),
     /// The end of the grant with this token, for this reason.
@@ -48,6 +54,8 @@ pub(crate) enum Reply {
     Granted(Granted),
     Held(Holder),
     Renewed,
+    /// Whether the grant carries the token that it was to be raised to.
+    Raised(bool),
     Ended(FencingToken),
     /// The semaphore had this limit; 0: none.
     Resized(u32),
@@ -59,7 +67,10 @@ pub(crate) enum Reply {
 /// A grant as the store made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Granted {
+    /// The token that it was granted with, by which its lease is known.
     pub(crate) token: FencingToken,
+    /// The token that it carries: the same, unless it was raised.
+    pub(crate) carries: FencingToken,
     pub(crate) at: Instant,
     pub(crate) ttl: Option<Duration>,
     /// Of a counted grant.
@@ -175,6 +186,11 @@ impl Store {
                     }
                     None => Reply::NotThere,
                 }
+            }
+            Message::Raise(token, to) => entry.raise(base, token, to),
+            Message::Revoke(token) => {
+                let meant = |held: &Held| held.granted.carries == token;
+                entry.end(now, base, meant, LossReason::Revoked, &mut notices)
             }
             Message::Withdraw(id) => {
                 let reason = LossReason::Removed;
@@ -325,10 +341,12 @@ impl Entry {
 
     /// `None` only after the last token there is, which no store reaches.
     fn grant(&mut self, now: Instant, base: u64, asker: Asker) -> Option<Granted> {
-        let token = FencingToken::with_base(base, self.last.saturating_add(1)).ok()?;
-        self.last += 1;
+        let floor = asker.floor.map_or(0, |floor| floor.as_u64().saturating_sub(base));
+        let number = self.last.saturating_add(1).max(floor);
+        let token = FencingToken::with_base(base, number).ok()?;
+        self.last = number;
         let slot = (asker.kind == Kind::Counted).then(|| self.free_slot());
-        let granted = Granted { token, at: now, ttl: asker.ttl, slot };
+        let granted = Granted { token, carries: token, at: now, ttl: asker.ttl, slot };
         let expires = asker.ttl.map(|ttl| now.saturating_add(ttl));
         self.holders.push(Held { asker, since: now, granted, expires, is_resting: false });
         Some(granted)
@@ -338,6 +356,19 @@ impl Entry {
     fn free_slot(&self) -> u32 {
         let is_free = |slot: &u32| self.holders.iter().all(|held| held.granted.slot != Some(*slot));
         (0..).find(is_free).unwrap_or_default()
+    }
+
+    /// Has the grant of `token` carry `to`, unless what it carries is greater.
+    fn raise(&mut self, base: u64, token: FencingToken, to: FencingToken) -> Reply {
+        let Some(held) = self.in_use().find(|held| held.granted.token == token) else {
+            return Reply::NotThere;
+        };
+        if held.granted.carries > to {
+            return Reply::Raised(false);
+        }
+        held.granted.carries = to;
+        self.last = self.last.max(to.as_u64().saturating_sub(base));
+        Reply::Raised(true)
     }
 
     fn expire(&mut self, now: Instant, base: u64, notices: &mut Notices) {
@@ -361,7 +392,7 @@ impl Entry {
                 if !held.is_resting {
                     notices.add(Notice::Ended(held.asker.id, token, reason));
                 }
-                ended.get_or_insert(token);
+                ended.get_or_insert(held.granted.carries);
             }
             !ends
         });
@@ -393,7 +424,7 @@ impl Entry {
         let live = self.holders.iter().filter(move |held| held.expires.is_none_or(|end| now < end));
         live.map(move |held| {
             let mut holder = Holder::new(&*held.asker.label)
-                .with_token(held.granted.token)
+                .with_token(held.granted.carries)
                 .with_age(now.saturating_since(held.since))
                 .with_kind(held.asker.kind);
             holder.slot = held.granted.slot;

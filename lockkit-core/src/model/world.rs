@@ -95,7 +95,7 @@ fn id(client: usize) -> RequestId {
 
 fn asker(client: usize) -> Asker {
     let kind = Kind::Exclusive;
-    Asker { id: id(client), label: Arc::from(""), ttl: Some(TTL), kind, permits: None }
+    Asker { id: id(client), label: Arc::from(""), ttl: Some(TTL), kind, permits: None, floor: None }
 }
 
 fn client_of(id: RequestId) -> usize {

@@ -48,7 +48,7 @@ impl Client {
             ended: granted.ended,
         };
         let term = Term { sent, ttl: Some(request.ttl()) };
-        let mut grant = Grant::new(granted.token, term, lease);
+        let mut grant = Grant::new(granted.carries, term, lease);
         grant.slot = granted.slot;
         grant
     }
@@ -120,6 +120,7 @@ pub(crate) fn guarantees() -> Guarantees {
     guarantees.kinds = &[Kind::Exclusive, Kind::Shared, Kind::Counted];
     guarantees.minimum_hold = MinimumHold::ByStore;
     guarantees.token_survives.server_restart = true;
+    guarantees.raises_tokens = true;
     guarantees
 }
 
@@ -224,6 +225,12 @@ impl Lease for SmallLease {
             true => Ok(true),
             false => Err(self.loss()),
         }
+    }
+
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        answers(&self.store, &self.request).await?;
+        let raised = self.store.raise(self.client, &self.request, self.token, token);
+        raised.ok_or_else(|| self.loss())
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

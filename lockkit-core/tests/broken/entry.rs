@@ -41,6 +41,8 @@ pub(crate) struct Past {
     pub(crate) newest: Option<(Duration, String)>,
     /// The token that each request was granted, until it has released or withdrawn.
     pub(crate) granted: HashMap<RequestId, FencingToken>,
+    /// The counter of a store that keeps it beside the tokens.
+    pub(crate) counted: u64,
     /// How many places there were.
     places: u64,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Held {
     pub(crate) id: RequestId,
     pub(crate) client: u64,
     pub(crate) token: FencingToken,
+    /// What it was raised to; else its token.
+    pub(crate) carries: FencingToken,
     pub(crate) expires: Instant,
     pub(crate) ttl: Duration,
     pub(crate) since: Instant,
@@ -176,6 +180,7 @@ pub(crate) enum What {
 pub(crate) struct Granted {
     pub(crate) token: FencingToken,
     pub(crate) slot: Option<u32>,
+    pub(crate) carries: FencingToken,
     /// Tells when and how the grant ended.
     pub(crate) ended: watch::Receiver<Option<LossReason>>,
 }
@@ -189,6 +194,7 @@ impl Entry {
             first: None,
             newest: None,
             granted: HashMap::new(),
+            counted: 0,
             places: 0,
         };
         Self {
@@ -231,7 +237,8 @@ impl Entry {
     ) -> Granted {
         let (now, ttl) = (begins.now, request.ttl());
         self.past.first.get_or_insert_with(|| (ttl, request.label().to_string()));
-        self.last_token = (rules.next_token)(self, request.id(), now);
+        let next = (rules.next_token)(self, request.id(), now);
+        self.last_token = (rules.with_floor)(next, request.token_floor());
         let token = FencingToken::new(self.last_token).expect("a store this small never runs out");
         let expires = (rules.granted_until)(self, begins);
         let label = (rules.label)(self, request.label());
@@ -241,6 +248,7 @@ impl Entry {
             id: request.id(),
             client,
             token,
+            carries: token,
             expires,
             ttl,
             since: now,
@@ -336,7 +344,7 @@ impl Entry {
     pub(crate) fn holders(&self, now: Instant) -> impl Iterator<Item = Holder> {
         self.held.iter().map(move |held| {
             let mut holder = Holder::new(&*held.label)
-                .with_token(held.token)
+                .with_token(held.carries)
                 .with_age(now.saturating_since(held.since))
                 .with_expires_in(held.expires.saturating_since(now))
                 .with_kind(held.kind);
@@ -349,7 +357,11 @@ impl Entry {
 impl Held {
     pub(crate) fn renew(&mut self, rules: &Rules, past: &Past, begins: &Begins) {
         self.expires = (rules.renewed_until)(self, past, begins);
-        self.token = (rules.renewed_token)(self.token);
+        let carries = (rules.renewed_token)(self.carries);
+        if self.carries == self.token {
+            self.token = carries;
+        }
+        self.carries = carries;
         self.renewed = begins.now;
         self.renewals += 1;
     }
@@ -368,7 +380,8 @@ impl Held {
     }
 
     pub(crate) fn granted(&self) -> Granted {
-        Granted { token: self.token, slot: self.slot, ended: self.ended.subscribe() }
+        let ended = self.ended.subscribe();
+        Granted { token: self.token, carries: self.carries, slot: self.slot, ended }
     }
 
     /// Tells the holder that its grant has ended like this.
@@ -380,7 +393,8 @@ impl Held {
 impl Granted {
     /// A grant of which nothing is told.
     pub(crate) fn unheard(token: FencingToken) -> Self {
-        Self { token, slot: None, ended: watch::Sender::new(None).subscribe() }
+        let ended = watch::Sender::new(None).subscribe();
+        Self { token, carries: token, slot: None, ended }
     }
 }
 

@@ -410,6 +410,13 @@ impl Lease for LinkedLease {
         }
     }
 
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        let (asked, own, number) = (self.request.clone(), self.token, self.client.number);
+        let raise = move |store: &Store| store.raise(number, &asked, own, token);
+        let told = self.client.call(limit(&self.request), raise).await;
+        told?.0.ok_or_else(|| Error::lost(LossReason::Removed))
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         None
     }

@@ -27,6 +27,10 @@ pub(crate) struct Rules {
     pub(crate) label: fn(&Entry, &str) -> String,
     /// The token of the next grant, to this request.
     pub(crate) next_token: fn(&Entry, RequestId, Instant) -> u64,
+    /// The token for a request with this floor, where the next one is known.
+    pub(crate) with_floor: fn(u64, Option<FencingToken>) -> u64,
+    /// Raises the grant that is meant, if it is live, and says whether it carries the token then.
+    pub(crate) raises: fn(&mut Entry, &Caller, FencingToken) -> Option<bool>,
     /// The token after a renewal.
     pub(crate) renewed_token: fn(FencingToken) -> FencingToken,
     /// What else happens to the name when a grant begins, when one has ended like this, when an
@@ -130,6 +134,8 @@ impl Rules {
         },
         label: |_, label| label.to_owned(),
         next_token: |entry, _, _| entry.last_token + 1,
+        with_floor: |next, floor| next.max(floor.map_or(0, FencingToken::as_u64)),
+        raises: raise,
         renewed_token: |token| token,
         at_grant: |_| {},
         at_end: |_, _| {},
@@ -164,7 +170,7 @@ impl Rules {
         withdraws: |held, _, id| held.id == id,
         withdraws_place: |place, _, id| place.id == id,
         leaves: |queue, place| drop(queue.remove(place)),
-        revokes: |held, token| held.token == token,
+        revokes: |held, token| held.carries == token,
         remembers: |_| true,
         recalls: |_, _, _| true,
         wakes: |_| true,
@@ -175,6 +181,18 @@ impl Rules {
         polled_every: None,
         restarts: |_| {},
     };
+}
+
+/// Raises a grant that is live and carries no greater token.
+pub(crate) fn raise(entry: &mut Entry, caller: &Caller, to: FencingToken) -> Option<bool> {
+    let meant = |held: &&mut Held| held.id == caller.id && held.token == caller.token;
+    let held = entry.held.iter_mut().find(meant)?;
+    let raises = held.carries <= to;
+    if raises {
+        held.carries = to;
+        entry.last_token = entry.last_token.max(to.as_u64());
+    }
+    Some(raises)
 }
 
 /// What is held or waited for, by prefix, from after a name, up to a limit.

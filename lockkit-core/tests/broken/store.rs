@@ -225,6 +225,20 @@ impl Store {
         })
     }
 
+    /// Raises this grant; `None` once it has ended.
+    pub(crate) fn raise(
+        &self,
+        client: u64,
+        request: &Request,
+        token: FencingToken,
+        to: FencingToken,
+    ) -> Option<bool> {
+        self.step(request.name(), request.clock(), |entry, now, _| {
+            let caller = Caller { client, id: request.id(), token, now };
+            (self.rules.raises)(entry, &caller, to)
+        })
+    }
+
     /// Ends this grant; `false` if it had ended before.
     pub(crate) fn release(&self, client: u64, request: &Request, token: FencingToken) -> bool {
         let rules = &self.rules;

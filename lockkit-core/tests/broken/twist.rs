@@ -180,6 +180,10 @@ impl Lease for TwistedLease {
         self.twist.release_after(self, rest).await
     }
 
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        self.plain.raise(token).await
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.plain.native()
     }

@@ -107,7 +107,7 @@ pub(crate) const UNSEEN_TOKENS: &[Flaw] = &[
                 let held = entry.held.last_mut();
                 let old = held.and_then(|held| Some((entry.past.granted.get(&held.id)?, held)));
                 if let Some((token, held)) = old {
-                    held.token = *token;
+                    (held.token, held.carries) = (*token, *token);
                 }
             },
             ..CORRECT

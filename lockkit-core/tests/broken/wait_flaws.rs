@@ -253,7 +253,8 @@ impl Twist for GoneWaiterGranted {
                 Answer::Gone => {
                     let ended = watch::Sender::new(None).subscribe();
                     let token = FencingToken::new(newest.as_u64() + 1)?;
-                    return Ok(client.grant(request, sent, Granted { token, slot: None, ended }));
+                    let granted = Granted { token, carries: token, slot: None, ended };
+                    return Ok(client.grant(request, sent, granted));
                 }
             };
             let holder = waiting.holder.clone();

@@ -148,6 +148,10 @@ impl Lease for UnusualLease {
         self.manner.call(&self.clock, self.small.release_after(rest)).await
     }
 
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        self.manner.call(&self.clock, self.small.raise(token)).await
+    }
+
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         self.small.native()
     }

@@ -27,6 +27,7 @@ mod operator;
 mod operator_lists;
 mod performance;
 mod processes;
+mod raising;
 mod refusals;
 mod resting;
 mod safety;
@@ -63,6 +64,7 @@ const GROUPS: &[&[Case]] = &[
     expiry::CASES,
     resting::CASES,
     tokens::CASES,
+    raising::CASES,
     names::CASES,
     name_pairs::CASES,
     long_times::CASES,
