@@ -86,9 +86,9 @@ impl<'a> Job<'a> {
         Self { variables, ..self }
     }
 
-    /// Runs tests that are ignored otherwise.
+    /// Runs tests that are ignored otherwise; a suite's are not, for it ignores what its store does not claim.
     pub(crate) fn ignored(self) -> Self {
-        Self { is_ignored: true, ..self }
+        Self { is_ignored: self.program.kind() != Kind::Suite, ..self }
     }
 
     /// How many of its tests run at a time.

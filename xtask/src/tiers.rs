@@ -142,12 +142,14 @@ impl Table {
             let count = |tier: Tier| {
                 known.map_or(0, |tests| tests.values().filter(|of| **of == tier).count())
             };
-            let usual =
-                if count(Tier::Store) > count(Tier::First) { Tier::Store } else { Tier::First };
+            // A suite has nothing that is ignored, and may be of the tier soak as a whole.
+            let may_be = |tier: &Tier| *tier != Tier::Soak || !listed.has_ignored;
+            let usual = [Tier::Soak, Tier::Store, Tier::First].into_iter().filter(may_be);
+            let usual = usual.max_by_key(|tier| count(*tier)).unwrap_or(Tier::First);
             let tier = |test: &String| match known.and_then(|tests| tests.get(test)) {
                 _ if !listed.has_ignored || !listed.ignored.contains(test) => {
                     let known = known.and_then(|tests| tests.get(test)).copied();
-                    known.filter(|tier| *tier < Tier::Soak).unwrap_or(usual)
+                    known.filter(|tier| *tier < Tier::Child && may_be(tier)).unwrap_or(usual)
                 }
                 Some(Tier::Child) => Tier::Child,
                 _ if is_child(test) => Tier::Child,
@@ -287,6 +289,15 @@ mod tests {
             ]
         );
         assert_eq!(table.differences(&[]).len(), 2);
+    }
+
+    #[test]
+    fn a_suite_stays_in_the_tier_soak() {
+        let table = Table::parsed("[a conformance]\nsoak\n  AT-01, AT-02\n").expect("a table");
+        let other = [listed("a conformance", &["AT-01", "AT-02", "AT-03"], &["AT-02"])];
+        let brought = table.brought_up_to(&other);
+        assert_eq!(brought.differences(&other), [""; 0]);
+        assert!(brought.0["a conformance"].values().all(|tier| *tier == Tier::Soak));
     }
 
     #[test]
