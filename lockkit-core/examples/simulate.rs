@@ -16,7 +16,8 @@ simulate --days 365     runs seeds until they have lasted this long, by their ow
          --first 1      beginning with this one; at random unless it is given
          --threads 2    in so many threads; as many as there are cores unless it is given
 simulate --seed 7       runs one seed
-         --trace        and prints all that happens";
+         --trace        and prints all that happens
+         --quorum 5     a quorum of so many stores, instead of one store";
 
 #[derive(Debug, Default)]
 struct Options {
@@ -25,6 +26,7 @@ struct Options {
     threads: Option<usize>,
     seed: Option<u64>,
     trace: bool,
+    quorum: Option<usize>,
 }
 
 fn main() -> ExitCode {
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let simulation = Simulation::of_memory();
+    let simulation = options.quorum.map_or_else(Simulation::of_memory, Simulation::of_quorum);
     let started = Instant::now();
     let run = match options.seed {
         Some(seed) if options.trace => simulation.trace(seed),
@@ -80,6 +82,7 @@ fn options(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--threads" => options.threads = Some(usize::try_from(number()?).unwrap_or(1)),
             "--seed" => options.seed = Some(number()?),
             "--trace" => options.trace = true,
+            "--quorum" => options.quorum = usize::try_from(number()?).ok(),
             _ => return Err(format!("{argument} is not an option")),
         }
     }

@@ -37,6 +37,7 @@ mod name;
 mod named;
 mod permits;
 mod provider;
+mod quorum;
 mod request;
 mod semaphore;
 
@@ -69,6 +70,8 @@ pub use name::LockName;
 pub use named::Named;
 pub use permits::Permits;
 pub use provider::{Inspection, LockProvider, Operator};
+#[doc(hidden)]
+pub use quorum::Quorum;
 pub use request::{Request, RequestId, StoreSays};
 pub use semaphore::Semaphore;
 

@@ -194,7 +194,6 @@ impl Request {
     }
 
     /// The same wish, as one member of several is asked for it.
-    #[expect(dead_code, reason = "the quorum asks its members so")]
     pub(crate) fn for_member(&self, id: RequestId, floor: FencingToken, heard: Listener) -> Self {
         let (token_floor, listener) = (Some(floor), Some(heard));
         let last_word = Mutex::new(None);

@@ -18,6 +18,7 @@ mod many_killed;
 mod many_names;
 mod memory;
 mod moment;
+mod quorum;
 #[cfg(feature = "conformance")]
 mod report;
 #[cfg(feature = "conformance")]

@@ -40,8 +40,8 @@ use futures_util::FutureExt;
 use lockkit_core::conformance::simulation::{Failure, Simulation, Tally};
 use lockkit_core::conformance::{Fixture, Time};
 use lockkit_core::{
-    Clock, Grant, Guarantees, Lease, LockProvider, LossReason, Operator, Request, Result, Term,
-    async_trait,
+    Clock, FencingToken, Grant, Guarantees, Lease, LockProvider, LossReason, Operator, Request,
+    Result, Term, async_trait,
 };
 
 /// How many days of new seeds run, unless `LOCKKIT_DAYS` says.
@@ -83,6 +83,19 @@ fn days_of_faults_break_nothing_that_is_promised() {
         }
         Err(failure) => panic!("{failure}\nsee it with: {ALONE} --seed {} --trace", failure.seed),
     }
+}
+
+#[test]
+fn a_quorum_keeps_its_promises_over_faulty_messages_to_each_member() {
+    let mut raised = 0;
+    for (seed, members) in [(1, 3), (2, 5)] {
+        let run = Simulation::of_quorum(members).run(seed);
+        let tally = run.unwrap_or_else(|failure| {
+            panic!("{failure}\nsee it with: {ALONE} --quorum {members} --seed {seed} --trace")
+        });
+        raised += tally.operations.get("raise").copied().unwrap_or(0);
+    }
+    assert!(raised > 0, "no token was ever written back");
 }
 
 #[test]
@@ -230,6 +243,10 @@ impl Lease for LeaseAtReceipt {
 
     async fn release_after(&self, rest: Duration) -> Result<bool> {
         self.0.release_after(rest).await
+    }
+
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        self.0.raise(token).await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -54,6 +54,8 @@ type StoreOf = Arc<dyn Fn() -> Arc<dyn LockProvider> + Send + Sync>;
 #[derive(Clone)]
 pub struct Simulation {
     store: StoreOf,
+    /// How many of them there are, and their quorum is under test.
+    members: usize,
     client: Option<ClientOf>,
 }
 
@@ -75,7 +77,16 @@ impl Simulation {
 
     /// Of any store that lives by the request's clock alone, fresh for each run.
     pub fn of(store: impl Fn() -> Arc<dyn LockProvider> + Send + Sync + 'static) -> Self {
-        Self { store: Arc::new(store), client: None }
+        Self { store: Arc::new(store), members: 1, client: None }
+    }
+
+    /// Of a quorum of so many memory stores, an odd number from 3 to 9: each process asks each of them over its own
+    /// messages.
+    ///
+    /// A seed gives the same weather, but does not run the same way each time: the order in which the tasks of a quorum
+    /// are woken does not follow from it.
+    pub fn of_quorum(members: usize) -> Self {
+        Self { members, ..Self::of_memory() }
     }
 
     /// The same with a client of its own around the way to the store: the suite's own tests break
@@ -151,11 +162,12 @@ impl Simulation {
 
     async fn live(&self, seed: u64, trace: bool) -> Result<Tally, String> {
         let world = World::new(Random::new(seed), trace);
-        let server = Server::new(Arc::clone(&world), (self.store)());
+        let servers = (0..self.members).map(|_| Server::new(Arc::clone(&world), (self.store)()));
+        let servers: Arc<[_]> = servers.collect();
         let names = (1..=world.weather.names).map(|number| LockName::new(format!("name {number}")));
         let names: Vec<LockName> =
             names.collect::<crate::Result<_>>().map_err(|error| error.to_string())?;
-        let cluster = Cluster::start(self.client.clone(), &world, &server, names);
+        let cluster = Cluster::start(self.client.clone(), &world, &servers, names);
         let nemesis = tokio::spawn(Arc::clone(&cluster).nemesis());
         world.clock.sleep(world.weather.span).await;
         cluster.heal().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::permits::SimulatedSemaphore;
-use super::process::Process;
+use super::process::{Process, surroundings};
 use super::random::Random;
 use super::resource::Resource;
 use super::wire::{Cut, Link, Server, Wire};
@@ -14,7 +14,7 @@ use super::worker::Worker;
 use super::world::World;
 use crate::driver::runtime::TaskHost;
 use crate::driver::timing::call_limit;
-use crate::{Clock, LockName, LockProvider, Locks};
+use crate::{Clock, LockName, LockProvider, Locks, Quorum};
 
 /// Makes the client of a process from the wire to its store.
 pub(super) type ClientOf =
@@ -23,7 +23,8 @@ pub(super) type ClientOf =
 /// All processes of a run, each in its present incarnation.
 pub(super) struct Cluster {
     world: Arc<World>,
-    server: Arc<Server>,
+    /// One store, or the members of a quorum.
+    servers: Arc<[Arc<Server>]>,
     client: Option<ClientOf>,
     resources: Arc<[(LockName, Arc<Resource>)]>,
     semaphore: Option<Arc<SimulatedSemaphore>>,
@@ -44,15 +45,20 @@ impl Cluster {
     pub(super) fn start(
         client: Option<ClientOf>,
         world: &Arc<World>,
-        server: &Arc<Server>,
+        servers: &Arc<[Arc<Server>]>,
         names: impl IntoIterator<Item = LockName>,
     ) -> Arc<Self> {
+        // A quorum has no semaphores.
+        let semaphore = match &**servers {
+            [server] => SimulatedSemaphore::new(world, &server.store).map(Arc::new),
+            _ => None,
+        };
         let cluster = Arc::new(Self {
             world: Arc::clone(world),
-            server: Arc::clone(server),
+            servers: Arc::clone(servers),
             client,
             resources: names.into_iter().map(|name| (name, Arc::default())).collect(),
-            semaphore: SimulatedSemaphore::new(world, &server.store).map(Arc::new),
+            semaphore,
             running: Mutex::default(),
             incarnations: Mutex::default(),
         });
@@ -75,9 +81,9 @@ impl Cluster {
         };
         let world = &self.world;
         let (process, link) = (Process::default(), Link::new());
-        let wire = Wire {
+        let wire = |server: &Arc<Server>| Wire {
             world: Arc::clone(world),
-            server: Arc::clone(&self.server),
+            server: Arc::clone(server),
             link: Arc::clone(&link),
         };
         let seed = world.draw(Random::seed);
@@ -86,9 +92,13 @@ impl Cluster {
             .ttl(world.weather.ttl)
             .label(format!("process {number}"))
             .simulated(process.clone(), seed);
-        let locks = match &self.client {
-            Some(client) => builder.build(client(Arc::new(wire))),
-            None => builder.build(wire),
+        let locks = match (&*self.servers, &self.client) {
+            ([server], Some(client)) => builder.build(client(Arc::new(wire(server)))),
+            ([server], None) => builder.build(wire(server)),
+            (members, _) => {
+                let members = members.iter().map(|server| Arc::new(wire(server)) as _);
+                builder.build(self.quorum(members.collect(), &process))
+            }
         };
         let worker = Worker {
             world: Arc::clone(world),
@@ -101,6 +111,14 @@ impl Cluster {
             .map(|_| tokio::spawn(process.host(Box::pin(worker.clone().work()))))
             .collect();
         Running { number, process, link, locks, workers }
+    }
+
+    /// The client of a quorum, whose time of day is not that of the others.
+    fn quorum(&self, members: Vec<Arc<dyn LockProvider>>, process: &Process) -> Quorum {
+        let draw = |random: &mut Random| (random.seed(), random.up_to(Duration::from_secs(5)));
+        let (seed, ahead) = self.world.draw(draw);
+        let surroundings = surroundings(process.clone(), seed, ahead);
+        Quorum::surrounded(members, &surroundings).expect("a right number of right members")
     }
 
     /// Makes trouble until the faults are to end.
@@ -150,9 +168,14 @@ impl Cluster {
                 link.cut(Cut::default());
                 link.reset();
             }
-            8 => {
+            8 if self.servers.len() == 1 => {
                 world.fault("store stalled");
                 world.stall(lasting);
+            }
+            8 => {
+                world.fault("member stalled");
+                let member = world.draw(|random| random.place(self.servers.len()));
+                self.servers[member].stall(lasting * 4);
             }
             _ => self.freeze(&process, lasting, "process frozen").await,
         }
@@ -235,24 +258,31 @@ impl Cluster {
                 world.wrong(&format!("a client does not close in calm: {error}"));
             }
         }
-        let Some(operator) = self.server.store.operator() else { return };
         let semaphore = self.semaphore.iter().map(|semaphore| &semaphore.name);
         for name in self.resources.iter().map(|(name, _)| name).chain(semaphore) {
-            let mut left = None;
-            // What arrived after its withdrawal, or was granted to the dead, ends by its ttl; a
-            // message is held for three of them at the most.
-            let end = world.clock.now().saturating_add(ttl * 4 + call_limit(ttl));
-            while world.clock.now() < end {
-                let seen = operator.inspect(name).await.ok();
-                left = seen.filter(|seen| !seen.holders.is_empty() || seen.waiters != Some(0));
-                if left.is_none() {
-                    break;
-                }
-                world.clock.sleep(ttl / 4).await;
+            for server in &*self.servers {
+                self.nothing_left(server, name).await;
             }
-            if let Some(left) = left {
-                world.wrong(&format!("something is left in the store: {left:?}"));
+        }
+    }
+
+    async fn nothing_left(&self, server: &Server, name: &LockName) {
+        let (world, ttl) = (&self.world, self.world.weather.ttl);
+        let Some(operator) = server.store.operator() else { return };
+        let mut left = None;
+        // What arrived after its withdrawal, or was granted to the dead, ends by its ttl; a
+        // message is held for three of them at the most.
+        let end = world.clock.now().saturating_add(ttl * 4 + call_limit(ttl));
+        while world.clock.now() < end {
+            let seen = operator.inspect(name).await.ok();
+            left = seen.filter(|seen| !seen.holders.is_empty() || seen.waiters != Some(0));
+            if left.is_none() {
+                break;
             }
+            world.clock.sleep(ttl / 4).await;
+        }
+        if let Some(left) = left {
+            world.wrong(&format!("something is left in the store: {left:?}"));
         }
     }
 }

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::random::Random;
 use crate::driver::runtime::{Runtime, Task, TaskHost};
 use crate::locks::Builder;
+use crate::quorum::surroundings::Surroundings;
 use crate::request::RequestIds;
 use crate::{RequestId, Result};
 
@@ -86,6 +88,14 @@ impl Builder {
         self.runtime = Some(runtime);
         self
     }
+}
+
+/// What a quorum's tasks, ids and tokens come from in such a process.
+pub(super) fn surroundings(process: Process, seed: u64, ahead: Duration) -> Surroundings {
+    let mut runtime = Runtime::from(Handle::current());
+    runtime.host = Some(Arc::new(process));
+    let ids = Arc::new(SeededIds(Mutex::new(Random::new(seed))));
+    Surroundings { runtime: Some(runtime), ids, ahead: Some(ahead) }
 }
 
 impl TaskHost for Process {

@@ -13,8 +13,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::world::World;
 use crate::driver::timing::call_limit;
 use crate::{
-    Applied, Error, FencingToken, Grant, Guarantees, Lease, LockProvider, LossReason, Operator,
-    Request, RequestId, Result, Term,
+    Applied, Error, FencingToken, Grant, Guarantees, Instant, Lease, LockProvider, LossReason,
+    Operator, Request, RequestId, Result, Term,
 };
 
 /// The store's side: what a client does or suffers ends nothing here.
@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Server {
     world: Arc<World>,
     pub(super) store: Arc<dyn LockProvider>,
+    /// Until when it alone answers nothing.
+    stalled: Mutex<Option<Instant>>,
     /// A request that was delivered twice has its grant twice.
     leases: Mutex<HashMap<RequestId, Vec<Arc<dyn Lease>>>>,
 }
@@ -37,7 +39,18 @@ struct Reached {
 
 impl Server {
     pub(super) fn new(world: Arc<World>, store: Arc<dyn LockProvider>) -> Arc<Self> {
-        Arc::new(Self { world, store, leases: Mutex::default() })
+        Arc::new(Self { world, store, stalled: Mutex::default(), leases: Mutex::default() })
+    }
+
+    /// It answers nothing for this long, while the others do.
+    pub(super) fn stall(&self, lasting: Duration) {
+        let until = self.world.clock.now().saturating_add(lasting);
+        *self.stalled.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn stalled_until(&self) -> Option<Instant> {
+        let stalled = *self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        stalled.filter(|_| !self.world.is_calm()).max(self.world.stalled_until())
     }
 
     fn leases(&self) -> MutexGuard<'_, HashMap<RequestId, Vec<Arc<dyn Lease>>>> {
@@ -204,6 +217,7 @@ impl Wire {
         // An unnoticed loss is noticed in the end, by a time limit of the connection.
         let unnoticed = if fate.noticed { Duration::ZERO } else { limit.unwrap_or(ttl) };
         let (network, link) = (Arc::clone(world), Arc::clone(&self.link));
+        let server = Arc::clone(&self.server);
         tokio::spawn(async move {
             network.clock.sleep(fate.there).await;
             if fate.lost_request || link.cuts().requests {
@@ -212,7 +226,7 @@ impl Wire {
                 }
                 return network.clock.sleep(unnoticed).await;
             }
-            if let Some(until) = network.stalled_until() {
+            if let Some(until) = server.stalled_until() {
                 network.clock.sleep_until(until).await;
             }
             let done = work().await;
@@ -359,6 +373,16 @@ impl Lease for WireLease {
             Box::pin(async move { server.release(id).await })
         };
         self.wire.call("release", ttl, Some(call_limit(ttl)), work).await
+    }
+
+    async fn raise(&self, token: FencingToken) -> Result<bool> {
+        let (server, id) = (Arc::clone(&self.wire.server), self.request.id());
+        let ttl = self.request.ttl();
+        let work = move || -> Work<bool> {
+            let server = Arc::clone(&server);
+            Box::pin(async move { server.lease(id)?.raise(token).await })
+        };
+        self.wire.call("raise", ttl, Some(call_limit(ttl)), work).await
     }
 
     fn native(&self) -> Option<Arc<dyn Any + Send + Sync>> {
