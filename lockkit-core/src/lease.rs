@@ -36,10 +36,10 @@ impl Grant {
         Self { lease: Box::new(wrap(self.lease)), ..self }
     }
 
-    /// The same grant with its slot.
+    /// The same grant with its slot; `None` where it is no counted grant.
     #[must_use]
-    pub fn with_slot(mut self, slot: u32) -> Self {
-        self.slot = Some(slot);
+    pub fn with_slot(mut self, slot: impl Into<Option<u32>>) -> Self {
+        self.slot = slot.into();
         self
     }
 }

@@ -76,11 +76,7 @@ pub(crate) fn grant(
     let clock = request.clock().clone();
     let term = Term { sent: sent.unwrap_or_else(|| clock.now()), ttl: None };
     let number = entry.slot().number();
-    let grant = Grant::new(token, term, FileLease::new(entry, clock));
-    match number {
-        Some(number) => grant.with_slot(number),
-        None => grant,
-    }
+    Grant::new(token, term, FileLease::new(entry, clock)).with_slot(number)
 }
 
 /// A held name; dropping it frees the name, unless a replay of its request holds on (C11).

@@ -46,11 +46,7 @@ pub(crate) fn grant(
     let (released, is_unclear) = (AtomicBool::new(false), AtomicBool::new(false));
     let (client, term_of) = (Arc::clone(client), Mutex::new(term));
     let lease = RedisLease { client, entry, token, value, released, is_unclear, term: term_of };
-    let grant = Grant::new(fencing, term, lease);
-    Ok(match slot {
-        Some(slot) => grant.with_slot(slot),
-        None => grant,
-    })
+    Ok(Grant::new(fencing, term, lease).with_slot(slot))
 }
 
 impl RedisLease {

@@ -191,9 +191,7 @@ impl Presence {
         self.token = Some(granted.token);
         let term = Term { sent: granted.at, ttl: granted.ttl };
         let lease = MemoryLease { entry: self, token: granted.token, ttl: granted.ttl };
-        let mut grant = Grant::new(granted.carries, term, lease);
-        grant.slot = granted.slot;
-        grant
+        Grant::new(granted.carries, term, lease).with_slot(granted.slot)
     }
 }
 

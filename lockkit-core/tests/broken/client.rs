@@ -48,9 +48,7 @@ impl Client {
             ended: granted.ended,
         };
         let term = Term { sent, ttl: Some(request.ttl()) };
-        let mut grant = Grant::new(granted.carries, term, lease);
-        grant.slot = granted.slot;
-        grant
+        Grant::new(granted.carries, term, lease).with_slot(granted.slot)
     }
 }
 

@@ -217,11 +217,8 @@ impl LockProvider for LinkedClient {
         };
         match answer {
             Answer::Granted(granted) => {
-                let slot = granted.slot;
-                let mut grant =
-                    self.grant(&request, sent, granted.token, connection, Call::Attempt);
-                grant.slot = slot;
-                Ok(Some(grant))
+                let grant = self.grant(&request, sent, granted.token, connection, Call::Attempt);
+                Ok(Some(grant.with_slot(granted.slot)))
             }
             Answer::Held(_) | Answer::Gone => Ok(None),
         }
@@ -249,9 +246,8 @@ impl LockProvider for LinkedClient {
             match answer {
                 Answer::Granted(granted) => {
                     let sent = if self.habits.term_from_queueing { came } else { sent };
-                    let mut grant = self.grant(request, sent, granted.token, connection, call);
-                    grant.slot = granted.slot;
-                    return Ok(grant);
+                    let grant = self.grant(request, sent, granted.token, connection, call);
+                    return Ok(grant.with_slot(granted.slot));
                 }
                 Answer::Held(waiting) => {
                     request.report(StoreSays::Held(waiting.holder.clone()));

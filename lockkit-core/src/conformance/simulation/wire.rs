@@ -261,9 +261,7 @@ impl Wire {
     fn granted(&self, request: &Request, term: Term, reached: Reached) -> Grant {
         let Reached { token, lost, slot, .. } = reached;
         let lease = WireLease { wire: self.clone(), request: request.clone(), lost };
-        let mut grant = Grant::new(token, term, lease);
-        grant.slot = slot;
-        grant
+        Grant::new(token, term, lease).with_slot(slot)
     }
 }
 
