@@ -105,11 +105,14 @@ impl Lock {
     /// Keeps the name taken for `least` after the grant, even if the guard ends before: once per tick of a scheduler.
     ///
     /// A guard that is released or dropped before, or whose `run` ends, answers and ends at once, and so does one that
-    /// [`Locks::close`](crate::Locks::close) ends: the name alone stays taken. It counts from when the grant has arrived, so the name is free
-    /// `least` after the store granted it at the earliest, and later by the way of the store's answer and of the release at most.
-    /// A store whose [`minimum_hold`](crate::Guarantees::minimum_hold) is [`MinimumHold::ByStore`](crate::MinimumHold::ByStore) frees the name by itself, whatever becomes of this process. Elsewhere
-    /// the lease is kept until then, `close` waits for it, and if the process ends before, the name is free as after any
-    /// crash (C11). A grant that is lost or revoked is over, however short it was.
+    /// [`Locks::close`](crate::Locks::close) ends: the name alone stays taken. It counts from when the grant has
+    /// arrived, so the name is free `least` after the store granted it at the earliest, and later by the way of the
+    /// store's answer and of the release at most.
+    ///
+    /// A store whose [`minimum_hold`](crate::Guarantees::minimum_hold) is
+    /// [`MinimumHold::ByStore`](crate::MinimumHold::ByStore) frees the name by itself, whatever becomes of this
+    /// process. For the others the lease is kept until then, `close` waits for it, and if the process ends before, the
+    /// name is free as after any crash (C11). A grant that is lost or revoked is over, however short it was.
     ///
     /// Up to 24 h, and at most [`max_hold`](Self::max_hold); it may be longer than the ttl.
     ///
@@ -307,7 +310,7 @@ impl Lock {
                 "this store does not offer that kind: see Locks::guarantees()",
             ));
         }
-        let timing = self.options.check(store.ttl, &store.guarantees)?;
+        let (timing, rests) = self.options.fitted(store.ttl, &store.guarantees)?;
         let order = Acquire {
             timing,
             wished: self.wished_ttl(),
@@ -316,7 +319,7 @@ impl Lock {
             kind: self.kind,
             permits: self.permits,
             wait,
-            rests: self.options.fitted_rests(&timing, store.ttl, &store.guarantees)?,
+            rests,
         };
         if store.shared.closing.is_set() {
             return Err(Error::Closed);

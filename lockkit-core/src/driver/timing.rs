@@ -49,8 +49,13 @@ impl LockOptions {
     /// Fits the wish to the store.
     ///
     /// Under manual renewal a ttl above the store's maximum is refused rather than lowered: the
-    /// caller's own schedule would come too late.
-    pub(crate) fn check(self, default_ttl: Duration, guarantees: &Guarantees) -> Result<Timing> {
+    /// caller's own schedule would come too late. A delay is all that the store is asked for beyond the ttl, whose
+    /// steps it may fill.
+    pub(crate) fn fitted(
+        self,
+        default_ttl: Duration,
+        guarantees: &Guarantees,
+    ) -> Result<(Timing, Rests)> {
         let wished = self.ttl.unwrap_or(default_ttl);
         check_ttl(wished)?;
         let ttl = match guarantees.expiry.range() {
@@ -80,11 +85,12 @@ impl LockOptions {
             }
             _ => {}
         }
-        let asked = match self.rests.after_loss {
-            Some(delay) => with_delay(ttl, delay, guarantees)?,
-            None => ttl,
-        };
-        let Self { renewal, max_hold, .. } = self;
+        let Self { renewal, max_hold, mut rests, .. } = self;
+        let mut asked = ttl;
+        if let Some(delay) = &mut rests.after_loss {
+            asked = with_delay(ttl, *delay, guarantees)?;
+            *delay = asked.saturating_sub(ttl);
+        }
         let timing = Timing { ttl: asked, margin: self.margin, renewal, max_hold };
         if let Some(latest) = timing.no_room_to_renew(ttl, margin) {
             return Err(Error::invalid(
@@ -94,23 +100,8 @@ impl LockOptions {
             ));
         }
         check_max_hold(max_hold)?;
-        check_at_least(self.rests.at_least, max_hold)?;
-        Ok(timing)
-    }
-
-    /// How long the name rests: the delay is all that the store is asked for beyond the ttl, whose steps it may fill.
-    pub(crate) fn fitted_rests(
-        &self,
-        timing: &Timing,
-        default_ttl: Duration,
-        guarantees: &Guarantees,
-    ) -> Result<Rests> {
-        let mut rests = self.rests;
-        if let (Some(delay), Some(range)) = (&mut rests.after_loss, guarantees.expiry.range()) {
-            let ttl = fit(self.ttl.unwrap_or(default_ttl), range, self.renewal)?;
-            *delay = timing.ttl.saturating_sub(ttl);
-        }
-        Ok(rests)
+        check_at_least(rests.at_least, max_hold)?;
+        Ok((timing, rests))
     }
 }
 
@@ -257,6 +248,12 @@ mod tests {
     fn store(min: Duration, max: Duration, granularity: Duration) -> Guarantees {
         let range = TtlRange { min, max, granularity };
         Guarantees::new(Exclusion::OneServer, Expiry::Ttl(range))
+    }
+
+    impl LockOptions {
+        fn check(self, default_ttl: Duration, guarantees: &Guarantees) -> Result<Timing> {
+            self.fitted(default_ttl, guarantees).map(|(timing, _)| timing)
+        }
     }
 
     fn ttl(wished: Duration) -> LockOptions {
