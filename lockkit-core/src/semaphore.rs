@@ -93,7 +93,7 @@ impl Semaphore {
     }
 
     /// The lock that asks for a permit; a number that cannot be is refused.
-    fn counted(&self) -> Result<Lock> {
+    pub(crate) fn counted(&self) -> Result<Lock> {
         let permits = self.permits.clone()?;
         Ok(self.lock.clone().counted(permits))
     }

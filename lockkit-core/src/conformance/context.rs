@@ -8,10 +8,10 @@ use super::fixture::{Fixture, Time};
 use super::logged::LoggedClient;
 use super::notes::Notes;
 use super::outcome::Outcome;
-use super::stop::{Stop, Verdict};
+use super::stop::{Stop, Verdict, require};
 use crate::{
-    Clock, Expiry, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks, Operator,
-    Request, RequestId, Result, StoreSays, Term,
+    Clock, Error, Expiry, FencingToken, Grant, Guarantees, Lock, LockName, LockProvider, Locks,
+    Operator, Request, RequestId, Result, StoreSays, Term,
 };
 
 /// The ttl of most cases: a third of it, the limit of an attempt, is what a busy machine may add.
@@ -199,6 +199,20 @@ impl Context {
             }
             self.sleep(Duration::from_millis(5)).await;
             waited += self.clock.now().saturating_since(look).min(most);
+        }
+    }
+
+    /// Fails, and says why, if a renewal does not tell that this grant has ended.
+    pub(super) async fn has_ended(&self, grant: &Grant, why: &str) -> Verdict {
+        let renewed = grant.lease.renew().await;
+        require!(matches!(renewed, Err(Error::Lost { .. })), "{why}: {renewed:?}");
+        Ok(())
+    }
+
+    /// Completes once a renewal tells that this grant has ended.
+    pub(super) async fn until_it_has_ended(&self, grant: &Grant) {
+        while !matches!(grant.lease.renew().await, Err(Error::Lost { .. })) {
+            self.sleep(self.wake_up() / 20).await;
         }
     }
 

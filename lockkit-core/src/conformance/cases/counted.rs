@@ -232,11 +232,7 @@ async fn replayed(cx: Context) -> Verdict {
     let other = granted(&cx, &*cx.provider, 2, 1).await?;
     refused(&cx, 2, "two of two permits are held").await?;
     cx.provider.withdraw(&first).await?;
-    let renewed = again.lease.renew().await;
-    require!(
-        matches!(renewed, Err(Error::Lost { .. })),
-        "a withdrawn request was renewed by its replay's lease: {renewed:?}"
-    );
+    cx.has_ended(&again, "a withdrawn request was renewed by its replay's lease").await?;
     other.lease.renew().await?;
     other.lease.release().await?;
     drop((grant, again));
@@ -353,11 +349,7 @@ async fn one_expires(cx: Context) -> Verdict {
     cx.sleep(cx.ttl() / 2 + cx.wake_up()).await;
     let (_, grant) = waiting.granted(&cx).await?;
     require!(grant.slot == Some(0), "slot 0 is free, and {:?} was given", grant.slot);
-    let renewed = lost.lease.renew().await;
-    require!(
-        matches!(renewed, Err(Error::Lost { .. })),
-        "a counted grant was renewed after its ttl had passed: {renewed:?}"
-    );
+    cx.has_ended(&lost, "a counted grant was renewed after its ttl had passed").await?;
     kept.lease.renew().await?;
     refused(&cx, 2, "two of two permits are held").await?;
     for grant in [kept, grant] {
@@ -393,11 +385,7 @@ async fn seen(cx: Context) -> Verdict {
     lock.lease.release().await?;
     let (_, _, revoked) = held.remove(1);
     require!(operator.revoke(&name, revoked.token).await?, "the token of a live grant is unknown");
-    let is_refused = async {
-        while !matches!(revoked.lease.renew().await, Err(Error::Lost { .. })) {
-            cx.sleep(cx.wake_up() / 20).await;
-        }
-    };
+    let is_refused = cx.until_it_has_ended(&revoked);
     cx.by(cx.wake_up(), "a holder that was revoked is refused a renewal", is_refused).await?;
     for (label, _, grant) in held {
         let renewed = grant.lease.renew().await;

@@ -121,9 +121,7 @@ async fn raised(cx: Context) -> Verdict {
     let to = by(last.token, STEP)?;
     require!(last.lease.raise(to).await?, "{} was not raised to {to}", last.token);
     require!(operator.revoke(request.name(), to).await?, "no grant was found that carries {to}");
-    let renewed = last.lease.renew().await;
-    require!(matches!(renewed, Err(Error::Lost { .. })), "a revoked grant: {renewed:?}");
-    Ok(())
+    cx.has_ended(&last, "a revoked grant").await
 }
 
 async fn above(cx: Context) -> Verdict {

@@ -329,11 +329,7 @@ async fn over_for_this_request(cx: &Context, kind: Kind, tail: &str) -> Verdict 
     let holder = cx.connect().await?;
     let request = cx.request_with_ttl(tail, cx.long_ttl())?.with_kind(kind);
     let (grant, mut waiting, since) = resting(cx, &*holder, &request, tail).await?;
-    let renewed = grant.lease.renew().await;
-    require!(
-        matches!(renewed, Err(Error::Lost { .. })),
-        "a grant that rests was renewed: {renewed:?}"
-    );
+    cx.has_ended(&grant, "a grant that rests was renewed").await?;
     let replayed = holder.try_acquire(&request).await;
     require!(!matches!(replayed, Ok(Some(_))), "a replay was given the grant that rests");
     let next = granted_after(cx, &mut waiting, since, rest_of(cx)).await?;

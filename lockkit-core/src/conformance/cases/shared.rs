@@ -154,11 +154,7 @@ async fn replayed(cx: Context) -> Verdict {
     let again = cx.granted(&*cx.provider, &first).await?;
     require!(again.token == grant.token, "token {}, then {}", grant.token, again.token);
     cx.provider.withdraw(&first).await?;
-    let renewed = again.lease.renew().await;
-    require!(
-        matches!(renewed, Err(Error::Lost { .. })),
-        "a withdrawn request was renewed by its replay's lease: {renewed:?}"
-    );
+    cx.has_ended(&again, "a withdrawn request was renewed by its replay's lease").await?;
     other.lease.renew().await?;
     other.lease.release().await?;
     drop((grant, again));
@@ -270,11 +266,7 @@ async fn one_expires(cx: Context) -> Verdict {
     cx.sleep(cx.ttl() / 2).await;
     kept.lease.renew().await?;
     cx.sleep(cx.ttl() / 2 + cx.wake_up()).await;
-    let renewed = lost.lease.renew().await;
-    require!(
-        matches!(renewed, Err(Error::Lost { .. })),
-        "a shared grant was renewed after its ttl had passed: {renewed:?}"
-    );
+    cx.has_ended(&lost, "a shared grant was renewed after its ttl had passed").await?;
     kept.lease.renew().await?;
     require!(!waiting.someone_ended(&cx).await, "an exclusive waiter was granted beside a sharer");
     kept.lease.release().await?;
@@ -304,15 +296,10 @@ async fn seen(cx: Context) -> Verdict {
     if !is_one_token {
         require!(by_token?, "the token of a live grant was not found");
         // By the store's signal, or at a renewal.
-        let is_refused = async {
-            while !matches!(revoked.lease.renew().await, Err(Error::Lost { .. })) {
-                cx.sleep(cx.wake_up() / 20).await;
-            }
-        };
         let told = async {
             tokio::select! {
                 _ = revoked.lease.lost() => {}
-                () = is_refused => {}
+                () = cx.until_it_has_ended(&revoked) => {}
             }
         };
         cx.by(cx.wake_up(), "a holder that was revoked is told", told).await?;

@@ -271,7 +271,7 @@ impl Cluster {
         let Some(operator) = server.store.operator() else { return };
         let mut left = None;
         // What arrived after its withdrawal, or was granted to the dead, ends by its ttl; a
-        // message is held for three of them at the most.
+        // message is held for at most three of them.
         let end = world.clock.now().saturating_add(ttl * 4 + call_limit(ttl));
         while world.clock.now() < end {
             let seen = operator.inspect(name).await.ok();

@@ -7,7 +7,7 @@ use super::permits::SimulatedSemaphore;
 use super::resource::{Resource, Seen};
 use super::world::World;
 use crate::conformance::history::{AttemptId, What};
-use crate::{Guard, Kind, LockName, Locks, MultiGuard, Result};
+use crate::{Guard, Kind, Lock, LockName, Locks, MultiGuard, Result};
 
 /// One task of a process: it takes locks, one after the other, and updates what they protect.
 #[derive(Clone, Debug)]
@@ -69,24 +69,33 @@ impl Worker {
             false => (lock, Kind::Exclusive),
         };
         let attempt = world.asks(self.process, name, kind);
-        let answer: Result<Option<Guard>> = match way {
+        match self.take(&lock, way, patience).await {
+            Some(Ok(Some(guard))) => self.hold(attempt, kind, guard, resource).await,
+            Some(Ok(None)) => world.saw(attempt, What::Refused),
+            Some(Err(_)) | None => world.saw(attempt, What::Unknown),
+        }
+    }
+
+    /// Asks for a lock in one of ten ways; `None`: the attempt was abandoned.
+    pub(super) async fn take(
+        &self,
+        lock: &Lock,
+        way: u32,
+        patience: Duration,
+    ) -> Option<Result<Option<Guard>>> {
+        Some(match way {
             0..=3 => lock.acquire().await.map(Some),
             4..=5 => lock.acquire_within(patience).await.map(Some),
             6..=7 => lock.try_acquire().await,
             _ => tokio::select! {
                 biased;
                 answer = lock.acquire() => answer.map(Some),
-                () = world.clock.sleep(patience) => {
-                    world.fault("attempt abandoned");
-                    return world.saw(attempt, What::Unknown);
+                () = self.world.clock.sleep(patience) => {
+                    self.world.fault("attempt abandoned");
+                    return None;
                 }
             },
-        };
-        match answer {
-            Ok(Some(guard)) => self.hold(attempt, kind, guard, resource).await,
-            Ok(None) => world.saw(attempt, What::Refused),
-            Err(_) => world.saw(attempt, What::Unknown),
-        }
+        })
     }
 
     /// Some of the names together, in any order.
