@@ -12,8 +12,8 @@ use crate::ending::{Failure, Own};
 
 /// The variable that names the store, for this program and for the command that it runs.
 pub(crate) const VARIABLE: &str = "LOCKKIT_STORE";
-/// Set by this program for itself: the variable above was an option, with a password in it.
-const HIDDEN: &str = "LOCKKIT_INTERNAL_HIDDEN";
+/// Set by this program for itself, and for no command: the variable above was an option, with a password in it.
+pub(crate) const HIDDEN: &str = "LOCKKIT_INTERNAL_HIDDEN";
 
 /// How long connecting may take.
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
@@ -195,12 +195,6 @@ fn without_password(url: &str) -> String {
         shown = format!("{shown}?{}", open.join("&"));
     }
     shown
-}
-
-/// Whether the environment of the command is to lose what this program has set for itself.
-#[cfg(unix)]
-pub(crate) const fn internal() -> &'static str {
-    HIDDEN
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::role::SUPERVISE;
 use super::signals;
 use super::terminal::Terminal;
 use crate::ending::{Failure, Own, say};
-use crate::store::{VARIABLE, internal};
+use crate::store::{HIDDEN, VARIABLE};
 
 /// What is passed on to the command.
 const PASSED_ON: [Signal; 9] = [
@@ -91,7 +91,7 @@ fn supervisor(order: &Order, command: &[OsString]) -> io::Result<UnixStream> {
         .arg(SUPERVISE)
         .args(command)
         .env(VARIABLE, &order.shown)
-        .env_remove(internal())
+        .env_remove(HIDDEN)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -13,6 +13,7 @@ use rustix::process::{
 
 use super::message::End;
 use super::role::BECOME;
+use crate::store::HIDDEN;
 
 /// The command, and all that it has started and that has not left its group.
 pub(super) struct Group {
@@ -35,7 +36,7 @@ impl Group {
             .arg(std::process::id().to_string())
             .args(command)
             .envs(variables.iter().map(|(name, value)| (name, value)))
-            .env_remove(crate::store::internal())
+            .env_remove(HIDDEN)
             .stdin(Stdio::from(stdin.try_clone()?))
             .stdout(Stdio::from(stdout.try_clone()?))
             .stderr(Stdio::from(stderr.try_clone()?))
