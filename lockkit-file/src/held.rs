@@ -85,7 +85,7 @@ impl Held {
         self.seat.as_ref().filter(|_| self.kind == Kind::Counted).map(Seat::number)
     }
 
-    /// Says in both files that nobody holds alone, and that what they tell is on the disk.
+    /// Says in both files that no request holds the name alone, and that what they tell is on the disk.
     fn write_free(&mut self) {
         let [file, twin] = self.words.take().unwrap_or_default();
         for (opened, word) in [(&self.file, file), (&self.twin, twin)] {

@@ -63,7 +63,7 @@ impl Operator for Client {
     }
 }
 
-/// How often to look whether the files of a semaphore are free to change its limit: for about two seconds.
+/// How many times at most a resize tries to lock the files of a semaphore: for about two seconds.
 const TRIES: u32 = 2_000;
 
 /// Notes the limit with a new token, and has it synced; the limit before.

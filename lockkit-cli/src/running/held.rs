@@ -14,7 +14,7 @@ use crate::ending::{Failure, Own};
 
 /// How long at most between two looks at the deadline.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often to look whether processes that the command has left behind are gone.
+/// How often the supervisor checks that processes which the command has left behind are gone.
 const LOOK_FOR_REST: Duration = Duration::from_millis(50);
 /// For so long after the command has ended, what it has left behind may end too before the front is told: the release
 /// comes first then.

@@ -59,7 +59,7 @@ impl Quorum {
                 |holder: &&Holder| holders.iter().any(|whole| whole.token == holder.token);
             seen.holders.iter().filter(is_whole).count()
         };
-        // Whoever holds some members, but no majority, waits.
+        // A request that holds some members, but no majority, waits.
         let waiting = seen.iter().map(|seen| {
             let waiters = seen.waiters.unwrap_or(0);
             // The holder itself waits where it does not hold.

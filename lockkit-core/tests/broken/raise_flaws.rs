@@ -97,7 +97,7 @@ pub(crate) const RAISE_FLAWS: &[Flaw] = &[
         },
     ),
     Flaw::rule(
-        "raised-for-whoever-holds",
+        "raised-for-another-holder",
         "a raise is for the holder of the name, whichever grant was meant",
         &["C6-12"],
         Rules {
